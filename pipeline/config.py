@@ -1,0 +1,222 @@
+"""Settings: parsed once, frozen, and handed down piece by piece.
+
+:class:`LabelConfig` is the whole request. Nothing below the job sees it: each part gets only its own
+words. What changes results goes into the fingerprint, which is compared word by word on resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import ModelError, RequestError
+from pipeline.records import RESERVED_COLUMNS
+
+DEFAULT_MODELS = ("resnet50", "resnext50_32x4d", "efficientnet_v2_s")
+
+_FACTOR = re.compile(r"\*([^*/=]*)$")
+_ALIAS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+
+
+class MemberRequest(BaseModel):
+    """One member as asked for: ``[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]``.
+
+    Attributes:
+        alias: Name of its column.
+        arch: A torchvision classifier, or ``timm/NAME``.
+        weights: Name of torchvision's weights enum, or None for its default.
+        checkpoint: Path or URI of a checkpoint, or None to look one up.
+        factor: Its weight in the consensus, above 0.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    alias: str
+    arch: str
+    weights: str | None = None
+    checkpoint: str | None = None
+    factor: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read one SPEC.
+
+        Raises:
+            ModelError: It does not follow the grammar.
+        """
+        left, _, checkpoint = text.strip().partition("=")
+        tail = checkpoint or left
+        factor = 1.0
+        if match := _FACTOR.search(tail):
+            try:
+                factor = float(match.group(1))
+            except ValueError:
+                raise ModelError(f"model {text!r}: the factor after * is not a number: {match.group(1)!r}") from None
+            tail = tail[: match.start()]
+        left, checkpoint = (left, tail) if checkpoint else (tail, "")
+        alias, _, arch = left.rpartition(":")
+        arch, _, weights = arch.partition("@")
+        if not arch:
+            raise ModelError(f"model {text!r}: no architecture; the form is [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]")
+        if not (math.isfinite(factor) and factor > 0):
+            raise ModelError(f"model {text!r}: the factor must be above 0")
+        alias = alias or arch.removeprefix("timm/")
+        if not _ALIAS.fullmatch(alias):
+            raise ModelError(f"model {text!r}: an alias is made of letters, digits, '_', '-' and '.'; not {alias!r}")
+        return cls(alias=alias, arch=arch, weights=weights or None, checkpoint=checkpoint or None, factor=factor)
+
+
+def parse_members(specs: tuple[str, ...]) -> tuple[MemberRequest, ...]:
+    """Read all SPECs, comma lists included.
+
+    Raises:
+        ModelError: One is malformed, none is left, or two share an alias.
+    """
+    words = [word for spec in specs for word in spec.split(",") if word.strip()]
+    members = tuple(MemberRequest.parse(word) for word in words)
+    if not members:
+        raise ModelError("no models: give at least one with -m, for example -m resnet50")
+    seen: set[str] = set()
+    for member in members:
+        if member.alias in seen:
+            raise ModelError(f"two members are called {member.alias!r}: name one of them, for example -m other:{member.arch}")
+        seen.add(member.alias)
+    return members
+
+
+def _words(value: object) -> object:
+    """A string or a list of strings, commas allowed, as a tuple."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if isinstance(value, list | tuple):
+        return tuple(word.strip() for item in value for word in str(item).split(",") if word.strip())
+    return () if value is None else value
+
+
+def _paths(value: object) -> object:
+    if isinstance(value, str | os.PathLike):
+        return (os.fspath(value),)
+    return tuple(os.fspath(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+AutoInt = Literal["auto"] | Annotated[int, Field(ge=1)]
+
+
+class StorageConfig(BaseModel):
+    """How to reach S3; whatever is None is left to AWS's own variables and files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    s3_endpoint: str | None = None
+    no_sign_request: bool = False
+
+
+class LabelConfig(BaseModel):
+    """One labelling job, as asked for. Field names are the command line's words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inputs: Annotated[tuple[str, ...], BeforeValidator(_paths), Field(min_length=1)]
+    out: Annotated[str, BeforeValidator(lambda v: os.fspath(v) if isinstance(v, os.PathLike) else v)]
+    model: Words = DEFAULT_MODELS
+    weights_dir: str | None = None
+    labels: str | None = None
+    combine: Literal["mean", "geometric", "vote"] = "mean"
+    top_k: Annotated[int, Field(ge=1)] = 5
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "mixed", "bf16", "fp16"] = "auto"
+    compile: bool | None = None
+    batch_size: AutoInt = "auto"
+    decode: Literal["exact", "fast"] = "exact"
+    engine: Literal["ray", "inline"] = "ray"
+    ray_address: str | None = None
+    workers: AutoInt = "auto"
+    decode_threads: AutoInt = "auto"
+    rows_per_part: Annotated[int, Field(ge=1)] | None = None
+    keep: Words = ()
+    limit: Annotated[int, Field(ge=1)] | None = None
+    max_bad_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+    overwrite: bool = False
+    s3_endpoint: str | None = None
+    no_sign_request: bool = False
+    progress: Literal["auto", "bar", "plain", "json", "none"] = "auto"
+    verbose: bool = False
+
+    @field_validator("weights_dir", "labels", "out", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @model_validator(mode="after")
+    def _check_kept_fields(self) -> Self:
+        if clash := sorted(RESERVED_COLUMNS & set(self.keep)):
+            raise ValueError(f"keep: {', '.join(clash)} is already a column of the predictions")
+        return self
+
+    @property
+    def members(self) -> tuple[MemberRequest, ...]:
+        """The members asked for."""
+        return parse_members(self.model)
+
+    @property
+    def storage(self) -> StorageConfig:
+        """The part of the settings that the storage layer needs."""
+        return StorageConfig(s3_endpoint=self.s3_endpoint, no_sign_request=self.no_sign_request)
+
+
+def label_config(values: Mapping[str, Any], config_file: str | None = None) -> LabelConfig:
+    """Build the settings from words given by the caller, over those of a YAML file.
+
+    Args:
+        values: Words given explicitly; they win over the file's.
+        config_file: A YAML mapping with the same words (dashes or underscores).
+
+    Raises:
+        RequestError: A word is unknown or its value is wrong; one line names it.
+    """
+    merged: dict[str, Any] = {}
+    if config_file is not None:
+        merged |= _read_yaml(config_file)
+    merged |= values
+    try:
+        return LabelConfig(**merged)
+    except ValidationError as error:
+        raise RequestError("; ".join(_one_line(e) for e in error.errors()[:3])) from None
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"--config {path}: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        raise RequestError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise RequestError(f"--config {path}: expected a mapping of option names to values")
+    return {str(key).replace("-", "_"): value for key, value in loaded.items()}
+
+
+def _one_line(error: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in error["loc"][:1]).replace("_", "-")
+    if error["type"] == "extra_forbidden":
+        return f"unknown option {name!r}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return f"{name}: missing"
+    return f"--{name}: {message}, not {error['input']!r}" if name else message
+
+
+def fingerprint(results: Mapping[str, Any]) -> str:
+    """Hash of everything that changes results: 64 hex digits."""
+    canonical = json.dumps(results, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,349 @@
+"""Engines: run a worker over items and stream what it yields. They know nothing of images.
+
+Items and what comes back are JSON-able dicts. A worker is made once per process, from a factory and
+large binary blobs, and may be called for a few items at once. This is the one module that imports Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipeline.errors import EngineError, RequestError
+
+Item = dict[str, Any]
+_HEARTBEAT_S = 0.2
+_STOP_GRACE_S = 10.0
+_POLL_S = 0.5
+_MAX_CONSTRUCTOR_DEATHS = 3
+_ONE_ITEM_BLOCKS = 20_000
+
+
+class Worker(Protocol):
+    """What an engine runs: called with an item, yields dicts; asks ``stopping`` now and then."""
+
+    def __call__(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]: ...
+
+
+class WorkerFactory(Protocol):
+    """Makes a worker in the process where it will run."""
+
+    def __call__(self, blobs: Mapping[str, bytes], num_threads: int) -> Worker: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is to be run.
+
+    Attributes:
+        factory: Makes the worker; must survive pickling.
+        blobs: Large binary arguments of the factory, by name.
+        items: What to call the worker with.
+        items_at_once: How many items a worker takes at a time.
+        on_gpu: Whether each worker takes a GPU; otherwise it takes a machine.
+        num_workers: How many workers, or None for as many as fit.
+        num_threads: Threads of a worker, or None for as many as it has CPUs.
+    """
+
+    factory: WorkerFactory
+    blobs: Mapping[str, bytes]
+    items: Sequence[Item]
+    items_at_once: int
+    on_gpu: bool
+    num_workers: int | None
+    num_threads: int | None
+
+
+class Engine(Protocol):
+    """Runs workloads. ``run`` yields None when nothing came for a while."""
+
+    def num_gpus(self) -> int:
+        """GPUs that workers could use."""
+
+    def run(self, workload: Workload, stop: threading.Event) -> Iterator[Item | None]:
+        """Run a workload to its end, or until a little after ``stop`` is set."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+def _local_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def num_local_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+# -- inline -----------------------------------------------------------------------------------------------
+
+
+class InlineEngine:
+    """One worker in this process, called from a few threads."""
+
+    def num_gpus(self) -> int:
+        """GPUs of this machine."""
+        return _local_gpus()
+
+    def run(self, workload: Workload, stop: threading.Event) -> Iterator[Item | None]:
+        """Run a workload here."""
+        worker = workload.factory(workload.blobs, workload.num_threads or num_local_cpus())
+        waiting = iter(workload.items)
+        lock = threading.Lock()
+
+        def work(emit: Callable[[Item], None]) -> None:
+            while not stop.is_set():
+                with lock:
+                    item = next(waiting, None)
+                if item is None:
+                    return
+                for result in worker(item, stop.is_set):
+                    emit(result)
+
+        yield from _streamed([work] * min(workload.items_at_once, len(workload.items)), stop)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _streamed(sources: Sequence[Callable[[Callable[[Item], None]], None]], stop: threading.Event) -> Iterator[Item | None]:
+    """Run functions in threads and yield what they emit; the first error ends it."""
+    results: queue.SimpleQueue[Item | BaseException | None] = queue.SimpleQueue()
+
+    def run(source: Callable[[Callable[[Item], None]], None]) -> None:
+        try:
+            source(results.put)
+            results.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again by the consumer
+            results.put(error)
+
+    for source in sources:
+        threading.Thread(target=run, args=(source,), name="engine", daemon=True).start()
+    running = len(sources)
+    deadline: float | None = None
+    while running:
+        if stop.is_set() and deadline is None:
+            deadline = time.monotonic() + _STOP_GRACE_S
+        if deadline is not None and time.monotonic() > deadline:
+            return
+        try:
+            result = results.get(timeout=_HEARTBEAT_S)
+        except queue.Empty:
+            yield None
+            continue
+        if result is None:
+            running -= 1
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            yield result
+
+
+# -- Ray --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What one worker takes, and how many fit."""
+
+    num_cpus: int
+    num_gpus: int
+    num_fitting: int
+
+
+class RayEngine:
+    """Ray Data schedules an actor pool of workers over the items.
+
+    Args:
+        address: Of a running cluster; None starts Ray on this machine.
+        verbose: Whether Ray may talk.
+    """
+
+    def __init__(self, address: str | None = None, *, verbose: bool = False) -> None:
+        self._address = address
+        self._verbose = verbose
+        self._started_here = False
+
+    def num_gpus(self) -> int:
+        """GPUs of the cluster, or of this machine where Ray is still to be started on it."""
+        if self._address is None:
+            return _local_gpus()
+        self._connect()
+        import ray
+
+        return int(ray.cluster_resources().get("GPU", 0))
+
+    def _connect(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        if not self._verbose:
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        import ray
+
+        if ray.is_initialized():
+            return
+        level = logging.INFO if self._verbose else logging.ERROR
+        options: dict[str, Any] = {} if self._address else {"include_dashboard": False, "num_cpus": num_local_cpus()}
+        try:
+            ray.init(
+                address=self._address or "local", log_to_driver=self._verbose, logging_level=level, **options
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = f"the Ray cluster at {self._address}" if self._address else "Ray on this machine"
+            raise RequestError(f"{where} cannot be reached: {' '.join(str(error).split())[:300]}") from error
+        self._started_here = True
+
+    def run(self, workload: Workload, stop: threading.Event) -> Iterator[Item | None]:
+        """Run a workload on the cluster.
+
+        Raises:
+            RequestError: The cluster cannot be reached, or has nothing that a worker could run on.
+            EngineError: It failed for good.
+        """
+        self._connect()
+        import ray
+
+        # what actors fetch when they start must live as long as the job, so the references stay here
+        blobs = {name: ray.put(blob) for name, blob in workload.blobs.items()}
+        signal = ray.remote(num_cpus=0)(_StopSignal).remote()
+        dataset = self._dataset(workload, blobs, signal)
+
+        def work(emit: Callable[[Item], None]) -> None:
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for text in batch.column("json").to_pylist():
+                    emit(json.loads(text))
+
+        def pass_on_stop() -> None:
+            stop.wait()
+            signal.set.remote()
+
+        threading.Thread(target=pass_on_stop, name="stop", daemon=True).start()
+        try:
+            yield from _streamed([work], stop)
+        except ray.exceptions.RayError as error:
+            raise EngineError(f"Ray gave up: {' '.join(str(error).split())[-600:]}") from error
+
+    def _dataset(self, workload: Workload, blobs: Mapping[str, Any], signal: Any) -> Any:  # noqa: ANN401 - Ray's types
+        import pyarrow as pa
+        import ray
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = self._verbose
+        context.print_on_execution_start = self._verbose
+        context.target_max_block_size = 1  # every receipt leaves as soon as it is there
+        context.execution_no_progress_timeout_s = -1  # waiting for spot machines is no failure
+        context.max_consecutive_actor_init_deaths = _MAX_CONSTRUCTOR_DEATHS
+        context.actor_init_retry_on_errors = True
+        if not self._verbose:
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+        shape = self._shape(workload)
+        rows_per_block = -(-len(workload.items) // _ONE_ITEM_BLOCKS)
+        texts = [json.dumps(item) for item in workload.items]
+        blocks = [
+            pa.table({"json": texts[at : at + rows_per_block]}) for at in range(0, len(texts), rows_per_block)
+        ]
+        threads = workload.num_threads or shape.num_cpus
+        return ray.data.from_blocks(blocks).map_batches(
+            _RayWorker,
+            fn_constructor_args=(workload.factory, blobs, signal, threads),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=self._pool(workload, shape),
+            num_cpus=shape.num_cpus,
+            num_gpus=shape.num_gpus,
+        )
+
+    def _shape(self, workload: Workload) -> _Shape:
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if workload.on_gpu:
+            nodes = [node for node in nodes if node.get("GPU", 0) >= 1]
+            fitting = int(sum(node["GPU"] for node in nodes))
+            cpus = min((int(node.get("CPU", 1) // node["GPU"]) for node in nodes), default=0)
+        else:
+            nodes = [node for node in nodes if node.get("CPU", 0) >= 1]
+            cpus = min((int(node["CPU"]) for node in nodes), default=0)
+            fitting = sum(int(node["CPU"]) // cpus for node in nodes)
+        if not nodes:
+            raise RequestError(f"the Ray cluster has no {'GPU' if workload.on_gpu else 'CPU'} to label on")
+        if workload.num_workers is not None and not workload.on_gpu and workload.num_workers > fitting:
+            # more workers than machines: each takes its share of one
+            cpus = max(1, sum(int(node["CPU"]) for node in nodes) // workload.num_workers)
+        return _Shape(max(1, cpus), 1 if workload.on_gpu else 0, max(1, fitting))
+
+    def _pool(self, workload: Workload, shape: _Shape) -> Any:  # noqa: ANN401 - Ray's own type
+        from ray.data import ActorPoolStrategy
+
+        options: dict[str, Any] = {
+            "max_tasks_in_flight_per_actor": workload.items_at_once,
+            "max_concurrent_calls_per_actor": workload.items_at_once,
+            "enable_true_multi_threading": True,
+        }
+        most = max(1, len(workload.items))
+        size = min(workload.num_workers or shape.num_fitting, most)
+        if workload.num_workers is None and self._address is not None:
+            # machines that join later are used; those that leave are waited for or replaced
+            return ActorPoolStrategy(min_size=size, max_size=most, initial_size=size, **options)
+        return ActorPoolStrategy(size=size, **options)
+
+    def close(self) -> None:
+        """Leave the cluster, or stop the Ray that was started here."""
+        if self._started_here:
+            import ray
+
+            ray.shutdown()
+            self._started_here = False
+
+
+class _StopSignal:
+    """An actor that remembers whether to stop."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self) -> None:
+        self._set = True
+
+    def is_set(self) -> bool:
+        return self._set
+
+
+class _RayWorker:
+    """A worker inside an actor of Ray Data's pool."""
+
+    def __init__(self, factory: WorkerFactory, blobs: Mapping[str, Any], signal: Any, num_threads: int) -> None:  # noqa: ANN401
+        import ray
+
+        self._stop = threading.Event()
+        self._signal = signal
+        self._worker = factory({name: ray.get(reference) for name, reference in blobs.items()}, num_threads)
+        threading.Thread(target=self._watch, name="stop", daemon=True).start()
+
+    def _watch(self) -> None:
+        import ray
+
+        while not self._stop.wait(_POLL_S):
+            try:
+                if ray.get(self._signal.is_set.remote()):
+                    self._stop.set()
+            except ray.exceptions.RayError:
+                return  # the driver is gone, and this process is about to be
+
+    def __call__(self, batch: Any) -> Iterator[Any]:  # noqa: ANN401 - pyarrow tables
+        import pyarrow as pa
+
+        for text in batch.column("json").to_pylist():
+            for result in self._worker(json.loads(text), self._stop.is_set):
+                yield pa.table({"json": [json.dumps(result)]})

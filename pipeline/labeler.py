@@ -1,0 +1,341 @@
+"""The labeler: one unit from bytes to published parts. Read it top to bottom and you know what happens
+to an image.
+
+::
+
+    reader thread          worker threads (one per core)                    caller's thread        uploader
+    UnitReader --chunks--> decode, crop [, forward on the CPU] --results--> [forward on a GPU,]    one part,
+               (bounded)                                       (in order)   gather a part -------> published whole
+
+On the CPU every core carries a chunk from bytes to probabilities, each with one torch thread, because
+stages that share cores fight for them. On a GPU the workers stop at the crop and the caller's thread
+feeds the device. A labeler may be called for two units at once: the second fills the cores that the
+tail of the first leaves idle, and waits wherever the first has work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+import torch
+
+from pipeline.config import StorageConfig
+from pipeline.errors import ImageError, StorageError
+from pipeline.models.classifier import Precision
+from pipeline.models.consensus import Rule
+from pipeline.models.ensemble import Ensemble, Predictions
+from pipeline.models.weights import MemberSpec
+from pipeline.records import Cursor, Receipt, Sample, ShardEvent, Stage, Unit
+from pipeline.stages.classify import Crops, classify, cut_crops
+from pipeline.stages.decode import decode
+from pipeline.stages.read import UnitReader, failure_reason
+from pipeline.stages.write import Part, Picture, Rejected, Writer
+from pipeline.storage import Storage
+from pipeline.threads import ReadAhead, Workers
+
+UNITS_AT_ONCE = 2  # one in full swing, one that fills the gaps at its end
+_CHUNK_BYTES = 32 << 20
+_CHUNKS_READ_AHEAD = 4
+_GRACE_S = 10.0
+_TICK_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True)
+class LabelerConfig:
+    """Everything a labeler needs beside the tensors. Inert, so that it travels.
+
+    Attributes:
+        out: Where to publish.
+        fingerprint: Of the job.
+        members: The ensemble, in order.
+        class_names: Names of the classes.
+        rule, top_k, precision, compiled: See :class:`pipeline.models.ensemble.Ensemble`.
+        device: ``cpu`` or ``cuda``.
+        batch_size: Images in a chunk at most.
+        fast_decode: Large JPEGs may be decoded at a reduced scale.
+        rows_per_part: Samples in a part at most.
+        keep: Fields copied through.
+        num_threads: Worker threads.
+        storage: How to reach S3.
+    """
+
+    out: str
+    fingerprint: str
+    members: tuple[MemberSpec, ...]
+    class_names: tuple[str, ...]
+    rule: Rule
+    top_k: int
+    precision: Precision
+    compiled: bool
+    device: str
+    batch_size: int
+    fast_decode: bool
+    rows_per_part: int
+    keep: tuple[str, ...]
+    num_threads: int
+    storage: StorageConfig
+
+
+@dataclass(slots=True)
+class _PartEnd:
+    """Between two chunks: here a part ends."""
+
+    following: Cursor
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Committed:
+    """A part that is published."""
+
+    name: str
+    num_rows: list[int]
+    at: float
+
+
+@dataclass(slots=True)
+class _Ready:
+    """A chunk after the worker threads."""
+
+    pictures: list[Picture] = field(default_factory=list)
+    crops: list[Crops] = field(default_factory=list)
+    predictions: Predictions | None = None
+    rejected: list[Rejected] = field(default_factory=list)
+    num_samples: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+
+
+Chunk = list[Sample | ShardEvent]
+
+
+class Labeler:
+    """Labels units with one resident ensemble. Safe to call from several threads."""
+
+    def __init__(self, config: LabelerConfig, blobs: Mapping[str, bytes]) -> None:
+        self._config = config
+        self._storage = Storage(config.storage)
+        self._ensemble = Ensemble(
+            config.members,
+            blobs,
+            device=config.device,
+            precision=config.precision,
+            rule=config.rule,
+            top_k=config.top_k,
+            compiled=config.compiled,
+        )
+        self._on_cpu = config.device == "cpu"
+        aliases = [member.alias for member in config.members]
+        self._writer = Writer(
+            config.out, self._storage, config.fingerprint, aliases, config.class_names, config.keep
+        )
+        self._workers = Workers(config.num_threads, on_start=_one_torch_thread)
+        self._uploader = ThreadPoolExecutor(UNITS_AT_ONCE, thread_name_prefix="upload")
+        self._device_turn = threading.Lock()
+        self._turns = itertools.count()
+        largest = max(geometry.resize_px for geometry in self._ensemble.geometries)
+        self._fast_to_px = largest if config.fast_decode else None
+
+    def __call__(
+        self, unit: Unit, parts_done: int = 0, stopping: Callable[[], bool] = lambda: False
+    ) -> Iterator[Receipt]:
+        """Label one unit.
+
+        Args:
+            unit: What to label.
+            parts_done: How many of its parts are known to be published; those published since are found.
+            stopping: Asked before each chunk; once true, the part in flight is finished if that takes
+                less than ten seconds, and nothing after it is begun.
+
+        Yields:
+            Receipts, the latest of which tells all: after each part, and about once a second.
+        """
+        receipt = Receipt(unit.id, started_at=time.time())
+        if stopping():
+            return
+        try:
+            cursor, receipt.finished = self._writer.ledger.advance(unit, self._config.fingerprint, parts_done)
+            if not receipt.finished:
+                yield from self._run(unit, cursor, receipt, stopping)
+        except StorageError as error:
+            reason = failure_reason(error)
+            receipt.failure = reason or "unavailable"
+            receipt.message = str(error)
+            if reason is not None and not parts_done and not receipt.parts:
+                self._writer.note_unreadable(unit, reason, str(error))
+        yield receipt
+
+    def _run(
+        self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool]
+    ) -> Iterator[Receipt]:
+        reader = UnitReader(unit, self._storage, cursor, self._config.keep)
+        part = Part(cursor.part, cursor.index)
+        turn = next(self._turns)
+        pending: deque[Future[_Ready] | _PartEnd] = deque()
+        upload: Future[_Committed] | None = None
+        begun = ticked = time.monotonic()
+        with ReadAhead(self._chunks(reader, cursor), _CHUNKS_READ_AHEAD) as pieces:
+            for piece in itertools.chain(pieces, itertools.repeat(None)):
+                if piece is not None:
+                    pending.append(piece if isinstance(piece, _PartEnd) else self._workers.submit(turn, self._prepare, piece))
+                while pending and (piece is None or len(pending) > self._config.num_threads + 1):
+                    head = pending.popleft()
+                    if isinstance(head, _PartEnd):
+                        if upload is not None:
+                            self._commit(upload, receipt)
+                            yield receipt
+                        upload = self._uploader.submit(self._publish, unit, part, head)
+                        part = Part(head.following.part, head.following.index)
+                    else:
+                        self._gather(part, self._classified(head.result()), receipt)
+                        receipt.num_bytes = reader.bytes_done
+                    if time.monotonic() - ticked > _TICK_S:
+                        ticked = time.monotonic()
+                        yield receipt
+                    if stopping() and not self._worth_finishing(unit, part, receipt, time.monotonic() - begun):
+                        for item in pending:
+                            if isinstance(item, Future):
+                                item.cancel()
+                        if upload is not None:
+                            self._commit(upload, receipt)
+                        return
+                if piece is None:
+                    break
+        if upload is not None:
+            self._commit(upload, receipt)
+        receipt.finished = True
+
+    def _worth_finishing(self, unit: Unit, part: Part, receipt: Receipt, elapsed_s: float) -> bool:
+        """Whether the part in flight will be done within the grace period; one not begun is not."""
+        if part.num_samples == 0:
+            return False
+        left = self._config.rows_per_part - part.num_samples
+        if unit.num_samples is not None:
+            left = min(left, unit.num_samples - part.first_index - part.num_samples)
+        elif receipt.num_bytes and unit.size_bytes > 0:
+            per_byte = receipt.num_samples / receipt.num_bytes
+            left = min(left, int(per_byte * (unit.size_bytes - receipt.num_bytes)) + 1)
+        return left * elapsed_s / max(1, receipt.num_samples) < _GRACE_S
+
+    # -- reader thread ---------------------------------------------------------------------------------
+
+    def _chunks(self, reader: UnitReader, cursor: Cursor) -> Iterator[Chunk | _PartEnd]:
+        """Chunks of samples, with the ends of parts between them. No chunk crosses the end of a part."""
+        chunk: Chunk = []
+        chunk_bytes = num_samples = 0
+        part_end = cursor.index + self._config.rows_per_part
+        number = cursor.part
+        for item in reader:
+            if isinstance(item, Sample):
+                full = num_samples >= self._config.batch_size or chunk_bytes >= _CHUNK_BYTES
+                if chunk and (full or item.index >= part_end):
+                    yield chunk
+                    chunk, chunk_bytes, num_samples = [], 0, 0
+                if item.index >= part_end:
+                    number += 1
+                    yield _PartEnd(Cursor(number, item.index, item.offset or 0), last=False)
+                    part_end += self._config.rows_per_part
+                chunk_bytes += len(item.image or b"")
+                num_samples += 1
+            chunk.append(item)
+        if chunk:
+            yield chunk
+        yield _PartEnd(Cursor(number + 1, -1, 0), last=True)
+
+    # -- worker threads --------------------------------------------------------------------------------
+
+    def _prepare(self, chunk: Chunk) -> _Ready:
+        ready = _Ready()
+        for item in chunk:
+            if isinstance(item, ShardEvent):
+                ready.rejected.append(Rejected.event(item))
+                continue
+            ready.num_samples += 1
+            self._prepare_sample(item, ready)
+        return self._forward(ready) if self._on_cpu else ready
+
+    def _prepare_sample(self, sample: Sample, ready: _Ready) -> None:
+        data, sample.image = sample.image, None
+        if data is None:
+            reason = sample.reason or "no_image"
+            ready.rejected.append(Rejected.sample(sample, Stage.READ, reason, sample.message))
+            return
+        begun = time.perf_counter()
+        digest = hashlib.sha256(data).hexdigest()
+        hashed = time.perf_counter()
+        try:
+            decoded = decode(data, fast_to_px=self._fast_to_px)
+        except ImageError as error:
+            stage = Stage.READ if sample.reason else Stage.DECODE
+            ready.rejected.append(Rejected.sample(sample, stage, error.reason, error.message, digest))
+            return
+        done = time.perf_counter()
+        ready.crops.append(cut_crops(decoded.pixels_CHW, self._ensemble.geometries))
+        ready.pictures.append(
+            Picture(sample.index, sample.key, digest, decoded.width, decoded.height, sample.truth, sample.kept)
+        )
+        ready.seconds["hash"] += hashed - begun
+        ready.seconds["decode"] += done - hashed
+        ready.seconds["resize"] += time.perf_counter() - done
+
+    def _forward(self, ready: _Ready) -> _Ready:
+        if ready.crops:
+            begun = time.perf_counter()
+            ready.predictions = classify(self._ensemble, ready.crops)
+            ready.crops.clear()
+            ready.seconds["classify"] += time.perf_counter() - begun
+        return ready
+
+    # -- caller's thread -------------------------------------------------------------------------------
+
+    def _classified(self, ready: _Ready) -> _Ready:
+        if self._on_cpu:
+            return ready
+        with self._device_turn:
+            return self._forward(ready)
+
+    @staticmethod
+    def _gather(part: Part, ready: _Ready, receipt: Receipt) -> None:
+        part.pictures += ready.pictures
+        part.rejected += ready.rejected
+        if ready.predictions is not None:
+            part.predictions.append(ready.predictions)
+        receipt.num_samples += ready.num_samples
+        receipt.num_labelled += len(ready.pictures)
+        for row in ready.rejected:
+            counts = receipt.num_quarantined if row.key is not None else receipt.num_events
+            counts[row.reason] = counts.get(row.reason, 0) + 1
+        for stage, seconds in ready.seconds.items():
+            receipt.stage_s[stage] = receipt.stage_s.get(stage, 0.0) + seconds
+
+    def _publish(self, unit: Unit, part: Part, end: _PartEnd) -> _Committed:
+        name = self._writer.publish(unit, part, end.following, last=end.last)
+        return _Committed(str(name), [len(part.pictures), len(part.rejected)], time.time())
+
+    @staticmethod
+    def _commit(upload: Future[_Committed], receipt: Receipt) -> None:
+        """Wait for a part to be published. Parts of a unit are published strictly one after another."""
+        done = upload.result()
+        receipt.parts[done.name] = done.num_rows
+        receipt.committed_at = done.at
+
+
+def _one_torch_thread() -> None:
+    torch.set_num_threads(1)  # it counts for the calling thread: each core carries its own chunk
+
+
+def num_chunk_images(batch_size: int | str, device: str) -> int:
+    """The chunk size that ``--batch-size auto`` stands for."""
+    if isinstance(batch_size, int):
+        return batch_size
+    return 32 if device == "cpu" else 128
+
+
+__all__: Sequence[str] = ["UNITS_AT_ONCE", "Labeler", "LabelerConfig", "num_chunk_images"]

@@ -1,0 +1,61 @@
+"""Class names: ImageNet's, or those of a file."""
+
+from __future__ import annotations
+
+import json
+
+from pipeline.errors import InputError
+
+IMAGENET_CLASSES = 1000
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The 1,000 names of ImageNet-1k in torchvision's order (class index 0 first)."""
+    from torchvision.models import AlexNet_Weights
+
+    return tuple(AlexNet_Weights.DEFAULT.meta["categories"])
+
+
+def parse_names(text: str, source: str) -> tuple[str, ...]:
+    """Read class names: a JSON list of strings, or one name per line.
+
+    Raises:
+        InputError: There are none, or the JSON is not a list of strings.
+    """
+    if text.lstrip().startswith("["):
+        try:
+            names = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"--labels {source}: not a JSON list: {error}") from error
+        if not all(isinstance(name, str) for name in names):
+            raise InputError(f"--labels {source}: the JSON list must hold strings only")
+    else:
+        names = text.splitlines()
+        while names and not names[-1].strip():
+            names.pop()
+        names = [name.strip() for name in names]
+    if not names:
+        raise InputError(f"--labels {source}: no class names in it")
+    return tuple(names)
+
+
+def names_for(num_classes: int, given: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The names of an ensemble's classes.
+
+    Args:
+        num_classes: Size of the label space.
+        given: Names of ``--labels``, if any.
+
+    Returns:
+        The given names; else ImageNet's for 1,000 classes; else the indices as text.
+
+    Raises:
+        InputError: The number of given names is not the number of classes.
+    """
+    if given is not None:
+        if len(given) != num_classes:
+            raise InputError(f"--labels has {len(given)} names, but the models have {num_classes} classes")
+        return given
+    if num_classes == IMAGENET_CLASSES:
+        return imagenet_names()
+    return tuple(str(index) for index in range(num_classes))

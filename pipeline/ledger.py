@@ -1,0 +1,285 @@
+"""What is on disk: the layout of OUT, and which units are done.
+
+The published part files are the only truth about what is done. Their names are a pure function of the
+fingerprint, the unit and the part number, so a listing of names, without opening any, tells what is left::
+
+    predictions/part-FFFFFFFF-UUUUUUUUUUUUUUUU-00003.parquet        part 3 of a unit, more to come
+    predictions/part-FFFFFFFF-UUUUUUUUUUUUUUUU-00004-last.parquet   its last part: the unit is complete
+
+Each part's Parquet footer records where the next one starts, so a restart goes on inside the shard.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.errors import ObjectForbidden, ObjectMissing, OutputError, StorageError
+from pipeline.records import Cursor, Unit
+from pipeline.storage import Storage, join
+
+JOB, SUCCESS, UNITS = "job.json", "_SUCCESS", "plan/units.parquet"
+PREDICTIONS, QUARANTINE = "predictions", "quarantine"
+METADATA_KEY = b"shardlabel"
+UNREADABLE = "unreadable"
+
+_PART = re.compile(r"part-([0-9a-f]{8})-([0-9a-f]{16})-(\d{5,})(-last)?\.parquet")
+_UNREADABLE = re.compile(rf"part-([0-9a-f]{{8}})-([0-9a-f]{{16}})-{UNREADABLE}\.parquet")
+_TAIL_BYTES = 64 << 10
+_PARALLEL_READS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PartName:
+    """A part's name, taken apart."""
+
+    fingerprint: str
+    unit_id: str
+    part: int
+    last: bool
+
+    def __str__(self) -> str:
+        return f"part-{self.fingerprint[:8]}-{self.unit_id}-{self.part:05d}{'-last' if self.last else ''}.parquet"
+
+    @classmethod
+    def parse(cls, name: str) -> PartName | None:
+        """None when it is not the name of a part."""
+        match = _PART.fullmatch(name)
+        return cls(match[1], match[2], int(match[3]), match[4] is not None) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class PartFooter:
+    """What a part says of itself.
+
+    Attributes:
+        num_rows: Rows in it.
+        unit_id, fingerprint, part, last: As in its name.
+        first_index: Index of its first sample.
+        next: Where the next part starts.
+    """
+
+    num_rows: int
+    unit_id: str
+    fingerprint: str
+    part: int
+    last: bool
+    first_index: int
+    next: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one unit has come.
+
+    Attributes:
+        parts: Names of its published predictions parts, in order, without gaps.
+        complete: Its last part is there.
+    """
+
+    parts: tuple[PartName, ...] = ()
+    complete: bool = False
+
+
+class Ledger:
+    """The output of one job at one place."""
+
+    def __init__(self, out: str, storage: Storage) -> None:
+        self.out = out.rstrip("/") or "/"
+        self._storage = storage
+
+    def uri(self, *names: str) -> str:
+        """A place inside OUT."""
+        return join(self.out, *names)
+
+    # -- job.json, _SUCCESS ---------------------------------------------------------------------------
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON object of OUT; None when there is none.
+
+        Raises:
+            OutputError: It cannot be read, or is no JSON object.
+        """
+        try:
+            loaded = json.loads(self._storage.read(self.uri(name)))
+        except ObjectMissing:
+            return None
+        except StorageError as error:
+            raise OutputError(str(error)) from error
+        except ValueError as error:
+            raise OutputError(f"{self.uri(name)}: not JSON: {error}") from error
+        if not isinstance(loaded, dict):
+            raise OutputError(f"{self.uri(name)}: not a JSON object")
+        return loaded
+
+    def job(self) -> dict[str, Any]:
+        """The job that OUT belongs to.
+
+        Raises:
+            OutputError: OUT is not the output of a job.
+        """
+        job = self.read_json(JOB)
+        if job is None or "fingerprint" not in job:
+            raise OutputError(f"{self.out}: not an output of shardlabel (no {JOB} in it)")
+        return job
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON object, whole or not at all.
+
+        Raises:
+            OutputError: OUT cannot be written.
+        """
+        data = json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"
+        try:
+            self._storage.replace(self.uri(name), data)
+        except StorageError as error:
+            raise OutputError(f"OUT cannot be written: {error}") from error
+
+    def clear(self) -> None:
+        """Remove everything a job wrote, the commits first."""
+        self.withdraw_success()
+        for folder in (PREDICTIONS, QUARANTINE, "plan"):
+            for name in self._names(folder):
+                self._storage.delete(self.uri(folder, name))
+        for name in ("report.html", JOB):
+            self._storage.delete(self.uri(name))
+
+    def withdraw_success(self) -> None:
+        """Remove ``_SUCCESS``: there is work to do again."""
+        self._storage.delete(self.uri(SUCCESS))
+
+    # -- parts ----------------------------------------------------------------------------------------
+
+    def _names(self, folder: str) -> list[str]:
+        start = len(self.uri(folder)) + 1
+        try:
+            return [entry.uri[start:] for entry in self._storage.list(self.uri(folder) + "/")]
+        except ObjectMissing:
+            return []
+        except ObjectForbidden as error:
+            raise OutputError(str(error)) from error
+
+    def names(self, folder: str) -> list[str]:
+        """Names in ``predictions`` or ``quarantine``, whatever they are."""
+        return self._names(folder)
+
+    def progress(self) -> dict[str, Progress]:
+        """How far each unit has come, by unit id: one listing, nothing is opened."""
+        found: dict[str, dict[int, PartName]] = {}
+        for name in self._names(PREDICTIONS):
+            if (parsed := PartName.parse(name)) is not None:
+                found.setdefault(parsed.unit_id, {})[parsed.part] = parsed
+        progress = {}
+        for unit_id, parts in found.items():
+            chain = list(_chain(parts))
+            progress[unit_id] = Progress(tuple(chain), bool(chain) and chain[-1].last)
+        return progress
+
+    def advance(self, unit: Unit, fingerprint: str, parts_done: int) -> tuple[Cursor, bool]:
+        """Where to go on with a unit, past all parts that are published by now.
+
+        Args:
+            unit: The unit.
+            fingerprint: Of the job.
+            parts_done: How many parts are known to be published.
+
+        Returns:
+            The cursor, and whether the unit is complete.
+        """
+        cursor = Cursor()
+        if parts_done:
+            name = PartName(fingerprint, unit.id, parts_done - 1, last=False)
+            cursor = self.footer(PREDICTIONS, str(name)).next
+        while True:
+            last = PartName(fingerprint, unit.id, cursor.part, last=True)
+            if self._storage.exists(self.uri(PREDICTIONS, str(last))):
+                return cursor, True
+            name = PartName(fingerprint, unit.id, cursor.part, last=False)
+            try:
+                cursor = self.footer(PREDICTIONS, str(name)).next
+            except ObjectMissing:
+                return cursor, False
+
+    def footer(self, folder: str, name: str) -> PartFooter:
+        """Read what a part says of itself, from its end only.
+
+        Raises:
+            StorageError: It cannot be read.
+            ValueError: It is no part.
+        """
+        uri = self.uri(folder, name)
+        entry = self._storage.stat(uri)
+        tail = self._tail(uri, min(_TAIL_BYTES, entry.size_bytes))
+        wanted = int.from_bytes(tail[-8:-4], "little") + 8
+        if wanted > len(tail):
+            tail = self._tail(uri, min(wanted, entry.size_bytes))
+        try:
+            metadata = pq.read_metadata(io.BytesIO(tail))
+            own = json.loads((metadata.metadata or {})[METADATA_KEY])
+            return PartFooter(
+                num_rows=metadata.num_rows,
+                unit_id=own["unit"],
+                fingerprint=own["fingerprint"],
+                part=own["part"],
+                last=own["last"],
+                first_index=own["first_index"],
+                next=Cursor.from_dict(own["next"]),
+            )
+        except (KeyError, TypeError, OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+            raise ValueError(f"{uri}: not a part of shardlabel: {error}") from error
+
+    def _tail(self, uri: str, num_bytes: int) -> bytes:
+        entry = self._storage.stat(uri)
+        stream = self._storage.open(entry, entry.size_bytes - num_bytes)
+        try:
+            return stream.read(num_bytes)
+        finally:
+            stream.close()
+
+    def row_counts(self, folder: str, names: Iterable[str]) -> dict[str, int]:
+        """Row counts of parts, from their footers."""
+        wanted = list(names)
+        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+            return dict(zip(wanted, pool.map(lambda name: self.footer(folder, name).num_rows, wanted), strict=True))
+
+    def remove_units(self, unit_ids: set[str]) -> None:
+        """Remove the parts of units that were replaced: predictions first, which takes their commit back."""
+        for folder in (PREDICTIONS, QUARANTINE):
+            for name in self._names(folder):
+                if unit_of(name) in unit_ids:
+                    self._storage.delete(self.uri(folder, name))
+
+    def remove_unreadable(self, unit_ids: set[str]) -> None:
+        """Remove the notes of failed reads of units that have been read since."""
+        for name in self._names(QUARANTINE):
+            match = _UNREADABLE.fullmatch(name)
+            if match and match[2] in unit_ids:
+                self._storage.delete(self.uri(QUARANTINE, name))
+
+
+def unreadable_name(fingerprint: str, unit_id: str) -> str:
+    """Name of the quarantine part that notes that a unit could not be read at all."""
+    return f"part-{fingerprint[:8]}-{unit_id}-{UNREADABLE}.parquet"
+
+
+def unit_of(name: str) -> str | None:
+    """The unit that a file in ``predictions`` or ``quarantine`` belongs to."""
+    if (parsed := PartName.parse(name)) is not None:
+        return parsed.unit_id
+    match = _UNREADABLE.fullmatch(name)
+    return match[2] if match else None
+
+
+def _chain(parts: dict[int, PartName]) -> Iterator[PartName]:
+    """Parts from 0 on, up to the first gap."""
+    number = 0
+    while number in parts:
+        yield parts[number]
+        number += 1

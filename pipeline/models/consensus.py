@@ -1,0 +1,82 @@
+"""What members say together: pure arithmetic on probabilities.
+
+Shapes: M members, B images, K classes. Formulas follow the opinion-pool literature.
+Source: Genest & Zidek, "Combining probability distributions", Statistical Science 1986 (linear and
+logarithmic pools); Lakshminarayanan et al., "Deep ensembles", NeurIPS 2017, and Gal, "Uncertainty in
+deep learning", 2016 (disagreement as mutual information).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Rule = Literal["mean", "geometric", "vote"]
+
+
+@dataclass(frozen=True, slots=True)
+class Consensus:
+    """The ensemble's word on a batch.
+
+    Attributes:
+        labels_Bk: int64, (B, k), best first.
+        scores_Bk: float32, (B, k), 0-1.
+        agreement_B: float32, weighted share of members whose top-1 is the consensus label, 0-1.
+        entropy_B: float32, of the pooled distribution, nats.
+        disagreement_B: float32, mutual information of the members, nats, at least 0.
+    """
+
+    labels_Bk: torch.Tensor
+    scores_Bk: torch.Tensor
+    agreement_B: torch.Tensor
+    entropy_B: torch.Tensor
+    disagreement_B: torch.Tensor
+
+
+def combine(probs_MBK: torch.Tensor, factors_M: torch.Tensor, rule: Rule, top_k: int) -> Consensus:
+    """Pool the members' probabilities.
+
+    Args:
+        probs_MBK: float32, (M, B, K), each row sums to 1.
+        factors_M: Positive weights, of any scale.
+        rule: ``mean``: sum of w p. ``geometric``: product of p^w, normalised. ``vote``: weighted share of
+            members whose top-1 is the class; equal shares are ordered by the mean.
+        top_k: How many classes to return; at most K are.
+    """
+    num_members, _, num_classes = probs_MBK.shape
+    weights_M = factors_M.to(probs_MBK) / factors_M.to(probs_MBK).sum()
+    mean_BK = torch.einsum("m,mbk->bk", weights_M, probs_MBK)
+    top_MB = probs_MBK.argmax(dim=2)
+    k = min(top_k, num_classes)
+
+    if rule == "mean":
+        pooled_BK = mean_BK
+    elif rule == "geometric":
+        # clamped: a class that one member calls impossible stays comparable among the impossible ones
+        tiny = torch.finfo(probs_MBK.dtype).tiny
+        logs_BK = torch.einsum("m,mbk->bk", weights_M, probs_MBK.clamp_min(tiny).log())
+        pooled_BK = logs_BK.softmax(dim=1)
+    else:
+        pooled_BK = torch.zeros_like(mean_BK)
+        for member in range(num_members):
+            pooled_BK.scatter_add_(1, top_MB[member, :, None], weights_M[member].expand(top_MB.shape[1], 1))
+
+    if rule == "vote":
+        by_mean = mean_BK.argsort(dim=1, descending=True, stable=True)
+        shares = pooled_BK.gather(1, by_mean)
+        by_share = shares.mul(2**20).round().argsort(dim=1, descending=True, stable=True)  # equal up to rounding
+        labels_Bk = by_mean.gather(1, by_share)[:, :k]
+        scores_Bk = pooled_BK.gather(1, labels_Bk)
+    else:
+        scores_Bk, labels_Bk = pooled_BK.topk(k, dim=1)
+
+    agreement_B = torch.einsum("m,mb->b", weights_M, (top_MB == labels_Bk[None, :, 0]).to(weights_M))
+    disagreement_B = entropy(mean_BK) - torch.einsum("m,mb->b", weights_M, entropy(probs_MBK))
+    return Consensus(labels_Bk, scores_Bk, agreement_B.clamp(0, 1), entropy(pooled_BK), disagreement_B.clamp_min(0))
+
+
+def entropy(probs: torch.Tensor) -> torch.Tensor:
+    """Shannon entropy over the last axis, in nats; 0 log 0 is 0."""
+    return torch.special.entr(probs).sum(dim=-1)

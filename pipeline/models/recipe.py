@@ -1,0 +1,133 @@
+"""Preprocessing: from a decoded picture to the crop that a network was trained to see.
+
+The reference is the published transform on a Pillow image. Here the same geometry is applied to uint8
+tensors with antialiasing, which stays within one grey level of Pillow's own resize.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F  # noqa: N812 - the name the field uses
+
+# A picture whose resized form would have more pixels is resized only where the crop looks.
+_MAX_RESIZED_PIXELS = 1 << 23
+
+_PILLOW_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Resize and centre crop.
+
+    Attributes:
+        resize_px: Length of the shorter side after resizing; with ``squash``, of both sides.
+        crop_px: Side of the central square.
+        interpolation: ``bilinear``, ``bicubic``, ``nearest`` or ``lanczos``.
+        fit: ``short`` keeps the aspect ratio, ``squash`` does not.
+    """
+
+    resize_px: int
+    crop_px: int
+    interpolation: str = "bilinear"
+    fit: Literal["short", "squash"] = "short"
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after resizing, rounded as torchvision does."""
+        if self.fit == "squash":
+            return self.resize_px, self.resize_px
+        short, long = min(height, width), max(height, width)
+        scaled = int(self.resize_px * long / short)
+        return (self.resize_px, scaled) if height <= width else (scaled, self.resize_px)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A network's whole preprocessing.
+
+    Attributes:
+        geometry: Resize and crop.
+        mean, std: Per channel, RGB, on the range 0-1.
+    """
+
+    geometry: Geometry
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """Inverse of ``dataclasses.asdict``."""
+        return cls(Geometry(**values["geometry"]), tuple(values["mean"]), tuple(values["std"]))
+
+
+def torchvision_recipe(weights: Any) -> Recipe:  # noqa: ANN401 - torchvision's enums have no common public type
+    """The recipe behind a torchvision weights entry's ``transforms()``."""
+    preset = weights.transforms()
+    geometry = Geometry(preset.resize_size[0], preset.crop_size[0], InterpolationMode(preset.interpolation).value)
+    return Recipe(geometry, tuple(preset.mean), tuple(preset.std))
+
+
+def timm_recipe(config: dict[str, Any]) -> Recipe:
+    """The recipe behind a resolved timm data config.
+
+    Raises:
+        ValueError: The config asks for a crop mode that has no equivalent here.
+    """
+    size = config["input_size"][-1]
+    mode = config.get("crop_mode", "center")
+    if mode not in {"center", "squash"}:
+        raise ValueError(f"crop mode {mode!r} is not supported")
+    geometry = Geometry(
+        resize_px=math.floor(size / config["crop_pct"]),
+        crop_px=size,
+        interpolation=config["interpolation"],
+        fit="squash" if mode == "squash" else "short",
+    )
+    return Recipe(geometry, tuple(config["mean"]), tuple(config["std"]))
+
+
+def crop(pixels_CHW: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """Resize and centre-crop one picture.
+
+    Args:
+        pixels_CHW: uint8, (3, H, W), 0-255, RGB.
+        geometry: What to do.
+
+    Returns:
+        uint8, (3, crop_px, crop_px).
+    """
+    height, width = pixels_CHW.shape[-2:]
+    new_height, new_width = geometry.resized(height, width)
+    if new_height * new_width > _MAX_RESIZED_PIXELS:
+        return _crop_with_pillow(pixels_CHW, geometry, (new_height, new_width))
+    if (height, width) != (new_height, new_width):
+        pixels_CHW = F.resize(
+            pixels_CHW,
+            [new_height, new_width],
+            interpolation=InterpolationMode(geometry.interpolation),
+            antialias=geometry.interpolation in {"bilinear", "bicubic"},
+        )
+    return F.center_crop(pixels_CHW, [geometry.crop_px, geometry.crop_px])
+
+
+def _crop_with_pillow(pixels_CHW: torch.Tensor, geometry: Geometry, resized: tuple[int, int]) -> torch.Tensor:
+    """The same for pictures so elongated that their resized form would not fit: only the crop is computed."""
+    height, width = pixels_CHW.shape[-2:]
+    size = geometry.crop_px
+    top, left = (round((side - size) / 2.0) for side in resized)
+    down, right = height / resized[0], width / resized[1]
+    box = (left * right, top * down, (left + size) * right, (top + size) * down)
+    image = Image.fromarray(np.ascontiguousarray(pixels_CHW.permute(1, 2, 0).numpy()))
+    small = image.resize((size, size), _PILLOW_FILTERS[geometry.interpolation], box=box)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1)

@@ -1,0 +1,283 @@
+"""What a person, or a log, sees of a running job."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from pipeline.records import Receipt, Unit
+
+_PLAIN_EVERY_S = 10.0
+_JSON_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a job at one moment.
+
+    Attributes:
+        images: Samples done in this run.
+        total: Samples to be done in this run, or None while nothing is known.
+        exact: Whether the total is known rather than estimated.
+        quarantined: Samples quarantined in this run, by reason.
+        units_done, units_total: Of this run.
+        failed_units: Units that could not be read.
+        seconds: Since the first read.
+    """
+
+    images: int
+    total: int | None
+    exact: bool
+    quarantined: Mapping[str, int]
+    units_done: int
+    units_total: int
+    failed_units: int
+    seconds: float
+
+    @property
+    def images_per_s(self) -> float:
+        """Mean rate of this run."""
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds left at the mean rate; None while it is not known."""
+        if self.total is None or not self.images:
+            return None
+        return max(0, self.total - self.images) / self.images_per_s
+
+
+@dataclass(slots=True)
+class Tracker:
+    """Adds receipts up.
+
+    Attributes:
+        pending: The units of this run, by id, with the samples each still has where that is known.
+    """
+
+    pending: Mapping[str, tuple[Unit, int | None]]
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+
+    def take(self, receipt: Receipt) -> None:
+        """Note the latest receipt of a unit. One that a restarted worker repeats changes nothing."""
+        older = self.receipts.get(receipt.unit_id)
+        if older is None or receipt.finished or receipt.failure or receipt.num_samples >= older.num_samples:
+            if older is not None:
+                receipt.parts = {**older.parts, **receipt.parts}
+            self.receipts[receipt.unit_id] = receipt
+
+    def quarantined(self) -> Counter[str]:
+        """Quarantined samples by reason."""
+        counts: Counter[str] = Counter()
+        for receipt in self.receipts.values():
+            counts.update(receipt.num_quarantined)
+        return counts
+
+    def snapshot(self) -> Snapshot:
+        """Where things stand."""
+        receipts = self.receipts.values()
+        images = sum(receipt.num_samples for receipt in receipts)
+        started = min((receipt.started_at for receipt in receipts), default=time.time())
+        total, exact = self._total()
+        return Snapshot(
+            images=images,
+            total=total,
+            exact=exact,
+            quarantined=self.quarantined(),
+            units_done=sum(receipt.finished for receipt in receipts),
+            units_total=len(self.pending),
+            failed_units=sum(receipt.failure is not None for receipt in receipts),
+            seconds=max(0.0, time.time() - started),
+        )
+
+    def _total(self) -> tuple[int | None, bool]:
+        known = 0
+        unknown_bytes = 0
+        seen_samples = seen_bytes = 0
+        for unit_id, (unit, num_samples) in self.pending.items():
+            receipt = self.receipts.get(unit_id)
+            if receipt is not None and (receipt.finished or receipt.failure):
+                known += receipt.num_samples
+                seen_samples += receipt.num_samples
+                seen_bytes += max(0, unit.size_bytes)
+            elif num_samples is not None:
+                known += num_samples
+                seen_samples += num_samples
+                seen_bytes += max(0, unit.size_bytes)
+            else:
+                unknown_bytes += max(0, unit.size_bytes)
+                if receipt is not None:
+                    seen_samples += receipt.num_samples
+                    seen_bytes += receipt.num_bytes
+        if not unknown_bytes:
+            return known, True
+        if not seen_bytes:
+            return None, False
+        return known + round(unknown_bytes * seen_samples / seen_bytes), False
+
+
+class Reporter(Protocol):
+    """Shows a job. ``update`` may be called as often as one likes."""
+
+    def note(self, line: str) -> None:
+        """Say one line."""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show where things stand."""
+
+    def close(self, summary: Mapping[str, object]) -> None:
+        """Show the end."""
+
+
+class Silent:
+    """Shows nothing but notes that somebody must see."""
+
+    def note(self, line: str) -> None:
+        """Nothing."""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Nothing."""
+
+    def close(self, summary: Mapping[str, object]) -> None:
+        """Nothing."""
+
+
+class Plain(Silent):
+    """A line on stderr now and then."""
+
+    def __init__(self, every_s: float = _PLAIN_EVERY_S) -> None:
+        self._every_s = every_s
+        self._next = time.monotonic() + every_s
+
+    def note(self, line: str) -> None:
+        """Say one line."""
+        print(line, file=sys.stderr, flush=True)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """A line every ten seconds."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every_s
+            self.note(describe(snapshot))
+
+
+class Json(Silent):
+    """One JSON object a line on stdout; the summary is the last one."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def note(self, line: str) -> None:
+        """A ``note`` object."""
+        self._print({"event": "note", "message": line})
+
+    def update(self, snapshot: Snapshot) -> None:
+        """A ``progress`` object every second."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _JSON_EVERY_S
+        self._print(
+            {
+                "event": "progress",
+                "images": snapshot.images,
+                "total": snapshot.total,
+                "total_exact": snapshot.exact,
+                "images_per_s": round(snapshot.images_per_s, 2),
+                "eta_s": None if snapshot.eta_s is None else round(snapshot.eta_s, 1),
+                "quarantined": dict(snapshot.quarantined),
+                "units_done": snapshot.units_done,
+                "units_total": snapshot.units_total,
+                "failed_units": snapshot.failed_units,
+            }
+        )
+
+    def close(self, summary: Mapping[str, object]) -> None:
+        """The ``summary`` object."""
+        self._print({"event": "summary", **summary})
+
+    @staticmethod
+    def _print(content: Mapping[str, object]) -> None:
+        print(json.dumps(content, ensure_ascii=False), flush=True)
+
+
+class _Rate(ProgressColumn):
+    """Images per second and time left, as we know them."""
+
+    def render(self, task: Task) -> Text:
+        snapshot: Snapshot | None = task.fields.get("snapshot")
+        if snapshot is None:
+            return Text("starting")
+        words = [f"{snapshot.images_per_s:.1f} images/s"]
+        if snapshot.eta_s is not None:
+            words.append(f"{_clock(snapshot.eta_s)} left")
+        if quarantined := sum(snapshot.quarantined.values()):
+            words.append(f"{quarantined} quarantined")
+        if snapshot.failed_units:
+            words.append(f"{snapshot.failed_units} failed units")
+        return Text(", ".join(words))
+
+
+class Bar(Silent):
+    """A live bar on stderr."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            refresh_per_second=4,
+        )
+        self._task = self._bar.add_task("labelling", total=None, snapshot=None)
+        self._bar.start()
+
+    def note(self, line: str) -> None:
+        """Say one line above the bar."""
+        self._bar.console.print(line, markup=False, highlight=False)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Move the bar."""
+        total = None if snapshot.total is None else max(snapshot.total, snapshot.images)
+        self._bar.update(self._task, completed=snapshot.images, total=total, snapshot=snapshot)
+
+    def close(self, summary: Mapping[str, object]) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+def make_reporter(kind: str) -> Reporter:
+    """The reporter that ``--progress`` names; ``auto`` is a bar on a terminal and plain lines elsewhere."""
+    if kind == "auto":
+        kind = "bar" if sys.stderr.isatty() else "plain"
+    return {"bar": Bar, "plain": Plain, "json": Json, "none": Silent}[kind]()
+
+
+def describe(snapshot: Snapshot) -> str:
+    """A snapshot in one line."""
+    about = "" if snapshot.exact else "about "
+    total = "" if snapshot.total is None else f" of {about}{snapshot.total:,}"
+    words = [f"{snapshot.images:,}{total} images", f"{snapshot.images_per_s:.1f} images/s"]
+    if snapshot.eta_s is not None:
+        words.append(f"{_clock(snapshot.eta_s)} left")
+    words.append(f"{sum(snapshot.quarantined.values()):,} quarantined")
+    if snapshot.failed_units:
+        words.append(f"{snapshot.failed_units} failed units")
+    return ", ".join(words)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

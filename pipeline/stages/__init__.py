@@ -1,0 +1,1 @@
+"""What happens to one unit: read, decode, classify, write. Stages do not know each other."""

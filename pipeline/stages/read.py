@@ -1,0 +1,286 @@
+"""Read: from a unit to its samples, in order, with everything that is wrong on the way.
+
+Names follow WebDataset: the key of a member is its path up to the first dot of its base name, the rest
+is the field; adjacent members with one key are one sample. On top of that:
+
+* a field that comes twice under one key starts a new sample, so that neither is lost;
+* a member that WebDataset cannot name (no dot, or a leading one) is a sample of its own, its whole
+  name is the key, and its content is tried as an image;
+* of several images in a sample, the first in name order is labelled;
+* links, devices and FIFOs are never followed; a sample that has nothing else is quarantined.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow.parquet as pq
+from webdataset.tariterators import base_plus_ext
+
+from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError
+from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
+from pipeline.stages.tar import Member, TarWalk
+from pipeline.storage import Entry, Storage
+
+# What is taken for an image by its name; the decoder goes by content alone.
+IMAGE_EXTENSIONS = frozenset(
+    "jpg jpeg jpe jfif jif jfi mpo png apng gif webp avif avifs heic heif hif bmp dib tif tiff jp2 j2k j2c jpc jpf jpx "
+    "ppm pgm pbm pnm pfm ico icns cur tga vda dds psd pcx sgi qoi xbm xpm jxl dng cr2 nef arw".split()
+)
+MAX_IMAGE_BYTES = 256 << 20
+_MAX_FIELD_BYTES = 16 << 20
+_LOOSE_IN_FLIGHT = {"s3": 32, "file": 4}
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a name's last extension is an image's."""
+    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+
+
+class UnitReader:
+    """The samples of one unit from a cursor on. Iterate once; then close.
+
+    Args:
+        unit: What to read.
+        storage: Where from.
+        cursor: Where to start.
+        keep: Fields to copy through.
+        payloads: False to list samples without reading what is in them.
+
+    Raises while iterating:
+        StorageError: The unit cannot be read (any further).
+    """
+
+    def __init__(
+        self,
+        unit: Unit,
+        storage: Storage,
+        cursor: Cursor | None = None,
+        keep: tuple[str, ...] = (),
+        *,
+        payloads: bool = True,
+    ) -> None:
+        self.unit = unit
+        self._storage = storage
+        self._cursor = cursor or Cursor()
+        self._keep = keep
+        self._payloads = payloads
+        self.bytes_done = 0
+
+    def __iter__(self) -> Iterator[Sample | ShardEvent]:
+        if self.unit.kind == UnitKind.SLICE:
+            items = self._slice()
+        else:
+            items = self._tar()
+        limit = self.unit.max_samples
+        for item in items:
+            if isinstance(item, Sample) and limit is not None and item.index >= limit:
+                items.close()
+                return
+            yield item
+
+    def _tar(self) -> Iterator[Sample | ShardEvent]:
+        entry = Entry(self.unit.uri, self.unit.size_bytes, self.unit.etag)
+        if entry.size_bytes < 0:  # it was not there when the plan was made
+            self._storage.stat(entry.uri)
+            raise ObjectChanged(f"{entry.uri}: appeared after the plan was made; run the command again")
+        offset = self._cursor.offset
+        stream = self._storage.open(entry, offset)
+        try:
+            head = TarWalk(stream, sniff=offset == 0)
+            if offset and self._is_compressed(entry):
+                stream.close()
+                stream = self._storage.open(entry)
+                head = TarWalk(stream)
+                head.skip_to(offset)
+            elif offset:
+                head = TarWalk(stream, sniff=False, resumed=True)
+            grouping = _Grouping(head, self._cursor.index, self._keep, payloads=self._payloads)
+            for item in grouping:
+                self.bytes_done = stream.position
+                yield item
+        finally:
+            stream.close()
+
+    def _is_compressed(self, entry: Entry) -> bool:
+        stream = self._storage.open(entry)
+        try:
+            return TarWalk(stream).compressed
+        finally:
+            stream.close()
+
+    def _slice(self) -> Iterator[Sample | ShardEvent]:
+        assert self.unit.keys_uri is not None
+        entries = slice_entries(self.unit, self._storage.read(self.unit.keys_uri))[self._cursor.index :]
+        width = _LOOSE_IN_FLIGHT["s3" if self.unit.uri.startswith("s3://") else "file"]
+        with ThreadPoolExecutor(width, thread_name_prefix="loose") as pool:
+            ahead: deque[tuple[str, Entry, Future[Sample]]] = deque()
+            index = self._cursor.index
+            waiting = iter(entries)
+            try:
+                while True:
+                    while len(ahead) < width and (following := next(waiting, None)) is not None:
+                        key, entry = following
+                        ahead.append((key, entry, pool.submit(self._loose, index, key, entry)))
+                        index += 1
+                    if not ahead:
+                        return
+                    _, entry, future = ahead.popleft()
+                    sample = future.result()
+                    self.bytes_done += entry.size_bytes
+                    yield sample
+            finally:
+                for _, _, future in ahead:
+                    future.cancel()
+
+    def _loose(self, index: int, key: str, entry: Entry) -> Sample:
+        sample = Sample(index, key, None, entry.size_bytes)
+        if not self._payloads:
+            return sample
+        if entry.size_bytes == 0:
+            sample.reason, sample.message = Reason.EMPTY, "the file is empty"
+        elif entry.size_bytes > MAX_IMAGE_BYTES:
+            sample.reason, sample.message = Reason.TOO_LARGE, _too_many_bytes(entry.size_bytes)
+        else:
+            try:
+                sample.image = self._storage.fetch(entry)
+            except ObjectMissing as error:
+                sample.reason, sample.message = Reason.SHARD_MISSING, str(error)
+            except ObjectForbidden as error:
+                sample.reason, sample.message = Reason.SHARD_FORBIDDEN, str(error)
+        return sample
+
+
+def slice_entries(unit: Unit, keys_file: bytes) -> list[tuple[str, Entry]]:
+    """The (key, entry) pairs of a slice, from the content of its key list."""
+    table = pq.read_table(io.BytesIO(keys_file), columns=["key", "size_bytes", "etag"])
+    prefix = unit.uri.rstrip("/")
+    columns = (table.column(name).to_pylist() for name in ("key", "size_bytes", "etag"))
+    return [
+        (key.decode("utf-8", "backslashreplace"), Entry(f"{prefix}/{os.fsdecode(key)}", size, etag))
+        for key, size, etag in zip(*columns, strict=True)
+    ]
+
+
+def failure_reason(error: StorageError) -> Reason | None:
+    """The reason that a unit which cannot be read at all is quarantined with; None where none fits."""
+    if isinstance(error, ObjectMissing):
+        return Reason.SHARD_MISSING
+    return Reason.SHARD_FORBIDDEN if isinstance(error, ObjectForbidden) else None
+
+
+def _too_many_bytes(num_bytes: int) -> str:
+    return f"{num_bytes} bytes encoded; the limit is {MAX_IMAGE_BYTES}"
+
+
+class _Group:
+    """The members of one sample as they come in."""
+
+    __slots__ = ("fields", "image_name", "key", "kept", "num_bytes", "sample", "special")
+
+    def __init__(self, key: str, index: int, offset: int) -> None:
+        self.key = key
+        self.fields: list[str] = []
+        self.image_name: str | None = None
+        self.special = ""
+        self.num_bytes = 0
+        self.sample = Sample(index, key, offset)
+
+
+class _Grouping:
+    """Groups the members of an archive into samples."""
+
+    def __init__(self, walk: TarWalk, index: int, keep: tuple[str, ...], *, payloads: bool) -> None:
+        self._walk = walk
+        self._index = index
+        self._keep = keep
+        self._payloads = payloads
+
+    def __iter__(self) -> Iterator[Sample | ShardEvent]:
+        group: _Group | None = None
+        for item in self._walk:
+            if isinstance(item, ShardEvent):
+                if group is not None:
+                    yield self._finish(group)
+                group = None
+                yield item
+                continue
+            if item.special.startswith("a directory") or _is_archive_metadata(item.name):
+                continue
+            key, extension = base_plus_ext(item.name)
+            name = item.name if key is None else key
+            field = "" if extension is None else extension.lower()
+            if group is not None and (key is None or group.key != name or field in group.fields):
+                yield self._finish(group)
+                group = None
+            if group is None:
+                group = _Group(name, self._index, item.offset)
+                self._index += 1
+            self._add(group, item, field, solo=key is None)
+            if key is None:
+                yield self._finish(group)
+                group = None
+        if group is not None:
+            yield self._finish(group)
+
+    def _add(self, group: _Group, member: Member, field: str, *, solo: bool) -> None:
+        group.fields.append(field)
+        group.num_bytes += member.num_bytes
+        if not self._payloads:
+            return
+        if solo or is_image_name(field):
+            self._add_image(group, member)
+        elif (field == "cls" or field in self._keep) and not member.special and member.num_bytes <= _MAX_FIELD_BYTES:
+            data = self._walk.payload()
+            if data is None:
+                return
+            if field == "cls":
+                group.sample.truth = _truth(data)
+            if field in self._keep:
+                group.sample.kept[field] = data.decode("utf-8", "replace")
+
+    def _add_image(self, group: _Group, member: Member) -> None:
+        if member.special:
+            group.special = group.special or f"{member.name} is {member.special}, which is not followed"
+            return
+        if group.image_name is not None and group.image_name < member.name:
+            return
+        group.image_name = member.name
+        sample = group.sample
+        sample.image, sample.reason, sample.message = None, None, ""
+        sample.num_bytes = member.num_bytes
+        if member.num_bytes == 0:
+            sample.reason, sample.message = Reason.EMPTY, "the image is empty"
+        elif member.num_bytes > MAX_IMAGE_BYTES:
+            sample.reason, sample.message = Reason.TOO_LARGE, _too_many_bytes(member.num_bytes)
+        else:
+            sample.image = self._walk.payload()
+            if sample.image is None:
+                sample.reason = Reason.SHARD_TRUNCATED
+                sample.message = "the archive ends inside this image"
+
+    @staticmethod
+    def _finish(group: _Group) -> Sample:
+        sample = group.sample
+        if group.image_name is None:
+            sample.num_bytes = group.num_bytes
+            sample.reason = Reason.NO_IMAGE
+            sample.message = group.special or f"no image among the fields: {', '.join(group.fields[:8])}"
+        return sample
+
+
+def _is_archive_metadata(name: str) -> bool:
+    """WebDataset's rule for members that describe the archive rather than a sample."""
+    return "/" not in name and name.startswith("__") and name.endswith("__")
+
+
+def _truth(data: bytes) -> int | None:
+    try:
+        value = int(data.decode("ascii"))
+    except ValueError:
+        return None
+    return value if -(2**31) <= value < 2**31 else None

@@ -1,0 +1,383 @@
+"""The strict tar walk: every member of an archive, and everything that is wrong with it.
+
+``tarfile`` stops without a word at a damaged header, at zero blocks in the middle and between
+concatenated archives. This walk knows the object's size, checks every header's checksum, looks for
+the end-of-archive marker, and after damage searches on, block by block, for the next sound header.
+It reads front to back, once, and holds one header at a time.
+
+Header fields are parsed by the standard library's ``tarfile.TarInfo``. Formats: POSIX.1-1988 (ustar),
+POSIX.1-2001 (pax) and GNU, plain or in gzip.
+Source: POSIX.1-2017, "pax - ustar Interchange Format"; the GNU tar manual, "Basic Tar Format".
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.records import Reason, ShardEvent
+from pipeline.storage import ByteStream
+
+BLOCK_BYTES = 512
+_ZERO_BLOCK = bytes(BLOCK_BYTES)
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_READ_BYTES = 1 << 20
+_MAX_EXTENSION_BYTES = 1 << 20  # a long name or a pax record; more is damage
+_MAX_PAYLOAD_BYTES = 1 << 30
+_SCAN_BLOCKS = 128
+
+_REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_KINDS = {
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.CHRTYPE: "a character device",
+    tarfile.BLKTYPE: "a block device",
+    tarfile.DIRTYPE: "a directory",
+    tarfile.FIFOTYPE: "a FIFO",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
+}
+
+
+@dataclass(slots=True)
+class Member:
+    """One member of an archive.
+
+    Attributes:
+        name: Its path as stored. It is only ever a name, never a place on disk.
+        offset: Byte offset of its first header, extension headers included.
+        num_bytes: Size of its content.
+        special: Empty for a regular file, else what it is ("a symbolic link", ...).
+    """
+
+    name: str
+    offset: int
+    num_bytes: int
+    special: str = ""
+
+
+class _GzipStream:
+    """The plain bytes of a gzip object (one or several gzip members)."""
+
+    def __init__(self, raw: ByteStream) -> None:
+        self._raw = raw
+        self._inflate = zlib.decompressobj(wbits=31)
+        self._rest = b""
+        self._plain = bytearray()
+        self._ended = False
+        self.position = 0
+        self.damage: ShardEvent | None = None
+
+    def _more(self) -> bool:
+        if self._ended:
+            return False
+        data = self._rest or self._raw.read(_GZIP_READ_BYTES)
+        self._rest = b""
+        try:
+            if not data and (held := self._inflate.decompress(b"", _GZIP_READ_BYTES)):
+                self._plain += held
+                return True
+            if not data:
+                self._end(None if self._inflate.eof else "the gzip stream is cut off", Reason.SHARD_TRUNCATED)
+                return False
+            if self._inflate.eof:
+                if not data.startswith(_GZIP_MAGIC[: len(data)]):
+                    self._end(None, Reason.SHARD_CORRUPT)  # padding after the last gzip member
+                    return False
+                self._inflate = zlib.decompressobj(wbits=31)
+            self._plain += self._inflate.decompress(data, _GZIP_READ_BYTES)
+            self._rest = self._inflate.unconsumed_tail or self._inflate.unused_data
+        except zlib.error as error:
+            self._end(f"the gzip stream is damaged: {error}", Reason.SHARD_CORRUPT)
+            return False
+        return True
+
+    def _end(self, message: str | None, reason: Reason) -> None:
+        self._ended = True
+        if message is not None:
+            self.damage = ShardEvent(reason, message, self.position + len(self._plain), 0)
+
+    def read(self, num_bytes: int) -> bytes:
+        while len(self._plain) < num_bytes and self._more():
+            pass
+        taken = bytes(self._plain[:num_bytes])
+        del self._plain[:num_bytes]
+        self.position += len(taken)
+        return taken
+
+    def skip(self, num_bytes: int) -> int:
+        left = num_bytes
+        while left > 0 and (step := len(self.read(min(left, _GZIP_READ_BYTES)))):
+            left -= step
+        return num_bytes - left
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+class _PutBack:
+    """A stream that takes bytes back."""
+
+    def __init__(self, raw: ByteStream) -> None:
+        self._raw = raw
+        self._front = b""
+
+    @property
+    def position(self) -> int:
+        return self._raw.position - len(self._front)
+
+    def put_back(self, data: bytes) -> None:
+        self._front = data + self._front
+
+    def read(self, num_bytes: int) -> bytes:
+        if not self._front:
+            return self._raw.read(num_bytes)
+        taken, self._front = self._front[:num_bytes], self._front[num_bytes:]
+        return taken + self._raw.read(num_bytes - len(taken)) if len(taken) < num_bytes else taken
+
+    def skip(self, num_bytes: int) -> int:
+        taken = min(num_bytes, len(self._front))
+        self._front = self._front[taken:]
+        return taken + (self._raw.skip(num_bytes - taken) if taken < num_bytes else 0)
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+class TarWalk:
+    """Walks one archive. Iterate; after each member, :meth:`payload` may be called once.
+
+    >>> for item in TarWalk(stream):                                   # doctest: +SKIP
+    ...     item
+    Member(name='a/0001.jpg', offset=0, num_bytes=88123, special='')
+    ShardEvent(reason='shard_corrupt', message='damaged header', offset=89088, num_bytes=30208)
+    Member(name='a/0002.jpg', offset=119296, num_bytes=30571, special='')
+    """
+
+    def __init__(self, stream: ByteStream, *, sniff: bool = True, resumed: bool = False) -> None:
+        """Start at the stream's position.
+
+        Args:
+            stream: The object's bytes, at the first header to be read.
+            sniff: Look for gzip's magic number at the start.
+            resumed: The walk starts at a header inside the archive.
+        """
+        self._stream = _PutBack(stream)
+        self._gzip: _GzipStream | None = None
+        if sniff:
+            magic = self._stream.read(len(_GZIP_MAGIC))
+            self._stream.put_back(magic)
+            if magic == _GZIP_MAGIC:
+                self._gzip = _GzipStream(self._stream)
+                self._stream = _PutBack(self._gzip)
+        self._unread = 0  # bytes of the current member's content and padding still ahead
+        self._content = 0  # of these, content
+        self._resumed = resumed
+        self.cut: ShardEvent | None = None
+
+    @property
+    def position(self) -> int:
+        """Offset in the (plain) archive."""
+        return self._stream.position
+
+    @property
+    def compressed(self) -> bool:
+        """Whether offsets are those of the plain archive, which a ranged read cannot reach."""
+        return self._gzip is not None
+
+    def skip_to(self, offset: int) -> None:
+        """Pass over the plain archive up to an offset; for a compressed one that was begun anew."""
+        self._stream.skip(offset - self.position)
+        self._resumed = True
+
+    def payload(self) -> bytes | None:
+        """The current member's content; None when the archive ends inside it."""
+        if self._content > _MAX_PAYLOAD_BYTES:
+            return None
+        wanted, self._content = self._content, 0
+        data = self._stream.read(wanted)
+        self._unread -= len(data)
+        if len(data) < wanted:
+            self._unread = 0
+            self._note_cut(f"the archive ends {wanted - len(data)} bytes before the end of a member")
+            return None
+        return data
+
+    def _note_cut(self, message: str) -> None:
+        damage = self._gzip.damage if self._gzip else None
+        self.cut = damage or ShardEvent(Reason.SHARD_TRUNCATED, message, self.position, 0)
+
+    def _pass_rest(self) -> bool:
+        """Go to the next header; False when the archive ends before it."""
+        padding_only = self._content == 0 and self._unread < BLOCK_BYTES
+        missing = self._unread - self._stream.skip(self._unread)
+        content, self._unread, self._content = self._content, 0, 0
+        if missing and self.cut is None:
+            if padding_only:
+                self._note_cut("the archive ends inside a member's padding, without an end-of-archive marker")
+            else:
+                self._note_cut(f"the archive ends inside a member of {content} bytes")
+        return not missing
+
+    def __iter__(self) -> Iterator[Member | ShardEvent]:
+        members_seen = self._resumed
+        zeros = 0
+        zeros_at = 0
+        while self.cut is None and self._pass_rest():
+            start = self.position
+            block = self._stream.read(BLOCK_BYTES)
+            if len(block) < BLOCK_BYTES:
+                if event := self._at_end(block, start, zeros, members_seen):
+                    yield event
+                return
+            if block == _ZERO_BLOCK:
+                zeros_at = start if zeros == 0 else zeros_at
+                zeros += 1
+                continue
+            item = self._member(block, start)
+            if isinstance(item, Member) and zeros:
+                message = "an end-of-archive marker is followed by more members; reading on"
+                yield ShardEvent(Reason.SHARD_CORRUPT, message, zeros_at, zeros * BLOCK_BYTES)
+            if item is None:
+                item = self._resync(start, after_end=zeros > 0)
+                if item is None:
+                    continue
+            members_seen = members_seen or isinstance(item, Member)
+            zeros = 0
+            yield item
+        if self.cut is not None:
+            yield self.cut
+
+    def _at_end(self, rest: bytes, start: int, zeros: int, members_seen: bool) -> ShardEvent | None:
+        """What to say where the bytes run out between members."""
+        if self._gzip and self._gzip.damage:
+            return self._gzip.damage
+        if zeros:
+            return None
+        if start == 0 and not members_seen and not rest:
+            return ShardEvent(Reason.SHARD_TRUNCATED, "the archive is empty: 0 bytes", 0, 0)
+        message = "the archive has no end-of-archive marker: it may have been cut off between two members"
+        return ShardEvent(Reason.SHARD_TRUNCATED, message, start, len(rest))
+
+    def _member(self, block: bytes, start: int) -> Member | None:
+        """Parse a header and the extension headers before it; None when it is damaged."""
+        long_name: bytes | None = None
+        pax: dict[str, str] = {}
+        while True:
+            try:
+                info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            except tarfile.HeaderError:
+                return None
+            if info.size < 0:
+                return None
+            if info.type in {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE}:
+                data = self._extension(info.size)
+                if data is None:
+                    return None
+                if info.type == tarfile.GNUTYPE_LONGNAME:
+                    long_name = data.split(b"\0", 1)[0]
+                elif info.type == tarfile.XHDTYPE:
+                    pax |= _pax_records(data)
+                block = self._stream.read(BLOCK_BYTES)
+                if len(block) < BLOCK_BYTES:
+                    self._note_cut("the archive ends after an extension header")
+                    return None
+                continue
+            break
+        return self._begin(info, start, long_name, pax)
+
+    def _extension(self, num_bytes: int) -> bytes | None:
+        if num_bytes > _MAX_EXTENSION_BYTES:
+            return None
+        padded = -(-num_bytes // BLOCK_BYTES) * BLOCK_BYTES
+        data = self._stream.read(padded)
+        if len(data) < padded:
+            self._note_cut("the archive ends inside an extension header")
+            return None
+        return data[:num_bytes]
+
+    def _begin(self, info: tarfile.TarInfo, start: int, long_name: bytes | None, pax: dict[str, str]) -> Member | None:
+        size = info.size
+        if "size" in pax:
+            if not pax["size"].isascii() or not pax["size"].isdigit():
+                return None
+            size = int(pax["size"])
+        name = pax.get("path") or (long_name.decode("utf-8", "surrogateescape") if long_name else info.name)
+        special = "" if info.type in _REGULAR else _KINDS.get(info.type, f"a member of type {info.type!r}")
+        if info.type in _REGULAR and (name.endswith("/") or any(key.startswith("GNU.sparse") for key in pax)):
+            special = "a directory" if name.endswith("/") else "a sparse file"
+        if special and info.linkname and info.type in {tarfile.LNKTYPE, tarfile.SYMTYPE}:
+            special += f" to {info.linkname}"
+        # Links, devices and directories carry no content, whatever their size field says.
+        self._content = 0 if info.type in _KINDS and info.type != tarfile.GNUTYPE_SPARSE else size
+        self._unread = -(-self._content // BLOCK_BYTES) * BLOCK_BYTES
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            self._skip_sparse_headers(info)
+        return Member(_text(name), start, self._content, special)
+
+    def _skip_sparse_headers(self, info: tarfile.TarInfo) -> None:
+        more = bool(getattr(info, "_sparse_structs", ((), False, 0))[1])
+        while more:
+            block = self._stream.read(BLOCK_BYTES)
+            more = len(block) == BLOCK_BYTES and block[504] == 1
+
+    def _resync(self, start: int, *, after_end: bool) -> ShardEvent | None:
+        """Search for the next sound header. Bytes after the end marker that are no tar are left alone."""
+        if self.cut is not None:
+            return None
+        window = b""
+        while True:
+            more = self._stream.read(_SCAN_BLOCKS * BLOCK_BYTES)
+            window += more
+            for at in range(0, len(window) - BLOCK_BYTES + 1, BLOCK_BYTES):
+                if _is_header(window[at : at + BLOCK_BYTES]):
+                    found = self.position - len(window) + at
+                    self._stream.put_back(window[at:])
+                    message = "damaged header; reading on at the next sound one"
+                    return ShardEvent(Reason.SHARD_CORRUPT, message, start, found - start)
+            window = window[len(window) // BLOCK_BYTES * BLOCK_BYTES :]
+            if not more:
+                break
+        self._unread = self._content = 0
+        message = "what follows the end-of-archive marker is no tar" if after_end else "damaged header; no sound one after it"
+        self.cut = ShardEvent(Reason.SHARD_CORRUPT, message, start, self.position - start)
+        return None
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._stream.close()
+
+
+def _is_header(block: bytes) -> bool:
+    """Whether a block is a sound header: a magic number and a matching checksum."""
+    if block[257:262] != b"ustar":
+        return False
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _pax_records(data: bytes) -> dict[str, str]:
+    """Parse ``LENGTH KEY=VALUE\\n`` records; stops at the first malformed one."""
+    records: dict[str, str] = {}
+    at = 0
+    while at < len(data):
+        space = data.find(b" ", at, at + 20)
+        digits = data[at:space]
+        if space < 0 or not digits.isdigit() or int(digits) < space - at + 4:
+            break
+        stop = at + int(digits)
+        key, separator, value = data[space + 1 : stop - 1].partition(b"=")
+        if not separator or stop > len(data):
+            break
+        records[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        at = stop
+    return records
+
+
+def _text(name: str) -> str:
+    """A name that any UTF-8 column can hold: undecodable bytes become ``\\xNN``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,223 @@
+"""Write: from results to one part, published whole.
+
+A part's quarantine file is published first and its predictions file second; the second is the commit.
+Rows are in sample order, and the bytes are a pure function of the rows, so that whichever of two
+writers comes first is right.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.ledger import METADATA_KEY, PREDICTIONS, QUARANTINE, Ledger, PartName, unreadable_name
+from pipeline.models.ensemble import MemberPredictions, Predictions
+from pipeline.records import QUARANTINE_SCHEMA, Cursor, Reason, Sample, ShardEvent, Stage, Unit, predictions_schema
+from pipeline.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What the predictions table needs of a labelled sample, beside the labels.
+
+    Attributes:
+        index, key, truth, kept: As in the sample.
+        sha256: Of the encoded image, hex.
+        width, height: Pixels as stored.
+    """
+
+    index: int
+    key: str
+    sha256: str
+    width: int
+    height: int
+    truth: int | None
+    kept: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A quarantine row."""
+
+    key: str | None
+    index: int | None
+    offset: int | None
+    num_bytes: int
+    sha256: str | None
+    stage: Stage
+    reason: str
+    message: str
+
+    @classmethod
+    def sample(cls, sample: Sample, stage: Stage, reason: str, message: str, sha256: str | None = None) -> Rejected:
+        """A sample that cannot be labelled."""
+        return cls(sample.key, sample.index, sample.offset, sample.num_bytes, sha256, stage, reason, message)
+
+    @classmethod
+    def event(cls, event: ShardEvent) -> Rejected:
+        """Damage to the shard itself."""
+        return cls(None, None, event.offset, event.num_bytes, None, Stage.READ, event.reason, event.message)
+
+
+@dataclass(slots=True)
+class Part:
+    """The rows of one part as they come in.
+
+    Attributes:
+        number: Its number in the unit.
+        first_index: Index of its first sample.
+        pictures, predictions: Labelled samples, in order, batch by batch.
+        rejected: Quarantine rows, in order.
+    """
+
+    number: int
+    first_index: int
+    pictures: list[Picture] = field(default_factory=list)
+    predictions: list[Predictions] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in it, labelled and not."""
+        return len(self.pictures) + sum(row.key is not None for row in self.rejected)
+
+
+class Writer:
+    """Publishes the parts of a job's units.
+
+    Args:
+        out: Where the job's output is.
+        storage: How to reach it.
+        fingerprint: Of the job.
+        members: Aliases, in order.
+        class_names: Names of the classes.
+        keep: Fields copied through.
+    """
+
+    def __init__(
+        self,
+        out: str,
+        storage: Storage,
+        fingerprint: str,
+        members: Sequence[str],
+        class_names: Sequence[str],
+        keep: Sequence[str],
+    ) -> None:
+        self._ledger = Ledger(out, storage)
+        self._storage = storage
+        self._fingerprint = fingerprint
+        self._members = tuple(members)
+        self._class_names = pa.array(class_names, pa.string())
+        self._keep = tuple(keep)
+        self._schema = predictions_schema(members, keep)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of the output."""
+        return self._ledger
+
+    def publish(self, unit: Unit, part: Part, following: Cursor, *, last: bool) -> PartName:
+        """Publish a part: quarantine first, then the predictions that commit it.
+
+        Raises:
+            StorageError: OUT cannot be written.
+        """
+        name = PartName(self._fingerprint, unit.id, part.number, last)
+        about = {
+            "unit": unit.id,
+            "fingerprint": self._fingerprint,
+            "part": part.number,
+            "last": last,
+            "first_index": part.first_index,
+            "next": following.to_dict(),
+        }
+        if part.rejected:
+            self._put(QUARANTINE, str(name), self._quarantine_table(unit, part.rejected), about)
+        self._put(PREDICTIONS, str(name), self._predictions_table(unit, part), about)
+        return name
+
+    def note_unreadable(self, unit: Unit, reason: Reason, message: str) -> None:
+        """Note that a unit could not be read at all. This commits nothing: a re-run tries it again."""
+        row = Rejected(None, None, None, max(0, unit.size_bytes), None, Stage.READ, reason, message)
+        about = {"unit": unit.id, "fingerprint": self._fingerprint}
+        name = unreadable_name(self._fingerprint, unit.id)
+        self._put(QUARANTINE, name, self._quarantine_table(unit, [row]), about)
+
+    def _put(self, folder: str, name: str, table: pa.Table, about: dict[str, object]) -> None:
+        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True)})
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd", compression_level=3, write_statistics=True)
+        self._storage.publish(self._ledger.uri(folder, name), buffer.getvalue())
+
+    def _predictions_table(self, unit: Unit, part: Part) -> pa.Table:
+        pictures, batches = part.pictures, part.predictions
+        labels = _column([batch.labels_Bk[:, 0] for batch in batches], np.int32)
+        members = [
+            _member_column([batch.members[position] for batch in batches]) for position in range(len(self._members))
+        ]
+        member_type = self._schema.field("members").type
+        columns: dict[str, pa.Array] = {
+            "shard": _constant(unit.uri, len(pictures)),
+            "key": pa.array([picture.key for picture in pictures], pa.string()),
+            "index": pa.array([picture.index for picture in pictures], pa.int64()),
+            "sha256": pa.array([picture.sha256 for picture in pictures], pa.string()),
+            "width": pa.array([picture.width for picture in pictures], pa.int32()),
+            "height": pa.array([picture.height for picture in pictures], pa.int32()),
+            "label": pa.array(labels),
+            "class_name": self._named(labels),
+            "score": pa.array(_column([batch.scores_Bk[:, 0] for batch in batches], np.float32)),
+            "labels": _lists([batch.labels_Bk for batch in batches], np.int32),
+            "scores": _lists([batch.scores_Bk for batch in batches], np.float32),
+            "agreement": pa.array(_column([batch.agreement_B for batch in batches], np.float32)),
+            "entropy": pa.array(_column([batch.entropy_B for batch in batches], np.float32)),
+            "disagreement": pa.array(_column([batch.disagreement_B for batch in batches], np.float32)),
+            "members": pa.StructArray.from_arrays(members, fields=list(member_type)),
+            "truth": pa.array([picture.truth for picture in pictures], pa.int32()),
+        }
+        for name in self._keep:
+            columns[name] = pa.array([picture.kept.get(name) for picture in pictures], pa.string())
+        return pa.table(columns, schema=self._schema)
+
+    def _named(self, labels: np.ndarray) -> pa.DictionaryArray:
+        """Class names, with only the names that occur in the dictionary."""
+        used, codes = np.unique(labels, return_inverse=True)
+        return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), self._class_names.take(pa.array(used)))
+
+    @staticmethod
+    def _quarantine_table(unit: Unit, rows: Sequence[Rejected]) -> pa.Table:
+        columns = {
+            name: pa.array([getattr(row, name) for row in rows], QUARANTINE_SCHEMA.field(name).type)
+            for name in QUARANTINE_SCHEMA.names[1:]
+        }
+        return pa.table({"shard": _constant(unit.uri, len(rows)), **columns}, schema=QUARANTINE_SCHEMA)
+
+
+def _constant(text: str, num_rows: int) -> pa.DictionaryArray:
+    codes = pa.array(np.zeros(num_rows, np.int32))
+    return pa.DictionaryArray.from_arrays(codes, pa.array([text] if num_rows else [], pa.string()))
+
+
+def _column(batches: Sequence[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
+    return np.concatenate(batches).astype(dtype, copy=False) if batches else np.zeros(0, dtype)
+
+
+def _lists(batches: Sequence[np.ndarray], dtype: type[np.generic]) -> pa.ListArray:
+    """(B, k) arrays as one list column."""
+    rows = np.concatenate(batches).astype(dtype, copy=False) if batches else np.zeros((0, 1), dtype)
+    offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.reshape(-1)))
+
+
+def _member_column(batches: Sequence[MemberPredictions]) -> pa.StructArray:
+    fields = {
+        "labels": _lists([batch.labels_Bk for batch in batches], np.int32),
+        "scores": _lists([batch.scores_Bk for batch in batches], np.float32),
+        "energy": pa.array(_column([batch.energy_B for batch in batches], np.float32)),
+    }
+    return pa.StructArray.from_arrays(list(fields.values()), names=list(fields))

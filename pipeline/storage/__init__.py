@@ -1,0 +1,100 @@
+"""One face for local files and S3: every method takes a path or URI and goes to the right store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from urllib.parse import unquote, urlsplit
+
+from pipeline.config import StorageConfig
+from pipeline.errors import ObjectMissing, StorageError
+from pipeline.storage.base import ByteStream, Entry, Store
+from pipeline.storage.local import LocalStore
+
+__all__ = ["ByteStream", "Entry", "Storage", "absolute_uri", "join"]
+
+
+def absolute_uri(uri: str) -> str:
+    """The one spelling of a place: ``s3://...`` as it is, everything else an absolute path.
+
+    Raises:
+        StorageError: The scheme is not one we know.
+    """
+    if uri.startswith("s3://"):
+        return uri
+    if uri.startswith("file://"):
+        uri = unquote(urlsplit(uri).path)
+    elif "://" in uri:
+        raise StorageError(f"{uri}: unknown scheme; local paths and s3:// are understood")
+    path = os.path.abspath(os.path.expanduser(uri))
+    return path + "/" if uri.endswith("/") and path != "/" else path
+
+
+def join(base: str, *names: str) -> str:
+    """Append names to a directory or prefix."""
+    return "/".join([base.rstrip("/"), *names])
+
+
+class Storage:
+    """All stores behind one face. Cheap to make, safe to pickle and to share between threads."""
+
+    def __init__(self, config: StorageConfig | None = None) -> None:
+        self._config = config or StorageConfig()
+        self._local = LocalStore()
+        self._s3: Store | None = None
+
+    def __reduce__(self) -> tuple[type[Storage], tuple[StorageConfig]]:
+        return Storage, (self._config,)
+
+    def _store(self, uri: str) -> Store:
+        if not uri.startswith("s3://"):
+            return self._local
+        if self._s3 is None:
+            from pipeline.storage.s3 import S3Store  # boto3 costs half a second that local jobs need not pay
+
+            self._s3 = S3Store(self._config)
+        return self._s3
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """All objects below a directory or prefix, ascending by URI.
+
+        Raises:
+            ObjectMissing: There is no such directory or bucket.
+        """
+        return self._store(prefix).list(prefix)
+
+    def stat(self, uri: str) -> Entry:
+        """Size and version of one object."""
+        return self._store(uri).stat(uri)
+
+    def exists(self, uri: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            self.stat(uri)
+        except ObjectMissing:
+            return False
+        return True
+
+    def open(self, entry: Entry, offset: int = 0) -> ByteStream:
+        """Read an object from an offset on."""
+        return self._store(entry.uri).open(entry, offset)
+
+    def read(self, uri: str) -> bytes:
+        """A whole small object."""
+        return self._store(uri).read(uri)
+
+    def fetch(self, entry: Entry) -> bytes:
+        """A whole object, of the given version."""
+        return self._store(entry.uri).fetch(entry)
+
+    def publish(self, uri: str, data: bytes) -> bool:
+        """Create an object whole or not at all; False when the name was taken already."""
+        return self._store(uri).publish(uri, data)
+
+    def replace(self, uri: str, data: bytes) -> None:
+        """Create or overwrite an object, whole or not at all."""
+        self._store(uri).replace(uri, data)
+
+    def delete(self, uri: str) -> None:
+        """Remove an object; no error when there is none."""
+        self._store(uri).delete(uri)

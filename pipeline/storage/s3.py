@@ -1,0 +1,300 @@
+"""Objects on S3 and on stores that speak its protocol.
+
+Reads are ranged: several ranges in flight, each retried from the byte it had reached, all of them
+pinned to one ETag. Writes build the bytes first and publish them by one conditional PUT.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import boto3
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from urllib3.exceptions import HTTPError
+
+from pipeline.config import StorageConfig
+from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError, StoreUnavailable
+from pipeline.storage.base import Entry
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+RANGE_BYTES = 8 << 20
+RANGES_IN_FLIGHT = 4
+_PIECE_BYTES = 1 << 20
+_MAX_TRIES = 6
+_MAX_CONNECTIONS = 64
+_BACKOFF_S = 0.2
+
+_MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
+_FORBIDDEN = {"401", "403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
+_CHANGED = {"412", "PreconditionFailed"}
+_UNSUPPORTED = {"501", "NotImplemented"}
+
+T = TypeVar("T")
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """``s3://bucket/key`` as (bucket, key)."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _translated(uri: str, call: Callable[[], T]) -> T:
+    """Run a client call; its errors become ours."""
+    try:
+        return call()
+    except ClientError as error:
+        raise _storage_error(uri, error) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise ObjectForbidden(f"{uri}: no AWS credentials were found (or pass --no-sign-request)") from error
+    except (BotoCoreError, HTTPError, OSError) as error:
+        raise StoreUnavailable(f"{uri}: {' '.join(str(error).split())}") from error
+    except ValueError as error:  # boto3's own validation, of a bucket name say
+        raise StorageError(f"{uri}: {' '.join(str(error).split())}") from error
+
+
+def _storage_error(uri: str, error: ClientError) -> StorageError:
+    code = _code(error)
+    message = f"{uri}: {code}: {error.response.get('Error', {}).get('Message', '')}".rstrip(": ")
+    if code in _MISSING:
+        return ObjectMissing(f"{uri}: no such {'bucket' if code == 'NoSuchBucket' else 'object'}")
+    if code in _FORBIDDEN:
+        return ObjectForbidden(message)
+    if code in _CHANGED:
+        return ObjectChanged(f"{uri}: changed since it was planned")
+    return StoreUnavailable(message)
+
+
+class S3Store:
+    """Objects of any bucket that one set of credentials opens. Safe to share between threads."""
+
+    def __init__(self, config: StorageConfig) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._client: S3Client | None = None
+        self._readers: ThreadPoolExecutor | None = None
+
+    def __getstate__(self) -> StorageConfig:
+        return self._config
+
+    def __setstate__(self, config: StorageConfig) -> None:
+        S3Store.__init__(self, config)
+
+    @property
+    def client(self) -> S3Client:
+        """The client, made on first use in each process."""
+        with self._lock:
+            if self._client is None:
+                self._client = _translated("s3://", self._connect)
+            return self._client
+
+    def _connect(self) -> S3Client:
+        options: dict[str, Any] = {
+            "retries": {"mode": "standard", "max_attempts": _MAX_TRIES},
+            "max_pool_connections": _MAX_CONNECTIONS,
+            "connect_timeout": 10,
+            "read_timeout": 60,
+        }
+        if self._config.no_sign_request:
+            options["signature_version"] = UNSIGNED
+        endpoint = self._config.s3_endpoint
+        custom = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if custom:
+            # Stores other than AWS often refuse trailing checksums (411) and virtual-host addresses.
+            options["s3"] = {"addressing_style": "path"}
+            if "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
+                options["request_checksum_calculation"] = "when_required"
+                options["response_checksum_validation"] = "when_required"
+        session = boto3.session.Session()
+        region = session.region_name or "us-east-1"
+        return session.client("s3", endpoint_url=endpoint, region_name=region, config=Config(**options))
+
+    @property
+    def readers(self) -> ThreadPoolExecutor:
+        """Threads that fetch ranges."""
+        with self._lock:
+            if self._readers is None:
+                self._readers = ThreadPoolExecutor(_MAX_CONNECTIONS, thread_name_prefix="s3-range")
+            return self._readers
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """All objects below a prefix, in S3's order (UTF-8 bytes, which is code points)."""
+        bucket, key = split_uri(prefix)
+        token: str | None = None
+        while True:
+            more: dict[str, Any] = {"ContinuationToken": token} if token else {}
+            page = _translated(
+                prefix,
+                lambda more=more: self.client.list_objects_v2(Bucket=bucket, Prefix=key, **more),  # type: ignore[misc]
+            )
+            for item in page.get("Contents", ()):
+                if not item["Key"].endswith("/"):
+                    yield Entry(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+            token = page.get("NextContinuationToken")
+            if not page.get("IsTruncated") or token is None:
+                return
+
+    def stat(self, uri: str) -> Entry:
+        """Size and ETag."""
+        bucket, key = split_uri(uri)
+        if not bucket or not key:
+            raise ObjectMissing(f"{uri}: a bucket and a key are needed")
+        head = _translated(uri, lambda: self.client.head_object(Bucket=bucket, Key=key))
+        return Entry(uri, head["ContentLength"], head["ETag"].strip('"'))
+
+    def open(self, entry: Entry, offset: int = 0) -> RangeStream:
+        """Read an object from an offset on, in ranges."""
+        return RangeStream(self, entry, offset)
+
+    def read(self, uri: str) -> bytes:
+        """A whole object."""
+        return self.fetch(self.stat(uri))
+
+    def fetch(self, entry: Entry) -> bytes:
+        """A whole object, of the given version."""
+        if entry.size_bytes == 0:
+            self.stat(entry.uri)  # a missing object must not look like an empty one
+        return self.read_range(entry, 0, entry.size_bytes)
+
+    def read_range(self, entry: Entry, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop`` of an object; a torn transfer goes on from where it had come.
+
+        Raises:
+            ObjectChanged: It is no longer the version that ``entry`` describes.
+            StoreUnavailable: Retries were used up.
+        """
+        stop = min(stop, entry.size_bytes)
+        got = bytearray()
+        for attempt in range(_MAX_TRIES):
+            try:
+                while start + len(got) < stop:
+                    self._fetch(entry, start, stop, got)
+                return bytes(got)
+            except StoreUnavailable:
+                if attempt == _MAX_TRIES - 1:
+                    raise
+            time.sleep(_BACKOFF_S * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+        raise StoreUnavailable(entry.uri)
+
+    def _fetch(self, entry: Entry, start: int, stop: int, got: bytearray) -> None:
+        bucket, key = split_uri(entry.uri)
+        pin: dict[str, Any] = {"IfMatch": f'"{entry.etag}"'} if entry.etag else {}
+
+        def transfer() -> None:
+            byte_range = f"bytes={start + len(got)}-{stop - 1}"
+            body = self.client.get_object(Bucket=bucket, Key=key, Range=byte_range, **pin)["Body"]
+            before = len(got)
+            try:
+                for piece in body.iter_chunks(_PIECE_BYTES):
+                    got.extend(piece)
+            finally:
+                body.close()
+            if len(got) == before:
+                raise StoreUnavailable(f"{entry.uri}: the store sent no bytes for {byte_range}")
+
+        _translated(entry.uri, transfer)
+
+    def publish(self, uri: str, data: bytes) -> bool:
+        """One PUT that fails when the key exists; a plain PUT where the store knows no conditions."""
+        bucket, key = split_uri(uri)
+        try:
+            self.client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            code = _code(error)
+            if code in _CHANGED or code == "ConditionalRequestConflict":
+                return False
+            if code not in _UNSUPPORTED:
+                raise _storage_error(uri, error) from error
+            self.replace(uri, data)
+        except (BotoCoreError, HTTPError, OSError) as error:
+            raise StoreUnavailable(f"{uri}: {' '.join(str(error).split())}") from error
+        return True
+
+    def replace(self, uri: str, data: bytes) -> None:
+        """One PUT."""
+        bucket, key = split_uri(uri)
+        _translated(uri, lambda: self.client.put_object(Bucket=bucket, Key=key, Body=data))
+
+    def delete(self, uri: str) -> None:
+        """Remove an object."""
+        bucket, key = split_uri(uri)
+        _translated(uri, lambda: self.client.delete_object(Bucket=bucket, Key=key))
+
+
+class RangeStream:
+    """An object read from front to back, a few ranges ahead of the reader."""
+
+    def __init__(self, store: S3Store, entry: Entry, offset: int) -> None:
+        self._store = store
+        self._entry = entry
+        self._position = offset
+        self._next_range = offset
+        self._ahead: deque[Future[bytes]] = deque()
+        self._current = memoryview(b"")
+        if entry.size_bytes == 0:
+            self._store.stat(entry.uri)  # a missing object must not look like an empty one
+
+    @property
+    def position(self) -> int:
+        """Offset of the next byte."""
+        return self._position
+
+    def _fill(self) -> None:
+        while len(self._ahead) < RANGES_IN_FLIGHT and self._next_range < self._entry.size_bytes:
+            start, stop = self._next_range, self._next_range + RANGE_BYTES
+            self._ahead.append(self._store.readers.submit(self._store.read_range, self._entry, start, stop))
+            self._next_range = stop
+
+    def _advance(self) -> bool:
+        """Make the next range current; False at the end of the object."""
+        self._fill()
+        if not self._ahead:
+            return False
+        self._current = memoryview(self._ahead.popleft().result())
+        self._fill()
+        return len(self._current) > 0
+
+    def read(self, num_bytes: int) -> bytes:
+        """The next bytes; fewer only where the object ends."""
+        pieces: list[memoryview] = []
+        wanted = num_bytes
+        while wanted > 0 and (len(self._current) or self._advance()):
+            pieces.append(self._current[:wanted])
+            self._current = self._current[wanted:]
+            wanted -= len(pieces[-1])
+            self._position += len(pieces[-1])
+        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+
+    def skip(self, num_bytes: int) -> int:
+        """Pass over bytes; ranges not yet asked for are never fetched."""
+        start = self._position
+        target = max(start, min(start + num_bytes, self._entry.size_bytes))
+        while self._position < target:
+            if not len(self._current) and not self._ahead:
+                self._position = self._next_range = target
+            elif len(self._current) or self._advance():
+                step = min(target - self._position, len(self._current))
+                self._current = self._current[step:]
+                self._position += step
+        return target - start
+
+    def close(self) -> None:
+        """Drop what was read ahead."""
+        for future in self._ahead:
+            future.cancel()
+        self._ahead.clear()
+        self._current = memoryview(b"")
