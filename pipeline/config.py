@@ -66,7 +66,9 @@ class MemberRequest(BaseModel):
         alias, _, arch = left.rpartition(":")
         arch, _, weights = arch.partition("@")
         if not arch:
-            raise ModelError(f"model {text!r}: no architecture; the form is [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]")
+            raise ModelError(
+                f"model {text!r}: no architecture; the form is [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]"
+            )
         if not (math.isfinite(factor) and factor > 0):
             raise ModelError(f"model {text!r}: the factor must be above 0")
         alias = alias or arch.removeprefix("timm/")
@@ -88,7 +90,9 @@ def parse_members(specs: tuple[str, ...]) -> tuple[MemberRequest, ...]:
     seen: set[str] = set()
     for member in members:
         if member.alias in seen:
-            raise ModelError(f"two members are called {member.alias!r}: name one of them, for example -m other:{member.arch}")
+            raise ModelError(
+                f"two members are called {member.alias!r}: name one of them, for example -m other:{member.arch}"
+            )
         seen.add(member.alias)
     return members
 

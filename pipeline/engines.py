@@ -116,7 +116,9 @@ class InlineEngine:
         """Nothing to let go of."""
 
 
-def _streamed(sources: Sequence[Callable[[Callable[[Item], None]], None]], stop: threading.Event) -> Iterator[Item | None]:
+def _streamed(
+    sources: Sequence[Callable[[Callable[[Item], None]], None]], stop: threading.Event
+) -> Iterator[Item | None]:
     """Run functions in threads and yield what they emit; the first error ends it."""
     results: queue.SimpleQueue[Item | BaseException | None] = queue.SimpleQueue()
 
@@ -195,9 +197,7 @@ class RayEngine:
         level = logging.INFO if self._verbose else logging.ERROR
         options: dict[str, Any] = {} if self._address else {"include_dashboard": False, "num_cpus": num_local_cpus()}
         try:
-            ray.init(
-                address=self._address or "local", log_to_driver=self._verbose, logging_level=level, **options
-            )
+            ray.init(address=self._address or "local", log_to_driver=self._verbose, logging_level=level, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = f"the Ray cluster at {self._address}" if self._address else "Ray on this machine"
             raise RequestError(f"{where} cannot be reached: {' '.join(str(error).split())[:300]}") from error
@@ -250,9 +250,7 @@ class RayEngine:
         shape = self._shape(workload)
         rows_per_block = -(-len(workload.items) // _ONE_ITEM_BLOCKS)
         texts = [json.dumps(item) for item in workload.items]
-        blocks = [
-            pa.table({"json": texts[at : at + rows_per_block]}) for at in range(0, len(texts), rows_per_block)
-        ]
+        blocks = [pa.table({"json": texts[at : at + rows_per_block]}) for at in range(0, len(texts), rows_per_block)]
         threads = workload.num_threads or shape.num_cpus
         return ray.data.from_blocks(blocks).map_batches(
             _RayWorker,

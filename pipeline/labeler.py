@@ -1,5 +1,6 @@
-"""The labeler: one unit from bytes to published parts. Read it top to bottom and you know what happens
-to an image.
+"""The labeler: one unit from bytes to published parts.
+
+Read it top to bottom and you know what happens to an image.
 
 ::
 
@@ -20,10 +21,11 @@ import itertools
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+
 import torch
 
 from pipeline.config import StorageConfig
@@ -43,10 +45,12 @@ from pipeline.threads import ReadAhead, Workers
 UNITS_AT_ONCE = 2  # one in full swing, one that fills the gaps at its end
 _CHUNK_BYTES = 32 << 20
 _CHUNKS_READ_AHEAD = 4
+STAGES = ("hash", "decode", "resize", "classify")
 _GRACE_S = 10.0
 _TICK_S = 1.0
 
 _log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class LabelerConfig:
@@ -110,7 +114,7 @@ class _Ready:
     predictions: Predictions | None = None
     rejected: list[Rejected] = field(default_factory=list)
     num_samples: int = 0
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
 
 Chunk = list[Sample | ShardEvent]
@@ -133,9 +137,7 @@ class Labeler:
         )
         self._on_cpu = config.device == "cpu"
         aliases = [member.alias for member in config.members]
-        self._writer = Writer(
-            config.out, self._storage, config.fingerprint, aliases, config.class_names, config.keep
-        )
+        self._writer = Writer(config.out, self._storage, config.fingerprint, aliases, config.class_names, config.keep)
         self._workers = Workers(config.num_threads, on_start=_one_torch_thread)
         self._uploader = ThreadPoolExecutor(UNITS_AT_ONCE, thread_name_prefix="upload")
         self._device_turn = threading.Lock()
@@ -172,9 +174,7 @@ class Labeler:
                 self._writer.note_unreadable(unit, reason, str(error))
         yield receipt
 
-    def _run(
-        self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool]
-    ) -> Iterator[Receipt]:
+    def _run(self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool]) -> Iterator[Receipt]:
         reader = UnitReader(unit, self._storage, cursor, self._config.keep)
         part = Part(cursor.part, cursor.index)
         turn = next(self._turns)
@@ -184,7 +184,9 @@ class Labeler:
         with ReadAhead(self._chunks(reader, cursor), _CHUNKS_READ_AHEAD) as pieces:
             for piece in itertools.chain(pieces, itertools.repeat(None)):
                 if piece is not None:
-                    pending.append(piece if isinstance(piece, _PartEnd) else self._workers.submit(turn, self._prepare, piece))
+                    pending.append(
+                        piece if isinstance(piece, _PartEnd) else self._workers.submit(turn, self._prepare, piece)
+                    )
                 while pending and (piece is None or len(pending) > self._config.num_threads + 1):
                     head = pending.popleft()
                     if isinstance(head, _PartEnd):

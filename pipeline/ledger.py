@@ -19,11 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import ObjectForbidden, ObjectMissing, OutputError, StorageError
+from pipeline.errors import ObjectMissing, OutputError, StorageError
 from pipeline.records import Cursor, Unit
-from pipeline.storage import Storage, join
+from pipeline.storage import Entry, Storage, join
 
 JOB, SUCCESS, UNITS = "job.json", "_SUCCESS", "plan/units.parquet"
 PREDICTIONS, QUARANTINE = "predictions", "quarantine"
@@ -146,7 +147,7 @@ class Ledger:
         """Remove everything a job wrote, the commits first."""
         self.withdraw_success()
         for folder in (PREDICTIONS, QUARANTINE, "plan"):
-            for name in self._names(folder):
+            for name in self.names(folder):
                 self._storage.delete(self.uri(folder, name))
         for name in ("report.html", JOB):
             self._storage.delete(self.uri(name))
@@ -157,23 +158,38 @@ class Ledger:
 
     # -- parts ----------------------------------------------------------------------------------------
 
-    def _names(self, folder: str) -> list[str]:
+    def listing(self, folder: str) -> list[tuple[str, Entry]]:
+        """Names in a folder of OUT, whatever they are, and their entries; none where there is no folder."""
         start = len(self.uri(folder)) + 1
         try:
-            return [entry.uri[start:] for entry in self._storage.list(self.uri(folder) + "/")]
+            return [(entry.uri[start:], entry) for entry in self._storage.list(self.uri(folder) + "/")]
         except ObjectMissing:
             return []
-        except ObjectForbidden as error:
+        except StorageError as error:
             raise OutputError(str(error)) from error
 
     def names(self, folder: str) -> list[str]:
-        """Names in ``predictions`` or ``quarantine``, whatever they are."""
-        return self._names(folder)
+        """Names in a folder of OUT, whatever they are."""
+        return [name for name, _ in self.listing(folder)]
+
+    def read_part(self, folder: str, name: str, columns: list[str]) -> pa.Table:
+        """Columns of a part, page checksums verified.
+
+        Raises:
+            StorageError: It cannot be read.
+            ValueError: It is damaged.
+        """
+        uri = self.uri(folder, name)
+        data = pa.BufferReader(self._storage.read(uri))
+        try:
+            return pq.ParquetFile(data, page_checksum_verification=True).read(columns)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"{uri}: damaged: {error}") from error
 
     def progress(self) -> dict[str, Progress]:
         """How far each unit has come, by unit id: one listing, nothing is opened."""
         found: dict[str, dict[int, PartName]] = {}
-        for name in self._names(PREDICTIONS):
+        for name in self.names(PREDICTIONS):
             if (parsed := PartName.parse(name)) is not None:
                 found.setdefault(parsed.unit_id, {})[parsed.part] = parsed
         progress = {}
@@ -252,13 +268,13 @@ class Ledger:
     def remove_units(self, unit_ids: set[str]) -> None:
         """Remove the parts of units that were replaced: predictions first, which takes their commit back."""
         for folder in (PREDICTIONS, QUARANTINE):
-            for name in self._names(folder):
+            for name in self.names(folder):
                 if unit_of(name) in unit_ids:
                     self._storage.delete(self.uri(folder, name))
 
     def remove_unreadable(self, unit_ids: set[str]) -> None:
         """Remove the notes of failed reads of units that have been read since."""
-        for name in self._names(QUARANTINE):
+        for name in self.names(QUARANTINE):
             match = _UNREADABLE.fullmatch(name)
             if match and match[2] in unit_ids:
                 self._storage.delete(self.uri(QUARANTINE, name))

@@ -134,8 +134,11 @@ class Reporter(Protocol):
     def update(self, snapshot: Snapshot) -> None:
         """Show where things stand."""
 
-    def close(self, summary: Mapping[str, object]) -> None:
-        """Show the end."""
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """Show the end of a run that came to one."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was; always called."""
 
 
 class Silent:
@@ -147,7 +150,10 @@ class Silent:
     def update(self, snapshot: Snapshot) -> None:
         """Nothing."""
 
-    def close(self, summary: Mapping[str, object]) -> None:
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
         """Nothing."""
 
 
@@ -199,7 +205,7 @@ class Json(Silent):
             }
         )
 
-    def close(self, summary: Mapping[str, object]) -> None:
+    def finish(self, summary: Mapping[str, object]) -> None:
         """The ``summary`` object."""
         self._print({"event": "summary", **summary})
 
@@ -252,7 +258,7 @@ class Bar(Silent):
         total = None if snapshot.total is None else max(snapshot.total, snapshot.images)
         self._bar.update(self._task, completed=snapshot.images, total=total, snapshot=snapshot)
 
-    def close(self, summary: Mapping[str, object]) -> None:
+    def close(self) -> None:
         """Take the bar away."""
         self._bar.stop()
 
@@ -261,7 +267,8 @@ def make_reporter(kind: str) -> Reporter:
     """The reporter that ``--progress`` names; ``auto`` is a bar on a terminal and plain lines elsewhere."""
     if kind == "auto":
         kind = "bar" if sys.stderr.isatty() else "plain"
-    return {"bar": Bar, "plain": Plain, "json": Json, "none": Silent}[kind]()
+    reporters: dict[str, type[Silent]] = {"bar": Bar, "plain": Plain, "json": Json, "none": Silent}
+    return reporters[kind]()
 
 
 def describe(snapshot: Snapshot) -> str:

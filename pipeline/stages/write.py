@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -149,10 +149,10 @@ class Writer:
         name = unreadable_name(self._fingerprint, unit.id)
         self._put(QUARANTINE, name, self._quarantine_table(unit, [row]), about)
 
-    def _put(self, folder: str, name: str, table: pa.Table, about: dict[str, object]) -> None:
+    def _put(self, folder: str, name: str, table: pa.Table, about: Mapping[str, object]) -> None:
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True)})
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", compression_level=3, write_statistics=True)
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         self._storage.publish(self._ledger.uri(folder, name), buffer.getvalue())
 
     def _predictions_table(self, unit: Unit, part: Part) -> pa.Table:

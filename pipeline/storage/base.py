@@ -15,11 +15,13 @@ class Entry:
         uri: Its absolute path or URI.
         size_bytes: Its size.
         etag: A token that changes when the object does.
+        modified_s: When it was last written, Unix seconds; 0 where nobody asked.
     """
 
     uri: str
     size_bytes: int
     etag: str
+    modified_s: float = 0.0
 
 
 class ByteStream(Protocol):

@@ -105,7 +105,7 @@ class LocalStore:
     def stat(self, uri: str) -> Entry:
         """Size and modification time."""
         stat = _translated(uri, lambda: os.stat(uri))
-        return Entry(uri, stat.st_size, _version(stat))
+        return Entry(uri, stat.st_size, _version(stat), stat.st_mtime)
 
     def open(self, entry: Entry, offset: int = 0) -> FileStream:
         """Read a file from an offset on."""

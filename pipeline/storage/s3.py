@@ -143,7 +143,8 @@ class S3Store:
             )
             for item in page.get("Contents", ()):
                 if not item["Key"].endswith("/"):
-                    yield Entry(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+                    uri, modified_s = f"s3://{bucket}/{item['Key']}", item["LastModified"].timestamp()
+                    yield Entry(uri, item["Size"], item["ETag"].strip('"'), modified_s)
             token = page.get("NextContinuationToken")
             if not page.get("IsTruncated") or token is None:
                 return
@@ -154,7 +155,7 @@ class S3Store:
         if not bucket or not key:
             raise ObjectMissing(f"{uri}: a bucket and a key are needed")
         head = _translated(uri, lambda: self.client.head_object(Bucket=bucket, Key=key))
-        return Entry(uri, head["ContentLength"], head["ETag"].strip('"'))
+        return Entry(uri, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"].timestamp())
 
     def open(self, entry: Entry, offset: int = 0) -> RangeStream:
         """Read an object from an offset on, in ranges."""
@@ -245,7 +246,7 @@ class RangeStream:
         self._next_range = offset
         self._ahead: deque[Future[bytes]] = deque()
         self._current = memoryview(b"")
-        if entry.size_bytes == 0:
+        if entry.size_bytes <= 0:
             self._store.stat(entry.uri)  # a missing object must not look like an empty one
 
     @property

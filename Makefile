@@ -1,0 +1,50 @@
+# Two commands matter: `make demo` and `make test`. Both set everything up first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test test-all lint format lock clean
+
+help:
+	@echo "make demo      set up, then label the sample photographs"
+	@echo "make test      set up, then run the checks and the fast tests"
+	@echo "make test-all  the same with the slow proofs"
+	@echo "make format    format the code"
+	@echo "make lock      renew requirements.lock from pyproject.toml"
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "uv==$(UV_VERSION)"
+	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
+	touch $@
+
+demo: $(READY)
+	$(BIN)/shardlabel demo --out demo-out
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest
+
+format: $(READY)
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+lock: $(READY)
+	$(BIN)/uv pip compile --quiet --group dev --generate-hashes --no-emit-index-url --no-header \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --upgrade pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) demo-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,35 @@
+"""Label millions of images offline with an ensemble of ImageNet classifiers.
+
+>>> from pipeline import label
+>>> label("photos/", out="labels", model="resnet50,densenet121")  # doctest: +SKIP
+
+Words are those of the command line. Every function raises :class:`pipeline.errors.ShardlabelError`
+where the command would print one line and exit with a code.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.accuracy import evaluate
+    from pipeline.audit import verify
+    from pipeline.job import label
+    from pipeline.survey import status
+
+__all__ = ["evaluate", "label", "status", "verify"]
+
+_HOMES = {
+    "evaluate": "pipeline.accuracy",
+    "label": "pipeline.job",
+    "status": "pipeline.survey",
+    "verify": "pipeline.audit",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Looked up on first use: torch and Ray take seconds to import, and --help needs neither.
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

@@ -1,0 +1,165 @@
+"""What is asked for, in full: the job that ``job.json`` describes, and whether an OUT is its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import LabelConfig, fingerprint
+from pipeline.engines import Engine
+from pipeline.errors import InputError, OutputError, StorageError
+from pipeline.labels import names_for, parse_names
+from pipeline.ledger import JOB, PREDICTIONS, Ledger
+from pipeline.models.weights import ResolvedMember, check_one_label_space
+from pipeline.storage import Storage, absolute_uri
+
+DEFAULT_ROWS_PER_PART = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The job in full: what ``job.json`` holds, and what the labelers need."""
+
+    content: dict[str, Any]
+    fingerprint: str
+    class_names: tuple[str, ...]
+    device: str
+    precision: Any
+    compiled: bool
+    rows_per_part: int
+
+
+def out_uri(out: str) -> str:
+    """The one spelling of OUT.
+
+    Raises:
+        OutputError: Its scheme is unknown.
+    """
+    try:
+        return absolute_uri(out)
+    except StorageError as error:
+        raise OutputError(f"OUT {error}") from error
+
+
+def describe_job(
+    config: LabelConfig,
+    members: list[ResolvedMember],
+    engine: Engine,
+    storage: Storage,
+    earlier: Mapping[str, Any] | None,
+) -> Job:
+    """Settle everything that is still open (device, precision, class names) and fingerprint it.
+
+    Raises:
+        RequestError: Members, class names or the device do not fit.
+    """
+    specs = [member.spec for member in members]
+    num_classes = check_one_label_space(specs)
+    class_names = names_for(num_classes, _given_names(config.labels, storage))
+    kept = {} if earlier is None or config.overwrite else earlier.get("results", {})
+    device = _device(config, engine)
+    precision = config.precision if config.precision != "auto" else kept.get("precision") or _auto_precision(device)
+    rows_per_part = config.rows_per_part or kept.get("rows_per_part") or DEFAULT_ROWS_PER_PART
+    results = {
+        "members": [dataclasses.asdict(spec) for spec in specs],
+        "labels_sha256": hashlib.sha256("\n".join(class_names).encode()).hexdigest(),
+        "combine": config.combine,
+        "top_k": config.top_k,
+        "precision": precision,
+        "decode": config.decode,
+        "keep": list(config.keep),
+        "rows_per_part": rows_per_part,
+    }
+    mark = fingerprint(results)
+    content = {
+        "shardlabel": _version("shardlabel"),
+        "fingerprint": mark,
+        "results": results,
+        "class_names": list(class_names),
+        "inputs": _merged((earlier or {}).get("inputs", []), config.inputs),
+        "device": device,
+        "versions": {
+            name: _version(name) for name in ("torch", "torchvision", "torchcodec", "pillow", "pyarrow", "ray")
+        },
+    }
+    return Job(content, mark, class_names, device, precision, bool(config.compile), rows_per_part)
+
+
+def _given_names(path: str | None, storage: Storage) -> tuple[str, ...] | None:
+    if path is None:
+        return None
+    try:
+        return parse_names(storage.read(absolute_uri(path)).decode("utf-8-sig"), path)
+    except StorageError as error:
+        raise InputError(f"--labels {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"--labels {path}: not UTF-8 text") from error
+
+
+def _device(config: LabelConfig, engine: Engine) -> str:
+    if config.device == "cpu":
+        return "cpu"
+    num_gpus = engine.num_gpus()
+    if config.device == "cuda" and not num_gpus:
+        raise InputError("--device cuda: no GPU was found; leave the option out to label on the CPU")
+    return "cuda" if num_gpus else "cpu"
+
+
+def _auto_precision(device: str) -> str:
+    """fp32 on a CPU; on a GPU fp16 with fp32 for near ties, which keeps fp32's labels."""
+    return "mixed" if device == "cuda" else "fp32"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _merged(older: list[str], newer: tuple[str, ...]) -> list[str]:
+    words = [word if word.startswith(("@", "s3://")) else os.path.abspath(os.path.expanduser(word)) for word in newer]
+    return list(dict.fromkeys([*older, *words]))
+
+
+def claim(ledger: Ledger, job: Job, earlier: Mapping[str, Any] | None, *, overwrite: bool) -> None:
+    """Make sure that OUT is this job's, or make it so.
+
+    Raises:
+        OutputError: It belongs to another job, or cannot be written.
+    """
+    if earlier is None:
+        if ledger.names(PREDICTIONS):
+            raise OutputError(f"{ledger.out}: holds predictions of something else (no {JOB}); choose another --out")
+    elif earlier.get("fingerprint") != job.fingerprint:
+        if not overwrite:
+            differing = _differences(earlier.get("results", {}), job.content["results"])
+            raise OutputError(
+                f"{ledger.out} was made by a different job; it differs in {', '.join(differing)}. "
+                "Choose another --out, or pass --overwrite to replace it"
+            )
+        ledger.clear()
+    ledger.write_json(JOB, job.content)
+
+
+def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str]:
+    found = []
+    for name in newer:
+        if older.get(name) == newer[name]:
+            continue
+        if name == "members":
+            found.append(f"members ({_aliases(older.get(name, []))} then, {_aliases(newer[name])} now)")
+        elif isinstance(newer[name], str | int) and not name.endswith("sha256"):
+            found.append(f"{name} ({older.get(name)} then, {newer[name]} now)")
+        else:
+            found.append(name)
+    return found
+
+
+def _aliases(members: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{member['alias']}@{member['weights_sha256'][:8]}" for member in members)

@@ -1,0 +1,90 @@
+"""The demo: the main job on the photographs that ship with the project, and an honest table."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.accuracy import Evaluation, evaluate
+from pipeline.config import label_config
+from pipeline.errors import InputError
+from pipeline.job import run_label
+from pipeline.outcome import LabelSummary
+
+_PACKAGE = Path(__file__).parent
+
+
+def sample_data() -> Path:
+    """Where the sample data lies: in the installed package, or in the checkout around it.
+
+    Raises:
+        InputError: It is in neither.
+    """
+    for folder in (_PACKAGE / "_sample_data", _PACKAGE.parent / "examples" / "data"):
+        if (folder / "classes.txt").is_file():
+            return folder
+    raise InputError("the sample data is not installed; run the demo from a checkout or a wheel of shardlabel")
+
+
+def run_demo(out: str, engine: str) -> int:
+    """Label the sample data and print what came of it.
+
+    Returns:
+        The exit code.
+    """
+    data = sample_data()
+    members = sorted(path.stem for path in (data / "weights").glob("*.safetensors"))
+    settings = label_config(
+        {
+            "inputs": str(data),
+            "out": out,
+            "model": members,
+            "weights_dir": str(data / "weights"),
+            "labels": str(data / "classes.txt"),
+            "engine": engine,
+            "max_bad_rate": 1.0,
+        }
+    )
+    console = Console()
+    console.print(
+        f"Labelling the photographs in {data} with {', '.join(members)}, three small networks\n"
+        "trained on other regions of the same pictures. Some of the samples are broken on purpose.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    summary = run_label(settings)
+    _show(console, summary, evaluate(summary.out))
+    return summary.exit_code
+
+
+def _show(console: Console, summary: LabelSummary, found: Evaluation) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    if summary.images:
+        table.add_row("images", f"{summary.images} in {summary.seconds:.1f} s, {summary.images_per_s:.0f} images/s")
+        for reason, count in sorted(summary.quarantined.items()):
+            table.add_row("quarantined", f"{count} {reason}")
+    else:
+        table.add_row("images", "all done by an earlier run; remove the output to see it again")
+    for name, accuracy in found.members.items():
+        table.add_row(f"{name}", f"{accuracy.top1:.1%} right of {found.images}")
+    table.add_row(f"consensus ({found.combine})", f"{found.consensus.top1:.1%} right of {found.images}")
+    table.add_row("predictions", f"{summary.out}/predictions/*.parquet")
+    table.add_row("quarantine", f"{summary.out}/quarantine/*.parquet")
+    console.print()
+    console.print(table, soft_wrap=True)
+    query = (  # noqa: S608 - shown, not run
+        "SELECT class_name, count(*) AS images, avg(score) AS score "
+        f"FROM '{summary.out}/predictions/*.parquet' GROUP BY 1 ORDER BY 2 DESC"
+    )
+    line = f'duckdb -c "{query}"'
+    if importlib.util.find_spec("duckdb") is not None:
+        line = f'{sys.executable} -c "import duckdb; duckdb.sql(\\"{query}\\").show()"'
+    console.print("\nLook at it with DuckDB:\n", highlight=False)
+    console.print(f"  {line}\n", markup=False, highlight=False, soft_wrap=True)

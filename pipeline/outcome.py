@@ -1,0 +1,109 @@
+"""What one run of a job did: receipts added up."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import BudgetError, Interrupted
+from pipeline.ledger import Ledger, Progress
+from pipeline.planning import Plan
+from pipeline.progress import Tracker
+
+
+@dataclass(frozen=True, slots=True)
+class FailedUnit:
+    """A unit that could not be read to its end."""
+
+    uri: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSummary:
+    """What one run of a job did.
+
+    Attributes:
+        out: Where the output is.
+        images: Samples this run went through.
+        labelled: Of these, labelled.
+        quarantined: Of these, not labelled, by reason.
+        events: Damage to shards that belongs to no single sample, by reason.
+        seconds: From the first read to the last commit.
+        images_per_s: ``images / seconds``.
+        parts: Parts published by this run.
+        units_done, units_total: Of the whole plan.
+        failed_units: Units that could not be read to their end.
+        interrupted: Whether the run was stopped by a signal.
+        bad_rate_exceeded: Whether it stopped because too many samples were bad.
+        stage_s: Seconds per stage, summed over threads.
+    """
+
+    out: str
+    images: int
+    labelled: int
+    quarantined: dict[str, int]
+    events: dict[str, int]
+    seconds: float
+    images_per_s: float
+    parts: int
+    units_done: int
+    units_total: int
+    failed_units: tuple[FailedUnit, ...]
+    interrupted: bool = False
+    bad_rate_exceeded: bool = False
+    stage_s: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line exits with."""
+        if self.bad_rate_exceeded:
+            return BudgetError.exit_code
+        if self.interrupted:
+            return Interrupted.exit_code
+        return 4 if self.failed_units else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        values = dataclasses.asdict(self)
+        return {name: round(v, 3) if isinstance(v, float) else v for name, v in values.items()}
+
+
+def sum_up(plan: Plan, tracker: Tracker, ledger: Ledger, *, interrupted: bool, bad_rate_exceeded: bool) -> LabelSummary:
+    """Add up what a run did."""
+    receipts = list(tracker.receipts.values())
+    uris = {unit.id: unit.uri for unit in plan.units}
+    progress = ledger.progress()
+    images = sum(receipt.num_samples for receipt in receipts)
+    started = min((receipt.started_at for receipt in receipts), default=0.0)
+    committed = max((receipt.committed_at for receipt in receipts), default=0.0)
+    seconds = max(0.0, committed - started)
+    events: dict[str, int] = {}
+    stage_s: dict[str, float] = {}
+    for receipt in receipts:
+        for reason, count in receipt.num_events.items():
+            events[reason] = events.get(reason, 0) + count
+        for stage, spent in receipt.stage_s.items():
+            stage_s[stage] = round(stage_s.get(stage, 0.0) + spent, 3)
+    return LabelSummary(
+        out=ledger.out,
+        images=images,
+        labelled=sum(receipt.num_labelled for receipt in receipts),
+        quarantined=dict(tracker.quarantined()),
+        events=events,
+        seconds=seconds,
+        images_per_s=images / seconds if seconds else 0.0,
+        parts=sum(len(receipt.parts) for receipt in receipts),
+        units_done=sum(progress.get(unit.id, Progress()).complete for unit in plan.units),
+        units_total=len(plan.units),
+        failed_units=tuple(
+            FailedUnit(uris[receipt.unit_id], receipt.failure, receipt.message)
+            for receipt in receipts
+            if receipt.failure
+        ),
+        interrupted=interrupted,
+        bad_rate_exceeded=bad_rate_exceeded,
+        stage_s=stage_s,
+    )

@@ -1,0 +1,92 @@
+"""Status: how far an output has come, from its files alone. Works on a running job, from anywhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from pipeline.config import StorageConfig
+from pipeline.ledger import PREDICTIONS, QUARANTINE, SUCCESS, Ledger, PartName, unit_of
+from pipeline.planning import read_units
+from pipeline.storage import Storage, absolute_uri
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How far a job has come.
+
+    Attributes:
+        out: The output.
+        units_done, units_total: Complete units, and units in the plan.
+        labelled: Rows in predictions.
+        quarantined: Samples in quarantine, by reason.
+        events: Damage to shards that belongs to no single sample, by reason.
+        images_per_s: Samples per second between the first and the last commit on disk, pauses included;
+            None with fewer than two commits.
+        unreadable: URIs of units that could not be read at all.
+        finished: ``_SUCCESS`` is there.
+    """
+
+    out: str
+    units_done: int
+    units_total: int
+    labelled: int
+    quarantined: dict[str, int]
+    events: dict[str, int]
+    images_per_s: float | None
+    unreadable: tuple[str, ...]
+    finished: bool
+
+    @property
+    def images(self) -> int:
+        """Samples accounted for."""
+        return self.labelled + sum(self.quarantined.values())
+
+
+def status(out: str, *, s3_endpoint: str | None = None, no_sign_request: bool = False) -> Status:
+    """Survey an output.
+
+    Args:
+        out: Directory or ``s3://`` prefix of a job's output.
+        s3_endpoint: As for ``label``.
+        no_sign_request: As for ``label``.
+
+    Raises:
+        OutputError: It is not the output of a job, or cannot be read.
+    """
+    storage = Storage(StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request))
+    ledger = Ledger(absolute_uri(str(out)), storage)
+    ledger.job()
+    units = {unit.id: unit for unit in read_units(ledger, storage)}
+    progress = ledger.progress()
+    listing = [(name, entry) for name, entry in ledger.listing(PREDICTIONS) if unit_of(name) in units]
+    counts = ledger.row_counts(PREDICTIONS, [name for name, _ in listing])
+    committed = set(counts)
+    quarantined: Counter[str] = Counter()
+    events: Counter[str] = Counter()
+    unreadable = []
+    for name in ledger.names(QUARANTINE):
+        unit_id = unit_of(name)
+        if unit_id not in units:
+            continue
+        if PartName.parse(name) is None:
+            unreadable.append(units[unit_id].uri)
+        elif name in committed:
+            table = ledger.read_part(QUARANTINE, name, ["key", "reason"])
+            for key, reason in zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True):
+                (events if key is None else quarantined)[reason] += 1
+    times = sorted((entry.modified_s, name) for name, entry in listing)
+    rate = None
+    if len(times) > 1 and times[-1][0] > times[0][0]:
+        rate = sum(counts[name] for _, name in times[1:]) / (times[-1][0] - times[0][0])
+    return Status(
+        out=ledger.out,
+        units_done=sum(progress[unit_id].complete for unit_id in units if unit_id in progress),
+        units_total=len(units),
+        labelled=sum(counts.values()),
+        quarantined=dict(quarantined),
+        events=dict(events),
+        images_per_s=rate,
+        unreadable=tuple(unreadable),
+        finished=ledger.read_json(SUCCESS) is not None,
+    )

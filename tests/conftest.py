@@ -1,0 +1,59 @@
+"""Fixtures that many tests share: real images, real tars, small real checkpoints, a real S3 server."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).parent.parent
+SHARED = REPOSITORY.parent / "shared"
+SAMPLE_DATA = REPOSITORY / "examples" / "data"
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real photographs, odd files and real checkpoints, where they are at hand."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("no ../shared beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """The data that ships with the project."""
+    return SAMPLE_DATA
+
+
+def jpeg(seed: int = 0, size: tuple[int, int] = (64, 48), quality: int = 90, **options) -> bytes:
+    """A small JPEG that differs with its seed."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    coarse.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=quality, **options)
+    return buffer.getvalue()
+
+
+def make_tar(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
+    """A tar with the given members, in order."""
+    with tarfile.open(path, mode) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def sample_members(count: int, start: int = 0) -> list[tuple[str, bytes]]:
+    """Members of good samples: ``key.jpg`` and ``key.cls``."""
+    members = []
+    for number in range(start, start + count):
+        members += [(f"{number:05d}.jpg", jpeg(number)), (f"{number:05d}.cls", str(number % 14).encode())]
+    return members
