@@ -9,10 +9,7 @@ import os
 import sys
 from typing import Annotated, Any, Literal, NoReturn
 
-import click
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.errors import ShardlabelError
 
@@ -46,16 +43,16 @@ def main() -> NoReturn:
     except ShardlabelError as error:
         _say(f"shardlabel: {error}")
         code = error.exit_code
-    except click.ClickException as error:
+    except typer.BadParameter.__mro__[2] as error:  # the base of all usage errors, which typer does not name
         error.show()
         code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _say("shardlabel: interrupted; run the same command again to go on from here")
         code = _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output went away
         code = _READER_GONE
-    except click.exceptions.Exit as exit_:
+    except typer.Exit as exit_:
         code = exit_.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -245,12 +242,9 @@ def evaluate(out: Out, json_: AsJson = False, s3_endpoint: S3Endpoint = None, no
     if not found.images:
         print(f"{found.out}: no labelled sample has a .cls, so there is nothing to compare with")
         return 0
-    table = Table(title=f"{found.out}: {found.images:,} images with known truth", title_justify="left")
-    for heading in ("", "top-1", "top-5"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, accuracy in [*found.members.items(), (f"consensus ({found.combine})", found.consensus)]:
-        table.add_row(name, f"{accuracy.top1:.1%}", f"{accuracy.top5:.1%}")
-    Console().print(table)
+    rows = [*found.members.items(), (f"consensus ({found.combine})", found.consensus)]
+    shown = [(name, f"{accuracy.top1:7.1%}  {accuracy.top5:7.1%}") for name, accuracy in rows]
+    _print_rows(f"{found.out}: {found.images:,} images with known truth", [("", "  top-1    top-5"), *shown])
     return 0
 
 
@@ -277,24 +271,27 @@ def _quiet(*, verbose: bool) -> None:
 
 
 def _show_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, which costs seconds to import
+    if not summary.images and summary.units_done == summary.units_total:
+        print(f"nothing left to do: all {summary.units_total:,} units are in {summary.out}")
+        return
     rows = [
         ("images", f"{summary.images:,} in {summary.seconds:,.1f} s, {summary.images_per_s:,.1f} images/s"),
         ("labelled", f"{summary.labelled:,}"),
-        ("quarantined", _reasons(summary.quarantined)),
+        ("quarantined", _reasons(summary.quarantined_by_reason)),
     ]
     if summary.events:
         rows.append(("shard damage", _reasons(summary.events)))
     rows.append(("units", f"{summary.units_done:,} of {summary.units_total:,} done"))
     rows.append(("predictions", f"{summary.out}/predictions/*.parquet"))
     _print_rows("", rows)
-    for failed in summary.failed_units:
+    for failed in summary.failures:
         _say(f"not read: {failed.uri}: {failed.message}")
     if summary.bad_rate_exceeded:
         _say("shardlabel: stopped: too many samples are quarantined (--max-bad-rate); see OUT/quarantine")
     elif summary.interrupted:
         _say("shardlabel: stopped; run the same command again to go on from here")
     elif summary.failed_units:
-        _say(f"shardlabel: {len(summary.failed_units)} units could not be read; run the same command to try them again")
+        _say(f"shardlabel: {summary.failed_units} units could not be read; run the same command to try them again")
 
 
 def _reasons(counts: dict[str, int]) -> str:

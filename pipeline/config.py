@@ -16,14 +16,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import ModelError, RequestError
 from pipeline.records import RESERVED_COLUMNS
 
 DEFAULT_MODELS = ("resnet50", "resnext50_32x4d", "efficientnet_v2_s")
 
-_FACTOR = re.compile(r"\*([^*/=]*)$")
+_FORM = "[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]"
 _ALIAS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
@@ -53,28 +62,33 @@ class MemberRequest(BaseModel):
         Raises:
             ModelError: It does not follow the grammar.
         """
-        left, _, checkpoint = text.strip().partition("=")
-        tail = checkpoint or left
-        factor = 1.0
-        if match := _FACTOR.search(tail):
-            try:
-                factor = float(match.group(1))
-            except ValueError:
-                raise ModelError(f"model {text!r}: the factor after * is not a number: {match.group(1)!r}") from None
-            tail = tail[: match.start()]
-        left, checkpoint = (left, tail) if checkpoint else (tail, "")
-        alias, _, arch = left.rpartition(":")
-        arch, _, weights = arch.partition("@")
-        if not arch:
-            raise ModelError(
-                f"model {text!r}: no architecture; the form is [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]"
-            )
+        left, equals, checkpoint = text.strip().partition("=")
+        rest, factor = _split_factor(checkpoint or left)
+        left, checkpoint = (left, rest) if checkpoint else (rest, "")
+        alias, colon, arch = left.rpartition(":")
+        arch, at, weights = arch.partition("@")
+        if not arch.removeprefix("timm/"):
+            raise ModelError(f"model {text!r}: no architecture; the form is {_FORM}")
+        for sign, word, what in ((colon, alias, "alias"), (at, weights, "weights"), (equals, checkpoint, "checkpoint")):
+            if sign and not word:
+                raise ModelError(f"model {text!r}: the {what} is empty; the form is {_FORM}")
+        if "*" in left:
+            raise ModelError(f"model {text!r}: the factor after * is not a number: {left.partition('*')[2]!r}")
         if not (math.isfinite(factor) and factor > 0):
             raise ModelError(f"model {text!r}: the factor must be above 0")
         alias = alias or arch.removeprefix("timm/")
         if not _ALIAS.fullmatch(alias):
             raise ModelError(f"model {text!r}: an alias is made of letters, digits, '_', '-' and '.'; not {alias!r}")
         return cls(alias=alias, arch=arch, weights=weights or None, checkpoint=checkpoint or None, factor=factor)
+
+
+def _split_factor(text: str) -> tuple[str, float]:
+    """Split ``*FACTOR`` off the end; a star before anything but a number belongs to a file's name."""
+    rest, _, factor = text.rpartition("*")
+    try:
+        return (rest, float(factor)) if rest or text.startswith("*") else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def parse_members(specs: tuple[str, ...]) -> tuple[MemberRequest, ...]:
@@ -106,14 +120,27 @@ def _words(value: object) -> object:
     return () if value is None else value
 
 
+def _path(value: object) -> object:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def _paths(value: object) -> object:
     if isinstance(value, str | os.PathLike):
-        return (os.fspath(value),)
-    return tuple(os.fspath(v) for v in value) if isinstance(value, list | tuple) else value
+        value = (value,)
+    return tuple(_path(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _auto_or_count(value: object) -> int | str:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, int | str) and not isinstance(value, bool) and str(value).isdecimal() and int(value) > 0:
+        return int(value)
+    raise ValueError("'auto' or a whole number above 0 is expected")
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
-AutoInt = Literal["auto"] | Annotated[int, Field(ge=1)]
+Text = Annotated[str, BeforeValidator(_path), Field(min_length=1)]
+AutoInt = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_count)]
 
 
 class StorageConfig(BaseModel):
@@ -130,16 +157,16 @@ class LabelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    inputs: Annotated[tuple[str, ...], BeforeValidator(_paths), Field(min_length=1)]
-    out: Annotated[str, BeforeValidator(lambda v: os.fspath(v) if isinstance(v, os.PathLike) else v)]
+    inputs: Annotated[tuple[Text, ...], BeforeValidator(_paths), Field(min_length=1)]
+    out: Text
     model: Words = DEFAULT_MODELS
-    weights_dir: str | None = None
-    labels: str | None = None
+    weights_dir: Text | None = None
+    labels: Text | None = None
     combine: Literal["mean", "geometric", "vote"] = "mean"
     top_k: Annotated[int, Field(ge=1)] = 5
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "mixed", "bf16", "fp16"] = "auto"
-    compile: bool | None = None
+    compile: Annotated[bool | None, BeforeValidator(lambda value: None if value == "auto" else value)] = None
     batch_size: AutoInt = "auto"
     decode: Literal["exact", "fast"] = "exact"
     engine: Literal["ray", "inline"] = "ray"
@@ -156,10 +183,10 @@ class LabelConfig(BaseModel):
     progress: Literal["auto", "bar", "plain", "json", "none"] = "auto"
     verbose: bool = False
 
-    @field_validator("weights_dir", "labels", "out", mode="before")
+    @field_validator("keep")
     @classmethod
-    def _as_text(cls, value: object) -> object:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
+    def _without_doubles(cls, keep: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(keep))
 
     @model_validator(mode="after")
     def _check_kept_fields(self) -> Self:
@@ -203,6 +230,8 @@ def _read_yaml(path: str) -> dict[str, Any]:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(f"--config {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"--config {path}: not UTF-8 text") from error
     except yaml.YAMLError as error:
         raise RequestError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
@@ -211,13 +240,16 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 
 def _one_line(error: Mapping[str, Any]) -> str:
-    name = ".".join(str(part) for part in error["loc"][:1]).replace("_", "-")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:
+        return message
+    name = str(error["loc"][0]).replace("_", "-")
     if error["type"] == "extra_forbidden":
         return f"unknown option {name!r}"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "missing":
+    name = "INPUT" if name == "inputs" else f"--{name}"
+    if error["type"] == "missing" or error["input"] in ("", [], (), None):
         return f"{name}: missing"
-    return f"--{name}: {message}, not {error['input']!r}" if name else message
+    return f"{name}: {message}, not {error['input']!r}"
 
 
 def fingerprint(results: Mapping[str, Any]) -> str:

@@ -68,7 +68,7 @@ def _show(console: Console, summary: LabelSummary, found: Evaluation) -> None:
     table.add_column()
     if summary.images:
         table.add_row("images", f"{summary.images} in {summary.seconds:.1f} s, {summary.images_per_s:.0f} images/s")
-        for reason, count in sorted(summary.quarantined.items()):
+        for reason, count in sorted(summary.quarantined_by_reason.items()):
             table.add_row("quarantined", f"{count} {reason}")
     else:
         table.add_row("images", "all done by an earlier run; remove the output to see it again")
@@ -79,10 +79,8 @@ def _show(console: Console, summary: LabelSummary, found: Evaluation) -> None:
     table.add_row("quarantine", f"{summary.out}/quarantine/*.parquet")
     console.print()
     console.print(table, soft_wrap=True)
-    query = (  # noqa: S608 - shown, not run
-        "SELECT class_name, count(*) AS images, avg(score) AS score "
-        f"FROM '{summary.out}/predictions/*.parquet' GROUP BY 1 ORDER BY 2 DESC"
-    )
+    files = f"'{summary.out}/predictions/*.parquet'"
+    query = f"SELECT class_name, count(*) AS images, avg(score) FROM {files} GROUP BY 1 ORDER BY 2 DESC"  # noqa: S608 - shown, not run
     line = f'duckdb -c "{query}"'
     if importlib.util.find_spec("duckdb") is not None:
         line = f'{sys.executable} -c "import duckdb; duckdb.sql(\\"{query}\\").show()"'

@@ -6,10 +6,12 @@ large binary blobs, and may be called for a few items at once. This is the one m
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +32,9 @@ class Worker(Protocol):
     """What an engine runs: called with an item, yields dicts; asks ``stopping`` now and then."""
 
     def __call__(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]: ...
+
+    def close(self) -> None:
+        """Let go of threads; no call is running any more."""
 
 
 class WorkerFactory(Protocol):
@@ -67,6 +72,9 @@ class Engine(Protocol):
     def num_gpus(self) -> int:
         """GPUs that workers could use."""
 
+    def start(self) -> None:
+        """Get ready to run; on the main thread, and before anyone takes over signals."""
+
     def run(self, workload: Workload, stop: threading.Event) -> Iterator[Item | None]:
         """Run a workload to its end, or until a little after ``stop`` is set."""
 
@@ -95,6 +103,9 @@ class InlineEngine:
         """GPUs of this machine."""
         return _local_gpus()
 
+    def start(self) -> None:
+        """Nothing to get ready."""
+
     def run(self, workload: Workload, stop: threading.Event) -> Iterator[Item | None]:
         """Run a workload here."""
         worker = workload.factory(workload.blobs, workload.num_threads or num_local_cpus())
@@ -110,7 +121,10 @@ class InlineEngine:
                 for result in worker(item, stop.is_set):
                     emit(result)
 
-        yield from _streamed([work] * min(workload.items_at_once, len(workload.items)), stop)
+        try:
+            yield from _streamed([work] * min(workload.items_at_once, len(workload.items)), stop)
+        finally:
+            worker.close()
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -151,6 +165,20 @@ def _streamed(
             yield result
 
 
+@contextlib.contextmanager
+def _native_stderr_silenced() -> Iterator[None]:
+    """Send file descriptor 2 nowhere for a while: Ray's core announces its log level there."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 # -- Ray --------------------------------------------------------------------------------------------------
 
 
@@ -180,12 +208,17 @@ class RayEngine:
         """GPUs of the cluster, or of this machine where Ray is still to be started on it."""
         if self._address is None:
             return _local_gpus()
-        self._connect()
+        self.start()
         import ray
 
         return int(ray.cluster_resources().get("GPU", 0))
 
-    def _connect(self) -> None:
+    def start(self) -> None:
+        """Join the cluster, or start Ray on this machine.
+
+        Raises:
+            RequestError: The cluster cannot be reached.
+        """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         if not self._verbose:
@@ -197,7 +230,8 @@ class RayEngine:
         level = logging.INFO if self._verbose else logging.ERROR
         options: dict[str, Any] = {} if self._address else {"include_dashboard": False, "num_cpus": num_local_cpus()}
         try:
-            ray.init(address=self._address or "local", log_to_driver=self._verbose, logging_level=level, **options)
+            with contextlib.nullcontext() if self._verbose else _native_stderr_silenced():
+                ray.init(address=self._address or "local", log_to_driver=self._verbose, logging_level=level, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = f"the Ray cluster at {self._address}" if self._address else "Ray on this machine"
             raise RequestError(f"{where} cannot be reached: {' '.join(str(error).split())[:300]}") from error
@@ -207,10 +241,9 @@ class RayEngine:
         """Run a workload on the cluster.
 
         Raises:
-            RequestError: The cluster cannot be reached, or has nothing that a worker could run on.
+            RequestError: The cluster has nothing that a worker could run on.
             EngineError: It failed for good.
         """
-        self._connect()
         import ray
 
         # what actors fetch when they start must live as long as the job, so the references stay here

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.commission import Job, claim, describe_job, out_uri
 from pipeline.config import LabelConfig, label_config
-from pipeline.engines import Engine, InlineEngine, Item, RayEngine, Worker, Workload
+from pipeline.engines import Engine, InlineEngine, Item, RayEngine, Workload
 from pipeline.errors import InputError, StorageError
 from pipeline.labeler import UNITS_AT_ONCE, Labeler, LabelerConfig, num_chunk_images
 from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, Ledger, Progress
@@ -93,6 +93,8 @@ def _run(
         reporter.note(f"resuming: {len(plan.units) - len(pending)} of {len(plan.units)} units are done")
     tracker = Tracker(_left_to_do(pending, progress, job, storage))
     over_budget = False
+    if pending:
+        engine.start()
     with _stop_on_signals(reporter) as stop:
         if pending:
             workload = _workload(config, job, members, pending, progress)
@@ -170,7 +172,7 @@ def _workload(
         "storage": config.storage,
     }
     return Workload(
-        factory=functools.partial(make_worker, settings),
+        factory=functools.partial(LabelerWorker, settings),
         blobs={member.spec.alias: member.blob for member in members},
         items=[
             {"unit": unit.to_dict(), "parts_done": len(progress.get(unit.id, Progress()).parts)} for unit in pending
@@ -182,15 +184,20 @@ def _workload(
     )
 
 
-def make_worker(settings: Mapping[str, Any], blobs: Mapping[str, bytes], num_threads: int) -> Worker:
+class LabelerWorker:
     """A labeler as engines want it: dicts in, dicts out."""
-    labeler = Labeler(LabelerConfig(num_threads=num_threads, **settings), blobs)
 
-    def work(item: Item, stopping: Callable[[], bool]) -> Iterator[Item]:
-        for receipt in labeler(Unit.from_dict(item["unit"]), item["parts_done"], stopping):
+    def __init__(self, settings: Mapping[str, Any], blobs: Mapping[str, bytes], num_threads: int) -> None:
+        self._labeler = Labeler(LabelerConfig(num_threads=num_threads, **settings), blobs)
+
+    def __call__(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]:
+        """Label the unit of an item."""
+        for receipt in self._labeler(Unit.from_dict(item["unit"]), item["parts_done"], stopping):
             yield receipt.to_dict()
 
-    return work
+    def close(self) -> None:
+        """Let go of the labeler's threads."""
+        self._labeler.close()
 
 
 # -- while it runs, and after -----------------------------------------------------------------------------

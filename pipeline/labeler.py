@@ -174,6 +174,11 @@ class Labeler:
                 self._writer.note_unreadable(unit, reason, str(error))
         yield receipt
 
+    def close(self) -> None:
+        """Wait for the threads to end; no unit is being labelled any more."""
+        self._workers.close()
+        self._uploader.shutdown()
+
     def _run(self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool]) -> Iterator[Receipt]:
         reader = UnitReader(unit, self._storage, cursor, self._config.keep)
         part = Part(cursor.part, cursor.index)

@@ -29,13 +29,15 @@ class LabelSummary:
         out: Where the output is.
         images: Samples this run went through.
         labelled: Of these, labelled.
-        quarantined: Of these, not labelled, by reason.
+        quarantined: Of these, not labelled.
+        quarantined_by_reason: The same, by reason.
         events: Damage to shards that belongs to no single sample, by reason.
         seconds: From the first read to the last commit.
         images_per_s: ``images / seconds``.
         parts: Parts published by this run.
         units_done, units_total: Of the whole plan.
         failed_units: Units that could not be read to their end.
+        failures: These units.
         interrupted: Whether the run was stopped by a signal.
         bad_rate_exceeded: Whether it stopped because too many samples were bad.
         stage_s: Seconds per stage, summed over threads.
@@ -44,14 +46,16 @@ class LabelSummary:
     out: str
     images: int
     labelled: int
-    quarantined: dict[str, int]
+    quarantined: int
+    quarantined_by_reason: dict[str, int]
     events: dict[str, int]
     seconds: float
     images_per_s: float
     parts: int
     units_done: int
     units_total: int
-    failed_units: tuple[FailedUnit, ...]
+    failed_units: int
+    failures: tuple[FailedUnit, ...]
     interrupted: bool = False
     bad_rate_exceeded: bool = False
     stage_s: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -91,14 +95,16 @@ def sum_up(plan: Plan, tracker: Tracker, ledger: Ledger, *, interrupted: bool, b
         out=ledger.out,
         images=images,
         labelled=sum(receipt.num_labelled for receipt in receipts),
-        quarantined=dict(tracker.quarantined()),
+        quarantined=tracker.quarantined().total(),
+        quarantined_by_reason=dict(tracker.quarantined()),
         events=events,
         seconds=seconds,
         images_per_s=images / seconds if seconds else 0.0,
         parts=sum(len(receipt.parts) for receipt in receipts),
         units_done=sum(progress.get(unit.id, Progress()).complete for unit in plan.units),
         units_total=len(plan.units),
-        failed_units=tuple(
+        failed_units=sum(receipt.failure is not None for receipt in receipts),
+        failures=tuple(
             FailedUnit(uris[receipt.unit_id], receipt.failure, receipt.message)
             for receipt in receipts
             if receipt.failure

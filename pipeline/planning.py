@@ -17,9 +17,13 @@ import io
 import itertools
 import json
 import os
+import re
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 import braceexpand
 import pyarrow as pa
@@ -34,6 +38,7 @@ from pipeline.storage import Entry, Storage, absolute_uri
 SLICE_KEYS = 2048
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _WILDCARDS = frozenset("*?[")
+_PARALLEL_READS = 32
 
 _KEYS_SCHEMA = pa.schema([("key", pa.binary()), ("size_bytes", pa.int64()), ("etag", pa.string())])
 _UNITS_SCHEMA = pa.schema(
@@ -77,38 +82,54 @@ def find_inputs(words: Sequence[str], storage: Storage) -> Inputs:
     """Look up every INPUT.
 
     Raises:
-        InputError: One is malformed, missing or forbidden, or nothing at all was found.
+        InputError: One is malformed, missing, forbidden, or holds nothing to label.
     """
     inputs = Inputs()
     for word in words:
+        found = Inputs()
         try:
-            _find(word, storage, inputs)
+            _find(word, storage, found)
         except StorageError as error:
             raise InputError(f"INPUT {error}") from error
-    if not inputs.tars and not inputs.loose:
-        raise InputError(f"no images found: {', '.join(words)} holds neither tars nor image files")
+        if not found.tars and not found.loose:
+            raise InputError("; ".join([f"INPUT {word}: no images found", *found.notes]))
+        _check_names(found)
+        inputs.tars = found.tars | inputs.tars
+        inputs.loose += found.loose
+        inputs.notes += found.notes
     if inputs.tars and all(entry.size_bytes < 0 for entry in inputs.tars.values()) and not inputs.loose:
         raise InputError(f"none of the inputs can be read: {_some(list(inputs.tars))}")
     return inputs
 
 
+def _check_names(inputs: Inputs) -> None:
+    """URIs of shards and prefixes go into text columns; the keys below a prefix may be any bytes."""
+    for uri in (*inputs.tars, *(prefix for prefix, _ in inputs.loose)):
+        try:
+            uri.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(uri).decode("utf-8", "backslashreplace")
+            raise InputError(
+                f"INPUT {shown}: the path is not UTF-8; rename it, or label its parent directory"
+            ) from error
+
+
 def _find(word: str, storage: Storage, inputs: Inputs) -> None:
     if word.startswith("@"):
         _find_listed(_lines(word[1:], storage), storage, inputs)
-    elif "{" in word and not _exists_locally(word):
-        _find_listed(_expanded(word), storage, inputs)
+    elif len(names := _expanded(word)) > 1:
+        _find_listed(names, storage, inputs)
     else:
-        _find_one(absolute_uri(word), storage, inputs)
-
-
-def _exists_locally(word: str) -> bool:
-    return not word.startswith("s3://") and os.path.exists(absolute_uri(word))
+        _find_one(absolute_uri(names[0]), storage, inputs)
 
 
 def _expanded(word: str) -> list[str]:
+    """The names that a brace range stands for; a name without one, or of a file with braces in it, as it is."""
+    if "{" not in word or (not word.startswith("s3://") and os.path.exists(absolute_uri(word))):
+        return [word]
     try:
         return list(braceexpand.braceexpand(word))
-    except (ValueError, braceexpand.UnbalancedBracesError) as error:
+    except ValueError as error:  # UnbalancedBracesError is one
         raise InputError(f"INPUT {word}: malformed brace range: {error}") from error
 
 
@@ -119,39 +140,43 @@ def _lines(path: str, storage: Storage) -> list[str]:
         raise InputError(f"INPUT @{path}: {error}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"INPUT @{path}: not UTF-8 text") from error
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in text.split("\n")]
     listed = [line for line in lines if line and not line.startswith("#")]
     if not listed:
         raise InputError(f"INPUT @{path}: the list is empty")
-    return [name for line in listed for name in (_expanded(line) if "{" in line else [line])]
+    return [name for line in listed for name in _expanded(line)]
 
 
 def _find_listed(names: list[str], storage: Storage, inputs: Inputs) -> None:
     """Names of a list or a range: one that is missing is an event, not a wrong request."""
+    uris = [absolute_uri(name) for name in names]
+    files = [uri for uri in uris if (is_tar_name(uri) or is_image_name(uri)) and not _is_pattern(uri)]
     loose: dict[str, list[Entry]] = {}
-    for name in names:
-        uri = absolute_uri(name)
-        if is_tar_name(uri):
-            try:
-                inputs.tars.setdefault(uri, storage.stat(uri))
-            except (ObjectMissing, ObjectForbidden):
-                inputs.tars.setdefault(uri, Entry(uri, -1, ""))
-        elif is_image_name(uri):
-            entry = _listed_image(uri, storage, inputs)
-            if entry is not None:
-                loose.setdefault(_root(uri), []).append(entry)
-        else:
+    missing: list[str] = []
+    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+        entries = dict(zip(files, pool.map(lambda uri: _entry_if_any(uri, storage), files), strict=True))
+    for uri in uris:
+        if uri not in entries or os.path.isdir(uri):
             _find_one(uri, storage, inputs)
-    for entries in loose.values():
-        unique = sorted({entry.uri: entry for entry in entries}.values(), key=lambda entry: entry.uri)
+            continue
+        entry = entries[uri]
+        if is_tar_name(uri):
+            inputs.tars.setdefault(uri, entry or Entry(uri, -1, ""))
+        elif entry is None:
+            missing.append(uri)
+        else:
+            loose.setdefault(_root(uri), []).append(entry)
+    for found in loose.values():
+        unique = sorted({entry.uri: entry for entry in found}.values(), key=lambda entry: entry.uri)
         inputs.loose.append((_common_prefix([entry.uri for entry in unique]), unique))
+    if missing:
+        inputs.notes.append(f"left out, because missing or forbidden: {_some(missing)}")
 
 
-def _listed_image(uri: str, storage: Storage, inputs: Inputs) -> Entry | None:
+def _entry_if_any(uri: str, storage: Storage) -> Entry | None:
     try:
         return storage.stat(uri)
-    except (ObjectMissing, ObjectForbidden) as error:
-        inputs.notes.append(f"left out: {error}")
+    except (ObjectMissing, ObjectForbidden):
         return None
 
 
@@ -160,14 +185,19 @@ def _root(uri: str) -> str:
 
 
 def _common_prefix(uris: Sequence[str]) -> str:
-    """The directory that all of them are in, with its slash."""
-    common = os.path.commonprefix([uris[0], uris[-1]]) if len(uris) > 1 else uris[0]
-    return common[: common.rindex("/") + 1]
+    """The directory that all of some sorted URIs are in, with its slash."""
+    first, last = uris[0], uris[-1]
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    return first[: first.rindex("/", 0, same) + 1]
+
+
+def _is_pattern(uri: str) -> bool:
+    return not _WILDCARDS.isdisjoint(uri) and (uri.startswith("s3://") or not os.path.exists(uri))
 
 
 def _find_one(uri: str, storage: Storage, inputs: Inputs) -> None:
     """One path, directory, prefix or pattern that must exist."""
-    if _WILDCARDS & set(uri) and not _is_there(uri, storage):
+    if _is_pattern(uri) and not (uri.startswith("s3://") and storage.exists(uri)):
         _find_pattern(uri, storage, inputs)
     elif _is_directory(uri, storage):
         _find_below(uri.rstrip("/") + "/", storage, inputs)
@@ -178,10 +208,6 @@ def _find_one(uri: str, storage: Storage, inputs: Inputs) -> None:
         if not is_image_name(uri):
             raise InputError(f"INPUT {uri}: neither a tar nor an image by its name; a list of URIs is given as @{uri}")
         inputs.loose.append((_common_prefix([uri]), [entry]))
-
-
-def _is_there(uri: str, storage: Storage) -> bool:
-    return os.path.exists(uri) if not uri.startswith("s3://") else storage.exists(uri)
 
 
 def _is_directory(uri: str, storage: Storage) -> bool:
@@ -195,45 +221,76 @@ def _is_directory(uri: str, storage: Storage) -> bool:
 def _find_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
     if uri.startswith("s3://"):
         fixed = uri[: min(uri.index(char) for char in _WILDCARDS if char in uri)]
-        matches = [entry for entry in storage.list(fixed) if fnmatch.fnmatchcase(entry.uri, uri)]
-    else:
-        names = sorted(glob.glob(uri, recursive=True))
-        matches = [storage.stat(name) for name in names if os.path.isfile(name)]
-        for folder in (name for name in names if os.path.isdir(name)):
-            _find_below(folder.rstrip("/") + "/", storage, inputs)
-    tars = [entry for entry in matches if is_tar_name(entry.uri)]
-    images = [entry for entry in matches if is_image_name(entry.uri)]
-    inputs.tars.update((entry.uri, entry) for entry in tars if entry.uri not in inputs.tars)
+        if fixed.count("/") < 3:
+            raise InputError(f"INPUT {uri}: the name of a bucket holds no wildcards")
+        listing = _Listing(fixed, storage, uri)
+        tars, num_images = listing.survey()
+        inputs.tars |= tars
+        if num_images:
+            inputs.loose.append((fixed[: fixed.rindex("/") + 1], listing))
+        elif not tars:
+            inputs.notes.append(f"{uri}: nothing matches")
+        return
+    folders: dict[str, None] = {}
+    files: list[Entry] = []
+    for name in sorted(glob.glob(uri, recursive=True), key=lambda name: (not os.path.isdir(name), name)):
+        path = name.rstrip("/")
+        if any(str(parent) in folders for parent in PurePosixPath(path).parents):
+            continue  # a part of a directory that matches as well
+        if os.path.isdir(path):
+            folders[path] = None
+            _find_below(path + "/", storage, inputs)
+        elif os.path.isfile(path):
+            files.append(storage.stat(path))
+    images = [entry for entry in files if is_image_name(entry.uri)]
+    inputs.tars |= {entry.uri: entry for entry in files if is_tar_name(entry.uri)}
     if images:
         inputs.loose.append((_common_prefix([entry.uri for entry in images]), images))
+    if not folders and not files:
+        inputs.notes.append(f"{uri}: nothing matches")
 
 
 def _find_below(folder: str, storage: Storage, inputs: Inputs) -> None:
     """A directory or prefix: shards where it holds tars, otherwise loose images."""
-    tars = []
-    num_images = 0
-    for entry in storage.list(folder):
-        if is_tar_name(entry.uri):
-            tars.append(entry)
-        elif is_image_name(entry.uri):
-            num_images += 1
-    if tars:
-        inputs.tars.update((entry.uri, entry) for entry in tars if entry.uri not in inputs.tars)
-        if num_images:
-            inputs.notes.append(f"{folder} holds tars: its {num_images} loose images are left out")
+    listing = _Listing(folder, storage)
+    tars, num_images = listing.survey()
+    inputs.tars |= tars
+    if not tars and not num_images:
+        inputs.notes.append(f"{folder} holds neither tars nor image files")
+    elif not tars:
+        inputs.loose.append((folder, listing))
     elif num_images:
-        inputs.loose.append((folder, _Listing(folder, storage)))
+        inputs.notes.append(f"{folder} holds tars: its {num_images} loose images are left out")
 
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """The images below a prefix, listed anew at each iteration."""
+    """The images below a prefix, those that match a pattern if there is one; listed anew at each iteration."""
 
-    folder: str
+    prefix: str
     storage: Storage
+    pattern: str | None = None
 
     def __iter__(self) -> Iterator[Entry]:
-        return (entry for entry in self.storage.list(self.folder) if is_image_name(entry.uri))
+        return (entry for entry in self._entries() if is_image_name(entry.uri))
+
+    def _entries(self) -> Iterator[Entry]:
+        entries = self.storage.list(self.prefix)
+        if self.pattern is None:
+            return entries
+        matches = re.compile(fnmatch.translate(self.pattern)).match
+        return (entry for entry in entries if matches(entry.uri))
+
+    def survey(self) -> tuple[dict[str, Entry], int]:
+        """The tars, and the number of images."""
+        tars: dict[str, Entry] = {}
+        num_images = 0
+        for entry in self._entries():
+            if is_tar_name(entry.uri):
+                tars[entry.uri] = entry
+            else:
+                num_images += is_image_name(entry.uri)
+        return tars, num_images
 
 
 def _some(names: list[str]) -> str:
@@ -253,6 +310,42 @@ def tar_unit(entry: Entry, max_samples: int | None = None) -> Unit:
     return Unit(unit_id, UnitKind.TAR, entry.uri, entry.size_bytes, entry.etag, max_samples=max_samples)
 
 
+def _covers(older: Unit, unit: Unit) -> bool:
+    """Whether a tar's older unit holds all that a newer one asks for."""
+    if older.id == unit.id:
+        return True
+    same = (older.size_bytes, older.etag) == (unit.size_bytes, unit.etag)
+    enough = older.max_samples is None or (unit.max_samples is not None and older.max_samples >= unit.max_samples)
+    return same and enough
+
+
+@dataclass(slots=True)
+class _Passing:
+    """A known slice that a listing is passing through.
+
+    Attributes:
+        unit: The slice.
+        planned: Its entries as planned, in order.
+        found: Those that the listing holds, as they are now, by URI.
+        changed: Whether one of them is no longer as planned.
+    """
+
+    unit: Unit
+    planned: list[Entry]
+    found: dict[str, Entry] = field(default_factory=dict)
+    changed: bool = False
+    _position: int = 0
+
+    def step(self, entry: Entry | None) -> str | None:
+        """Go on to the next planned entry, this one being found or not; its URI, None at the end."""
+        planned = self.planned[self._position]
+        if entry is not None:
+            self.found[entry.uri] = entry
+            self.changed |= (planned.size_bytes, planned.etag) != (entry.size_bytes, entry.etag)
+        self._position += 1
+        return self.planned[self._position].uri if self._position < len(self.planned) else None
+
+
 class Plan:
     """The units of an output, old and new, and the key lists of its slices."""
 
@@ -261,6 +354,7 @@ class Plan:
         self._storage = storage
         self.units: list[Unit] = read_units(ledger, storage)
         self.replaced: set[str] = set()
+        self._by_id: dict[str, Unit] = {}
 
     def add(self, inputs: Inputs, limit: int | None = None) -> None:
         """Take inputs in: what is new is added, what changed replaces its older version.
@@ -268,24 +362,29 @@ class Plan:
         Raises:
             OutputError: OUT cannot be written.
         """
-        candidates = itertools.chain((tar_unit(entry) for entry in inputs.tars.values()), self._slices(inputs))
+        self._by_id = {unit.id: unit for unit in self.units}
+        tars = {unit.uri: unit for unit in self.units if unit.kind == UnitKind.TAR}
+        candidates: Iterator[Unit] = itertools.chain(self._tars(inputs, tars), self._slices(inputs))
         if limit is not None:
             candidates = self._limited(candidates, limit)
-        by_id = {unit.id: unit for unit in self.units}
-        versions: dict[str, str] = {unit.uri: unit.id for unit in self.units if unit.kind == UnitKind.TAR}
         for unit in candidates:
-            if unit.id in by_id:
+            older = tars.get(unit.uri) if unit.kind == UnitKind.TAR else None
+            if older is not None and _covers(older, unit):
                 continue
-            older = versions.get(unit.uri) if unit.kind == UnitKind.TAR else None
-            if older is not None and unit.size_bytes < 0:
-                continue  # it cannot be looked at just now; what is known of it stays
             if older is not None:
-                del by_id[older]
-                self.replaced.add(older)
-            if unit.kind == UnitKind.TAR:
-                versions[unit.uri] = unit.id
-            by_id[unit.id] = unit
-        self.units = [unit for unit in by_id.values() if unit.id not in self.replaced]
+                self._retire(older)
+            self._by_id[unit.id] = unit
+        self.units = list(self._by_id.values())
+
+    def _tars(self, inputs: Inputs, known: dict[str, Unit]) -> Iterator[Unit]:
+        for entry in inputs.tars.values():
+            unit = tar_unit(entry)
+            # One that cannot be looked at just now: what is known of it stays.
+            yield known.get(unit.uri, unit) if unit.size_bytes < 0 else unit
+
+    def _retire(self, unit: Unit) -> None:
+        del self._by_id[unit.id]
+        self.replaced.add(unit.id)
 
     def write(self) -> None:
         """Publish ``plan/units.parquet``."""
@@ -307,66 +406,102 @@ class Plan:
 
     def _slices(self, inputs: Inputs) -> Iterator[Unit]:
         for prefix, listing in inputs.loose:
-            known = [unit for unit in self.units if unit.kind == UnitKind.SLICE and unit.uri == prefix]
-            yield from self._cut(prefix, self._unplanned(known, listing) if known else listing)
+            units = [unit for unit in self._by_id.values() if unit.kind == UnitKind.SLICE]
+            known = [unit for unit in units if unit.uri.startswith(prefix) or prefix.startswith(unit.uri)]
+            yield from self._cut(prefix, self._compared(known, listing) if known else listing)
 
-    def _unplanned(self, known: list[Unit], listing: Iterable[Entry]) -> Iterator[Entry]:
-        """Entries that no slice holds in their present version. Slices with an older version are replaced.
+    def _compared(self, known: list[Unit], listing: Iterable[Entry]) -> Iterator[Entry | Unit]:
+        """What a listing holds, both sides in order: entries that no slice holds yet, and slices.
 
-        Both sides are in order, so they are merged without holding either.
+        A slice with a changed entry is replaced by one with the entries as they are now. Of the known
+        slices only those that the listing is passing through are held.
         """
-        planned = heapq.merge(*(self._planned(unit) for unit in known), key=lambda pair: pair[0].uri)
-        changed: dict[str, Unit] = {}
-        after = next(planned, None)
+        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+            starts = zip(pool.map(lambda unit: self._planned(unit)[0].uri, known), known, strict=True)
+            waiting = deque(sorted(starts, key=lambda start: start[0]))
+        passing: list[tuple[str, str, _Passing]] = []
         for entry in listing:
-            while after is not None and after[0].uri < entry.uri:
-                after = next(planned, None)
-            if after is None or after[0].uri != entry.uri:
+            while waiting and waiting[0][0] <= entry.uri:
+                start, unit = waiting.popleft()
+                heapq.heappush(passing, (start, unit.id, _Passing(unit, self._planned(unit))))
+            is_known = False
+            while passing and passing[0][0] <= entry.uri:
+                uri, unit_id, piece = passing[0]
+                is_known |= uri == entry.uri
+                following = piece.step(entry if uri == entry.uri else None)
+                if following is None:
+                    heapq.heappop(passing)
+                    yield from self._settled(piece)
+                else:
+                    heapq.heapreplace(passing, (following, unit_id, piece))
+            if not is_known:
                 yield entry
-            elif (after[0].size_bytes, after[0].etag) != (entry.size_bytes, entry.etag):
-                changed[after[1].id] = after[1]
-        for unit in changed.values():
-            self.replaced.add(unit.id)
-            for entry, _ in self._planned(unit):
-                try:
-                    yield self._storage.stat(entry.uri)
-                except ObjectMissing:
-                    continue
+        for _, _, piece in sorted(passing, key=lambda item: item[0]):
+            yield from self._settled(piece)
 
-    def _planned(self, unit: Unit) -> Iterator[tuple[Entry, Unit]]:
+    def _settled(self, piece: _Passing) -> Iterator[Unit]:
+        """A slice that the listing has passed, or what takes its place."""
+        unit = piece.unit
+        if piece.changed:
+            now = (piece.found.get(entry.uri) or self._looked_up(entry) for entry in piece.planned)
+            self._retire(unit)
+            unit = self._slice(unit.uri, [entry for entry in now if entry is not None])
+            self._by_id[unit.id] = unit
+        if piece.found:
+            yield unit
+
+    def _looked_up(self, entry: Entry) -> Entry | None:
+        """An entry as it is now; None when it is gone, itself when it cannot be seen."""
+        try:
+            return self._storage.stat(entry.uri)
+        except ObjectMissing:
+            return None
+        except StorageError:
+            return entry
+
+    def _planned(self, unit: Unit) -> list[Entry]:
         assert unit.keys_uri is not None
-        for _, entry in slice_entries(unit, self._storage.read(unit.keys_uri)):
-            yield entry, unit
+        try:
+            return [entry for _, entry in slice_entries(unit, self._storage.read(unit.keys_uri))]
+        except StorageError as error:
+            raise OutputError(f"the plan in OUT is damaged: {error}") from error
+        except (ValueError, OSError) as error:
+            raise OutputError(f"the plan in OUT is damaged: {unit.keys_uri}: {error}") from error
 
-    def _cut(self, prefix: str, listing: Iterable[Entry]) -> Iterator[Unit]:
-        entries = iter(listing)
-        while batch := list(itertools.islice(entries, SLICE_KEYS)):
+    def _cut(self, prefix: str, found: Iterable[Entry | Unit]) -> Iterator[Unit]:
+        """Cut entries into slices; slices that are found pass through."""
+        batch: list[Entry] = []
+        for item in found:
+            if isinstance(item, Unit):
+                yield item
+                continue
+            batch.append(item)
+            if len(batch) == SLICE_KEYS:
+                yield self._slice(prefix, batch)
+                batch = []
+        if batch:
             yield self._slice(prefix, batch)
 
-    def _slice(self, prefix: str, batch: list[Entry], max_samples: int | None = None) -> Unit:
+    def _slice(self, prefix: str, batch: list[Entry]) -> Unit:
         keys = [os.fsencode(entry.uri[len(prefix) :]) for entry in batch]
         sizes = [entry.size_bytes for entry in batch]
         etags = [entry.etag for entry in batch]
         content = hashlib.sha256(b"\0".join(keys) + repr((sizes, etags)).encode()).hexdigest()
-        unit_id = _unit_id("slice", os.fsencode(prefix).hex(), content, max_samples)
+        unit_id = _unit_id("slice", prefix, content)
         keys_uri = self._ledger.uri("plan", f"keys-{unit_id}.parquet")
         self._put(keys_uri, pa.table({"key": keys, "size_bytes": sizes, "etag": etags}, schema=_KEYS_SCHEMA))
-        return Unit(unit_id, UnitKind.SLICE, prefix, sum(sizes), "", keys_uri, len(batch), max_samples)
+        return Unit(unit_id, UnitKind.SLICE, prefix, sum(sizes), "", keys_uri, len(batch))
 
     # -- limit --------------------------------------------------------------------------------------------
 
     def _limited(self, units: Iterable[Unit], limit: int) -> Iterator[Unit]:
-        """The units that hold the first ``limit`` samples, the last one cut to fit."""
+        """The units that hold the first ``limit`` samples, the last one cut to fit unless it is planned already."""
         left = limit
         for unit in units:
             num_samples = self._count(unit, left)
-            if num_samples <= left:
-                left -= num_samples
-                yield unit
-            else:
-                yield self._cut_to(unit, left)
-                left = 0
-            if left == 0:
+            yield unit if num_samples <= left or unit.id in self._by_id else self._cut_to(unit, left)
+            left -= num_samples
+            if left <= 0:
                 return
 
     def _count(self, unit: Unit, enough: int) -> int:
@@ -384,9 +519,7 @@ class Plan:
     def _cut_to(self, unit: Unit, num_samples: int) -> Unit:
         if unit.kind == UnitKind.TAR:
             return tar_unit(Entry(unit.uri, unit.size_bytes, unit.etag), num_samples)
-        assert unit.keys_uri is not None
-        entries = [entry for _, entry in slice_entries(unit, self._storage.read(unit.keys_uri))]
-        return self._slice(unit.uri, entries[:num_samples])
+        return self._slice(unit.uri, self._planned(unit)[:num_samples])
 
 
 def read_units(ledger: Ledger, storage: Storage) -> list[Unit]:
@@ -406,7 +539,10 @@ def read_units(ledger: Ledger, storage: Storage) -> list[Unit]:
     except (ValueError, OSError) as error:
         raise OutputError(f"{ledger.uri(UNITS)}: damaged: {error}") from error
     names = {item.name for item in dataclasses.fields(Unit)}
-    return [Unit(**{name: value for name, value in row.items() if name in names}) for row in rows]
+    try:
+        return [Unit(**{name: value for name, value in row.items() if name in names}) for row in rows]
+    except TypeError as error:
+        raise OutputError(f"{ledger.uri(UNITS)}: damaged: {error}") from error
 
 
 def count_samples(units: Sequence[Unit], storage: Storage, budget_s: float) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -235,7 +236,9 @@ class Bar(Silent):
     """A live bar on stderr."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        # a descriptor of its own, so that what silences libraries does not silence the bar
+        self._file = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+        self._console = Console(file=self._file)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -261,6 +264,7 @@ class Bar(Silent):
     def close(self) -> None:
         """Take the bar away."""
         self._bar.stop()
+        self._file.close()
 
 
 def make_reporter(kind: str) -> Reporter:

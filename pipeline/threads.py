@@ -11,6 +11,8 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+_FIRST = -1
+
 
 class Workers:
     """Threads that take work in order of its turn: what belongs to an earlier unit goes first."""
@@ -18,11 +20,14 @@ class Workers:
     def __init__(self, num_threads: int, on_start: Callable[[], object]) -> None:
         """Start the threads; each calls ``on_start`` once, first."""
         self._on_start = on_start
-        self._queue: queue.PriorityQueue[tuple[int, int, Future[Any], Callable[..., Any], tuple[Any, ...]]]
+        self._queue: queue.PriorityQueue[tuple[int, int, Future[Any] | None, Callable[..., Any], tuple[Any, ...]]]
         self._queue = queue.PriorityQueue()
         self._order = itertools.count()
-        for number in range(num_threads):
-            threading.Thread(target=self._loop, name=f"worker-{number}", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=self._loop, name=f"worker-{number}", daemon=True) for number in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, turn: int, call: Callable[..., T], *args: Any) -> Future[T]:  # noqa: ANN401 - the call's own
         """Run a call on one of the threads."""
@@ -34,6 +39,8 @@ class Workers:
         self._on_start()
         while True:
             _, _, future, call, args = self._queue.get()
+            if future is None:
+                return
             if not future.set_running_or_notify_cancel():
                 continue
             try:
@@ -41,6 +48,13 @@ class Workers:
             except BaseException as error:  # noqa: BLE001 - it is the caller's, who sees it in result()
                 future.set_exception(error)
             del future, args
+
+    def close(self) -> None:
+        """End the threads, each after the call it is at. What waits is not run."""
+        for _ in self._threads:
+            self._queue.put((_FIRST, next(self._order), None, int, ()))
+        for thread in self._threads:
+            thread.join()
 
 
 class ReadAhead(Generic[T]):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from torch import nn
@@ -17,10 +17,8 @@ from torchvision import models as tv
 from pipeline.errors import ModelError
 from pipeline.models.recipe import Recipe, timm_recipe, torchvision_recipe
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 TIMM_PREFIX = "timm/"
+_NUM_SUGGESTIONS = 6
 
 # Auxiliary heads serve training only. The published weights of both networks were ported from
 # checkpoints that expect inputs normalised to [-1, 1], which transform_input restores.
@@ -67,14 +65,26 @@ class Architecture:
         """Its name without ``timm/``."""
         return self.name.removeprefix(TIMM_PREFIX)
 
-    def build(self, num_classes: int) -> nn.Module:
-        """A network without weights, in evaluation mode."""
-        if self.name.startswith(TIMM_PREFIX):
+    @property
+    def _is_timm(self) -> bool:
+        return self.name.startswith(TIMM_PREFIX)
+
+    def build(self, num_classes: int, input_px: int | None = None) -> nn.Module:
+        """A network without weights, in evaluation mode.
+
+        Args:
+            num_classes: Size of its head.
+            input_px: Side of its input, where the network depends on it (torchvision's ViT); None is the
+                architecture's own.
+        """
+        if self._is_timm:
             import timm
 
             network: nn.Module = timm.create_model(self.short_name, pretrained=False, num_classes=num_classes)
         else:
             options = _BUILD_OPTIONS.get(self.name, {})
+            if input_px is not None and self.name.startswith("vit_"):
+                options = {**options, "image_size": input_px}
             network = tv.get_model(self.name, weights=None, num_classes=num_classes, **options)
         return network.eval()
 
@@ -90,11 +100,18 @@ class Architecture:
             if entry.name.lower() == name.lower():
                 return entry
         known = ", ".join(entry.name for entry in self.published)
-        raise ModelError(f"{self.name} has no weights called {name!r}; it has {known}")
+        how = f"; other weights are part of the name: {self.name.split('.')[0]}.TAG" if self._is_timm else ""
+        raise ModelError(f"{self.name} has no weights called {name!r}; it has {known}{how}")
 
     def matching(self, file_name: str) -> Published | None:
         """The published weights whose file has this name."""
         return next((entry for entry in self.published if entry.file_name == file_name), None)
+
+    def has_namesake_for(self, file_name: str) -> bool:
+        """Whether torchvision published a file of this name for its own architecture of the same name."""
+        if not self._is_timm or self.short_name not in torchvision_names():
+            return False
+        return find(self.short_name).matching(file_name) is not None
 
 
 @functools.cache
@@ -112,46 +129,68 @@ def find(name: str) -> Architecture:
     if name.startswith(TIMM_PREFIX):
         return _timm(name)
     if name not in torchvision_names():
-        raise ModelError(_unknown(name, torchvision_names(), _timm_names))
+        raise ModelError(_unknown(name))
     weights = tv.get_model_weights(name)
-    default = weights.DEFAULT  # type: ignore[attr-defined]  # every weights enum has one
+    default = weights.DEFAULT
     entries = [default, *(entry for entry in weights if entry is not default)]
     return Architecture(name, tuple(_torchvision_entry(entry) for entry in entries))
 
 
 def _torchvision_entry(entry: Any) -> Published:  # noqa: ANN401 - torchvision's enums have no common public type
-    file_name = PurePosixPath(urlsplit(entry.url).path).name
-    return Published(entry.name, file_name, entry.url, None, torchvision_recipe(entry))
+    return Published(entry.name, _file_name(entry.url), entry.url, None, torchvision_recipe(entry))
 
 
-def _timm_names() -> tuple[str, ...]:
-    import timm
-
-    return tuple(TIMM_PREFIX + name for name in timm.list_models())
+def _file_name(url: str) -> str:
+    return PurePosixPath(urlsplit(url).path).name
 
 
 def _timm(name: str) -> Architecture:
     import timm
     from timm.data import resolve_data_config
-    from timm.models import get_pretrained_cfg
+    from timm.models import get_deprecated_models, get_pretrained_cfg
 
     short = name.removeprefix(TIMM_PREFIX)
+    if successor := get_deprecated_models().get(short):
+        raise ModelError(f"{name} is now called {TIMM_PREFIX}{successor}")
     if not timm.is_model(short):
-        raise ModelError(_unknown(name, _timm_names(), lambda: ()))
-    config = get_pretrained_cfg(short, allow_unregistered=True)
-    details = config.to_dict() if config is not None else {}
+        raise ModelError(_unknown(name))
+    try:
+        config = get_pretrained_cfg(short, allow_unregistered=True)
+    except RuntimeError as error:  # a tag that does not exist
+        known = [TIMM_PREFIX + other for other in timm.list_pretrained(f"{short.split('.')[0]}.*")]
+        raise ModelError(f"{name}: no such weights; there are {', '.join(known) or 'none'}") from error
+    if config is None:
+        raise ModelError(f"{name}: timm says nothing about its preprocessing, so it cannot be used")
+    details = config.to_dict()
     try:
         recipe = timm_recipe(resolve_data_config({}, pretrained_cfg=details))
     except ValueError as error:
         raise ModelError(f"{name}: {error}") from error
     url = details.get("url") or None
-    file_name = PurePosixPath(urlsplit(url).path).name if url else f"{short}.safetensors"
+    file_name = _file_name(url) if url else f"{short}.safetensors"
     entry = Published(details.get("tag") or "default", file_name, url, details.get("hf_hub_id") or None, recipe)
     return Architecture(name, (entry,))
 
 
-def _unknown(name: str, known: tuple[str, ...], more: Callable[[], tuple[str, ...]]) -> str:
-    near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
-    near += [other for other in more() if other.removeprefix(TIMM_PREFIX) == name]
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    return f"unknown model {name!r}{hint}"
+def _unknown(name: str) -> str:
+    """What to say of an unknown name: names spelled alike first, then those that contain or resemble it."""
+    import timm
+    from timm.models import get_deprecated_models
+
+    short = name.removeprefix(TIMM_PREFIX).lower()
+    ours = () if name.startswith(TIMM_PREFIX) else torchvision_names()
+    theirs = timm.list_models()
+    found: list[str] = []
+    if short:
+        alike = re.compile("[-_. ]*".join(re.escape(letter) for letter in re.sub(r"[-_. ]", "", short)))
+        current = get_deprecated_models().get(short)
+        found += [known for known in ours if alike.fullmatch(known)]
+        found += [TIMM_PREFIX + known for known in theirs if known == current or alike.fullmatch(known)]
+        found += [known for known in ours if short in known]
+        found += difflib.get_close_matches(short, ours, n=4, cutoff=0.75)
+        found += [TIMM_PREFIX + known for known in sorted(theirs, key=len) if short in known]
+        if not found:
+            found += [TIMM_PREFIX + known for known in difflib.get_close_matches(short, theirs, n=4, cutoff=0.75)]
+    near = list(dict.fromkeys(found))[:_NUM_SUGGESTIONS]
+    hint = f"did you mean {', '.join(near)}?" if near else "`shardlabel models` lists what there is"
+    return f"unknown model {name!r}; {hint}"

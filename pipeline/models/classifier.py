@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -41,8 +42,9 @@ class Classifier:
         self.precision = precision
         network = _fused(network_from_blob(spec, blob))
         self._network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
         if compiled:
-            self._network = torch.compile(self._network, dynamic=True)
+            self._compiled = torch.compile(self._network, dynamic=True)
         self._mean, self._std = _normalisation(spec.recipe, device)
 
     @property
@@ -75,6 +77,17 @@ class Classifier:
         return logits
 
     def _forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits in float32; a network that cannot be compiled here runs as it is."""
+        if self._compiled is not None:
+            try:
+                return self._compiled(inputs).float()
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001 - no compiler, or a network that it does not understand
+                _log.warning(
+                    "%s runs without torch.compile: %s", self.spec.alias, str(error).strip().partition("\n")[0]
+                )
+                self._compiled = None
         logits: torch.Tensor = self._network(inputs)
         return logits.float()
 
@@ -82,7 +95,8 @@ class Classifier:
         if logits.shape[1] < 2:
             return logits
         best = logits.softmax(dim=1).topk(2, dim=1).values
-        near = (best[:, 0] - best[:, 1] < margin).nonzero()[:, 0]
+        clear = best[:, 0] - best[:, 1] >= margin  # NaN, where fp16 overflowed, is not clear either
+        near = clear.logical_not().nonzero()[:, 0]
         if len(near):
             logits[near] = self._forward(inputs[near])
         return logits
@@ -101,7 +115,7 @@ def _fused(network: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fused: nn.Module = fuse(network)
-    except Exception as error:  # tracing fails in as many ways as there are networks
+    except Exception as error:  # noqa: BLE001 - tracing fails in as many ways as there are networks
         _log.debug("not fused: %s", error)
         return network
     return fused.eval().requires_grad_(False)

@@ -15,6 +15,9 @@ import torch
 
 Rule = Literal["mean", "geometric", "vote"]
 
+# Shares of votes that differ by less than one step are equal: 1/10 + 2/10 is 3/10.
+_SHARE_STEPS = 2**30
+
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
@@ -41,12 +44,15 @@ def combine(probs_MBK: torch.Tensor, factors_M: torch.Tensor, rule: Rule, top_k:
     Args:
         probs_MBK: float32, (M, B, K), each row sums to 1.
         factors_M: Positive weights, of any scale.
-        rule: ``mean``: sum of w p. ``geometric``: product of p^w, normalised. ``vote``: weighted share of
-            members whose top-1 is the class; equal shares are ordered by the mean.
+        rule: ``mean``: sum of w p. ``geometric``: product of p^w, normalised; a p of 0 counts as the smallest
+            normal float. ``vote``: weighted share of members whose top-1 is the class; equal shares are
+            ordered by the mean.
         top_k: How many classes to return; at most K are.
     """
-    num_members, _, num_classes = probs_MBK.shape
-    weights_M = factors_M.to(probs_MBK) / factors_M.to(probs_MBK).sum()
+    num_members, num_images, num_classes = probs_MBK.shape
+    exact_M = factors_M.double() / factors_M.max()  # relative to the largest, so that no sum overflows
+    exact_M = exact_M / exact_M.sum()
+    weights_M = exact_M.to(probs_MBK)
     mean_BK = torch.einsum("m,mbk->bk", weights_M, probs_MBK)
     top_MB = probs_MBK.argmax(dim=2)
     k = min(top_k, num_classes)
@@ -59,24 +65,35 @@ def combine(probs_MBK: torch.Tensor, factors_M: torch.Tensor, rule: Rule, top_k:
         logs_BK = torch.einsum("m,mbk->bk", weights_M, probs_MBK.clamp_min(tiny).log())
         pooled_BK = logs_BK.softmax(dim=1)
     else:
-        pooled_BK = torch.zeros_like(mean_BK)
+        # in float64: shares that are equal on paper must stay equal when they are rounded below
+        shares_BK = exact_M.new_zeros((num_images, num_classes))
         for member in range(num_members):
-            pooled_BK.scatter_add_(1, top_MB[member, :, None], weights_M[member].expand(top_MB.shape[1], 1))
+            shares_BK.scatter_add_(1, top_MB[member, :, None], exact_M[member].expand(num_images, 1))
+        pooled_BK = shares_BK.to(probs_MBK)
 
     if rule == "vote":
-        by_mean = mean_BK.argsort(dim=1, descending=True, stable=True)
-        shares = pooled_BK.gather(1, by_mean)
-        by_share = shares.mul(2**20).round().argsort(dim=1, descending=True, stable=True)  # equal up to rounding
-        labels_Bk = by_mean.gather(1, by_share)[:, :k]
+        by_mean_BK = best_first(mean_BK, num_classes)[1]
+        ordered_BK = shares_BK.gather(1, by_mean_BK).mul(_SHARE_STEPS).round()
+        labels_Bk = by_mean_BK.gather(1, best_first(ordered_BK, k)[1])
         scores_Bk = pooled_BK.gather(1, labels_Bk)
     else:
-        scores_Bk, labels_Bk = pooled_BK.topk(k, dim=1)
+        scores_Bk, labels_Bk = best_first(pooled_BK, k)
 
     agreement_B = torch.einsum("m,mb->b", weights_M, (top_MB == labels_Bk[None, :, 0]).to(weights_M))
     disagreement_B = entropy(mean_BK) - torch.einsum("m,mb->b", weights_M, entropy(probs_MBK))
     return Consensus(labels_Bk, scores_Bk, agreement_B.clamp(0, 1), entropy(pooled_BK), disagreement_B.clamp_min(0))
 
 
+def best_first(values_BK: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest values of each row and where they are; of equal ones the first comes first.
+
+    ``topk`` leaves the order of equal values open, and then a member's top-1 would not be its argmax.
+    """
+    ordered, places = values_BK.sort(dim=1, descending=True, stable=True)
+    return ordered[:, :k], places[:, :k]
+
+
 def entropy(probs: torch.Tensor) -> torch.Tensor:
     """Shannon entropy over the last axis, in nats; 0 log 0 is 0."""
-    return torch.special.entr(probs).sum(dim=-1)
+    total: torch.Tensor = torch.special.entr(probs).sum(dim=-1)
+    return total

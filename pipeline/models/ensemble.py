@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.models.classifier import Classifier, Precision
-from pipeline.models.consensus import Rule, combine
+from pipeline.models.consensus import Rule, best_first, combine
 from pipeline.models.recipe import Geometry
 from pipeline.models.weights import MemberSpec
 
@@ -71,7 +71,7 @@ class Ensemble:
         self._members = [
             Classifier(spec, blobs[spec.alias], self.device, precision, compiled=compiled) for spec in specs
         ]
-        self._factors = torch.tensor([spec.factor for spec in specs], device=self.device)
+        self._factors = torch.tensor([spec.factor for spec in specs], dtype=torch.float64, device=self.device)
         self._rule = rule
         self._top_k = top_k
 
@@ -97,7 +97,7 @@ class Ensemble:
         k = consensus.labels_Bk.shape[1]
         members = []
         for probs, batch in zip(probs_MBK, logits, strict=True):
-            scores, labels = probs.topk(k, dim=1)
+            scores, labels = best_first(probs, k)
             members.append(MemberPredictions(_int32(labels), _array(scores), _array(batch.logsumexp(dim=1))))
         return Predictions(
             _int32(consensus.labels_Bk),

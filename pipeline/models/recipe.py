@@ -82,9 +82,11 @@ def timm_recipe(config: dict[str, Any]) -> Recipe:
     """The recipe behind a resolved timm data config.
 
     Raises:
-        ValueError: The config asks for a crop mode that has no equivalent here.
+        ValueError: The config asks for a crop mode or an input that has no equivalent here.
     """
-    size = config["input_size"][-1]
+    channels, height, size = config["input_size"]
+    if channels != 3 or height != size:
+        raise ValueError(f"inputs of {channels} x {height} x {size} are not supported, only square RGB")
     mode = config.get("crop_mode", "center")
     if mode not in {"center", "squash"}:
         raise ValueError(f"crop mode {mode!r} is not supported")
@@ -115,19 +117,37 @@ def crop(pixels_CHW: torch.Tensor, geometry: Geometry) -> torch.Tensor:
         pixels_CHW = F.resize(
             pixels_CHW,
             [new_height, new_width],
-            interpolation=InterpolationMode(geometry.interpolation),
-            antialias=geometry.interpolation in {"bilinear", "bicubic"},
+            # Tensors' own "nearest" rounds down; "nearest-exact" takes the pixels that Pillow takes.
+            interpolation=InterpolationMode(geometry.interpolation.replace("nearest", "nearest-exact")),
+            antialias=geometry.interpolation != "nearest",
         )
     return F.center_crop(pixels_CHW, [geometry.crop_px, geometry.crop_px])
 
 
 def _crop_with_pillow(pixels_CHW: torch.Tensor, geometry: Geometry, resized: tuple[int, int]) -> torch.Tensor:
     """The same for pictures so elongated that their resized form would not fit: only the crop is computed."""
-    height, width = pixels_CHW.shape[-2:]
     size = geometry.crop_px
-    top, left = (round((side - size) / 2.0) for side in resized)
-    down, right = height / resized[0], width / resized[1]
-    box = (left * right, top * down, (left + size) * right, (top + size) * down)
-    image = Image.fromarray(np.ascontiguousarray(pixels_CHW.permute(1, 2, 0).numpy()))
-    small = image.resize((size, size), _PILLOW_FILTERS[geometry.interpolation], box=box)
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+    seen = [min(size, side) for side in resized]  # less than the crop where that is padded
+    boxes = [
+        _source_box(source, side, part) for source, side, part in zip(pixels_CHW.shape[-2:], resized, seen, strict=True)
+    ]
+    (top, rows, bottom), (left, columns, right) = boxes
+    region_HWC = pixels_CHW[:, rows, columns].permute(1, 2, 0)
+    small = Image.fromarray(np.ascontiguousarray(region_HWC.numpy())).resize(
+        (seen[1], seen[0]), _PILLOW_FILTERS[geometry.interpolation], box=(left, top, right, bottom)
+    )
+    return F.center_crop(torch.from_numpy(np.array(small)).permute(2, 0, 1), [size, size])
+
+
+def _source_box(source: int, resized: int, seen: int) -> tuple[float, slice, float]:
+    """Along one side: the stretch of the source behind the crop, and the pixels that its filter touches.
+
+    Returns:
+        Start within those pixels, the pixels, end within them.
+    """
+    scale = source / resized
+    start = round((resized - seen) / 2.0) * scale
+    end = min(float(source), start + seen * scale)
+    margin = 3 * max(1.0, scale) + 2  # the widest filter, lanczos, reaches three pixels
+    first, last = max(0, math.floor(start - margin)), min(source, math.ceil(end + margin))
+    return start - first, slice(first, last), min(end - first, float(last - first))

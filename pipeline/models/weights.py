@@ -1,48 +1,32 @@
-"""Weights: found in a fixed order, checked, and read as data only.
+"""Weights of members: from a request to tensors that fit, and from tensors to a network.
 
-The order is: the checkpoint named in the request, ``--weights-dir``, the local caches of torch and the
-Hugging Face hub, a download. The driver does this once. Workers get the tensors from the driver as
-safetensors bytes, so they need neither the files nor the internet, and nobody unpickles anything.
+Files are looked for in the checkpoint named in the request, ``--weights-dir``, the local caches of torch
+and the Hugging Face hub, and the internet, in this order (:mod:`pipeline.models.locate`). The driver does
+this once. Workers get the tensors from the driver as safetensors bytes, so they need neither the files
+nor the internet, and nobody unpickles anything (:mod:`pipeline.models.checkpoint`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
 import json
-import os
-import pickle
-import re
-import tempfile
-import urllib.error
-import urllib.request
-from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
 from pipeline.config import MemberRequest
-from pipeline.errors import ModelError, StorageError, WeightsError
-from pipeline.models.catalog import TRAINING_ONLY_KEYS, Architecture, Published, find
+from pipeline.errors import ModelError, WeightsError
+from pipeline.models.catalog import Architecture, find
+from pipeline.models.checkpoint import State, read_state
+from pipeline.models.locate import find_file
 from pipeline.models.recipe import Recipe
-from pipeline.storage import Storage, absolute_uri, join
+from pipeline.storage import Storage
 
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})$")
-_SUFFIXES = (".safetensors", ".pth")
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
 _PROBE_CLASSES = 1000
 _METADATA_KEY = "module_versions"
-_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
-
-State = Mapping[str, torch.Tensor]
+# The first release of torchvision's MnasNet had a first layer of this width, whatever the multiplier.
+_MNASNET_V1_STEM = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +69,22 @@ def resolve(request: MemberRequest, weights_dir: str | None, storage: Storage) -
     """
     architecture = find(request.arch)
     wanted = architecture.choose(request.weights)
-    uri, data = _find_file(request, architecture, wanted, weights_dir, storage)
-    file_name = PurePosixPath(uri).name
-    digest = hashlib.sha256(data).hexdigest()
-    _check_hash(file_name, uri, digest)
-    state = _read_state(uri, data)
-    num_classes = _num_classes(architecture, state, uri)
-    network = _load(architecture, num_classes, state, uri)
-    published = wanted if request.weights else architecture.matching(file_name) or wanted
+    file = find_file(request, architecture, wanted, weights_dir, storage)
+    published = wanted if request.weights else architecture.matching(file.name) or wanted
+    state = read_state(file.uri, file.data)
+    input_px = published.recipe.geometry.crop_px
+    num_classes = _num_classes(architecture, input_px, state, file.uri)
+    network = _load(architecture, num_classes, input_px, state, file.uri)
     spec = MemberSpec(
         alias=request.alias,
         arch=request.arch,
         factor=request.factor,
         num_classes=num_classes,
         recipe=published.recipe,
-        weights_sha256=digest,
-        weights_file=file_name,
+        weights_sha256=file.sha256,
+        weights_file=file.name,
     )
-    return ResolvedMember(spec, _to_blob(network, state))
+    return ResolvedMember(spec, _to_blob(network))
 
 
 def check_one_label_space(members: list[MemberSpec]) -> int:
@@ -119,232 +101,53 @@ def check_one_label_space(members: list[MemberSpec]) -> int:
 
 def network_from_blob(spec: MemberSpec, blob: bytes) -> nn.Module:
     """Build a member's network from the bytes that :func:`resolve` made."""
-    with tempfile.TemporaryDirectory(prefix="shardlabel-") as folder:
-        # safe_open reads metadata from files only
-        path = Path(folder) / "weights.safetensors"
-        path.write_bytes(blob)
-        state = _read_safetensors(str(path))
-    return _load(find(spec.arch), spec.num_classes, state, spec.weights_file)
+    return _load(find(spec.arch), spec.num_classes, spec.recipe.geometry.crop_px, _from_blob(blob), spec.weights_file)
 
 
-# -- finding the file ---------------------------------------------------------------------------------
-
-
-def _find_file(
-    request: MemberRequest, architecture: Architecture, wanted: Published, weights_dir: str | None, storage: Storage
-) -> tuple[str, bytes]:
-    ways = _three_ways(request, wanted)
-    if request.checkpoint is not None:
-        return _read(absolute_uri(request.checkpoint), storage, ways)
-    if weights_dir is not None:
-        folder = absolute_uri(weights_dir)
-        if name := _pick(architecture, wanted, _names_in(folder, storage), weights_dir):
-            return _read(join(folder, name), storage, ways)
-    for path in _cached(wanted):
-        if path.is_file():
-            return _read(str(path), storage, ways)
-    path = _download(wanted, ways)
-    return _read(str(path), storage, ways)
-
-
-def _three_ways(request: MemberRequest, wanted: Published) -> str:
-    return (
-        f"supply it as {request.arch}=PATH, or as {wanted.file_name} (or {request.arch.rpartition('/')[2]}.safetensors) "
-        f"in --weights-dir, or let a machine with internet download it"
-    )
-
-
-def _read(uri: str, storage: Storage, ways: str) -> tuple[str, bytes]:
-    try:
-        return uri, storage.read(uri)
-    except StorageError as error:
-        raise WeightsError(f"{error}; {ways}") from error
-
-
-def _names_in(folder: str, storage: Storage) -> list[str]:
-    try:
-        entries = list(storage.list(folder.rstrip("/") + "/"))
-    except StorageError as error:
-        raise WeightsError(f"--weights-dir {error}") from error
-    start = len(folder.rstrip("/")) + 1
-    return [entry.uri[start:] for entry in entries if "/" not in entry.uri[start:]]
-
-
-def _pick(architecture: Architecture, wanted: Published, names: list[str], weights_dir: str) -> str | None:
-    """The file of a weights directory that belongs to an architecture."""
-    arch = architecture.short_name
-    for exact in (wanted.file_name, *(arch + suffix for suffix in _SUFFIXES)):
-        if exact in names:
-            return exact
-    for suffix in _SUFFIXES:
-        found = [
-            name
-            for name in names
-            if name.startswith(f"{arch}-") and name.endswith(suffix) and architecture.matching(name) in {None, wanted}
-        ]
-        if len(found) > 1:
-            listed = ", ".join(sorted(found))
-            raise WeightsError(f"--weights-dir {weights_dir}: several files fit {architecture.name}: {listed}; name one with =")
-        if found:
-            return found[0]
-    return None
-
-
-def _cached(wanted: Published) -> list[Path]:
-    """Where torch and the Hugging Face hub keep what they downloaded."""
-    paths = [Path(torch.hub.get_dir()) / "checkpoints" / wanted.file_name]
-    if wanted.hub_id:
-        from huggingface_hub import try_to_load_from_cache
-
-        for name in ("model.safetensors", "pytorch_model.bin"):
-            cached = try_to_load_from_cache(wanted.hub_id, name)
-            if isinstance(cached, str):
-                paths.append(Path(cached))
-    return paths
-
-
-def _download(wanted: Published, ways: str) -> Path:
-    """Fetch published weights into torch's cache; a file appears there whole or not at all."""
-    if wanted.url is None:
-        return _download_from_hub(wanted, ways)
-    target = Path(torch.hub.get_dir()) / "checkpoints" / wanted.file_name
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(wanted.url, timeout=30) as response:  # noqa: S310 - an https URL of the catalogue
-            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    while piece := response.read(1 << 20):
-                        file.write(piece)
-                os.replace(temporary, target)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
-        raise WeightsError(f"{wanted.file_name} is not here and could not be downloaded ({reason}); {ways}") from error
-    return target
-
-
-def _download_from_hub(wanted: Published, ways: str) -> Path:
-    if wanted.hub_id is None:
-        raise WeightsError(f"nobody published weights under the name {wanted.file_name}; {ways}")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(wanted.hub_id, "model.safetensors"))
-    except Exception as error:  # the hub client's errors are of a dozen families
-        raise WeightsError(f"{wanted.hub_id} could not be downloaded ({type(error).__name__}); {ways}") from error
-
-
-def _check_hash(file_name: str, uri: str, digest: str) -> None:
-    match = _HASH_IN_NAME.search(PurePosixPath(file_name).stem)
-    if match and not digest.startswith(match.group(1)):
-        raise WeightsError(
-            f"{uri}: its name promises a sha256 that starts with {match.group(1)}, but it is {digest[:8]}...; "
-            "the file is damaged or has the wrong name"
-        )
-
-
-# -- reading tensors ----------------------------------------------------------------------------------
-
-
-class _VersionedState(OrderedDict[str, torch.Tensor]):
-    """A state dict with the module versions that some architectures look at when loading."""
-
-    _metadata: dict[str, dict[str, Any]]
-
-
-def _read_state(uri: str, data: bytes) -> State:
-    """Tensors of a checkpoint, unwrapped and with plain names.
-
-    Raises:
-        WeightsError: It is damaged, or a pickle that carries more than data.
-    """
-    try:
-        if uri.endswith(".safetensors"):
-            return _plain(uri, safetensors.torch.load(data), None)
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "GLOBAL" in str(error):
-            raise WeightsError(f"{uri}: refused, because it is a pickle that carries code; save the state dict alone") from error
-        raise WeightsError(f"{uri}: damaged, or no checkpoint") from error
-    except Exception as error:  # torch's and safetensors' readers raise RuntimeError, ValueError, EOFError, KeyError, ...
-        raise WeightsError(f"{uri}: damaged, or no checkpoint ({type(error).__name__})") from error
-    if not isinstance(loaded, dict):
-        raise WeightsError(f"{uri}: holds a {type(loaded).__name__}, not a state dict")
-    return _plain(uri, loaded, getattr(loaded, "_metadata", None))
-
-
-def _plain(uri: str, loaded: Mapping[str, Any], metadata: dict[str, Any] | None) -> State:
-    for wrapper in _WRAPPERS:
-        if isinstance(inner := loaded.get(wrapper), dict):
-            loaded, metadata = inner, getattr(inner, "_metadata", None)
-            break
-    tensors = {key: value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise WeightsError(f"{uri}: holds no tensors")
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-            metadata = None
-    state = _VersionedState(
-        (_DENSENET_KEY.sub(r"\1\2", key), value.float() if value.is_floating_point() else value)
-        for key, value in tensors.items()
-        if not TRAINING_ONLY_KEYS.match(key)
-    )
-    if metadata:
-        state._metadata = metadata
-    return state
-
-
-def _read_safetensors(path: str) -> State:
-    with safetensors.safe_open(path, framework="pt") as file:
-        state = _VersionedState((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118 - not a mapping
-        state._metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
-    return state
-
-
-def _to_blob(network: nn.Module, state: State) -> bytes:
-    versions = getattr(state, "_metadata", None) or getattr(network.state_dict(), "_metadata", {})
+def _to_blob(network: nn.Module) -> bytes:
+    state = network.state_dict()
     tensors = {key: value.detach().contiguous().clone() for key, value in state.items()}
-    return safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(versions)})
+    versions = json.dumps(getattr(state, "_metadata", {}))
+    blob: bytes = safetensors.torch.save(tensors, metadata={_METADATA_KEY: versions})
+    return blob
 
 
-# -- fitting tensors to a network ---------------------------------------------------------------------
+def _from_blob(blob: bytes) -> State:
+    # safetensors hands out the metadata of files only; they are in the JSON header, behind its 8 bytes of length
+    header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+    state = State(safetensors.torch.load(blob))
+    state._metadata = json.loads(header["__metadata__"][_METADATA_KEY])
+    return state
 
 
-def _empty(architecture: Architecture, num_classes: int) -> nn.Module:
+def _empty(architecture: Architecture, num_classes: int, input_px: int) -> nn.Module:
     with torch.device("meta"):
-        return architecture.build(num_classes)
+        return architecture.build(num_classes, input_px)
 
 
-def _num_classes(architecture: Architecture, state: State, uri: str) -> int:
+def _num_classes(architecture: Architecture, input_px: int, state: State, uri: str) -> int:
     """Size of the classifier's head, read from the checkpoint."""
-    expected = _empty(architecture, _PROBE_CLASSES).state_dict()
-    other = _empty(architecture, _PROBE_CLASSES + 1).state_dict()
-    heads = [key for key in expected if expected[key].shape != other[key].shape]
+    expected = _empty(architecture, _PROBE_CLASSES, input_px).state_dict()
+    other = _empty(architecture, _PROBE_CLASSES + 1, input_px).state_dict()
+    heads = [key for key in expected if key not in other or expected[key].shape != other[key].shape]
     sizes = {state[key].shape[0] for key in heads if key in state and state[key].ndim == expected[key].ndim}
     if len(sizes) != 1:
         raise WeightsError(f"{uri}: does not fit {architecture.name}: no classifier head of that architecture in it")
     return int(sizes.pop())
 
 
-def _load(architecture: Architecture, num_classes: int, state: State, uri: str) -> nn.Module:
+def _load(architecture: Architecture, num_classes: int, input_px: int, state: State, uri: str) -> nn.Module:
     """A network that holds the given tensors.
 
     Raises:
         WeightsError: Names or shapes differ.
     """
-    network = _empty(architecture, num_classes)
-    versions = getattr(network.state_dict(), "_metadata", {})
-    if not getattr(state, "_metadata", None):
-        state = _VersionedState(state)
-        state._metadata = versions
+    network = _empty(architecture, num_classes, input_px)
+    _guess_version(network, state)
     try:
         network.load_state_dict(state, assign=True)
         if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-            network = architecture.build(num_classes)  # some buffers are computed, not stored
+            network = architecture.build(num_classes, input_px)  # some buffers are computed, not stored
             network.load_state_dict(state)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -355,4 +158,15 @@ def _load(architecture: Architecture, num_classes: int, state: State, uri: str) 
     return network.eval().requires_grad_(False)
 
 
-__all__ = ["MemberSpec", "ModelError", "ResolvedMember", "check_one_label_space", "network_from_blob", "resolve"]
+def _guess_version(network: nn.Module, state: State) -> None:
+    """Give tensors of a MnasNet the version that it insists on, where the file (safetensors, say) lost it.
+
+    Everything else takes tensors without versions for old ones, which is right: among those are the published
+    DenseNets, from before batch norms counted their batches.
+    """
+    current = getattr(network.state_dict(), "_metadata", {}).get("", {}).get("version")
+    if current is None or "version" in state._metadata.get("", {}):
+        return
+    stem = state.get("layers.0.weight")
+    is_old = stem is not None and stem.shape[0] == _MNASNET_V1_STEM
+    state._metadata = {**state._metadata, "": {"version": 1 if is_old else current}}

@@ -12,29 +12,49 @@ to 8 bits, CMYK and Lab converted, transparency laid over white, the first frame
 from __future__ import annotations
 
 import io
+import math
+import re
 import struct
 import threading
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 from torchcodec.decoders import decode_heic, decode_jpeg
 
 from pipeline.errors import ImageError
 from pipeline.records import Reason
 
+# What Pillow calls MPO comes in by its JPEG plugin and has no opener of its own.
+_FORMATS = tuple(
+    "JPEG PNG GIF WEBP AVIF BMP DIB TIFF JPEG2000 PPM ICO ICNS CUR TGA DDS PSD PCX SGI QOI XBM XPM".split()
+)
 # Pillow's own limit: twice its MAX_IMAGE_PIXELS. Checked in the header, before anything is allocated.
 MAX_PIXELS = 178_956_970
 # Above this only one image at a time is decoded in a process, which bounds the memory of a bad shard.
 _LARGE_PIXELS = 32 << 20
 _one_large_image = threading.Lock()
+# Pillow's pictures are converted in strips, so that beside the decoded and the final one there is no third.
+_STRIP_PIXELS = 4 << 20
 
-_FORMATS = tuple(
-    "JPEG MPO PNG GIF WEBP AVIF BMP DIB TIFF JPEG2000 PPM ICO ICNS CUR TGA DDS PSD PCX SGI QOI XBM XPM".split()
-)
 _ORIENTATION = 0x0112
+# What Pillow's exif_transpose() does, for (3, H, W): swap H and W or not, then the axes to flip.
+_UPRIGHT: dict[int, tuple[bool, tuple[int, ...]]] = {
+    2: (False, (2,)),
+    3: (False, (1, 2)),
+    4: (False, (1,)),
+    5: (True, ()),
+    6: (True, (2,)),
+    7: (True, (1, 2)),
+    8: (True, (1,)),
+}
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(="|>)[2-8]')
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_AVIF_BRANDS = {b"avif", b"avis"}
+_ISPE = b"\0\0\0\x14ispe\0\0\0\0"  # length, name, version and flags; width and height follow
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -59,9 +79,11 @@ _FOREIGN_MAGIC = (
     (b"\x76\x2f\x31\x01", "OpenEXR"),
 )
 _TRUNCATED = ("truncated", "not enough data", "unexpected end", "premature end")
+_UNSUPPORTED = ("unsupported", "not supported", "unimplemented")
+_SOURCE_LINE = re.compile(r"^.*\.cpp:\d+, ")
+_PILLOW_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS decides, not a warning
-warnings.filterwarnings("ignore", module=r"PIL\..*")
+Image.init()  # all formats now, not when the first odd file comes to several threads at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,62 +114,96 @@ def decode(data: bytes, *, fast_to_px: int | None = None) -> Decoded:
     """
     if not data:
         raise ImageError(Reason.EMPTY, "0 bytes")
+    _quieten_pillow()
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        width, height = image.size
-        _check_pixels(width, height)
-        if width * height > _LARGE_PIXELS:
-            with _one_large_image:
-                pixels = _pixels(image, data, fast_to_px)
-        else:
+        width, height = _stored_size(image)
+        with _memory_for(width, height):
             pixels = _pixels(image, data, fast_to_px)
     except ImageError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         return _decode_unidentified(data, error)
     except Image.DecompressionBombError as error:
         raise ImageError(Reason.TOO_LARGE, _line(error)) from error
     except MemoryError as error:
         raise ImageError(Reason.TOO_LARGE, "not enough memory to decode it") from error
     except Exception as error:  # Pillow's plugins raise whatever they run into: OSError, SyntaxError, struct.error, ...
-        raise _damage(error) from error
+        raise _damage(error, data) from error
     return Decoded(pixels, width, height)
 
 
-def _check_pixels(width: int, height: int) -> None:
+def _quieten_pillow() -> None:
+    """Keep Pillow's warnings from the terminal, and from becoming errors where somebody asked for that.
+
+    Whether a picture can be labelled must not depend on Python's ``-W`` option.
+    """
+    if warnings.filters[:1] != [_PILLOW_QUIET]:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height before orientation; for TIFF, Pillow's own ``size`` is that of the upright picture."""
+    tags = getattr(image, "tag_v2", None)
+    return image.size if tags is None else (int(tags[_TIFF_WIDTH]), int(tags[_TIFF_HEIGHT]))
+
+
+def _memory_for(width: int, height: int) -> AbstractContextManager[object]:
+    """Leave for a picture of this size to be decoded; the large ones wait for each other.
+
+    Raises:
+        ImageError: It is too large altogether.
+    """
     if width <= 0 or height <= 0:
         raise ImageError(Reason.CORRUPT_IMAGE, f"{width} x {height} pixels")
     if width * height > MAX_PIXELS:
         raise ImageError(Reason.TOO_LARGE, f"{width} x {height} pixels; the limit is {MAX_PIXELS} in all")
+    return _one_large_image if width * height > _LARGE_PIXELS else nullcontext()
 
 
 def _pixels(image: Image.Image, data: bytes, fast_to_px: int | None) -> torch.Tensor:
-    if image.format in {"JPEG", "MPO"}:
-        if fast_to_px is not None and min(image.size) >= 2 * fast_to_px:
-            image.draft("RGB" if image.mode == "RGB" else image.mode, (fast_to_px, fast_to_px))
-            return _with_pillow(image)
-        try:
-            pixels: torch.Tensor = decode_jpeg(data, mode="RGB")
-        except (RuntimeError, ValueError):
-            return _with_pillow(image)  # it knows some more variants, and names what is wrong
-        return pixels
-    return _with_pillow(image)
+    if image.format not in {"JPEG", "MPO"}:
+        return _with_pillow(image)
+    if fast_to_px is not None and min(image.size) >= 2 * fast_to_px:
+        image.draft(None, (fast_to_px, fast_to_px))
+        return _with_pillow(image)
+    if _XMP_ORIENTATION.search(image.info.get("xmp", b"")):
+        return _with_pillow(image)  # TorchCodec looks for the orientation in EXIF alone
+    try:
+        pixels: torch.Tensor = decode_jpeg(data, mode="RGB")
+    except (RuntimeError, ValueError):
+        return _with_pillow(image)  # it knows some more variants, and names what is wrong
+    return pixels
 
 
 def _with_pillow(image: Image.Image) -> torch.Tensor:
     image.load()
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    rgb = _to_rgb(image)
-    if orientation in range(2, 9):
-        rgb.getexif()[_ORIENTATION] = orientation
-        rgb = ImageOps.exif_transpose(rgb)
-    return torch.from_numpy(np.array(rgb, dtype=np.uint8)).permute(2, 0, 1)
+    width, height = image.size
+    deep = _deep_range(image)
+    pixels_HWC = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        strip = image if rows >= height else image.crop((0, top, width, bottom))
+        pixels_HWC[top:bottom] = np.asarray(_to_rgb(strip, deep))
+    pixels_CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)
+    swap, flips = _UPRIGHT.get(_orientation(image), (False, ()))
+    turned_CHW = pixels_CHW.transpose(1, 2) if swap else pixels_CHW
+    return turned_CHW.flip(flips) if flips else turned_CHW
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - Pillow raises whatever it runs into; damaged metadata leaves the pixels sound
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _to_rgb(image: Image.Image, deep: tuple[float, float] | None) -> Image.Image:
     """As a person would see it, in 8-bit RGB."""
-    if image.mode == "I" or image.mode.startswith("I;16") or image.mode == "F":
-        return _grey_to_8_bits(np.asarray(image), image.mode).convert("RGB")
+    if deep is not None:
+        return _grey_to_8_bits(image, *deep).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -155,24 +211,42 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey_to_8_bits(values: np.ndarray, mode: str) -> Image.Image:
-    """Deep greys to 8 bits: integers by their 16-bit range, floats and larger integers by their own."""
-    if mode != "F" and values.size and 0 <= values.min() and values.max() <= 65535:
-        return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
-    finite = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
-    low, high = float(finite.min()), float(finite.max())
-    if mode == "F" and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    elif mode == "F" and low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
-    scale = 255.0 / (high - low) if high > low else 0.0
-    return Image.fromarray(np.clip((finite - low) * scale, 0, 255).astype(np.uint8))
+def _deep_range(image: Image.Image) -> tuple[float, float] | None:
+    """The values that become black and white, for greys of more than 8 bits; None for other pictures.
+
+    Integers count by their 16-bit range, floats and larger integers by their own.
+    """
+    if image.mode.startswith("I;16"):
+        return 0.0, 65535.0
+    if image.mode not in {"I", "F"}:
+        return None
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    if not math.isfinite(high - low):
+        finite = values[np.isfinite(values)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    likely = (65535.0,) if image.mode == "I" else (1.0, 255.0)
+    return next(((0.0, most) for most in likely if low >= 0 and high <= most), (low, high))
+
+
+def _grey_to_8_bits(image: Image.Image, low: float, high: float) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    scaled = (values - low) * (255.0 / (high - low) if high > low else 0.0)
+    grey = np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
+    if isinstance(clear := image.info.get("transparency"), int):  # PNG names one value that is transparent
+        grey[values == clear] = 255
+    return Image.fromarray(grey)
 
 
 def _decode_unidentified(data: bytes, error: Exception) -> Decoded:
-    if data[4:8] == b"ftyp" and _HEIF_BRANDS & {data[at : at + 4] for at in range(8, 64, 4)}:
-        return _decode_heic(data)
-    head = data[:512].lstrip()
+    if data[4:8] == b"ftyp":
+        brands = {data[at : at + 4] for at in range(8, 64, 4)}
+        if brands & _AVIF_BRANDS:
+            raise ImageError(Reason.CORRUPT_IMAGE, "starts as AVIF, but cannot be read as one") from error
+        if brands & _HEIF_BRANDS:
+            return _decode_heic(data)
+    head = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip()
     for magic, name in _FOREIGN_MAGIC:
         if data.startswith(magic) or (name == "SVG" and head.startswith(b"<") and magic in head):
             raise ImageError(Reason.UNSUPPORTED_FORMAT, f"{name} is not supported") from error
@@ -186,13 +260,12 @@ def _decode_unidentified(data: bytes, error: Exception) -> Decoded:
 
 def _decode_heic(data: bytes) -> Decoded:
     width, height = _heif_size(data)
-    _check_pixels(width, height)
-    try:
-        pixels = decode_heic(data, mode="RGB")
-    except (RuntimeError, ValueError) as error:
-        raise _damage(error) from error
-    pixels = pixels[0] if pixels.ndim == 4 else pixels
-    return Decoded(pixels, width, height)
+    with _memory_for(width, height):
+        try:
+            pixels = decode_heic(data, mode="RGB")
+        except (RuntimeError, ValueError) as error:
+            raise _damage(error, data) from error
+    return Decoded(pixels[0] if pixels.ndim == 4 else pixels, width, height)
 
 
 def _heif_size(data: bytes) -> tuple[int, int]:
@@ -201,21 +274,29 @@ def _heif_size(data: bytes) -> tuple[int, int]:
     Source: ISO/IEC 23008-12, 6.5.3 (ImageSpatialExtentsProperty).
     """
     sizes: list[tuple[int, int]] = []
-    at = data.find(b"ispe")
-    while at >= 0 and len(data) >= at + 16:
-        sizes.append(struct.unpack(">II", data[at + 8 : at + 16]))
-        at = data.find(b"ispe", at + 4)
+    at = data.find(_ISPE)
+    while at >= 0 and len(data) >= at + len(_ISPE) + 8:
+        sizes.append(struct.unpack_from(">II", data, at + len(_ISPE)))
+        at = data.find(_ISPE, at + len(_ISPE))
     if not sizes:
         raise ImageError(Reason.CORRUPT_IMAGE, "HEIF without image extents")
     return max(sizes, key=lambda size: size[0] * size[1])
 
 
-def _damage(error: Exception) -> ImageError:
+def _damage(error: Exception, data: bytes) -> ImageError:
     message = _line(error)
-    cut = any(word in message.lower() for word in _TRUNCATED)
-    return ImageError(Reason.TRUNCATED_IMAGE if cut else Reason.CORRUPT_IMAGE, message)
+    found = message.lower()
+    if any(words in found for words in _TRUNCATED) or _is_cut_webp(data):
+        return ImageError(Reason.TRUNCATED_IMAGE, message)
+    unsupported = isinstance(error, NotImplementedError) or any(words in found for words in _UNSUPPORTED)
+    return ImageError(Reason.UNSUPPORTED_FORMAT if unsupported else Reason.CORRUPT_IMAGE, message)
+
+
+def _is_cut_webp(data: bytes) -> bool:
+    """Whether a WebP file is shorter than it says, which its decoder reports like any other damage."""
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little")
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = _SOURCE_LINE.sub("", " ".join(str(error).split()))
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

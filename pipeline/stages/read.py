@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow.parquet as pq
@@ -31,6 +32,10 @@ IMAGE_EXTENSIONS = frozenset(
     "jpg jpeg jpe jfif jif jfi mpo png apng gif webp avif avifs heic heif hif bmp dib tif tiff jp2 j2k j2c jpc jpf jpx "
     "ppm pgm pbm pnm pfm ico icns cur tga vda dds psd pcx sgi qoi xbm xpm jxl dng cr2 nef arw".split()
 )
+# Members that are part of no sample: directories, GNU volume labels, and WebDataset's metadata (its own expression).
+_NO_SAMPLE = ("a directory", "a volume label")
+_ARCHIVE_METADATA = re.compile(r"__[^/]*__($|/)")
+_INTEGER = re.compile(rb"\s*[+-]?[0-9]{1,20}\s*")
 MAX_IMAGE_BYTES = 256 << 20
 _MAX_FIELD_BYTES = 16 << 20
 _LOOSE_IN_FLIGHT = {"s3": 32, "file": 4}
@@ -72,10 +77,7 @@ class UnitReader:
         self.bytes_done = 0
 
     def __iter__(self) -> Iterator[Sample | ShardEvent]:
-        if self.unit.kind == UnitKind.SLICE:
-            items = self._slice()
-        else:
-            items = self._tar()
+        items = self._slice() if self.unit.kind == UnitKind.SLICE else self._tar()
         limit = self.unit.max_samples
         for item in items:
             if isinstance(item, Sample) and limit is not None and item.index >= limit:
@@ -83,7 +85,7 @@ class UnitReader:
                 return
             yield item
 
-    def _tar(self) -> Iterator[Sample | ShardEvent]:
+    def _tar(self) -> Generator[Sample | ShardEvent, None, None]:
         entry = Entry(self.unit.uri, self.unit.size_bytes, self.unit.etag)
         if entry.size_bytes < 0:  # it was not there when the plan was made
             self._storage.stat(entry.uri)
@@ -113,7 +115,7 @@ class UnitReader:
         finally:
             stream.close()
 
-    def _slice(self) -> Iterator[Sample | ShardEvent]:
+    def _slice(self) -> Generator[Sample | ShardEvent, None, None]:
         assert self.unit.keys_uri is not None
         entries = slice_entries(self.unit, self._storage.read(self.unit.keys_uri))[self._cursor.index :]
         width = _LOOSE_IN_FLIGHT["s3" if self.unit.uri.startswith("s3://") else "file"]
@@ -180,7 +182,7 @@ def _too_many_bytes(num_bytes: int) -> str:
 class _Group:
     """The members of one sample as they come in."""
 
-    __slots__ = ("fields", "image_name", "key", "kept", "num_bytes", "sample", "special")
+    __slots__ = ("fields", "image_name", "key", "num_bytes", "sample", "special")
 
     def __init__(self, key: str, index: int, offset: int) -> None:
         self.key = key
@@ -202,30 +204,31 @@ class _Grouping:
 
     def __iter__(self) -> Iterator[Sample | ShardEvent]:
         group: _Group | None = None
+        events: list[ShardEvent] = []  # these follow the sample that they happen in, so that no cursor splits the two
         for item in self._walk:
             if isinstance(item, ShardEvent):
-                if group is not None:
-                    yield self._finish(group)
-                group = None
-                yield item
+                events.append(item)
+                if group is None:
+                    yield from events
+                    events.clear()
                 continue
-            if item.special.startswith("a directory") or _is_archive_metadata(item.name):
+            if item.special.startswith(_NO_SAMPLE) or _ARCHIVE_METADATA.match(item.name):
                 continue
             key, extension = base_plus_ext(item.name)
             name = item.name if key is None else key
             field = "" if extension is None else extension.lower()
             if group is not None and (key is None or group.key != name or field in group.fields):
-                yield self._finish(group)
+                yield from self._finish(group, events)
                 group = None
             if group is None:
                 group = _Group(name, self._index, item.offset)
                 self._index += 1
             self._add(group, item, field, solo=key is None)
             if key is None:
-                yield self._finish(group)
+                yield from self._finish(group, events)
                 group = None
         if group is not None:
-            yield self._finish(group)
+            yield from self._finish(group, events)
 
     def _add(self, group: _Group, member: Member, field: str, *, solo: bool) -> None:
         group.fields.append(field)
@@ -264,23 +267,20 @@ class _Grouping:
                 sample.message = "the archive ends inside this image"
 
     @staticmethod
-    def _finish(group: _Group) -> Sample:
+    def _finish(group: _Group, events: list[ShardEvent]) -> Iterator[Sample | ShardEvent]:
         sample = group.sample
         if group.image_name is None:
             sample.num_bytes = group.num_bytes
             sample.reason = Reason.NO_IMAGE
             sample.message = group.special or f"no image among the fields: {', '.join(group.fields[:8])}"
-        return sample
-
-
-def _is_archive_metadata(name: str) -> bool:
-    """WebDataset's rule for members that describe the archive rather than a sample."""
-    return "/" not in name and name.startswith("__") and name.endswith("__")
+        sample.message = " ".join(sample.message.split())  # names may hold line breaks
+        yield sample
+        yield from events
+        events.clear()
 
 
 def _truth(data: bytes) -> int | None:
-    try:
-        value = int(data.decode("ascii"))
-    except ValueError:
+    if not _INTEGER.fullmatch(data):
         return None
+    value = int(data)
     return value if -(2**31) <= value < 2**31 else None

@@ -2,7 +2,7 @@
 
 ``tarfile`` stops without a word at a damaged header, at zero blocks in the middle and between
 concatenated archives. This walk knows the object's size, checks every header's checksum, looks for
-the end-of-archive marker, and after damage searches on, block by block, for the next sound header.
+the end-of-archive marker, and after damage searches on for the next sound header.
 It reads front to back, once, and holds one header at a time.
 
 Header fields are parsed by the standard library's ``tarfile.TarInfo``. Formats: POSIX.1-1988 (ustar),
@@ -12,6 +12,7 @@ Source: POSIX.1-2017, "pax - ustar Interchange Format"; the GNU tar manual, "Bas
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -26,7 +27,12 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_READ_BYTES = 1 << 20
 _MAX_EXTENSION_BYTES = 1 << 20  # a long name or a pax record; more is damage
 _MAX_PAYLOAD_BYTES = 1 << 30
-_SCAN_BLOCKS = 128
+_MAX_MEMBER_BYTES = 1 << 50  # a header that announces more is damaged
+_MAX_PAX_SIZE_DIGITS = 20
+_SCAN_BYTES = 1 << 16
+_AFTER_END = "what follows the end-of-archive marker is no tar"
+_MAGIC = b"ustar"
+_MAGIC_AT = 257
 
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _KINDS = {
@@ -37,7 +43,18 @@ _KINDS = {
     tarfile.DIRTYPE: "a directory",
     tarfile.FIFOTYPE: "a FIFO",
     tarfile.GNUTYPE_SPARSE: "a sparse file",
+    b"D": "a directory",  # of a GNU incremental backup
+    b"V": "a volume label",
 }
+_WITH_CONTENT = (tarfile.GNUTYPE_SPARSE, b"D")
+_EXTENSIONS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+_PAX_KEYS = ("path", "size", "GNU.sparse.name", "GNU.sparse.major", "GNU.sparse.map", "GNU.sparse.size")
 
 
 @dataclass(slots=True)
@@ -70,33 +87,41 @@ class _GzipStream:
         self.damage: ShardEvent | None = None
 
     def _more(self) -> bool:
+        """Inflate a little more; False at the end."""
         if self._ended:
             return False
         data = self._rest or self._raw.read(_GZIP_READ_BYTES)
-        self._rest = b""
+        if self._inflate.eof and not (data := self._next_member(data)):
+            return False
+        before = self._inflate.copy()
         try:
-            if not data and (held := self._inflate.decompress(b"", _GZIP_READ_BYTES)):
-                self._plain += held
-                return True
-            if not data:
-                self._end(None if self._inflate.eof else "the gzip stream is cut off", Reason.SHARD_TRUNCATED)
-                return False
-            if self._inflate.eof:
-                if not data.startswith(_GZIP_MAGIC[: len(data)]):
-                    self._end(None, Reason.SHARD_CORRUPT)  # padding after the last gzip member
-                    return False
-                self._inflate = zlib.decompressobj(wbits=31)
-            self._plain += self._inflate.decompress(data, _GZIP_READ_BYTES)
-            self._rest = self._inflate.unconsumed_tail or self._inflate.unused_data
+            plain = self._inflate.decompress(data, _GZIP_READ_BYTES)
         except zlib.error as error:
+            self._plain += _inflated_before_error(before, data)
             self._end(f"the gzip stream is damaged: {error}", Reason.SHARD_CORRUPT)
+            return False
+        self._plain += plain
+        self._rest = self._inflate.unconsumed_tail or self._inflate.unused_data
+        if not data and not plain:
+            self._end("the gzip stream is cut off", Reason.SHARD_TRUNCATED)
             return False
         return True
 
-    def _end(self, message: str | None, reason: Reason) -> None:
+    def _next_member(self, data: bytes) -> bytes:
+        """What follows a gzip member: nothing, zeros, another one, or something that should not be there."""
+        while not (data := data.lstrip(b"\0")):
+            if not (data := self._raw.read(_GZIP_READ_BYTES)):
+                self._ended = True
+                return b""
+        if not data.startswith(_GZIP_MAGIC[: len(data)]):
+            self._end("what follows the gzip stream is no gzip", Reason.SHARD_CORRUPT)
+            return b""
+        self._inflate = zlib.decompressobj(wbits=31)
+        return data
+
+    def _end(self, message: str, reason: Reason) -> None:
         self._ended = True
-        if message is not None:
-            self.damage = ShardEvent(reason, message, self.position + len(self._plain), 0)
+        self.damage = ShardEvent(reason, message, self.position + len(self._plain), 0)
 
     def read(self, num_bytes: int) -> bytes:
         while len(self._plain) < num_bytes and self._more():
@@ -114,6 +139,15 @@ class _GzipStream:
 
     def close(self) -> None:
         self._raw.close()
+
+
+def _inflated_before_error(inflate: zlib._Decompress, data: bytes) -> bytes:
+    """What comes out before the damage: zlib drops the output of a call that fails, so the calls get small."""
+    plain = bytearray()
+    with contextlib.suppress(zlib.error):
+        for at in range(len(data)):
+            plain += inflate.decompress(data[at : at + 1])
+    return bytes(plain)
 
 
 class _PutBack:
@@ -171,8 +205,9 @@ class TarWalk:
             if magic == _GZIP_MAGIC:
                 self._gzip = _GzipStream(self._stream)
                 self._stream = _PutBack(self._gzip)
-        self._unread = 0  # bytes of the current member's content and padding still ahead
-        self._content = 0  # of these, content
+        self._size = 0  # of the current member's content
+        self._content = 0  # of that, bytes still ahead
+        self._unread = 0  # likewise, padding included
         self._resumed = resumed
         self.cut: ShardEvent | None = None
 
@@ -199,8 +234,8 @@ class TarWalk:
         data = self._stream.read(wanted)
         self._unread -= len(data)
         if len(data) < wanted:
+            self._note_missing(self._unread)
             self._unread = 0
-            self._note_cut(f"the archive ends {wanted - len(data)} bytes before the end of a member")
             return None
         return data
 
@@ -208,16 +243,20 @@ class TarWalk:
         damage = self._gzip.damage if self._gzip else None
         self.cut = damage or ShardEvent(Reason.SHARD_TRUNCATED, message, self.position, 0)
 
+    def _note_missing(self, num_bytes: int) -> None:
+        """The archive ends so many bytes before the end of a member's last block."""
+        num_missing = num_bytes - -self._size % BLOCK_BYTES
+        if num_missing > 0:
+            self._note_cut(f"the archive ends {num_missing} bytes before the end of a member")
+        else:
+            self._note_cut("the archive ends in the padding after a member, without an end-of-archive marker")
+
     def _pass_rest(self) -> bool:
         """Go to the next header; False when the archive ends before it."""
-        padding_only = self._content == 0 and self._unread < BLOCK_BYTES
         missing = self._unread - self._stream.skip(self._unread)
-        content, self._unread, self._content = self._content, 0, 0
-        if missing and self.cut is None:
-            if padding_only:
-                self._note_cut("the archive ends inside a member's padding, without an end-of-archive marker")
-            else:
-                self._note_cut(f"the archive ends inside a member of {content} bytes")
+        self._unread = self._content = 0
+        if missing:
+            self._note_missing(missing)
         return not missing
 
     def __iter__(self) -> Iterator[Member | ShardEvent]:
@@ -235,12 +274,14 @@ class TarWalk:
                 zeros_at = start if zeros == 0 else zeros_at
                 zeros += 1
                 continue
-            item = self._member(block, start)
+            if block[156:157] == tarfile.XGLTYPE and self._pass_global_header(block):
+                continue
+            item: Member | ShardEvent | None = self._member(block, start)
             if isinstance(item, Member) and zeros:
                 message = "an end-of-archive marker is followed by more members; reading on"
                 yield ShardEvent(Reason.SHARD_CORRUPT, message, zeros_at, zeros * BLOCK_BYTES)
             if item is None:
-                item = self._resync(start, after_end=zeros > 0)
+                item = self._resync(zeros_at if zeros else start, after_end=zeros > 0)
                 if item is None:
                     continue
             members_seen = members_seen or isinstance(item, Member)
@@ -253,12 +294,24 @@ class TarWalk:
         """What to say where the bytes run out between members."""
         if self._gzip and self._gzip.damage:
             return self._gzip.damage
-        if zeros:
+        if zeros and not rest.strip(b"\0"):
             return None
+        if zeros:
+            return ShardEvent(Reason.SHARD_CORRUPT, _AFTER_END, start, len(rest))
         if start == 0 and not members_seen and not rest:
             return ShardEvent(Reason.SHARD_TRUNCATED, "the archive is empty: 0 bytes", 0, 0)
+        if rest:
+            return ShardEvent(Reason.SHARD_TRUNCATED, "the archive ends inside a header", start, len(rest))
         message = "the archive has no end-of-archive marker: it may have been cut off between two members"
-        return ShardEvent(Reason.SHARD_TRUNCATED, message, start, len(rest))
+        return ShardEvent(Reason.SHARD_TRUNCATED, message, start, 0)
+
+    def _pass_global_header(self, block: bytes) -> bool:
+        """Pass over a pax header that belongs to no member; nothing in it matters here."""
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError:
+            return False
+        return info.size >= 0 and self._extension(info.size) is not None
 
     def _member(self, block: bytes, start: int) -> Member | None:
         """Parse a header and the extension headers before it; None when it is damaged."""
@@ -269,23 +322,30 @@ class TarWalk:
                 info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
             except tarfile.HeaderError:
                 return None
-            if info.size < 0:
+            if not 0 <= info.size <= _MAX_MEMBER_BYTES:
                 return None
-            if info.type in {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE}:
-                data = self._extension(info.size)
-                if data is None:
+            if info.type not in _EXTENSIONS:
+                break
+            data = self._extension(info.size)
+            if data is None:
+                return None
+            if info.type == tarfile.GNUTYPE_LONGNAME:
+                long_name = data.split(b"\0", 1)[0]
+            elif info.type in {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE}:
+                records = _pax_records(data)
+                if records is None:
                     return None
-                if info.type == tarfile.GNUTYPE_LONGNAME:
-                    long_name = data.split(b"\0", 1)[0]
-                elif info.type == tarfile.XHDTYPE:
-                    pax |= _pax_records(data)
-                block = self._stream.read(BLOCK_BYTES)
-                if len(block) < BLOCK_BYTES:
-                    self._note_cut("the archive ends after an extension header")
-                    return None
-                continue
-            break
-        return self._begin(info, start, long_name, pax)
+                pax |= records
+            block = self._stream.read(BLOCK_BYTES)
+            if len(block) < BLOCK_BYTES:
+                self._note_cut("the archive ends after an extension header")
+                return None
+        name = pax.get("GNU.sparse.name") or pax.get("path")
+        if name is None and long_name:
+            name = long_name.decode("utf-8", "surrogateescape")
+        # frombuf() takes an old-style regular file for a directory when its name, cut to 100 bytes, ends in a slash.
+        kind = tarfile.AREGTYPE if name and block[156:157] == tarfile.AREGTYPE else info.type
+        return self._begin(info, kind, start, name or info.name, pax)
 
     def _extension(self, num_bytes: int) -> bytes | None:
         if num_bytes > _MAX_EXTENSION_BYTES:
@@ -297,22 +357,26 @@ class TarWalk:
             return None
         return data[:num_bytes]
 
-    def _begin(self, info: tarfile.TarInfo, start: int, long_name: bytes | None, pax: dict[str, str]) -> Member | None:
+    def _begin(self, info: tarfile.TarInfo, kind: bytes, start: int, name: str, pax: dict[str, str]) -> Member | None:
         size = info.size
         if "size" in pax:
-            if not pax["size"].isascii() or not pax["size"].isdigit():
+            digits = pax["size"]
+            if not (digits.isascii() and digits.isdigit() and len(digits) <= _MAX_PAX_SIZE_DIGITS):
                 return None
-            size = int(pax["size"])
-        name = pax.get("path") or (long_name.decode("utf-8", "surrogateescape") if long_name else info.name)
-        special = "" if info.type in _REGULAR else _KINDS.get(info.type, f"a member of type {info.type!r}")
-        if info.type in _REGULAR and (name.endswith("/") or any(key.startswith("GNU.sparse") for key in pax)):
-            special = "a directory" if name.endswith("/") else "a sparse file"
-        if special and info.linkname and info.type in {tarfile.LNKTYPE, tarfile.SYMTYPE}:
-            special += f" to {info.linkname}"
+            size = int(digits)
+            if size > _MAX_MEMBER_BYTES:
+                return None
+        special = "" if kind in _REGULAR else _KINDS.get(kind, f"a member of type {kind!r}")
+        if not special and name.endswith("/"):
+            special = "a directory"
+        elif not special and any(key.startswith("GNU.sparse") for key in pax):
+            special = "a sparse file"
+        if info.linkname and kind in {tarfile.LNKTYPE, tarfile.SYMTYPE}:
+            special += f" to {_text(info.linkname)}"
         # Links, devices and directories carry no content, whatever their size field says.
-        self._content = 0 if info.type in _KINDS and info.type != tarfile.GNUTYPE_SPARSE else size
+        self._size = self._content = 0 if kind in _KINDS and kind not in _WITH_CONTENT else size
         self._unread = -(-self._content // BLOCK_BYTES) * BLOCK_BYTES
-        if info.type == tarfile.GNUTYPE_SPARSE:
+        if kind == tarfile.GNUTYPE_SPARSE:
             self._skip_sparse_headers(info)
         return Member(_text(name), start, self._content, special)
 
@@ -327,20 +391,16 @@ class TarWalk:
         if self.cut is not None:
             return None
         window = b""
-        while True:
-            more = self._stream.read(_SCAN_BLOCKS * BLOCK_BYTES)
+        while more := self._stream.read(_SCAN_BYTES):
             window += more
-            for at in range(0, len(window) - BLOCK_BYTES + 1, BLOCK_BYTES):
-                if _is_header(window[at : at + BLOCK_BYTES]):
-                    found = self.position - len(window) + at
-                    self._stream.put_back(window[at:])
-                    message = "damaged header; reading on at the next sound one"
-                    return ShardEvent(Reason.SHARD_CORRUPT, message, start, found - start)
-            window = window[len(window) // BLOCK_BYTES * BLOCK_BYTES :]
-            if not more:
-                break
-        self._unread = self._content = 0
-        message = "what follows the end-of-archive marker is no tar" if after_end else "damaged header; no sound one after it"
+            at = _find_header(window)
+            if at >= 0:
+                found = self.position - len(window) + at
+                self._stream.put_back(window[at:])
+                message = "damaged header; reading on at the next sound one"
+                return ShardEvent(Reason.SHARD_CORRUPT, message, start, found - start)
+            window = window[1 - BLOCK_BYTES :]
+        message = _AFTER_END if after_end else "damaged header; no sound one after it"
         self.cut = ShardEvent(Reason.SHARD_CORRUPT, message, start, self.position - start)
         return None
 
@@ -349,35 +409,40 @@ class TarWalk:
         self._stream.close()
 
 
-def _is_header(block: bytes) -> bool:
-    """Whether a block is a sound header: a magic number and a matching checksum."""
-    if block[257:262] != b"ustar":
-        return False
-    try:
-        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    return True
+def _find_header(window: bytes) -> int:
+    """Where the first sound header starts, at whatever byte, as bytes may have been lost; -1 when there is none."""
+    magic = window.find(_MAGIC, _MAGIC_AT)
+    while magic >= 0:
+        at = magic - _MAGIC_AT
+        block = window[at : at + BLOCK_BYTES]
+        if len(block) == BLOCK_BYTES:
+            with contextlib.suppress(tarfile.HeaderError):
+                tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+                return at
+        magic = window.find(_MAGIC, magic + 1)
+    return -1
 
 
-def _pax_records(data: bytes) -> dict[str, str]:
-    """Parse ``LENGTH KEY=VALUE\\n`` records; stops at the first malformed one."""
+def _pax_records(data: bytes) -> dict[str, str] | None:
+    """The records that matter here, of the form ``LENGTH KEY=VALUE NEWLINE``; None when any is malformed."""
     records: dict[str, str] = {}
+    data = data.rstrip(b"\0")
     at = 0
     while at < len(data):
         space = data.find(b" ", at, at + 20)
         digits = data[at:space]
         if space < 0 or not digits.isdigit() or int(digits) < space - at + 4:
-            break
+            return None
         stop = at + int(digits)
         key, separator, value = data[space + 1 : stop - 1].partition(b"=")
-        if not separator or stop > len(data):
-            break
-        records[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        if not separator or data[stop - 1 : stop] != b"\n":
+            return None
+        if (name := key.decode("utf-8", "replace")) in _PAX_KEYS:
+            records[name] = value.decode("utf-8", "surrogateescape")
         at = stop
     return records
 
 
 def _text(name: str) -> str:
-    """A name that any UTF-8 column can hold: undecodable bytes become ``\\xNN``."""
+    """A name that any UTF-8 column can hold: undecodable bytes become hexadecimal escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pipeline.config import StorageConfig
 from pipeline.errors import ObjectMissing, StorageError
@@ -18,12 +18,17 @@ def absolute_uri(uri: str) -> str:
     """The one spelling of a place: ``s3://...`` as it is, everything else an absolute path.
 
     Raises:
-        StorageError: The scheme is not one we know.
+        StorageError: It is empty, or the scheme is not one we know.
     """
     if uri.startswith("s3://"):
         return uri
     if uri.startswith("file://"):
-        uri = unquote(urlsplit(uri).path)
+        host, slash, path = uri.removeprefix("file://").partition("/")
+        if host not in {"", "localhost"} or not slash:
+            raise StorageError(f"{uri}: a file:// URI holds an absolute path, as in file:///data/images")
+        uri = unquote(slash + path, errors="surrogateescape")
+    elif not uri:
+        raise StorageError("'': the path is empty")
     elif "://" in uri:
         raise StorageError(f"{uri}: unknown scheme; local paths and s3:// are understood")
     path = os.path.abspath(os.path.expanduser(uri))

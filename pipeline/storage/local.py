@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -13,6 +14,7 @@ from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, Stora
 from pipeline.storage.base import Entry
 
 _BUFFER_BYTES = 1 << 20
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 T = TypeVar("T")
 
 
@@ -31,8 +33,19 @@ def _storage_error(path: str, error: OSError) -> StorageError:
     return StorageError(f"{path}: {error.strerror or error}")
 
 
-def _version(stat: os.stat_result) -> str:
-    return f"{stat.st_size:x}-{stat.st_mtime_ns:x}"
+def _write_error(path: str, error: OSError) -> StorageError:
+    """Where something is written, a missing or odd parent is no missing object."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError):
+        return ObjectForbidden(f"{path}: cannot be created there: {error.strerror}")
+    return _storage_error(path, error)
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def _entry(path: str, status: os.stat_result) -> Entry:
+    return Entry(path, status.st_size, _version(status), status.st_mtime)
 
 
 def _link(temporary: str, uri: str) -> None:
@@ -40,15 +53,26 @@ def _link(temporary: str, uri: str) -> None:
     try:
         os.link(temporary, uri)
     except OSError as error:
-        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EMLINK} or os.path.exists(uri):
+        if error.errno not in _NO_HARD_LINKS:
             raise
+        if os.path.lexists(uri):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), uri) from error
         os.replace(temporary, uri)
 
 
-def _holds(link: str, directory: str) -> bool:
-    """Whether a link leads back to a directory that we are inside of."""
-    target = os.path.realpath(link)
-    return os.path.commonpath([target, os.path.realpath(directory)]) == target
+def _names(folder: str) -> list[str]:
+    """What is in a folder, hidden names left out, in the order of the whole paths below it."""
+    with os.scandir(folder) as scan:
+        return sorted(item.name + "/" if _is_folder(item) else item.name for item in scan if item.name[0] != ".")
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return False
+        raise
 
 
 class FileStream:
@@ -57,11 +81,11 @@ class FileStream:
     def __init__(self, entry: Entry, offset: int) -> None:
         self._path = entry.uri
         self._file = _translated(entry.uri, lambda: open(entry.uri, "rb", buffering=_BUFFER_BYTES))  # noqa: SIM115
-        stat = os.fstat(self._file.fileno())
-        if entry.etag and _version(stat) != entry.etag:
+        status = os.fstat(self._file.fileno())
+        if entry.etag and _version(status) != entry.etag:
             self._file.close()
             raise ObjectChanged(f"{entry.uri}: changed since it was planned")
-        self._size = stat.st_size
+        self._size = status.st_size
         self._file.seek(offset)
 
     @property
@@ -89,23 +113,36 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """All regular files below a directory, ascending by path; hidden ones left out."""
-        return self._walk(prefix.rstrip("/") or "/")
+        return self._walk(prefix.rstrip("/") + "/", frozenset())
 
-    def _walk(self, directory: str) -> Iterator[Entry]:
-        # A directory sorts as "name/", which is what gives the order of the whole paths.
-        with _translated(directory, lambda: os.scandir(directory)) as scan:
-            found = sorted((e.name + "/" if e.is_dir() else e.name, e) for e in scan if not e.name.startswith("."))
-        for name, item in found:
+    def _walk(self, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+        status = _translated(folder, lambda: os.stat(folder))
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:  # a link led back up
+            return
+        for name in _translated(folder, lambda: _names(folder)):
             if name.endswith("/"):
-                if not (item.is_symlink() and _holds(item.path, directory)):
-                    yield from self._walk(item.path)
-            elif item.is_file():
-                yield self.stat(item.path)
+                yield from self._walk(folder + name, above | {identity})
+            elif (entry := self._file(folder + name)) is not None:
+                yield entry
+
+    @staticmethod
+    def _file(path: str) -> Entry | None:
+        """A regular file's entry; None for a pipe, a link to nowhere, or a file that has gone since."""
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP:
+                return None
+            raise _storage_error(path, error) from error
+        return _entry(path, status) if stat.S_ISREG(status.st_mode) else None
 
     def stat(self, uri: str) -> Entry:
         """Size and modification time."""
-        stat = _translated(uri, lambda: os.stat(uri))
-        return Entry(uri, stat.st_size, _version(stat), stat.st_mtime)
+        status = _translated(uri, lambda: os.stat(uri))
+        if not stat.S_ISREG(status.st_mode):
+            raise ObjectMissing(f"{uri}: not a regular file")
+        return _entry(uri, status)
 
     def open(self, entry: Entry, offset: int = 0) -> FileStream:
         """Read a file from an offset on."""
@@ -158,7 +195,7 @@ class LocalStore:
                     os.unlink(temporary)
             self._sync_directory(folder)
         except OSError as error:
-            raise _storage_error(uri, error) from error
+            raise _write_error(uri, error) from error
         return True
 
     @staticmethod

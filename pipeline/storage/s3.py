@@ -13,12 +13,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from pipeline.config import StorageConfig
@@ -32,13 +41,14 @@ RANGE_BYTES = 8 << 20
 RANGES_IN_FLIGHT = 4
 _PIECE_BYTES = 1 << 20
 _MAX_TRIES = 6
+_CLIENT_RETRIES = 3
 _MAX_CONNECTIONS = 64
 _BACKOFF_S = 0.2
+_GIVE_UP_S = 120.0
 
-_MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
-_FORBIDDEN = {"401", "403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
-_CHANGED = {"412", "PreconditionFailed"}
+_EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # answered with status 400
 _UNSUPPORTED = {"501", "NotImplemented"}
+_TORN = (HTTPClientError, IncompleteReadError, CredentialRetrievalError, ResponseParserError, HTTPError, OSError)
 
 T = TypeVar("T")
 
@@ -49,8 +59,9 @@ def split_uri(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def _code(error: BaseException | None) -> str:
+    """The store's own word for what went wrong; empty where it was not the store that said so."""
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
 def _translated(uri: str, call: Callable[[], T]) -> T:
@@ -61,22 +72,41 @@ def _translated(uri: str, call: Callable[[], T]) -> T:
         raise _storage_error(uri, error) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise ObjectForbidden(f"{uri}: no AWS credentials were found (or pass --no-sign-request)") from error
-    except (BotoCoreError, HTTPError, OSError) as error:
+    except _TORN as error:
         raise StoreUnavailable(f"{uri}: {' '.join(str(error).split())}") from error
-    except ValueError as error:  # boto3's own validation, of a bucket name say
+    except (BotoCoreError, ValueError) as error:  # boto3's own checks, of a bucket's name or the endpoint say
         raise StorageError(f"{uri}: {' '.join(str(error).split())}") from error
 
 
 def _storage_error(uri: str, error: ClientError) -> StorageError:
     code = _code(error)
-    message = f"{uri}: {code}: {error.response.get('Error', {}).get('Message', '')}".rstrip(": ")
-    if code in _MISSING:
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status == 404:
         return ObjectMissing(f"{uri}: no such {'bucket' if code == 'NoSuchBucket' else 'object'}")
-    if code in _FORBIDDEN:
+    message = f"{uri}: {code}: {error.response.get('Error', {}).get('Message', '')}".rstrip(": ")
+    if status in {401, 403} or code in _EXPIRED:
         return ObjectForbidden(message)
-    if code in _CHANGED:
+    if status in {412, 416}:  # 416: it is shorter than it was
         return ObjectChanged(f"{uri}: changed since it was planned")
     return StoreUnavailable(message)
+
+
+def _patiently(uri: str, call: Callable[[], T]) -> T:
+    """Run a client call; try again for a while when the store does not answer.
+
+    The client's own retries do not cover a body that is torn, and share one quota, which dries up
+    when many threads are throttled at once.
+    """
+    started = time.monotonic()
+    for attempt in range(1, _MAX_TRIES + 1):
+        try:
+            return _translated(uri, call)
+        except StoreUnavailable as error:
+            out_of_time = time.monotonic() - started > _GIVE_UP_S
+            if attempt == _MAX_TRIES or out_of_time or _code(error.__cause__) in _UNSUPPORTED:
+                raise
+        time.sleep(_BACKOFF_S * 2**attempt * random.uniform(0.25, 0.75))  # noqa: S311 - jitter, not a secret
+    raise StoreUnavailable(uri)
 
 
 class S3Store:
@@ -104,7 +134,7 @@ class S3Store:
 
     def _connect(self) -> S3Client:
         options: dict[str, Any] = {
-            "retries": {"mode": "standard", "max_attempts": _MAX_TRIES},
+            "retries": {"mode": "standard", "max_attempts": _CLIENT_RETRIES},
             "max_pool_connections": _MAX_CONNECTIONS,
             "connect_timeout": 10,
             "read_timeout": 60,
@@ -137,7 +167,7 @@ class S3Store:
         token: str | None = None
         while True:
             more: dict[str, Any] = {"ContinuationToken": token} if token else {}
-            page = _translated(
+            page = _patiently(
                 prefix,
                 lambda more=more: self.client.list_objects_v2(Bucket=bucket, Prefix=key, **more),  # type: ignore[misc]
             )
@@ -154,7 +184,7 @@ class S3Store:
         bucket, key = split_uri(uri)
         if not bucket or not key:
             raise ObjectMissing(f"{uri}: a bucket and a key are needed")
-        head = _translated(uri, lambda: self.client.head_object(Bucket=bucket, Key=key))
+        head = _patiently(uri, lambda: self.client.head_object(Bucket=bucket, Key=key))
         return Entry(uri, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"].timestamp())
 
     def open(self, entry: Entry, offset: int = 0) -> RangeStream:
@@ -167,9 +197,22 @@ class S3Store:
 
     def fetch(self, entry: Entry) -> bytes:
         """A whole object, of the given version."""
-        if entry.size_bytes == 0:
-            self.stat(entry.uri)  # a missing object must not look like an empty one
+        entry = self.looked_at(entry)
         return self.read_range(entry, 0, entry.size_bytes)
+
+    def looked_at(self, entry: Entry) -> Entry:
+        """The entry; where it promises no bytes that a read would ask for, only after a look at the object.
+
+        Raises:
+            ObjectMissing: It is gone, which must not look like an empty object.
+            ObjectChanged: It is no longer empty.
+        """
+        if entry.size_bytes > 0:
+            return entry
+        found = self.stat(entry.uri)
+        if entry.etag and found.etag != entry.etag:
+            raise ObjectChanged(f"{entry.uri}: changed since it was planned")
+        return found
 
     def read_range(self, entry: Entry, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop`` of an object; a torn transfer goes on from where it had come.
@@ -180,60 +223,61 @@ class S3Store:
         """
         stop = min(stop, entry.size_bytes)
         got = bytearray()
-        for attempt in range(_MAX_TRIES):
-            try:
-                while start + len(got) < stop:
-                    self._fetch(entry, start, stop, got)
-                return bytes(got)
-            except StoreUnavailable:
-                if attempt == _MAX_TRIES - 1:
-                    raise
-            time.sleep(_BACKOFF_S * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-        raise StoreUnavailable(entry.uri)
+        while start + len(got) < stop:
+            _patiently(entry.uri, lambda: self._transfer(entry, start, stop, got))
+        return bytes(got)
 
-    def _fetch(self, entry: Entry, start: int, stop: int, got: bytearray) -> None:
+    def _transfer(self, entry: Entry, start: int, stop: int, got: bytearray) -> None:
         bucket, key = split_uri(entry.uri)
         pin: dict[str, Any] = {"IfMatch": f'"{entry.etag}"'} if entry.etag else {}
-
-        def transfer() -> None:
-            byte_range = f"bytes={start + len(got)}-{stop - 1}"
-            body = self.client.get_object(Bucket=bucket, Key=key, Range=byte_range, **pin)["Body"]
-            before = len(got)
-            try:
-                for piece in body.iter_chunks(_PIECE_BYTES):
-                    got.extend(piece)
-            finally:
-                body.close()
-            if len(got) == before:
-                raise StoreUnavailable(f"{entry.uri}: the store sent no bytes for {byte_range}")
-
-        _translated(entry.uri, transfer)
+        first = start + len(got)
+        if first >= stop:  # torn after its last byte
+            return
+        answer = self.client.get_object(Bucket=bucket, Key=key, Range=f"bytes={first}-{stop - 1}", **pin)
+        body = answer["Body"]
+        try:
+            all_of_it = first == 0 and stop == entry.size_bytes
+            if not all_of_it and not answer.get("ContentRange", "").startswith(f"bytes {first}-"):
+                raise StorageError(f"{entry.uri}: the store sent other bytes than asked for; it does not honour ranges")
+            for piece in body.iter_chunks(_PIECE_BYTES):
+                got.extend(piece)
+        finally:
+            body.close()
+        if start + len(got) == first:
+            raise StoreUnavailable(f"{entry.uri}: the store sent no bytes from {first} on")
+        if start + len(got) > stop:
+            raise ObjectChanged(f"{entry.uri}: longer than planned")
 
     def publish(self, uri: str, data: bytes) -> bool:
         """One PUT that fails when the key exists; a plain PUT where the store knows no conditions."""
         bucket, key = split_uri(uri)
         try:
-            self.client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-        except ClientError as error:
-            code = _code(error)
-            if code in _CHANGED or code == "ConditionalRequestConflict":
-                return False
-            if code not in _UNSUPPORTED:
-                raise _storage_error(uri, error) from error
+            _patiently(uri, lambda: self.client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*"))
+        except ObjectChanged:
+            return False
+        except StoreUnavailable as error:
+            if _code(error.__cause__) not in _UNSUPPORTED:
+                raise
             self.replace(uri, data)
-        except (BotoCoreError, HTTPError, OSError) as error:
-            raise StoreUnavailable(f"{uri}: {' '.join(str(error).split())}") from error
         return True
 
     def replace(self, uri: str, data: bytes) -> None:
         """One PUT."""
         bucket, key = split_uri(uri)
-        _translated(uri, lambda: self.client.put_object(Bucket=bucket, Key=key, Body=data))
+        _patiently(uri, lambda: self.client.put_object(Bucket=bucket, Key=key, Body=data))
 
     def delete(self, uri: str) -> None:
         """Remove an object."""
         bucket, key = split_uri(uri)
-        _translated(uri, lambda: self.client.delete_object(Bucket=bucket, Key=key))
+        _patiently(uri, lambda: self.client.delete_object(Bucket=bucket, Key=key))
+
+
+class _Range(NamedTuple):
+    """Bytes ``start`` to ``stop``, on their way."""
+
+    start: int
+    stop: int
+    data: Future[bytes]
 
 
 class RangeStream:
@@ -241,13 +285,11 @@ class RangeStream:
 
     def __init__(self, store: S3Store, entry: Entry, offset: int) -> None:
         self._store = store
-        self._entry = entry
+        self._entry = store.looked_at(entry)
         self._position = offset
         self._next_range = offset
-        self._ahead: deque[Future[bytes]] = deque()
+        self._ahead: deque[_Range] = deque()
         self._current = memoryview(b"")
-        if entry.size_bytes <= 0:
-            self._store.stat(entry.uri)  # a missing object must not look like an empty one
 
     @property
     def position(self) -> int:
@@ -256,8 +298,9 @@ class RangeStream:
 
     def _fill(self) -> None:
         while len(self._ahead) < RANGES_IN_FLIGHT and self._next_range < self._entry.size_bytes:
-            start, stop = self._next_range, self._next_range + RANGE_BYTES
-            self._ahead.append(self._store.readers.submit(self._store.read_range, self._entry, start, stop))
+            start, stop = self._next_range, min(self._next_range + RANGE_BYTES, self._entry.size_bytes)
+            data = self._store.readers.submit(self._store.read_range, self._entry, start, stop)
+            self._ahead.append(_Range(start, stop, data))
             self._next_range = stop
 
     def _advance(self) -> bool:
@@ -265,9 +308,12 @@ class RangeStream:
         self._fill()
         if not self._ahead:
             return False
-        self._current = memoryview(self._ahead.popleft().result())
+        head = self._ahead[0]
+        data = head.data.result()  # one that failed stays in front: a later read fails again
+        self._ahead.popleft()
+        self._current = memoryview(data)[self._position - head.start :]
         self._fill()
-        return len(self._current) > 0
+        return True
 
     def read(self, num_bytes: int) -> bytes:
         """The next bytes; fewer only where the object ends."""
@@ -284,18 +330,18 @@ class RangeStream:
         """Pass over bytes; ranges not yet asked for are never fetched."""
         start = self._position
         target = max(start, min(start + num_bytes, self._entry.size_bytes))
-        while self._position < target:
-            if not len(self._current) and not self._ahead:
-                self._position = self._next_range = target
-            elif len(self._current) or self._advance():
-                step = min(target - self._position, len(self._current))
-                self._current = self._current[step:]
-                self._position += step
+        self._position = target
+        self._current = self._current[target - start :]
+        if not len(self._current):
+            while self._ahead and self._ahead[0].stop <= target:
+                self._ahead.popleft().data.cancel()
+            if not self._ahead:
+                self._next_range = target
         return target - start
 
     def close(self) -> None:
         """Drop what was read ahead."""
-        for future in self._ahead:
-            future.cancel()
+        for piece in self._ahead:
+            piece.data.cancel()
         self._ahead.clear()
         self._current = memoryview(b"")
