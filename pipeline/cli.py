@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
@@ -22,6 +22,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# the base of all usage errors, which typer does not name in public
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
 _INTERRUPTED = 130
 _BUG = 1
 _READER_GONE = 141
@@ -43,7 +45,7 @@ def main() -> NoReturn:
     except ShardlabelError as error:
         _say(f"shardlabel: {error}")
         code = error.exit_code
-    except typer.BadParameter.__mro__[2] as error:  # the base of all usage errors, which typer does not name
+    except _UsageError as error:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):

@@ -78,9 +78,9 @@ class Classifier:
 
     def _forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits in float32; a network that cannot be compiled here runs as it is."""
-        if self._compiled is not None:
+        if (compiled := self._compiled) is not None:
             try:
-                return self._compiled(inputs).float()
+                return compiled(inputs).float()
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # noqa: BLE001 - no compiler, or a network that it does not understand

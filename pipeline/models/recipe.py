@@ -121,7 +121,8 @@ def crop(pixels_CHW: torch.Tensor, geometry: Geometry) -> torch.Tensor:
             interpolation=InterpolationMode(geometry.interpolation.replace("nearest", "nearest-exact")),
             antialias=geometry.interpolation != "nearest",
         )
-    return F.center_crop(pixels_CHW, [geometry.crop_px, geometry.crop_px])
+    cropped_CHW: torch.Tensor = F.center_crop(pixels_CHW, [geometry.crop_px, geometry.crop_px])
+    return cropped_CHW
 
 
 def _crop_with_pillow(pixels_CHW: torch.Tensor, geometry: Geometry, resized: tuple[int, int]) -> torch.Tensor:
@@ -136,7 +137,8 @@ def _crop_with_pillow(pixels_CHW: torch.Tensor, geometry: Geometry, resized: tup
     small = Image.fromarray(np.ascontiguousarray(region_HWC.numpy())).resize(
         (seen[1], seen[0]), _PILLOW_FILTERS[geometry.interpolation], box=(left, top, right, bottom)
     )
-    return F.center_crop(torch.from_numpy(np.array(small)).permute(2, 0, 1), [size, size])
+    cropped_CHW: torch.Tensor = F.center_crop(torch.from_numpy(np.array(small)).permute(2, 0, 1), [size, size])
+    return cropped_CHW
 
 
 def _source_box(source: int, resized: int, seen: int) -> tuple[float, slice, float]:

@@ -9,6 +9,7 @@ nor the internet, and nobody unpickles anything (:mod:`pipeline.models.checkpoin
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -121,7 +122,11 @@ def _from_blob(blob: bytes) -> State:
 
 
 def _empty(architecture: Architecture, num_classes: int, input_px: int) -> nn.Module:
-    with torch.device("meta"):
+    """A network whose tensors have shapes only, or, where its code computes with tensors to build it, random ones."""
+    try:
+        with torch.device("meta"):
+            return architecture.build(num_classes, input_px)
+    except (NotImplementedError, RuntimeError):  # torchvision's RegNets, for example
         return architecture.build(num_classes, input_px)
 
 
@@ -145,7 +150,9 @@ def _load(architecture: Architecture, num_classes: int, input_px: int, state: St
     network = _empty(architecture, num_classes, input_px)
     _guess_version(network, state)
     try:
-        network.load_state_dict(state, assign=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="A new version of MNASNet")  # the old one is as good
+            network.load_state_dict(state, assign=True)
         if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
             network = architecture.build(num_classes, input_px)  # some buffers are computed, not stored
             network.load_state_dict(state)

@@ -7,7 +7,8 @@ is the field; adjacent members with one key are one sample. On top of that:
 * a member that WebDataset cannot name (no dot, or a leading one) is a sample of its own, its whole
   name is the key, and its content is tried as an image;
 * of several images in a sample, the first in name order is labelled;
-* links, devices and FIFOs are never followed; a sample that has nothing else is quarantined.
+* links, devices and FIFOs are never followed; a sample that has nothing else is quarantined;
+* damage inside a sample does not split it: what is left of it stays one sample, and the event follows.
 """
 
 from __future__ import annotations
@@ -214,9 +215,8 @@ class _Grouping:
                 continue
             if item.special.startswith(_NO_SAMPLE) or _ARCHIVE_METADATA.match(item.name):
                 continue
-            key, extension = base_plus_ext(item.name)
+            key, field = _key_and_field(item.name)
             name = item.name if key is None else key
-            field = "" if extension is None else extension.lower()
             if group is not None and (key is None or group.key != name or field in group.fields):
                 yield from self._finish(group, events)
                 group = None
@@ -277,6 +277,15 @@ class _Grouping:
         yield sample
         yield from events
         events.clear()
+
+
+def _key_and_field(name: str) -> tuple[str | None, str]:
+    """WebDataset's key and its field in lower case; no key where the base name has no dot or begins with one.
+
+    WebDataset itself makes one sample, called ``d/``, of all hidden files of a directory ``d``.
+    """
+    key, field = base_plus_ext(name)
+    return (None, "") if key is None or key.endswith("/") else (key, field.lower())
 
 
 def _truth(data: bytes) -> int | None:

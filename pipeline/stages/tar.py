@@ -29,6 +29,7 @@ _MAX_EXTENSION_BYTES = 1 << 20  # a long name or a pax record; more is damage
 _MAX_PAYLOAD_BYTES = 1 << 30
 _MAX_MEMBER_BYTES = 1 << 50  # a header that announces more is damaged
 _MAX_PAX_SIZE_DIGITS = 20
+_MAX_END_BLOCKS = 1 << 12  # the marker and the padding after it; 20 are usual, a preallocated file has many more
 _SCAN_BYTES = 1 << 16
 _AFTER_END = "what follows the end-of-archive marker is no tar"
 _MAGIC = b"ustar"
@@ -295,7 +296,10 @@ class TarWalk:
         if self._gzip and self._gzip.damage:
             return self._gzip.damage
         if zeros and not rest.strip(b"\0"):
-            return None
+            if zeros <= _MAX_END_BLOCKS:
+                return None
+            message = "the archive ends in too many zeros: it may never have been written to its end"
+            return ShardEvent(Reason.SHARD_TRUNCATED, message, start - zeros * BLOCK_BYTES, zeros * BLOCK_BYTES)
         if zeros:
             return ShardEvent(Reason.SHARD_CORRUPT, _AFTER_END, start, len(rest))
         if start == 0 and not members_seen and not rest:

@@ -27,6 +27,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
+from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
@@ -45,10 +46,19 @@ _CLIENT_RETRIES = 3
 _MAX_CONNECTIONS = 64
 _BACKOFF_S = 0.2
 _GIVE_UP_S = 120.0
+_READ_TIMEOUT_S = 60.0
 
 _EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # answered with status 400
 _UNSUPPORTED = {"501", "NotImplemented"}
-_TORN = (HTTPClientError, IncompleteReadError, CredentialRetrievalError, ResponseParserError, HTTPError, OSError)
+_TORN = (
+    NoConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    CredentialRetrievalError,
+    ResponseParserError,
+    HTTPError,
+    OSError,
+)
 
 T = TypeVar("T")
 
@@ -137,7 +147,7 @@ class S3Store:
             "retries": {"mode": "standard", "max_attempts": _CLIENT_RETRIES},
             "max_pool_connections": _MAX_CONNECTIONS,
             "connect_timeout": 10,
-            "read_timeout": 60,
+            "read_timeout": _READ_TIMEOUT_S,
         }
         if self._config.no_sign_request:
             options["signature_version"] = UNSIGNED

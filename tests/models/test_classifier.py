@@ -1,0 +1,217 @@
+"""A classifier's logits are those of the plain network, however it is made fast."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models as tv
+from torchvision.transforms.v2 import functional as F  # noqa: N812
+
+from pipeline.config import MemberRequest
+from pipeline.models import classifier as module
+from pipeline.models.classifier import Classifier
+from pipeline.models.weights import resolve
+from pipeline.storage import Storage
+
+CPU = torch.device("cpu")
+OPTIONS = {
+    # as the published weights make torchvision build them
+    "googlenet": {"aux_logits": False, "transform_input": True, "init_weights": False},
+    "inception_v3": {"aux_logits": False, "transform_input": True, "init_weights": False},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trained(arch: str, num_classes: int = 10) -> nn.Module:
+    """A plain network whose batch norms do something: their statistics are those of what comes in, and then some."""
+    torch.manual_seed(3)
+    network = tv.get_model(arch, weights=None, num_classes=num_classes, **OPTIONS.get(arch, {}))
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.9
+    network.train()
+    with torch.no_grad():
+        network(torch.randn(4, 3, 96, 96) * 0.8)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.weight.uniform_(0.7, 1.3)
+                layer.bias.normal_(0, 0.2)
+                layer.running_mean.add_(torch.randn_like(layer.running_mean) * layer.running_var.sqrt() * 0.2)
+    return network.eval().requires_grad_(False)
+
+
+def member(arch, network, tmp_path):
+    torch.save(network.state_dict(), tmp_path / "x.pth")
+    return resolve(MemberRequest.parse(f"{arch}={tmp_path / 'x.pth'}"), None, Storage())
+
+
+def crops(batch=4, px=224, seed=0):
+    """Smooth random pictures, uint8."""
+    coarse = torch.randint(0, 256, (batch, 3, 9, 9), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return F.resize(coarse, [px, px])
+
+
+def published(arch, images):
+    """The tail of the published transform: what follows its crop."""
+    preset = tv.get_model_weights(arch).DEFAULT.transforms()
+    return torch.stack([F.normalize(F.to_dtype(image, scale=True), preset.mean, preset.std) for image in images])
+
+
+@pytest.mark.parametrize(
+    ("arch", "px"),
+    [
+        ("resnet18", 224),
+        ("mobilenet_v2", 224),
+        ("densenet121", 128),
+        ("googlenet", 128),
+        ("inception_v3", 299),
+        ("squeezenet1_0", 128),
+        ("shufflenet_v2_x0_5", 224),
+        ("mnasnet0_5", 128),
+    ],
+)
+def test_fused_logits_are_those_of_the_plain_network(tmp_path, arch, px):
+    network = trained(arch)
+    resolved = member(arch, network, tmp_path)
+    images = crops(2, px)
+    with torch.inference_mode():
+        expected = network(published(arch, images))
+        actual = Classifier(resolved.spec, resolved.blob, CPU, "fp32").logits(images)
+        network.load_state_dict({k: v * 1.01 if "running_var" in k else v for k, v in network.state_dict().items()})
+        other = network(published(arch, images))
+    scale = expected.abs().max()
+    assert (actual - expected).abs().max() < 1e-4 * scale
+    if arch != "squeezenet1_0":  # it has no batch norms
+        assert (other - expected).abs().max() > 3e-4 * scale  # the bound above would notice a small mistake
+    assert expected.std(dim=0).max() > 1e-3 * scale  # and the pictures do count
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2", "densenet121", "googlenet", "shufflenet_v2_x0_5"])
+def test_batch_norms_are_folded_away(tmp_path, arch):
+    resolved = member(arch, trained(arch), tmp_path)
+    plain = sum(isinstance(layer, nn.BatchNorm2d) for layer in trained(arch).modules())
+    network = Classifier(resolved.spec, resolved.blob, CPU, "fp32")._network
+    left = sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+    assert left <= plain * (0.55 if arch == "densenet121" else 0)  # in DenseNets half stand before convolutions
+    assert not network.training
+
+
+def test_a_network_that_cannot_be_traced_runs_unfused():
+    class Branching(nn.Module):
+        def forward(self, inputs):
+            return inputs if inputs.sum() > 0 else -inputs
+
+    network = Branching().eval()
+    assert module._fused(network) is network
+
+
+def test_crops_are_normalised_as_published(tmp_path):
+    resolved = member("squeezenet1_1", trained("squeezenet1_1"), tmp_path)
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32")
+    seen = []
+    classifier._network = lambda inputs: seen.append(inputs.clone()) or torch.zeros(len(inputs), 10)
+    images = crops(3, 64)
+    before = images.clone()
+    classifier.logits(images)
+    torch.testing.assert_close(seen[0].contiguous(), published("squeezenet1_1", images), atol=1e-6, rtol=0)
+    assert torch.equal(images, before)
+
+
+@pytest.fixture(scope="module")
+def near_ties(tmp_path_factory):
+    """A network in whose last layer class 1 is nearly class 0, and so on: half of all top-1 hang by a thread."""
+    network = trained("resnet18", 8)
+    weight, bias = network.fc.weight, network.fc.bias
+    generator = torch.Generator().manual_seed(1)
+    weight[4:] = weight[:4] + torch.randn(weight[:4].shape, generator=generator) * 1e-4
+    bias[4:] = bias[:4]
+    return network, member("resnet18", network, tmp_path_factory.mktemp("ties"))
+
+
+def test_mixed_keeps_every_top_1_that_bf16_loses(near_ties):
+    network, resolved = near_ties
+    images = crops(48, 96, seed=5)
+    with torch.inference_mode():
+        exact = network(published("resnet18", images)).argmax(dim=1)
+        low = Classifier(resolved.spec, resolved.blob, CPU, "bf16").logits(images)
+        mixed = Classifier(resolved.spec, resolved.blob, CPU, "mixed").logits(images)
+    assert (low.argmax(dim=1) != exact).any()  # otherwise there is nothing to keep
+    assert torch.equal(mixed.argmax(dim=1), exact)
+
+
+def test_mixed_computes_again_only_what_is_near_a_tie_or_not_a_number():
+    classifier = object.__new__(Classifier)
+    classifier._compiled = None
+    classifier._network = lambda inputs: inputs
+    logits = torch.tensor([[5.0, 0.0], [0.1, 0.0], [torch.nan, 0.0], [torch.inf, 0.0], [0.0, 3.0]])
+    settled = classifier._settle_near_ties(logits.clone(), torch.full((5, 2), 7.0), 0.1)
+    assert settled.tolist() == [[5.0, 0.0], [7.0, 7.0], [7.0, 7.0], [7.0, 7.0], [0.0, 3.0]]
+    one_class = torch.zeros(2, 1)
+    assert classifier._settle_near_ties(one_class, torch.ones(2, 1), 0.1) is one_class
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.1), ("mixed", 0.1), ("fp16", 0.02)])
+def test_low_precision_is_near(near_ties, precision, bound):
+    network, resolved = near_ties
+    images = crops(4, 96)
+    with torch.inference_mode():
+        exact = network(published("resnet18", images))
+        logits = Classifier(resolved.spec, resolved.blob, CPU, precision).logits(images)
+    assert logits.dtype == torch.float32
+    assert 0 < (logits - exact).abs().max() < bound * exact.abs().max()
+
+
+def test_what_mixed_means_depends_on_the_device(near_ties):
+    _, resolved = near_ties
+    wanted = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "mixed": torch.bfloat16}
+    for precision, dtype in wanted.items():
+        classifier = Classifier(resolved.spec, resolved.blob, CPU, precision)
+        assert classifier.low_precision == dtype
+    classifier.device = torch.device("cuda")
+    assert classifier.low_precision == torch.float16
+
+
+def test_without_a_compiler_it_goes_on_and_says_so_once(near_ties, monkeypatch, caplog):
+    network, resolved = near_ties
+
+    def broken(*_args, **_options):
+        def call(_inputs):
+            raise RuntimeError("no working C++ compiler\nsecond line")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", compiled=True)
+    images = crops(2, 96)
+    with caplog.at_level(logging.WARNING), torch.inference_mode():
+        first, second = classifier.logits(images), classifier.logits(images)
+        expected = network(published("resnet18", images))
+    torch.testing.assert_close(first, expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(first, second)
+    assert [record.getMessage() for record in caplog.records] == [
+        "resnet18 runs without torch.compile: no working C++ compiler"
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_compiled_logits_are_the_same(tmp_path, caplog):
+    network = trained("squeezenet1_1")
+    resolved = member("squeezenet1_1", network, tmp_path)
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", compiled=True)
+    with torch.inference_mode():
+        for batch in (3, 5):
+            images = crops(batch, 64)
+            actual, expected = classifier.logits(images), network(published("squeezenet1_1", images))
+            assert (actual - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert classifier._compiled is not None, caplog.text

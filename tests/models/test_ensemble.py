@@ -1,0 +1,113 @@
+"""Members together: each gets its own crop, and what is reported is the pool of what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torchvision import models as tv
+
+from pipeline.config import MemberRequest
+from pipeline.models.consensus import combine
+from pipeline.models.ensemble import Ensemble
+from pipeline.models.weights import resolve
+from pipeline.storage import Storage
+
+SPECS = ("shufflenet_v2_x0_5*2", "b:squeezenet1_1", "c:mobilenet_v3_large*0.5")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory):
+    """Three members, and the plain network of each; the last has another recipe."""
+    folder, resolved, networks = tmp_path_factory.mktemp("members"), [], []
+    for seed, text in enumerate(SPECS):
+        torch.manual_seed(seed)
+        request = MemberRequest.parse(text)
+        network = tv.get_model(request.arch, weights=None, num_classes=6).eval()
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                if name.startswith(("fc", "classifier")):
+                    parameter.mul_(5).add_(torch.randn_like(parameter) * 0.1)
+        torch.save(network.state_dict(), folder / f"{request.arch}.pth")
+        resolved.append(resolve(request, str(folder), Storage()))
+        networks.append(network)
+    return resolved, networks
+
+
+@pytest.fixture(scope="module")
+def crops(members):
+    """For each geometry other random pixels, so that a member that gets a wrong crop is noticed."""
+    resolved, _ = members
+    geometries = dict.fromkeys(item.spec.recipe.geometry for item in resolved)
+    generator = torch.Generator().manual_seed(0)
+    return {
+        geometry: torch.randint(0, 256, (5, 3, geometry.crop_px, geometry.crop_px), generator=generator).to(torch.uint8)
+        for geometry in geometries
+    }
+
+
+def ensemble(resolved, rule="mean", top_k=3):
+    blobs = {item.spec.alias: item.blob for item in resolved}
+    specs = [item.spec for item in resolved]
+    return Ensemble(specs, blobs, device="cpu", precision="fp32", rule=rule, top_k=top_k)
+
+
+def own_logits(item, network, crops):
+    recipe = item.spec.recipe
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
+    with torch.inference_mode():
+        return network((crops[recipe.geometry] / 255 - mean) / std)
+
+
+def test_members_that_share_a_geometry_share_the_crop(members):
+    resolved, _ = members
+    geometries = ensemble(resolved).geometries
+    assert [geometry.resize_px for geometry in geometries] == [256, 232]
+
+
+@pytest.mark.parametrize("rule", ["mean", "geometric", "vote"])
+def test_predictions_are_the_pool_of_the_plain_networks(members, crops, rule):
+    resolved, networks = members
+    predictions = ensemble(resolved, rule).predict(crops)
+    logits = [own_logits(item, network, crops) for item, network in zip(resolved, networks, strict=True)]
+    probs = torch.stack([batch.softmax(dim=1) for batch in logits])
+    expected = combine(probs, torch.tensor([2.0, 1.0, 0.5]), rule, 3)
+    np.testing.assert_array_equal(predictions.labels_Bk, expected.labels_Bk)
+    for name in ("scores_Bk", "agreement_B", "entropy_B", "disagreement_B"):
+        np.testing.assert_allclose(getattr(predictions, name), getattr(expected, name), atol=1e-4)
+    for own, batch in zip(predictions.members, logits, strict=True):
+        scores, labels = batch.softmax(dim=1).topk(3)
+        np.testing.assert_array_equal(own.labels_Bk, labels)
+        np.testing.assert_allclose(own.scores_Bk, scores, atol=1e-4)
+        np.testing.assert_allclose(own.energy_B, batch.logsumexp(dim=1), rtol=1e-4)
+    assert predictions.disagreement_B.max() > 1e-3
+
+
+def test_the_types_are_those_of_the_output(members, crops):
+    predictions = ensemble(members[0], top_k=9).predict(crops)
+    parts = [predictions, *predictions.members]
+    assert {part.labels_Bk.dtype for part in parts} == {np.dtype(np.int32)}
+    assert {part.scores_Bk.dtype for part in parts} == {np.dtype(np.float32)}
+    assert {part.scores_Bk.shape for part in parts} == {(5, 6)}
+    assert {predictions.agreement_B.dtype, predictions.entropy_B.dtype, predictions.disagreement_B.dtype} == {
+        np.dtype(np.float32)
+    }
+
+
+def test_tiny_factors_do_not_vanish(members, crops):
+    """1e-60 is 0 in float32; only the ratio of factors counts."""
+    resolved, networks = members
+    one = dataclasses.replace(resolved[1], spec=dataclasses.replace(resolved[1].spec, factor=1e-60))
+    predictions = ensemble([one], top_k=6).predict(crops)
+    expected = own_logits(one, networks[1], crops).softmax(dim=1).sort(dim=1, descending=True).values
+    np.testing.assert_allclose(predictions.scores_Bk, expected, atol=1e-4)

@@ -1,0 +1,274 @@
+"""From a tar to its samples: names, fields, images, damage, and starting in the middle."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import jpeg, make_tar, sample_members
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import ObjectChanged, ObjectMissing
+from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
+from pipeline.stages.read import UnitReader, is_image_name
+from pipeline.storage import Storage
+
+STORAGE = Storage()
+
+
+def tar_unit(path: Path, **changes) -> Unit:
+    entry = STORAGE.stat(str(path))
+    return Unit("0" * 16, UnitKind.TAR, entry.uri, **({"size_bytes": entry.size_bytes, "etag": entry.etag} | changes))
+
+
+def read(path: Path, cursor: Cursor | None = None, keep=(), payloads=True, **changes):
+    """Samples and events, in the order they come, each kind on its own."""
+    items = list(UnitReader(tar_unit(path, **changes), STORAGE, cursor, keep, payloads=payloads))
+    samples = [item for item in items if isinstance(item, Sample)]
+    return samples, [item for item in items if isinstance(item, ShardEvent)]
+
+
+def keys(samples) -> list[str]:
+    return [sample.key for sample in samples]
+
+
+def listing(samples) -> list[tuple[int, str, int | None]]:
+    return [(sample.index, sample.key, sample.offset) for sample in samples]
+
+
+def reasons(items) -> list[Reason | None]:
+    return [item.reason for item in items]
+
+
+# -- the collection of odd tars ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "num_samples", "num_images", "sample_reasons", "event_reasons"),
+    [
+        ("good.tar", 20, 20, {}, []),
+        ("gz.tar.gz", 20, 20, {}, []),
+        ("truncated.tar", 11, 10, {"shard_truncated": 1}, ["shard_truncated"]),
+        ("header-corrupt.tar", 20, 19, {"no_image": 1}, ["shard_corrupt"]),
+        ("zero-blocks-middle.tar", 20, 19, {"no_image": 1}, ["shard_corrupt"]),
+        ("empty.tar", 0, 0, {}, ["shard_truncated"]),
+        ("duplicate-key.tar", 12, 12, {}, []),
+        ("no-image.tar", 10, 0, {"no_image": 10}, []),
+        ("nested-dirs.tar", 24, 24, {}, []),
+        ("special-members.tar", 9, 4, {"no_image": 4, "empty": 1}, []),
+        ("good-with-bad.tar", 100, 100, {}, []),
+    ],
+)
+def test_odd_tars(shared, name, num_samples, num_images, sample_reasons, event_reasons):
+    path = shared / "data" / "odd-tars" / name
+    samples, events = read(path)
+    assert len(samples) == num_samples
+    assert sum(sample.image is not None for sample in samples) == num_images
+    assert Counter(sample.reason for sample in samples if sample.reason) == sample_reasons
+    assert reasons(events) == event_reasons
+    assert [sample.index for sample in samples] == list(range(num_samples))
+    listed, same_events = read(path, payloads=False)
+    assert listing(listed) == listing(samples)
+    assert same_events == events
+
+
+def test_every_cursor_gives_the_same_tail(shared):
+    for name in (
+        "good.tar",
+        "gz.tar.gz",
+        "header-corrupt.tar",
+        "nested-dirs.tar",
+        "truncated.tar",
+        "duplicate-key.tar",
+    ):
+        path = shared / "data" / "odd-tars" / name
+        whole = list(UnitReader(tar_unit(path), STORAGE))
+        for at, sample in enumerate(whole):
+            if isinstance(sample, Sample) and sample.index % 3 == 1:
+                cursor = Cursor(1, sample.index, sample.offset)
+                assert list(UnitReader(tar_unit(path), STORAGE, cursor)) == whole[at:]
+
+
+def test_the_same_images_as_tarfile_reads(shared):
+    path = shared / "data" / "odd-tars" / "good-with-bad.tar"
+    with tarfile.open(path) as tar:
+        wanted = [tar.extractfile(info).read() for info in tar if info.name.endswith(".jpg")]
+        truths = [int(tar.extractfile(info).read()) for info in tar if info.name.endswith(".cls")]
+    samples, _ = read(path)
+    assert [sample.image for sample in samples] == wanted
+    assert [sample.truth for sample in samples] == truths
+
+
+def test_nested_names_follow_webdataset(shared):
+    samples, _ = read(shared / "data" / "odd-tars" / "nested-dirs.tar")
+    assert "v1.0/photo" in keys(samples)
+    assert "noext" in keys(samples)
+    assert any(key.endswith(".hidden.jpg") for key in keys(samples))
+
+
+def test_links_are_named_and_never_followed(shared):
+    samples, _ = read(shared / "data" / "odd-tars" / "special-members.tar")
+    messages = {sample.key: sample.message for sample in samples if sample.reason == Reason.NO_IMAGE}
+    assert "symbolic link to /etc/passwd, which is not followed" in messages["passwd"]
+    assert all("\n" not in message for message in messages.values())
+
+
+# -- samples -------------------------------------------------------------------------------------------
+
+
+def test_truth_and_kept_fields(tmp_path):
+    members = [("a.CLS", b" 7\n"), ("a.jpg", jpeg()), ("a.json", b'{"x": 1}'), ("a.txt", b"caf\xe9")]
+    samples, _ = read(make_tar(tmp_path / "a.tar", members), keep=("json", "txt"))
+    assert [(s.key, s.truth, s.kept, s.image) for s in samples] == [
+        ("a", 7, {"json": '{"x": 1}', "txt": "caf\ufffd"}, jpeg())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "truth"),
+    [
+        (b"0", 0),
+        (b"-1", -1),
+        (b"007\r\n", 7),
+        (b"", None),
+        (b"cat", None),
+        (b"3.0", None),
+        (b"1_0", None),
+        (b"\xff", None),
+        ("\u0663".encode(), None),
+        (b"2147483648", None),
+        (b"9" * 5000, None),
+    ],
+)
+def test_what_counts_as_truth(tmp_path, content, truth):
+    samples, _ = read(make_tar(tmp_path / "a.tar", [("a.jpg", jpeg()), ("a.cls", content)]))
+    assert samples[0].truth == truth
+    assert samples[0].image == jpeg()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_of_several_images_the_first_by_name_is_taken(tmp_path, order):
+    members = [("k.a.png", b"first"), ("k.b.jpg", b"second"), ("k.c.webp", b"")]
+    samples, _ = read(make_tar(tmp_path / "a.tar", [members[number] for number in order]))
+    assert [(s.key, s.image, s.reason, s.num_bytes) for s in samples] == [("k", b"first", None, 5)]
+
+
+def test_a_field_that_comes_twice_starts_a_new_sample(tmp_path):
+    members = [("k.jpg", b"one"), ("k.cls", b"1"), ("k.jpg", b"two"), ("k.cls", b"2")]
+    samples, _ = read(make_tar(tmp_path / "a.tar", members))
+    assert [(s.index, s.key, s.image, s.truth) for s in samples] == [(0, "k", b"one", 1), (1, "k", b"two", 2)]
+
+
+def test_names_without_a_key_stand_alone(tmp_path):
+    members = [(".jpg", b"0"), ("d/.a.jpg", b"1"), ("d/.b.jpg", b"2"), ("v1.0/x", b"3"), ("v1.0/x", b"4")]
+    samples, _ = read(make_tar(tmp_path / "a.tar", members))
+    assert [(sample.key, sample.image) for sample in samples] == members
+
+
+def test_metadata_directories_and_labels_are_no_samples(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, kind in (
+            ("Backup", b"V"),
+            ("dir.jpg", tarfile.DIRTYPE),
+            ("__meta__", b"0"),
+            ("__meta__/x.jpg", b"0"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            tar.addfile(info)
+        info = tarfile.TarInfo("a.jpg")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"abc"))
+    samples, events = read(path)
+    assert keys(samples) == ["a"]
+    assert events == []
+
+
+def test_odd_names_give_one_line_messages(tmp_path):
+    samples, _ = read(make_tar(tmp_path / "a.tar", [("k.a\nb", b"1")]))
+    assert samples[0].message == "no image among the fields: a b"
+
+
+def test_a_sample_survives_the_loss_of_one_of_its_fields(tmp_path):
+    """Damage in the middle of a sample: what is left of it stays one sample, and the event follows it."""
+    path = make_tar(tmp_path / "a.tar", [("a.cls", b"1"), ("a.json", b"{}"), ("a.jpg", b"image"), ("b.jpg", b"b")])
+    data = bytearray(path.read_bytes())
+    data[1024 + 3] ^= 0xFF
+    path.write_bytes(data)
+    items = list(UnitReader(tar_unit(path), STORAGE))
+    assert [getattr(item, "key", None) for item in items] == ["a", None, "b"]
+    assert (items[0].image, items[0].truth) == (b"image", 1)
+    assert items[1].reason == Reason.SHARD_CORRUPT
+    assert items[1].offset == 1024
+
+
+def test_an_archive_cut_in_a_field_keeps_the_image(tmp_path):
+    path = make_tar(tmp_path / "a.tar", [("a.jpg", b"image"), ("a.cls", b"1" * 600)])
+    path.write_bytes(path.read_bytes()[: 1024 + 512 + 100])
+    samples, events = read(path)
+    assert [(s.image, s.truth, s.reason) for s in samples] == [(b"image", None, None)]
+    assert reasons(events) == [Reason.SHARD_TRUNCATED]
+
+
+def test_limits(tmp_path, monkeypatch):
+    path = make_tar(tmp_path / "a.tar", sample_members(5))
+    assert keys(read(path, max_samples=2)[0]) == ["00000", "00001"]
+    assert len(read(path, max_samples=9)[0]) == 5
+    monkeypatch.setattr("pipeline.stages.read.MAX_IMAGE_BYTES", 10)
+    assert set(reasons(read(path)[0])) == {Reason.TOO_LARGE}
+
+
+def test_a_tar_that_is_gone_or_changed_is_an_error(tmp_path):
+    path = make_tar(tmp_path / "a.tar", sample_members(1))
+    unit = tar_unit(path)
+    with pytest.raises(ObjectChanged):
+        list(UnitReader(tar_unit(path, size_bytes=-1), STORAGE))
+    with pytest.raises(ObjectChanged):
+        list(UnitReader(tar_unit(path, etag="other"), STORAGE))
+    path.unlink()
+    with pytest.raises(ObjectMissing):
+        list(UnitReader(unit, STORAGE))
+
+
+def test_an_abandoned_reader_closes_its_file(tmp_path):
+    path = make_tar(tmp_path / "a.tar", sample_members(3))
+    items = iter(UnitReader(tar_unit(path), STORAGE))
+    next(items)
+    items.close()
+    assert not [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink() and fd.readlink() == path]
+
+
+def test_image_names():
+    assert all(is_image_name(name) for name in ("jpg", "a.JPEG", "x/y.left.png", "p.heic"))
+    assert not any(is_image_name(name) for name in ("cls", "json", "jpg.txt", "npy"))
+
+
+stems = st.text("ab/.", min_size=1, max_size=4).filter(lambda name: name.strip("/") == name)
+fields = st.sampled_from(["jpg", "cls", "json", "JPG", "left.png"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(stems, fields), min_size=1, max_size=12), st.booleans(), st.data())
+def test_no_member_is_lost_or_doubled(tmp_path_factory, pairs, packed, data):
+    members = [(f"{stem}.{field}", str(number).encode()) for number, (stem, field) in enumerate(pairs)]
+    path = tmp_path_factory.mktemp("any") / "any.tar"
+    make_tar(path, members)
+    if packed:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    samples, events = read(path, keep=("json",))
+    assert events == []
+    images = [sample.image for sample in samples if sample.image is not None]
+    assert len(images) == len(set(images))
+    truths = [sample.truth for sample in samples if sample.truth is not None]
+    assert len(truths) == len(set(truths))
+    kept = [value for sample in samples for value in sample.kept.values()]
+    assert len(kept) == len(set(kept))
+    begin = data.draw(st.sampled_from(samples))
+    assert read(path, Cursor(1, begin.index, begin.offset), keep=("json",))[0] == samples[begin.index :]
+    assert listing(read(path, payloads=False)[0]) == listing(samples)

@@ -1,0 +1,128 @@
+"""Engines run anything: here a worker that has never heard of images."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipeline.engines import InlineEngine, RayEngine, Workload
+from pipeline.errors import EngineError
+
+
+class Doubler:
+    """Yields twice the item's number, and does as the item says on the way."""
+
+    def __init__(self, folder: str, blobs, num_threads: int) -> None:
+        self._folder = Path(folder)
+        self._offset = int(blobs["offset"])
+        self._num_threads = num_threads
+
+    def __call__(self, item, stopping):
+        number = item["number"]
+        marker = self._folder / f"died-{number}"
+        if item.get("die") and not marker.exists():
+            marker.touch()
+            os._exit(1)
+        if item.get("fail"):
+            raise ValueError("a bug in the worker")
+        waited = 0.0
+        while item.get("wait_s", 0) > waited:
+            if stopping():
+                yield {"number": number, "stopped": True}
+                return
+            time.sleep(0.05)
+            waited += 0.05
+        yield {"number": number, "value": 2 * number + self._offset, "threads": self._num_threads, "pid": os.getpid()}
+
+    def close(self) -> None:
+        (self._folder / "closed").touch()
+
+
+def workload(folder: Path, items, **options) -> Workload:
+    defaults = {"items_at_once": 2, "on_gpu": False, "num_workers": None, "num_threads": None}
+    blobs = {"offset": b"100"}
+    return Workload(factory=partial(Doubler, str(folder)), blobs=blobs, items=items, **(defaults | options))
+
+
+def results(engine, work: Workload, stop: threading.Event | None = None) -> list[dict]:
+    return [item for item in engine.run(work, stop or threading.Event()) if item is not None]
+
+
+@pytest.fixture(scope="module")
+def ray_engine():
+    engine = RayEngine()
+    engine.start()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["inline", "ray"])
+def engine(request):
+    return InlineEngine() if request.param == "inline" else request.getfixturevalue("ray_engine")
+
+
+def test_every_item_comes_back_once(engine, tmp_path):
+    found = results(engine, workload(tmp_path, [{"number": number} for number in range(25)]))
+    assert sorted(item["number"] for item in found) == list(range(25))
+    assert all(item["value"] == 2 * item["number"] + 100 for item in found)
+    assert {item["threads"] for item in found} == {len(os.sched_getaffinity(0))}
+
+
+def test_no_items_is_no_work(tmp_path):
+    assert results(InlineEngine(), workload(tmp_path, [])) == []
+
+
+def test_a_bug_in_the_worker_surfaces(engine, tmp_path):
+    with pytest.raises((ValueError, EngineError), match="a bug in the worker"):
+        results(engine, workload(tmp_path, [{"number": 1}, {"number": 2, "fail": True}]))
+
+
+def test_stop_reaches_the_workers_and_no_new_item_is_begun(engine, tmp_path):
+    stop = threading.Event()
+    items = [{"number": number, "wait_s": 60} for number in range(8)]
+    begun = time.monotonic()
+    found = []
+    for item in engine.run(workload(tmp_path, items, num_workers=1), stop):
+        if time.monotonic() - begun > 4 or not isinstance(engine, RayEngine):
+            stop.set()
+        if item is not None:
+            found.append(item)
+    assert all(item["stopped"] for item in found)
+    assert time.monotonic() - begun < 40
+
+
+def test_heartbeats_come_while_nothing_happens(tmp_path):
+    beats = list(InlineEngine().run(workload(tmp_path, [{"number": 1, "wait_s": 0.7}]), threading.Event()))
+    assert beats.count(None) >= 2
+    assert (tmp_path / "closed").exists()
+
+
+def test_two_items_run_at_once_in_one_worker(engine, tmp_path):
+    items = [{"number": number, "wait_s": 0.5} for number in range(4)]
+    begun = time.monotonic()
+    found = results(engine, workload(tmp_path, items, num_workers=1))
+    assert len({item["pid"] for item in found}) == 1
+    if not isinstance(engine, RayEngine):
+        assert time.monotonic() - begun < 4 * 0.5
+
+
+def test_a_worker_that_dies_is_replaced_and_nothing_is_lost_or_doubled(ray_engine, tmp_path):
+    items = [{"number": number, "die": number == 3} for number in range(8)]
+    found = results(ray_engine, workload(tmp_path, items))
+    assert (tmp_path / "died-3").exists()
+    assert sorted(item["number"] for item in found) == list(range(8))
+
+
+def test_more_workers_than_machines_share_the_cpus(ray_engine, tmp_path):
+    cpus = len(os.sched_getaffinity(0))
+    if cpus < 2:
+        pytest.skip("needs two CPUs")
+    items = [{"number": number, "wait_s": 0.3} for number in range(8)]
+    found = results(ray_engine, workload(tmp_path, items, num_workers=2))
+    assert len({item["pid"] for item in found}) == 2
+    assert {item["threads"] for item in found} == {cpus // 2}
