@@ -94,7 +94,7 @@ def find_inputs(words: Sequence[str], storage: Storage) -> Inputs:
         if not found.tars and not found.loose:
             raise InputError("; ".join([f"INPUT {word}: no images found", *found.notes]))
         _check_names(found)
-        inputs.tars = found.tars | inputs.tars
+        inputs.tars |= found.tars
         inputs.loose += found.loose
         inputs.notes += found.notes
     if inputs.tars and all(entry.size_bytes < 0 for entry in inputs.tars.values()) and not inputs.loose:
@@ -197,6 +197,8 @@ def _is_pattern(uri: str) -> bool:
 
 def _find_one(uri: str, storage: Storage, inputs: Inputs) -> None:
     """One path, directory, prefix or pattern that must exist."""
+    if uri.startswith("s3://") and not _WILDCARDS.isdisjoint(uri.split("/")[2]):
+        raise InputError(f"INPUT {uri}: the name of a bucket holds no wildcards")
     if _is_pattern(uri) and not (uri.startswith("s3://") and storage.exists(uri)):
         _find_pattern(uri, storage, inputs)
     elif _is_directory(uri, storage):
@@ -221,8 +223,6 @@ def _is_directory(uri: str, storage: Storage) -> bool:
 def _find_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
     if uri.startswith("s3://"):
         fixed = uri[: min(uri.index(char) for char in _WILDCARDS if char in uri)]
-        if fixed.count("/") < 3:
-            raise InputError(f"INPUT {uri}: the name of a bucket holds no wildcards")
         listing = _Listing(fixed, storage, uri)
         tars, num_images = listing.survey()
         inputs.tars |= tars

@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.records import Reason, ShardEvent
+from pipeline.stages.streams import GZIP_MAGIC, GzipStream, PutBack
 from pipeline.storage import ByteStream
 
 BLOCK_BYTES = 512
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
-_GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_READ_BYTES = 1 << 20
 _MAX_EXTENSION_BYTES = 1 << 20  # a long name or a pax record; more is damage
 _MAX_PAYLOAD_BYTES = 1 << 30
 _MAX_MEMBER_BYTES = 1 << 50  # a header that announces more is damaged
@@ -75,111 +73,6 @@ class Member:
     special: str = ""
 
 
-class _GzipStream:
-    """The plain bytes of a gzip object (one or several gzip members)."""
-
-    def __init__(self, raw: ByteStream) -> None:
-        self._raw = raw
-        self._inflate = zlib.decompressobj(wbits=31)
-        self._rest = b""
-        self._plain = bytearray()
-        self._ended = False
-        self.position = 0
-        self.damage: ShardEvent | None = None
-
-    def _more(self) -> bool:
-        """Inflate a little more; False at the end."""
-        if self._ended:
-            return False
-        data = self._rest or self._raw.read(_GZIP_READ_BYTES)
-        if self._inflate.eof and not (data := self._next_member(data)):
-            return False
-        before = self._inflate.copy()
-        try:
-            plain = self._inflate.decompress(data, _GZIP_READ_BYTES)
-        except zlib.error as error:
-            self._plain += _inflated_before_error(before, data)
-            self._end(f"the gzip stream is damaged: {error}", Reason.SHARD_CORRUPT)
-            return False
-        self._plain += plain
-        self._rest = self._inflate.unconsumed_tail or self._inflate.unused_data
-        if not data and not plain:
-            self._end("the gzip stream is cut off", Reason.SHARD_TRUNCATED)
-            return False
-        return True
-
-    def _next_member(self, data: bytes) -> bytes:
-        """What follows a gzip member: nothing, zeros, another one, or something that should not be there."""
-        while not (data := data.lstrip(b"\0")):
-            if not (data := self._raw.read(_GZIP_READ_BYTES)):
-                self._ended = True
-                return b""
-        if not data.startswith(_GZIP_MAGIC[: len(data)]):
-            self._end("what follows the gzip stream is no gzip", Reason.SHARD_CORRUPT)
-            return b""
-        self._inflate = zlib.decompressobj(wbits=31)
-        return data
-
-    def _end(self, message: str, reason: Reason) -> None:
-        self._ended = True
-        self.damage = ShardEvent(reason, message, self.position + len(self._plain), 0)
-
-    def read(self, num_bytes: int) -> bytes:
-        while len(self._plain) < num_bytes and self._more():
-            pass
-        taken = bytes(self._plain[:num_bytes])
-        del self._plain[:num_bytes]
-        self.position += len(taken)
-        return taken
-
-    def skip(self, num_bytes: int) -> int:
-        left = num_bytes
-        while left > 0 and (step := len(self.read(min(left, _GZIP_READ_BYTES)))):
-            left -= step
-        return num_bytes - left
-
-    def close(self) -> None:
-        self._raw.close()
-
-
-def _inflated_before_error(inflate: zlib._Decompress, data: bytes) -> bytes:
-    """What comes out before the damage: zlib drops the output of a call that fails, so the calls get small."""
-    plain = bytearray()
-    with contextlib.suppress(zlib.error):
-        for at in range(len(data)):
-            plain += inflate.decompress(data[at : at + 1])
-    return bytes(plain)
-
-
-class _PutBack:
-    """A stream that takes bytes back."""
-
-    def __init__(self, raw: ByteStream) -> None:
-        self._raw = raw
-        self._front = b""
-
-    @property
-    def position(self) -> int:
-        return self._raw.position - len(self._front)
-
-    def put_back(self, data: bytes) -> None:
-        self._front = data + self._front
-
-    def read(self, num_bytes: int) -> bytes:
-        if not self._front:
-            return self._raw.read(num_bytes)
-        taken, self._front = self._front[:num_bytes], self._front[num_bytes:]
-        return taken + self._raw.read(num_bytes - len(taken)) if len(taken) < num_bytes else taken
-
-    def skip(self, num_bytes: int) -> int:
-        taken = min(num_bytes, len(self._front))
-        self._front = self._front[taken:]
-        return taken + (self._raw.skip(num_bytes - taken) if taken < num_bytes else 0)
-
-    def close(self) -> None:
-        self._raw.close()
-
-
 class TarWalk:
     """Walks one archive. Iterate; after each member, :meth:`payload` may be called once.
 
@@ -198,14 +91,14 @@ class TarWalk:
             sniff: Look for gzip's magic number at the start.
             resumed: The walk starts at a header inside the archive.
         """
-        self._stream = _PutBack(stream)
-        self._gzip: _GzipStream | None = None
+        self._stream = PutBack(stream)
+        self._gzip: GzipStream | None = None
         if sniff:
-            magic = self._stream.read(len(_GZIP_MAGIC))
+            magic = self._stream.read(len(GZIP_MAGIC))
             self._stream.put_back(magic)
-            if magic == _GZIP_MAGIC:
-                self._gzip = _GzipStream(self._stream)
-                self._stream = _PutBack(self._gzip)
+            if magic == GZIP_MAGIC:
+                self._gzip = GzipStream(self._stream)
+                self._stream = PutBack(self._gzip)
         self._size = 0  # of the current member's content
         self._content = 0  # of that, bytes still ahead
         self._unread = 0  # likewise, padding included

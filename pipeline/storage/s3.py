@@ -85,7 +85,8 @@ def _translated(uri: str, call: Callable[[], T]) -> T:
     except _TORN as error:
         raise StoreUnavailable(f"{uri}: {' '.join(str(error).split())}") from error
     except (BotoCoreError, ValueError) as error:  # boto3's own checks, of a bucket's name or the endpoint say
-        raise StorageError(f"{uri}: {' '.join(str(error).split())}") from error
+        message = " ".join(str(error).split()).removeprefix("Parameter validation failed: ")
+        raise StorageError(f"{uri}: {message.partition(': Bucket name must')[0]}") from error
 
 
 def _storage_error(uri: str, error: ClientError) -> StorageError:
