@@ -11,6 +11,7 @@
     |-- BudgetError              3   too many samples were quarantined
     |-- Interrupted            130   SIGINT or SIGTERM; what was published stays
     |-- EngineError              1   the engine itself failed (a cluster that went away, say)
+    |-- PublishError             1   OUT can no longer be written (full, forbidden); what was published stays
     `-- StorageError                 an object could not be reached; callers turn it into one of the above
         |-- ObjectMissing
         |-- ObjectForbidden
@@ -69,6 +70,10 @@ class Interrupted(ShardlabelError):  # noqa: N818 - an interruption is not an er
 
 class EngineError(ShardlabelError):
     """The engine that runs the workers failed."""
+
+
+class PublishError(ShardlabelError):
+    """OUT can no longer be read or written; everything published so far is kept."""
 
 
 class StorageError(ShardlabelError):

@@ -17,12 +17,13 @@ from typing import Any
 from pipeline.commission import Job, claim, describe_job, out_uri
 from pipeline.config import LabelConfig, label_config
 from pipeline.engines import Engine, InlineEngine, Item, RayEngine, Workload
-from pipeline.errors import InputError, StorageError
-from pipeline.labeler import UNITS_AT_ONCE, Labeler, LabelerConfig, num_chunk_images
+from pipeline.errors import InputError, PublishError, StorageError
+from pipeline.inputs import Inputs, find_inputs
+from pipeline.labeler import UNITS_AT_ONCE, UNWRITABLE, Labeler, LabelerConfig, num_chunk_images
 from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, Ledger, Progress
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.outcome import LabelSummary, sum_up
-from pipeline.planning import Inputs, Plan, count_samples, find_inputs
+from pipeline.planning import Plan, count_samples
 from pipeline.progress import Reporter, Tracker, make_reporter
 from pipeline.records import Receipt, Unit
 from pipeline.storage import Storage
@@ -102,9 +103,11 @@ def _run(
                 if item is not None:
                     tracker.take(Receipt.from_dict(item))
                 reporter.update(tracker.snapshot())
-                if not over_budget and _bad_rate(tracker) > config.max_bad_rate:
-                    over_budget = True
+                over_budget = over_budget or _bad_rate(tracker) > config.max_bad_rate
+                if over_budget or _out_failure(tracker):
                     stop.event.set()
+    if message := _out_failure(tracker):
+        raise PublishError(f"{message}; what was published stays, the same command goes on from there")
     summary = sum_up(plan, tracker, ledger, interrupted=stop.by_signal, bad_rate_exceeded=over_budget)
     if summary.units_done == summary.units_total:
         _write_success(ledger, plan, job.fingerprint, tracker)
@@ -128,10 +131,11 @@ def _plan(ledger: Ledger, storage: Storage, inputs: Inputs, limit: int | None) -
         raise InputError(f"the inputs cannot be listed: {error}") from error
     if not plan.units:
         raise InputError("no samples were found in the inputs")
-    plan.write()
     if plan.replaced:
+        # before the plan forgets them: a kill in between leaves nothing behind that no plan knows
         ledger.withdraw_success()
         ledger.remove_units(plan.replaced)
+    plan.write()
     return plan
 
 
@@ -232,6 +236,12 @@ def _stop_on_signals(reporter: Reporter) -> Iterator[_Stop]:
     finally:
         for number, handler in older.items():
             signal.signal(number, handler)
+
+
+def _out_failure(tracker: Tracker) -> str | None:
+    """What a labeler said when it could not write."""
+    failures = (receipt.message for receipt in tracker.receipts.values() if receipt.failure == UNWRITABLE)
+    return next(failures, None)
 
 
 def _bad_rate(tracker: Tracker) -> float:

@@ -16,20 +16,21 @@ tail of the first leaves idle, and waits wherever the first has work.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 
 from pipeline.config import StorageConfig
-from pipeline.errors import ImageError, StorageError
+from pipeline.errors import ImageError, PublishError, StorageError
 from pipeline.models.classifier import Precision
 from pipeline.models.consensus import Rule
 from pipeline.models.ensemble import Ensemble, Predictions
@@ -42,6 +43,8 @@ from pipeline.stages.write import Part, Picture, Rejected, Writer
 from pipeline.storage import Storage
 from pipeline.threads import ReadAhead, Workers
 
+UNAVAILABLE = "unavailable"  # failure of a unit whose store did not answer, or that changed meanwhile
+UNWRITABLE = "unwritable"  # failure of OUT itself
 UNITS_AT_ONCE = 2  # one in full swing, one that fills the gaps at its end
 _CHUNK_BYTES = 32 << 20
 _CHUNKS_READ_AHEAD = 4
@@ -159,20 +162,27 @@ class Labeler:
         Yields:
             Receipts, the latest of which tells all: after each part, and about once a second.
         """
-        receipt = Receipt(unit.id, started_at=time.time())
         if stopping():
             return
+        receipt = Receipt(unit.id, started_at=time.time())
         try:
-            cursor, receipt.finished = self._writer.ledger.advance(unit, self._config.fingerprint, parts_done)
+            with _about_out():
+                cursor, receipt.finished = self._writer.ledger.advance(unit, self._config.fingerprint, parts_done)
             if not receipt.finished:
                 yield from self._run(unit, cursor, receipt, stopping)
         except StorageError as error:
-            reason = failure_reason(error)
-            receipt.failure = reason or "unavailable"
-            receipt.message = str(error)
-            if reason is not None and not parts_done and not receipt.parts:
-                self._writer.note_unreadable(unit, reason, str(error))
+            self._note_failure(unit, receipt, error)
+        except PublishError as error:
+            receipt.failure, receipt.message = UNWRITABLE, str(error)
         yield receipt
+
+    def _note_failure(self, unit: Unit, receipt: Receipt, error: StorageError) -> None:
+        reason = failure_reason(error)
+        receipt.failure = reason or UNAVAILABLE
+        receipt.message = str(error)
+        if reason is not None:
+            with _about_out():
+                self._writer.note_unreadable(unit, reason, str(error))
 
     def close(self) -> None:
         """Wait for the threads to end; no unit is being labelled any more."""
@@ -182,42 +192,57 @@ class Labeler:
     def _run(self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool]) -> Iterator[Receipt]:
         reader = UnitReader(unit, self._storage, cursor, self._config.keep)
         part = Part(cursor.part, cursor.index)
-        turn = next(self._turns)
-        pending: deque[Future[_Ready] | _PartEnd] = deque()
         upload: Future[_Committed] | None = None
         begun = ticked = time.monotonic()
-        with ReadAhead(self._chunks(reader, cursor), _CHUNKS_READ_AHEAD) as pieces:
-            for piece in itertools.chain(pieces, itertools.repeat(None)):
-                if piece is not None:
-                    pending.append(
-                        piece if isinstance(piece, _PartEnd) else self._workers.submit(turn, self._prepare, piece)
-                    )
-                while pending and (piece is None or len(pending) > self._config.num_threads + 1):
-                    head = pending.popleft()
-                    if isinstance(head, _PartEnd):
-                        if upload is not None:
-                            self._commit(upload, receipt)
-                            yield receipt
-                        upload = self._uploader.submit(self._publish, unit, part, head)
-                        part = Part(head.following.part, head.following.index)
-                    else:
-                        self._gather(part, self._classified(head.result()), receipt)
-                        receipt.num_bytes = reader.bytes_done
-                    if time.monotonic() - ticked > _TICK_S:
-                        ticked = time.monotonic()
+        with (
+            ReadAhead(self._chunks(reader, cursor), _CHUNKS_READ_AHEAD) as pieces,
+            contextlib.closing(self._in_order(pieces)) as results,
+        ):
+            for result in results:
+                if isinstance(result, _PartEnd):
+                    if upload is not None:
+                        self._commit(upload, receipt)
                         yield receipt
-                    if stopping() and not self._worth_finishing(unit, part, receipt, time.monotonic() - begun):
-                        for item in pending:
-                            if isinstance(item, Future):
-                                item.cancel()
-                        if upload is not None:
-                            self._commit(upload, receipt)
-                        return
-                if piece is None:
+                    upload = self._uploader.submit(self._publish, unit, part, result)
+                    part = Part(result.following.part, result.following.index)
+                else:
+                    self._gather(part, result, receipt)
+                    receipt.num_bytes = reader.bytes_done
+                if time.monotonic() - ticked > _TICK_S:
+                    ticked = time.monotonic()
+                    yield receipt
+                if stopping() and not self._worth_finishing(unit, part, receipt, time.monotonic() - begun):
                     break
+            else:
+                receipt.finished = True
         if upload is not None:
             self._commit(upload, receipt)
-        receipt.finished = True
+
+    def _in_order(self, pieces: Iterator[Chunk | _PartEnd]) -> Generator[_Ready | _PartEnd, None, None]:
+        """Send chunks to the worker threads, a few ahead, and yield what comes back in their order."""
+        turn = next(self._turns)
+        pending: deque[Future[_Ready] | _PartEnd] = deque()
+        try:
+            for piece in pieces:
+                ahead = piece if isinstance(piece, _PartEnd) else self._workers.submit(turn, self._prepare, piece)
+                pending.append(ahead)
+                while len(pending) > self._config.num_threads + 1:
+                    yield self._settled(pending.popleft())
+            while pending:
+                yield self._settled(pending.popleft())
+        finally:
+            for item in pending:
+                if isinstance(item, Future):
+                    item.cancel()
+
+    def _settled(self, item: Future[_Ready] | _PartEnd) -> _Ready | _PartEnd:
+        if isinstance(item, _PartEnd):
+            return item
+        ready = item.result()
+        if self._on_cpu:
+            return ready
+        with self._device_turn:
+            return self._forward(ready)
 
     def _worth_finishing(self, unit: Unit, part: Part, receipt: Receipt, elapsed_s: float) -> bool:
         """Whether the part in flight will be done within the grace period; one not begun is not."""
@@ -247,7 +272,7 @@ class Labeler:
                     chunk, chunk_bytes, num_samples = [], 0, 0
                 if item.index >= part_end:
                     number += 1
-                    yield _PartEnd(Cursor(number, item.index, item.offset or 0), last=False)
+                    yield _PartEnd(Cursor(number, item.index, item.offset or 0, reader.compressed), last=False)
                     part_end += self._config.rows_per_part
                 chunk_bytes += len(item.image or b"")
                 num_samples += 1
@@ -280,8 +305,7 @@ class Labeler:
         try:
             decoded = decode(data, fast_to_px=self._fast_to_px)
         except ImageError as error:
-            stage = Stage.READ if sample.reason else Stage.DECODE
-            ready.rejected.append(Rejected.sample(sample, stage, error.reason, error.message, digest))
+            ready.rejected.append(Rejected.sample(sample, Stage.DECODE, error.reason, error.message, digest))
             return
         done = time.perf_counter()
         ready.crops.append(cut_crops(decoded.pixels_CHW, self._ensemble.geometries))
@@ -302,12 +326,6 @@ class Labeler:
 
     # -- caller's thread -------------------------------------------------------------------------------
 
-    def _classified(self, ready: _Ready) -> _Ready:
-        if self._on_cpu:
-            return ready
-        with self._device_turn:
-            return self._forward(ready)
-
     @staticmethod
     def _gather(part: Part, ready: _Ready, receipt: Receipt) -> None:
         part.pictures += ready.pictures
@@ -323,7 +341,8 @@ class Labeler:
             receipt.stage_s[stage] = receipt.stage_s.get(stage, 0.0) + seconds
 
     def _publish(self, unit: Unit, part: Part, end: _PartEnd) -> _Committed:
-        name = self._writer.publish(unit, part, end.following, last=end.last)
+        with _about_out():
+            name = self._writer.publish(unit, part, end.following, last=end.last)
         return _Committed(str(name), [len(part.pictures), len(part.rejected)], time.time())
 
     @staticmethod
@@ -332,6 +351,15 @@ class Labeler:
         done = upload.result()
         receipt.parts[done.name] = done.num_rows
         receipt.committed_at = done.at
+
+
+@contextlib.contextmanager
+def _about_out() -> Iterator[None]:
+    """What fails in here is OUT, not the unit."""
+    try:
+        yield
+    except StorageError as error:
+        raise PublishError(f"OUT cannot be written: {error}") from error
 
 
 def _one_torch_thread() -> None:
@@ -343,6 +371,3 @@ def num_chunk_images(batch_size: int | str, device: str) -> int:
     if isinstance(batch_size, int):
         return batch_size
     return 32 if device == "cpu" else 128
-
-
-__all__: Sequence[str] = ["UNITS_AT_ONCE", "Labeler", "LabelerConfig", "num_chunk_images"]

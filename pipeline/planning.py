@@ -1,4 +1,4 @@
-"""Plan: from INPUT words to units.
+"""Plan: from what was found to units.
 
 Tars become one unit each. Loose images are listed in order and cut into slices of at most
 ``SLICE_KEYS`` keys; each slice's keys go to a file of their own, so neither driver nor worker ever
@@ -9,35 +9,29 @@ its older version, and loose keys that are already planned keep their slice.
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
-import glob
 import hashlib
 import heapq
 import io
 import itertools
 import json
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
-import braceexpand
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError, ObjectForbidden, ObjectMissing, OutputError, StorageError
+from pipeline.errors import ObjectMissing, OutputError, StorageError
+from pipeline.inputs import Inputs
 from pipeline.ledger import UNITS, Ledger
 from pipeline.records import Sample, Unit, UnitKind
-from pipeline.stages.read import UnitReader, is_image_name, slice_entries
-from pipeline.storage import Entry, Storage, absolute_uri
+from pipeline.stages.read import UnitReader, slice_entries
+from pipeline.storage import Entry, Storage
 
 SLICE_KEYS = 2048
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-_WILDCARDS = frozenset("*?[")
 _PARALLEL_READS = 32
 
 _KEYS_SCHEMA = pa.schema([("key", pa.binary()), ("size_bytes", pa.int64()), ("etag", pa.string())])
@@ -53,251 +47,6 @@ _UNITS_SCHEMA = pa.schema(
         ("max_samples", pa.int64()),
     ]
 )
-
-
-@dataclass(slots=True)
-class Inputs:
-    """What the INPUT words stand for.
-
-    Attributes:
-        tars: Tars found, in order, without doubles. A size of -1 marks one that could not be looked at.
-        loose: Prefixes of loose images, each with its listing in order of URI.
-        notes: Things the user should know, one line each.
-    """
-
-    tars: dict[str, Entry] = field(default_factory=dict)
-    loose: list[tuple[str, Iterable[Entry]]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def is_tar_name(name: str) -> bool:
-    """Whether a name is a shard's."""
-    return name.lower().endswith(_TAR_SUFFIXES)
-
-
-# -- INPUT words ----------------------------------------------------------------------------------------
-
-
-def find_inputs(words: Sequence[str], storage: Storage) -> Inputs:
-    """Look up every INPUT.
-
-    Raises:
-        InputError: One is malformed, missing, forbidden, or holds nothing to label.
-    """
-    inputs = Inputs()
-    for word in words:
-        found = Inputs()
-        try:
-            _find(word, storage, found)
-        except StorageError as error:
-            raise InputError(f"INPUT {error}") from error
-        if not found.tars and not found.loose:
-            raise InputError("; ".join([f"INPUT {word}: no images found", *found.notes]))
-        _check_names(found)
-        inputs.tars |= found.tars
-        inputs.loose += found.loose
-        inputs.notes += found.notes
-    if inputs.tars and all(entry.size_bytes < 0 for entry in inputs.tars.values()) and not inputs.loose:
-        raise InputError(f"none of the inputs can be read: {_some(list(inputs.tars))}")
-    return inputs
-
-
-def _check_names(inputs: Inputs) -> None:
-    """URIs of shards and prefixes go into text columns; the keys below a prefix may be any bytes."""
-    for uri in (*inputs.tars, *(prefix for prefix, _ in inputs.loose)):
-        try:
-            uri.encode()
-        except UnicodeEncodeError as error:
-            shown = os.fsencode(uri).decode("utf-8", "backslashreplace")
-            raise InputError(
-                f"INPUT {shown}: the path is not UTF-8; rename it, or label its parent directory"
-            ) from error
-
-
-def _find(word: str, storage: Storage, inputs: Inputs) -> None:
-    if word.startswith("@"):
-        _find_listed(_lines(word[1:], storage), storage, inputs)
-    elif len(names := _expanded(word)) > 1:
-        _find_listed(names, storage, inputs)
-    else:
-        _find_one(absolute_uri(names[0]), storage, inputs)
-
-
-def _expanded(word: str) -> list[str]:
-    """The names that a brace range stands for; a name without one, or of a file with braces in it, as it is."""
-    if "{" not in word or (not word.startswith("s3://") and os.path.exists(absolute_uri(word))):
-        return [word]
-    try:
-        return list(braceexpand.braceexpand(word))
-    except ValueError as error:  # UnbalancedBracesError is one
-        raise InputError(f"INPUT {word}: malformed brace range: {error}") from error
-
-
-def _lines(path: str, storage: Storage) -> list[str]:
-    try:
-        text = storage.read(absolute_uri(path)).decode("utf-8-sig")
-    except StorageError as error:
-        raise InputError(f"INPUT @{path}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"INPUT @{path}: not UTF-8 text") from error
-    lines = [line.strip() for line in text.split("\n")]
-    listed = [line for line in lines if line and not line.startswith("#")]
-    if not listed:
-        raise InputError(f"INPUT @{path}: the list is empty")
-    return [name for line in listed for name in _expanded(line)]
-
-
-def _find_listed(names: list[str], storage: Storage, inputs: Inputs) -> None:
-    """Names of a list or a range: one that is missing is an event, not a wrong request."""
-    uris = [absolute_uri(name) for name in names]
-    files = [uri for uri in uris if (is_tar_name(uri) or is_image_name(uri)) and not _is_pattern(uri)]
-    loose: dict[str, list[Entry]] = {}
-    missing: list[str] = []
-    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-        entries = dict(zip(files, pool.map(lambda uri: _entry_if_any(uri, storage), files), strict=True))
-    for uri in uris:
-        if uri not in entries or os.path.isdir(uri):
-            _find_one(uri, storage, inputs)
-            continue
-        entry = entries[uri]
-        if is_tar_name(uri):
-            inputs.tars.setdefault(uri, entry or Entry(uri, -1, ""))
-        elif entry is None:
-            missing.append(uri)
-        else:
-            loose.setdefault(_root(uri), []).append(entry)
-    for found in loose.values():
-        unique = sorted({entry.uri: entry for entry in found}.values(), key=lambda entry: entry.uri)
-        inputs.loose.append((_common_prefix([entry.uri for entry in unique]), unique))
-    if missing:
-        inputs.notes.append(f"left out, because missing or forbidden: {_some(missing)}")
-
-
-def _entry_if_any(uri: str, storage: Storage) -> Entry | None:
-    try:
-        return storage.stat(uri)
-    except (ObjectMissing, ObjectForbidden):
-        return None
-
-
-def _root(uri: str) -> str:
-    return uri.split("/", 3)[2] if uri.startswith("s3://") else "/"
-
-
-def _common_prefix(uris: Sequence[str]) -> str:
-    """The directory that all of some sorted URIs are in, with its slash."""
-    first, last = uris[0], uris[-1]
-    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
-    return first[: first.rindex("/", 0, same) + 1]
-
-
-def _is_pattern(uri: str) -> bool:
-    return not _WILDCARDS.isdisjoint(uri) and (uri.startswith("s3://") or not os.path.exists(uri))
-
-
-def _find_one(uri: str, storage: Storage, inputs: Inputs) -> None:
-    """One path, directory, prefix or pattern that must exist."""
-    if uri.startswith("s3://") and not _WILDCARDS.isdisjoint(uri.split("/")[2]):
-        raise InputError(f"INPUT {uri}: the name of a bucket holds no wildcards")
-    if _is_pattern(uri) and not (uri.startswith("s3://") and storage.exists(uri)):
-        _find_pattern(uri, storage, inputs)
-    elif _is_directory(uri, storage):
-        _find_below(uri.rstrip("/") + "/", storage, inputs)
-    elif is_tar_name(uri):
-        inputs.tars.setdefault(uri, storage.stat(uri))
-    else:
-        entry = storage.stat(uri)
-        if not is_image_name(uri):
-            raise InputError(f"INPUT {uri}: neither a tar nor an image by its name; a list of URIs is given as @{uri}")
-        inputs.loose.append((_common_prefix([uri]), [entry]))
-
-
-def _is_directory(uri: str, storage: Storage) -> bool:
-    if not uri.startswith("s3://"):
-        return os.path.isdir(uri)
-    if is_tar_name(uri) or is_image_name(uri):
-        return False
-    return next(iter(storage.list(uri.rstrip("/") + "/")), None) is not None or not storage.exists(uri)
-
-
-def _find_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
-    if uri.startswith("s3://"):
-        fixed = uri[: min(uri.index(char) for char in _WILDCARDS if char in uri)]
-        listing = _Listing(fixed, storage, uri)
-        tars, num_images = listing.survey()
-        inputs.tars |= tars
-        if num_images:
-            inputs.loose.append((fixed[: fixed.rindex("/") + 1], listing))
-        elif not tars:
-            inputs.notes.append(f"{uri}: nothing matches")
-        return
-    folders: dict[str, None] = {}
-    files: list[Entry] = []
-    for name in sorted(glob.glob(uri, recursive=True), key=lambda name: (not os.path.isdir(name), name)):
-        path = name.rstrip("/")
-        if any(str(parent) in folders for parent in PurePosixPath(path).parents):
-            continue  # a part of a directory that matches as well
-        if os.path.isdir(path):
-            folders[path] = None
-            _find_below(path + "/", storage, inputs)
-        elif os.path.isfile(path):
-            files.append(storage.stat(path))
-    images = [entry for entry in files if is_image_name(entry.uri)]
-    inputs.tars |= {entry.uri: entry for entry in files if is_tar_name(entry.uri)}
-    if images:
-        inputs.loose.append((_common_prefix([entry.uri for entry in images]), images))
-    if not folders and not files:
-        inputs.notes.append(f"{uri}: nothing matches")
-
-
-def _find_below(folder: str, storage: Storage, inputs: Inputs) -> None:
-    """A directory or prefix: shards where it holds tars, otherwise loose images."""
-    listing = _Listing(folder, storage)
-    tars, num_images = listing.survey()
-    inputs.tars |= tars
-    if not tars and not num_images:
-        inputs.notes.append(f"{folder} holds neither tars nor image files")
-    elif not tars:
-        inputs.loose.append((folder, listing))
-    elif num_images:
-        inputs.notes.append(f"{folder} holds tars: its {num_images} loose images are left out")
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """The images below a prefix, those that match a pattern if there is one; listed anew at each iteration."""
-
-    prefix: str
-    storage: Storage
-    pattern: str | None = None
-
-    def __iter__(self) -> Iterator[Entry]:
-        return (entry for entry in self._entries() if is_image_name(entry.uri))
-
-    def _entries(self) -> Iterator[Entry]:
-        entries = self.storage.list(self.prefix)
-        if self.pattern is None:
-            return entries
-        matches = re.compile(fnmatch.translate(self.pattern)).match
-        return (entry for entry in entries if matches(entry.uri))
-
-    def survey(self) -> tuple[dict[str, Entry], int]:
-        """The tars, and the number of images."""
-        tars: dict[str, Entry] = {}
-        num_images = 0
-        for entry in self._entries():
-            if is_tar_name(entry.uri):
-                tars[entry.uri] = entry
-            else:
-                num_images += is_image_name(entry.uri)
-        return tars, num_images
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-# -- units ------------------------------------------------------------------------------------------------
 
 
 def _unit_id(*words: object) -> str:

@@ -92,11 +92,13 @@ class Cursor(_Json):
         part: Number of the next part.
         index: Index of its first sample.
         offset: Byte offset of that sample's first header in the (uncompressed) tar; for a slice, unused.
+        compressed: Whether the tar is compressed, so that the offset cannot be reached by a ranged read.
     """
 
     part: int = 0
     index: int = 0
     offset: int = 0
+    compressed: bool = False
 
 
 @dataclass(slots=True)

@@ -13,8 +13,9 @@ from servers import S3Server
 
 from pipeline import planning
 from pipeline.errors import InputError, OutputError
+from pipeline.inputs import Inputs, find_inputs
 from pipeline.ledger import Ledger
-from pipeline.planning import Inputs, Plan, count_samples, find_inputs
+from pipeline.planning import Plan, count_samples
 from pipeline.records import Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader, slice_entries
 from pipeline.storage import Storage

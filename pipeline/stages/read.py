@@ -76,6 +76,7 @@ class UnitReader:
         self._keep = keep
         self._payloads = payloads
         self.bytes_done = 0
+        self.compressed = False  # known once the first item is out
 
     def __iter__(self) -> Iterator[Sample | ShardEvent]:
         items = self._slice() if self.unit.kind == UnitKind.SLICE else self._tar()
@@ -91,28 +92,17 @@ class UnitReader:
         if entry.size_bytes < 0:  # it was not there when the plan was made
             self._storage.stat(entry.uri)
             raise ObjectChanged(f"{entry.uri}: appeared after the plan was made; run the command again")
-        offset = self._cursor.offset
-        stream = self._storage.open(entry, offset)
+        cursor = self._cursor
+        inside = cursor.offset > 0 and not cursor.compressed
+        stream = self._storage.open(entry, cursor.offset if inside else 0)
         try:
-            head = TarWalk(stream, sniff=offset == 0)
-            if offset and self._is_compressed(entry):
-                stream.close()
-                stream = self._storage.open(entry)
-                head = TarWalk(stream)
-                head.skip_to(offset)
-            elif offset:
-                head = TarWalk(stream, sniff=False, resumed=True)
-            grouping = _Grouping(head, self._cursor.index, self._keep, payloads=self._payloads)
-            for item in grouping:
+            walk = TarWalk(stream, sniff=not inside, resumed=inside)
+            self.compressed = walk.compressed
+            if cursor.compressed:
+                walk.skip_to(cursor.offset)
+            for item in _Grouping(walk, cursor.index, self._keep, payloads=self._payloads):
                 self.bytes_done = stream.position
                 yield item
-        finally:
-            stream.close()
-
-    def _is_compressed(self, entry: Entry) -> bool:
-        stream = self._storage.open(entry)
-        try:
-            return TarWalk(stream).compressed
         finally:
             stream.close()
 
