@@ -19,7 +19,7 @@ from pipeline.config import LabelConfig, label_config
 from pipeline.engines import Engine, InlineEngine, Item, RayEngine, Workload
 from pipeline.errors import InputError, PublishError, StorageError
 from pipeline.inputs import Inputs, find_inputs
-from pipeline.labeler import UNITS_AT_ONCE, UNWRITABLE, Labeler, LabelerConfig, num_chunk_images
+from pipeline.labeler import UNITS_AT_ONCE, UNWRITABLE, Labeler, LabelerConfig
 from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, Ledger, Progress
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.outcome import LabelSummary, sum_up
@@ -169,7 +169,7 @@ def _workload(
         "precision": job.precision,
         "compiled": job.compiled,
         "device": job.device,
-        "batch_size": num_chunk_images(config.batch_size, job.device),
+        "batch_size": None if config.batch_size == "auto" else config.batch_size,
         "fast_decode": config.decode == "fast",
         "rows_per_part": job.rows_per_part,
         "keep": config.keep,

@@ -47,6 +47,7 @@ UNAVAILABLE = "unavailable"  # failure of a unit whose store did not answer, or 
 UNWRITABLE = "unwritable"  # failure of OUT itself
 UNITS_AT_ONCE = 2  # one in full swing, one that fills the gaps at its end
 _CHUNK_BYTES = 32 << 20
+_CPU_CHUNK_IMAGES, _GPU_CHUNK_IMAGES = 16, 128
 _CHUNKS_READ_AHEAD = 4
 STAGES = ("hash", "decode", "resize", "classify")
 _GRACE_S = 10.0
@@ -66,7 +67,7 @@ class LabelerConfig:
         class_names: Names of the classes.
         rule, top_k, precision, compiled: See :class:`pipeline.models.ensemble.Ensemble`.
         device: ``cpu`` or ``cuda``.
-        batch_size: Images in a chunk at most.
+        batch_size: Images in one forward pass at most; None for what suits the device.
         fast_decode: Large JPEGs may be decoded at a reduced scale.
         rows_per_part: Samples in a part at most.
         keep: Fields copied through.
@@ -83,7 +84,7 @@ class LabelerConfig:
     precision: Precision
     compiled: bool
     device: str
-    batch_size: int
+    batch_size: int | None
     fast_decode: bool
     rows_per_part: int
     keep: tuple[str, ...]
@@ -137,8 +138,10 @@ class Labeler:
             rule=config.rule,
             top_k=config.top_k,
             compiled=config.compiled,
+            at_once=config.batch_size,
         )
         self._on_cpu = config.device == "cpu"
+        self._chunk_images = config.batch_size or (_CPU_CHUNK_IMAGES if self._on_cpu else _GPU_CHUNK_IMAGES)
         aliases = [member.alias for member in config.members]
         self._writer = Writer(config.out, self._storage, config.fingerprint, aliases, config.class_names, config.keep)
         self._workers = Workers(config.num_threads, on_start=_one_torch_thread)
@@ -266,7 +269,7 @@ class Labeler:
         number = cursor.part
         for item in reader:
             if isinstance(item, Sample):
-                full = num_samples >= self._config.batch_size or chunk_bytes >= _CHUNK_BYTES
+                full = num_samples >= self._chunk_images or chunk_bytes >= _CHUNK_BYTES
                 if chunk and (full or item.index >= part_end):
                     yield chunk
                     chunk, chunk_bytes, num_samples = [], 0, 0
@@ -364,10 +367,3 @@ def _about_out() -> Iterator[None]:
 
 def _one_torch_thread() -> None:
     torch.set_num_threads(1)  # it counts for the calling thread: each core carries its own chunk
-
-
-def num_chunk_images(batch_size: int | str, device: str) -> int:
-    """The chunk size that ``--batch-size auto`` stands for."""
-    if isinstance(batch_size, int):
-        return batch_size
-    return 32 if device == "cpu" else 128

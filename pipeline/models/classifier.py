@@ -32,14 +32,23 @@ class Classifier:
         precision: ``fp32``; ``bf16`` or ``fp16`` (autocast); ``mixed``: the device's low precision first,
             and fp32 again for near ties.
         compiled: Whether to run it through torch.compile.
+        at_once: Images in one forward pass at most; None for what suits the device and precision.
     """
 
     def __init__(
-        self, spec: MemberSpec, blob: bytes, device: torch.device, precision: Precision, *, compiled: bool = False
+        self,
+        spec: MemberSpec,
+        blob: bytes,
+        device: torch.device,
+        precision: Precision,
+        *,
+        compiled: bool = False,
+        at_once: int | None = None,
     ) -> None:
         self.spec = spec
         self.device = device
         self.precision = precision
+        self._at_once = at_once or _images_at_once(device, precision)
         network = _fused(network_from_blob(spec, blob))
         self._network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -65,6 +74,9 @@ class Classifier:
         Returns:
             float32, (B, K), on the device.
         """
+        return torch.cat([self._logits(some) for some in torch.split(crops_BCHW, self._at_once)])
+
+    def _logits(self, crops_BCHW: torch.Tensor) -> torch.Tensor:
         inputs = crops_BCHW.to(torch.float32, memory_format=torch.channels_last)
         inputs = inputs.div_(255).sub_(self._mean).div_(self._std)
         dtype = self.low_precision
@@ -100,6 +112,17 @@ class Classifier:
         if len(near):
             logits[near] = self._forward(inputs[near])
         return logits
+
+
+def _images_at_once(device: torch.device, precision: Precision) -> int:
+    """How many images one forward pass takes best.
+
+    On a CPU their activations should stay in a core's own cache: 4 in fp32 and 8 in half the bytes ran up to
+    1.5 times as fast as 32, most of all with several threads.
+    """
+    if device.type != "cpu":
+        return 128
+    return 4 if precision == "fp32" else 8
 
 
 def _normalisation(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -54,6 +54,7 @@ class Ensemble:
         rule: How to combine.
         top_k: How many classes to report.
         compiled: Whether to run members through torch.compile.
+        at_once: Images in one forward pass at most; None for what suits the device and precision.
     """
 
     def __init__(
@@ -66,10 +67,12 @@ class Ensemble:
         rule: Rule,
         top_k: int,
         compiled: bool = False,
+        at_once: int | None = None,
     ) -> None:
         self.device = torch.device(device)
         self._members = [
-            Classifier(spec, blobs[spec.alias], self.device, precision, compiled=compiled) for spec in specs
+            Classifier(spec, blobs[spec.alias], self.device, precision, compiled=compiled, at_once=at_once)
+            for spec in specs
         ]
         self._factors = torch.tensor([spec.factor for spec in specs], dtype=torch.float64, device=self.device)
         self._rule = rule

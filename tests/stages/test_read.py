@@ -90,7 +90,7 @@ def test_every_cursor_gives_the_same_tail(shared):
         whole = list(UnitReader(tar_unit(path), STORAGE))
         for at, sample in enumerate(whole):
             if isinstance(sample, Sample) and sample.index % 3 == 1:
-                cursor = Cursor(1, sample.index, sample.offset)
+                cursor = Cursor(1, sample.index, sample.offset, name.endswith(".gz"))
                 assert list(UnitReader(tar_unit(path), STORAGE, cursor)) == whole[at:]
 
 
@@ -270,5 +270,5 @@ def test_no_member_is_lost_or_doubled(tmp_path_factory, pairs, packed, data):
     kept = [value for sample in samples for value in sample.kept.values()]
     assert len(kept) == len(set(kept))
     begin = data.draw(st.sampled_from(samples))
-    assert read(path, Cursor(1, begin.index, begin.offset), keep=("json",))[0] == samples[begin.index :]
+    assert read(path, Cursor(1, begin.index, begin.offset, packed), keep=("json",))[0] == samples[begin.index :]
     assert listing(read(path, payloads=False)[0]) == listing(samples)
