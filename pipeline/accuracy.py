@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.config import StorageConfig
-from pipeline.ledger import PREDICTIONS, Ledger, PartName
-from pipeline.storage import Storage, absolute_uri
+from pipeline.ledger import PREDICTIONS, PartName, open_output
 
 _TOP = 5
 
@@ -40,7 +39,9 @@ class Evaluation:
     combine: str
 
 
-def evaluate(out: str, *, s3_endpoint: str | None = None, no_sign_request: bool = False) -> Evaluation:
+def evaluate(
+    out: str | os.PathLike[str], *, s3_endpoint: str | None = None, no_sign_request: bool = False
+) -> Evaluation:
     """Compare an output's labels with the samples' own ``.cls``.
 
     Args:
@@ -51,8 +52,7 @@ def evaluate(out: str, *, s3_endpoint: str | None = None, no_sign_request: bool 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
     """
-    storage = Storage(StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request))
-    ledger = Ledger(absolute_uri(str(out)), storage)
+    ledger, _ = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()["results"]
     aliases = [member["alias"] for member in job["members"]]
     hits = np.zeros((1 + len(aliases), 2), np.int64)

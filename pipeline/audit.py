@@ -7,12 +7,12 @@ that can be seen is noted. Every discrepancy is named.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipeline.config import StorageConfig
 from pipeline.errors import StorageError
 from pipeline.ledger import (
     PREDICTIONS,
@@ -20,12 +20,13 @@ from pipeline.ledger import (
     SUCCESS,
     Ledger,
     PartName,
+    open_output,
     unit_of,
 )
 from pipeline.planning import read_units
 from pipeline.records import Sample, Unit
 from pipeline.stages.read import UnitReader
-from pipeline.storage import Storage, absolute_uri
+from pipeline.storage import Storage
 
 _PARALLEL_UNITS = 8
 _MAX_NAMED = 3
@@ -64,7 +65,9 @@ class _UnitAudit:
     discrepancies: tuple[str, ...] = ()
 
 
-def verify(out: str, *, s3_endpoint: str | None = None, no_sign_request: bool = False) -> Verification:
+def verify(
+    out: str | os.PathLike[str], *, s3_endpoint: str | None = None, no_sign_request: bool = False
+) -> Verification:
     """Audit an output against its inputs.
 
     Args:
@@ -75,8 +78,7 @@ def verify(out: str, *, s3_endpoint: str | None = None, no_sign_request: bool = 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
     """
-    storage = Storage(StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request))
-    ledger = Ledger(absolute_uri(str(out)), storage)
+    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
     fingerprint = str(ledger.job()["fingerprint"])
     units = read_units(ledger, storage)
     names = {folder: ledger.names(folder) for folder in (PREDICTIONS, QUARANTINE)}

@@ -34,18 +34,6 @@ class Job:
     rows_per_part: int
 
 
-def out_uri(out: str) -> str:
-    """The one spelling of OUT.
-
-    Raises:
-        OutputError: Its scheme is unknown.
-    """
-    try:
-        return absolute_uri(out)
-    except StorageError as error:
-        raise OutputError(f"OUT {error}") from error
-
-
 def describe_job(
     config: LabelConfig,
     members: list[ResolvedMember],

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.commission import Job, claim, describe_job, out_uri
+from pipeline.commission import Job, claim, describe_job
 from pipeline.config import LabelConfig, label_config
 from pipeline.engines import Engine, InlineEngine, Item, RayEngine, Workload
 from pipeline.errors import InputError, PublishError, StorageError
@@ -61,7 +61,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
         EngineError: The engine failed for good; what was published stays.
     """
     storage = Storage(config.storage)
-    ledger = Ledger(out_uri(config.out), storage)
+    ledger = Ledger(config.out, storage)
     earlier = ledger.read_json(JOB)
     requested = config.members
     inputs = find_inputs(config.inputs, storage)
@@ -98,7 +98,7 @@ def _run(
         engine.start()
     with _stop_on_signals(reporter) as stop:
         if pending:
-            workload = _workload(config, job, members, pending, progress)
+            workload = _workload(config, ledger.out, job, members, pending, progress)
             for item in engine.run(workload, stop.event):
                 if item is not None:
                     tracker.take(Receipt.from_dict(item))
@@ -154,13 +154,14 @@ def _left_to_do(
 
 def _workload(
     config: LabelConfig,
+    out: str,
     job: Job,
     members: list[ResolvedMember],
     pending: list[Unit],
     progress: Mapping[str, Progress],
 ) -> Workload:
     settings = {
-        "out": out_uri(config.out),
+        "out": out,
         "fingerprint": job.fingerprint,
         "members": tuple(member.spec for member in members),
         "class_names": job.class_names,

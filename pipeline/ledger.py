@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +23,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.config import StorageConfig
 from pipeline.errors import ObjectMissing, OutputError, StorageError
 from pipeline.records import Cursor, Unit
-from pipeline.storage import Entry, Storage, join
+from pipeline.storage import Entry, Storage, absolute_uri, join
 
 JOB, SUCCESS, UNITS = "job.json", "_SUCCESS", "plan/units.parquet"
 PREDICTIONS, QUARANTINE = "predictions", "quarantine"
@@ -90,10 +92,17 @@ class Progress:
 
 
 class Ledger:
-    """The output of one job at one place."""
+    """The output of one job at one place.
+
+    Raises:
+        OutputError: The place has a scheme that is not known.
+    """
 
     def __init__(self, out: str, storage: Storage) -> None:
-        self.out = out.rstrip("/") or "/"
+        try:
+            self.out = absolute_uri(out).rstrip("/") or "/"
+        except StorageError as error:
+            raise OutputError(f"OUT {error}") from error
         self._storage = storage
 
     def uri(self, *names: str) -> str:
@@ -278,6 +287,20 @@ class Ledger:
             match = _UNREADABLE.fullmatch(name)
             if match and match[2] in unit_ids:
                 self._storage.delete(self.uri(QUARANTINE, name))
+
+
+def open_output(
+    out: str | os.PathLike[str], s3_endpoint: str | None, *, no_sign_request: bool
+) -> tuple[Ledger, Storage]:
+    """The ledger of an existing output, and the storage that it is read through.
+
+    Raises:
+        OutputError: It is not the output of a job, or cannot be read.
+    """
+    storage = Storage(StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request))
+    ledger = Ledger(os.fspath(out), storage)
+    ledger.job()
+    return ledger, storage
 
 
 def unreadable_name(fingerprint: str, unit_id: str) -> str:

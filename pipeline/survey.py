@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 
-from pipeline.config import StorageConfig
-from pipeline.ledger import PREDICTIONS, QUARANTINE, SUCCESS, Ledger, PartName, unit_of
+from pipeline.ledger import PREDICTIONS, QUARANTINE, SUCCESS, PartName, open_output, unit_of
 from pipeline.planning import read_units
-from pipeline.storage import Storage, absolute_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Status:
         return self.labelled + sum(self.quarantined.values())
 
 
-def status(out: str, *, s3_endpoint: str | None = None, no_sign_request: bool = False) -> Status:
+def status(out: str | os.PathLike[str], *, s3_endpoint: str | None = None, no_sign_request: bool = False) -> Status:
     """Survey an output.
 
     Args:
@@ -54,9 +53,7 @@ def status(out: str, *, s3_endpoint: str | None = None, no_sign_request: bool = 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
     """
-    storage = Storage(StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request))
-    ledger = Ledger(absolute_uri(str(out)), storage)
-    ledger.job()
+    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
     units = {unit.id: unit for unit in read_units(ledger, storage)}
     progress = ledger.progress()
     listing = [(name, entry) for name, entry in ledger.listing(PREDICTIONS) if unit_of(name) in units]

@@ -24,14 +24,6 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def trained(arch: str, num_classes: int = 10) -> nn.Module:
     """A plain network whose batch norms do something: their statistics are those of what comes in, and then some."""
     torch.manual_seed(3)

@@ -18,14 +18,6 @@ from pipeline.storage import Storage
 SPECS = ("shufflenet_v2_x0_5*2", "b:squeezenet1_1", "c:mobilenet_v3_large*0.5")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):
     """Three members, and the plain network of each; the last has another recipe."""

@@ -35,14 +35,6 @@ from pipeline.storage import Storage
 SMALL = "squeezenet1_1"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
 def empty_caches(tmp_path, monkeypatch):
     """No weights of this machine's user, and no network: a request for one fails the test."""
