@@ -181,8 +181,8 @@ class Ledger:
         """Names in a folder of OUT, whatever they are."""
         return [name for name, _ in self.listing(folder)]
 
-    def read_part(self, folder: str, name: str, columns: list[str]) -> pa.Table:
-        """Columns of a part, page checksums verified.
+    def read_part(self, folder: str, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Columns of a part, all if none are named, page checksums verified.
 
         Raises:
             StorageError: It cannot be read.

@@ -21,7 +21,6 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow.parquet as pq
-from webdataset.tariterators import base_plus_ext
 
 from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
@@ -274,6 +273,8 @@ def _key_and_field(name: str) -> tuple[str | None, str]:
 
     WebDataset itself makes one sample, called ``d/``, of all hidden files of a directory ``d``.
     """
+    from webdataset.tariterators import base_plus_ext  # it imports torch, which listing loose images need not
+
     key, field = base_plus_ext(name)
     return (None, "") if key is None or key.endswith("/") else (key, field.lower())
 

@@ -1,0 +1,155 @@
+"""The command line as a person, a script and a scheduler use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import make_tar, sample_members
+
+COMMANDS = ("label", "status", "verify", "evaluate", "demo")
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline", *words]
+
+
+def run(*words: str, cwd: Path, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), cwd=cwd, capture_output=True, text=True, check=False, **options)
+
+
+def label_words(sample_data: Path, *more: str) -> list[str]:
+    weights = ["--weights-dir", str(sample_data / "weights"), "--labels", str(sample_data / "classes.txt")]
+    return ["-m", "shufflenet_v2_x0_5", *weights, "--engine", "inline", *more]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name, tmp_path):
+    result = run(name, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "Usage: " in result.stdout
+
+
+def test_help_does_not_wait_for_torch_or_ray(tmp_path):
+    code = "import sys, pipeline.cli; print(sorted({'torch', 'ray', 'boto3'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["label", "x.tar"], "Missing option '--out'"),
+        (["label", "x.tar", "--out", "o", "--engine", "spark"], "'--engine'"),
+        (["label", "x.tar", "--out", "o"], r"shardlabel: INPUT .*x\.tar: no such file"),
+        (["label", "x.tar", "--out", "o", "--batch-size", "many"], "--batch-size"),
+        (["status", "nowhere"], "not an output of shardlabel"),
+        (["verify", "gs://bucket/out"], "unknown scheme"),
+        (["frobnicate"], "No such command"),
+    ],
+)
+def test_a_wrong_request_is_one_clear_line_and_exit_2(words, says, tmp_path):
+    result = run(*words, cwd=tmp_path)
+    assert result.returncode == 2
+    assert re.search(says, result.stderr)
+    assert "Traceback" not in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_whole_session(sample_data, tmp_path):
+    make_tar(tmp_path / "a.tar", [*sample_members(6), ("bad.jpg", b"nothing"), ("bad.cls", b"1")])
+    words = label_words(sample_data)
+    first = run("label", "a.tar", "--out", "out", *words, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "labelled     6" in first.stdout
+    assert "1 not_an_image" in first.stdout
+    assert f"{tmp_path}/out/predictions/*.parquet" in first.stdout
+    again = run("label", "a.tar", "--out", "out", *words, cwd=tmp_path)
+    assert "nothing left to do" in again.stdout
+    assert "1 of 1 done (finished)" in run("status", "out", cwd=tmp_path).stdout
+    assert "accounted for exactly once" in run("verify", "out", cwd=tmp_path).stdout
+    assert "consensus (mean)" in run("evaluate", "out", cwd=tmp_path).stdout
+    found = json.loads(run("status", "out", "--json", cwd=tmp_path).stdout)
+    assert found["quarantined"] == {"not_an_image": 1}
+    next((tmp_path / "out/predictions").iterdir()).unlink()
+    wrong = run("verify", "out", cwd=tmp_path)
+    assert wrong.returncode == 1
+    assert "DISCREPANCY" in wrong.stdout
+
+
+def test_progress_as_json_lines_ends_in_the_summary(sample_data, tmp_path):
+    make_tar(tmp_path / "a.tar", sample_members(5))
+    result = run("label", "a.tar", "--out", "out", "--progress", "json", *label_words(sample_data), cwd=tmp_path)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["event"] for line in lines].count("summary") == 1
+    summary = lines[-1]
+    assert {"images", "labelled", "quarantined", "seconds", "images_per_s", "parts", "failed_units"} <= set(summary)
+    assert (summary["images"], summary["labelled"], summary["quarantined"]) == (5, 5, 0)
+    assert (summary["parts"], summary["failed_units"]) == (1, 0)
+    assert summary["images_per_s"] == pytest.approx(5 / summary["seconds"], rel=0.05)
+
+
+def test_options_come_from_a_file_and_the_command_line_wins(sample_data, tmp_path):
+    make_tar(tmp_path / "a.tar", sample_members(3))
+    config = f"""
+        model: [shufflenet_v2_x0_5]
+        weights-dir: {sample_data / "weights"}
+        labels: {sample_data / "classes.txt"}
+        engine: inline
+        top_k: 3
+    """
+    (tmp_path / "job.yaml").write_text(config)
+    result = run("label", "a.tar", "-o", "out", "--config", "job.yaml", "--top-k", "2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "out/job.json").read_text())["results"]["top_k"] == 2
+
+
+def test_a_missing_shard_of_a_range_ends_in_exit_4(sample_data, tmp_path):
+    make_tar(tmp_path / "s-0.tar", sample_members(2))
+    result = run("label", "s-{0..1}.tar", "-o", "out", *label_words(sample_data), cwd=tmp_path)
+    assert result.returncode == 4
+    assert "s-1.tar" in result.stderr
+    assert "run the same command to try them again" in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_is_done_and_says_how_to_go_on(sample_data, tmp_path, number):
+    make_tar(tmp_path / "a.tar", sample_members(600))
+    words = ["label", "a.tar", "-o", "out", "--rows-per-part", "20", *label_words(sample_data)]
+    process = subprocess.Popen(command(*words), cwd=tmp_path, stdout=-1, stderr=-1, text=True)
+    while process.poll() is None and len(list(tmp_path.glob("out/predictions/*"))) < 2:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1] == "shardlabel: stopped; run the same command again to go on from here"
+    assert not list(tmp_path.glob("out/*/.tmp*"))
+    assert run(*words, cwd=tmp_path).returncode == 0
+    assert run("verify", "out", cwd=tmp_path).returncode == 0
+
+
+def test_a_reader_that_goes_away_is_no_traceback(sample_data, tmp_path):
+    make_tar(tmp_path / "a.tar", sample_members(2))
+    words = command("label", "a.tar", "-o", "out", "--progress", "json", *label_words(sample_data))
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    said = process.stderr.read()
+    process.wait()
+    assert "Traceback" not in said
+
+
+def test_the_demo_runs_on_ray_and_says_what_it_did(tmp_path):
+    result = run("demo", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for words in ("245 in", "consensus (mean)", "1 truncated_image", "duckdb", "predictions/*.parquet"):
+        assert words in result.stdout
+    line = next(line for line in result.stdout.splitlines() if "duckdb.sql" in line)
+    table = subprocess.run(line.strip(), shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "retina" in table
