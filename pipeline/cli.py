@@ -84,17 +84,15 @@ def _common(
 )
 def label(
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="INPUT",
             help="Tar, directory, glob, brace range (shard-{000..127}.tar), s3:// key or prefix, or @list.txt. "
             "A place that holds tars is read as WebDataset shards, otherwise as loose images.",
             show_default=False,
         ),
-    ],
-    out: Annotated[
-        str, typer.Option("--out", "-o", metavar="OUT", help="Directory or s3:// prefix.", show_default=False)
-    ],
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", metavar="OUT", help="Directory or s3:// prefix.")] = None,
     config: Annotated[
         str | None, typer.Option("--config", metavar="FILE", help="YAML with these options; the command line wins.")
     ] = None,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import signal
@@ -19,7 +20,7 @@ from pipeline.config import LabelConfig, label_config
 from pipeline.engines import Engine, InlineEngine, Item, RayEngine, Workload
 from pipeline.errors import InputError, PublishError, StorageError
 from pipeline.inputs import Inputs, find_inputs
-from pipeline.labeler import UNITS_AT_ONCE, UNWRITABLE, Labeler, LabelerConfig
+from pipeline.labeler import UNITS_AT_ONCE, Labeler, LabelerConfig
 from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, Ledger, Progress
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.outcome import LabelSummary, sum_up
@@ -74,6 +75,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
                 shown.note(note)
             plan = _plan(ledger, storage, inputs, config.limit)
             summary = _run(config, plan, job, members, engine, ledger, storage, shown)
+            summary = dataclasses.replace(summary, notes=tuple(inputs.notes))
             shown.finish(summary.to_dict())
         return summary
 
@@ -103,11 +105,12 @@ def _run(
                 if item is not None:
                     tracker.take(Receipt.from_dict(item))
                 reporter.update(tracker.snapshot())
-                over_budget = over_budget or _bad_rate(tracker) > config.max_bad_rate
-                if over_budget or _out_failure(tracker):
+                judged = tracker.images >= _MIN_SAMPLES_FOR_BUDGET
+                over_budget = over_budget or (judged and tracker.bad_rate > config.max_bad_rate)
+                if over_budget or tracker.unwritable:
                     stop.event.set()
-    if message := _out_failure(tracker):
-        raise PublishError(f"{message}; what was published stays, the same command goes on from there")
+    if tracker.unwritable:
+        raise PublishError(f"{tracker.unwritable}; what was published stays, the same command goes on from there")
     summary = sum_up(plan, tracker, ledger, interrupted=stop.by_signal, bad_rate_exceeded=over_budget)
     if summary.units_done == summary.units_total:
         _write_success(ledger, plan, job.fingerprint, tracker)
@@ -237,20 +240,6 @@ def _stop_on_signals(reporter: Reporter) -> Iterator[_Stop]:
     finally:
         for number, handler in older.items():
             signal.signal(number, handler)
-
-
-def _out_failure(tracker: Tracker) -> str | None:
-    """What a labeler said when it could not write."""
-    failures = (receipt.message for receipt in tracker.receipts.values() if receipt.failure == UNWRITABLE)
-    return next(failures, None)
-
-
-def _bad_rate(tracker: Tracker) -> float:
-    """Share of quarantined samples, once there are enough to judge."""
-    images = sum(receipt.num_samples for receipt in tracker.receipts.values())
-    if images < _MIN_SAMPLES_FOR_BUDGET:
-        return 0.0
-    return sum(tracker.quarantined().values()) / images
 
 
 def _write_success(ledger: Ledger, plan: Plan, mark: str, tracker: Tracker) -> None:

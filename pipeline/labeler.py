@@ -35,7 +35,7 @@ from pipeline.models.classifier import Precision
 from pipeline.models.consensus import Rule
 from pipeline.models.ensemble import Ensemble, Predictions
 from pipeline.models.weights import MemberSpec
-from pipeline.records import Cursor, Receipt, Sample, ShardEvent, Stage, Unit
+from pipeline.records import UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Sample, ShardEvent, Stage, Unit
 from pipeline.stages.classify import Crops, classify, cut_crops
 from pipeline.stages.decode import decode
 from pipeline.stages.read import UnitReader, failure_reason
@@ -43,8 +43,6 @@ from pipeline.stages.write import Part, Picture, Rejected, Writer
 from pipeline.storage import Storage
 from pipeline.threads import ReadAhead, Workers
 
-UNAVAILABLE = "unavailable"  # failure of a unit whose store did not answer, or that changed meanwhile
-UNWRITABLE = "unwritable"  # failure of OUT itself
 UNITS_AT_ONCE = 2  # one in full swing, one that fills the gaps at its end
 _CHUNK_BYTES = 32 << 20
 _CPU_CHUNK_IMAGES, _GPU_CHUNK_IMAGES = 16, 128

@@ -241,10 +241,10 @@ class Ledger:
         """
         uri = self.uri(folder, name)
         entry = self._storage.stat(uri)
-        tail = self._tail(uri, min(_TAIL_BYTES, entry.size_bytes))
+        tail = self._tail(entry, _TAIL_BYTES)
         wanted = int.from_bytes(tail[-8:-4], "little") + 8
         if wanted > len(tail):
-            tail = self._tail(uri, min(wanted, entry.size_bytes))
+            tail = self._tail(entry, wanted)
         try:
             metadata = pq.read_metadata(io.BytesIO(tail))
             own = json.loads((metadata.metadata or {})[METADATA_KEY])
@@ -260,9 +260,8 @@ class Ledger:
         except (KeyError, TypeError, OSError, ValueError) as error:  # ArrowInvalid is a ValueError
             raise ValueError(f"{uri}: not a part of shardlabel: {error}") from error
 
-    def _tail(self, uri: str, num_bytes: int) -> bytes:
-        entry = self._storage.stat(uri)
-        stream = self._storage.open(entry, entry.size_bytes - num_bytes)
+    def _tail(self, entry: Entry, num_bytes: int) -> bytes:
+        stream = self._storage.open(entry, max(0, entry.size_bytes - num_bytes))
         try:
             return stream.read(num_bytes)
         finally:

@@ -41,6 +41,7 @@ class LabelSummary:
         interrupted: Whether the run was stopped by a signal.
         bad_rate_exceeded: Whether it stopped because too many samples were bad.
         stage_s: Seconds per stage, summed over threads.
+        notes: Things about the inputs that the user should know.
     """
 
     out: str
@@ -59,6 +60,7 @@ class LabelSummary:
     interrupted: bool = False
     bad_rate_exceeded: bool = False
     stage_s: dict[str, float] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -95,8 +97,8 @@ def sum_up(plan: Plan, tracker: Tracker, ledger: Ledger, *, interrupted: bool, b
         out=ledger.out,
         images=images,
         labelled=sum(receipt.num_labelled for receipt in receipts),
-        quarantined=tracker.quarantined().total(),
-        quarantined_by_reason=dict(tracker.quarantined()),
+        quarantined=tracker.quarantined.total(),
+        quarantined_by_reason=dict(+tracker.quarantined),
         events=events,
         seconds=seconds,
         images_per_s=images / seconds if seconds else 0.0,

@@ -8,14 +8,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from pipeline.records import Receipt, Unit
+from pipeline.records import UNWRITABLE, Receipt, Unit
 
 _PLAIN_EVERY_S = 10.0
 _JSON_EVERY_S = 1.0
@@ -57,73 +57,94 @@ class Snapshot:
         return max(0, self.total - self.images) / self.images_per_s
 
 
-@dataclass(slots=True)
 class Tracker:
-    """Adds receipts up.
+    """Adds receipts up as they come; each costs the same, however many units there are.
+
+    Args:
+        pending: The units of this run, by id, with the samples each still has where that is known.
 
     Attributes:
-        pending: The units of this run, by id, with the samples each still has where that is known.
+        receipts: The latest receipt of each unit.
+        images: Samples done in this run.
+        quarantined: Of these, quarantined, by reason.
+        unwritable: What a labeler said when it could not write OUT.
     """
 
-    pending: Mapping[str, tuple[Unit, int | None]]
-    receipts: dict[str, Receipt] = field(default_factory=dict)
+    def __init__(self, pending: Mapping[str, tuple[Unit, int | None]]) -> None:
+        self._pending = pending
+        self.receipts: dict[str, Receipt] = {}
+        self.images = 0
+        self.quarantined: Counter[str] = Counter()
+        self.unwritable: str | None = None
+        self._units_done = self._failed_units = 0
+        self._started_at: float | None = None
+        # what the total is estimated from: samples that are known, and bytes of which only some are seen
+        self._known_samples = self._unknown_bytes = self._seen_samples = self._seen_bytes = 0
+        for unit_id in pending:
+            self._weigh(unit_id, None, +1)
 
     def take(self, receipt: Receipt) -> None:
         """Note the latest receipt of a unit. One that a restarted worker repeats changes nothing."""
         older = self.receipts.get(receipt.unit_id)
-        if older is None or receipt.finished or receipt.failure or receipt.num_samples >= older.num_samples:
-            if older is not None:
-                receipt.parts = {**older.parts, **receipt.parts}
-            self.receipts[receipt.unit_id] = receipt
+        if older is not None:
+            if not (receipt.finished or receipt.failure) and receipt.num_samples < older.num_samples:
+                return
+            receipt.parts = {**older.parts, **receipt.parts}
+            self._count(older, -1)
+        self._weigh(receipt.unit_id, older, -1)
+        self._weigh(receipt.unit_id, receipt, +1)
+        self._count(receipt, +1)
+        self.receipts[receipt.unit_id] = receipt
+        if receipt.failure == UNWRITABLE:
+            self.unwritable = receipt.message
+        if self._started_at is None or receipt.started_at < self._started_at:
+            self._started_at = receipt.started_at
 
-    def quarantined(self) -> Counter[str]:
-        """Quarantined samples by reason."""
-        counts: Counter[str] = Counter()
-        for receipt in self.receipts.values():
-            counts.update(receipt.num_quarantined)
-        return counts
+    def _count(self, receipt: Receipt, sign: int) -> None:
+        self.images += sign * receipt.num_samples
+        self._units_done += sign * receipt.finished
+        self._failed_units += sign * (receipt.failure is not None)
+        for reason, count in receipt.num_quarantined.items():
+            self.quarantined[reason] += sign * count
+
+    def _weigh(self, unit_id: str, receipt: Receipt | None, sign: int) -> None:
+        """Count a unit in or out of the estimate of the total."""
+        unit, num_samples = self._pending[unit_id]
+        num_bytes = max(0, unit.size_bytes)
+        if receipt is not None and (receipt.finished or receipt.failure):
+            num_samples = receipt.num_samples
+        if num_samples is not None:
+            self._known_samples += sign * num_samples
+            self._seen_samples += sign * num_samples
+            self._seen_bytes += sign * num_bytes
+        else:
+            self._unknown_bytes += sign * num_bytes
+            if receipt is not None:
+                self._seen_samples += sign * receipt.num_samples
+                self._seen_bytes += sign * receipt.num_bytes
+
+    @property
+    def bad_rate(self) -> float:
+        """Share of quarantined samples, 0-1."""
+        return self.quarantined.total() / self.images if self.images else 0.0
 
     def snapshot(self) -> Snapshot:
         """Where things stand."""
-        receipts = self.receipts.values()
-        images = sum(receipt.num_samples for receipt in receipts)
-        started = min((receipt.started_at for receipt in receipts), default=time.time())
-        total, exact = self._total()
+        exact = self._unknown_bytes == 0
+        total: int | None = self._known_samples
+        if not exact:
+            unknown = self._unknown_bytes * self._seen_samples
+            total = self._known_samples + round(unknown / self._seen_bytes) if self._seen_bytes else None
         return Snapshot(
-            images=images,
+            images=self.images,
             total=total,
             exact=exact,
-            quarantined=self.quarantined(),
-            units_done=sum(receipt.finished for receipt in receipts),
-            units_total=len(self.pending),
-            failed_units=sum(receipt.failure is not None for receipt in receipts),
-            seconds=max(0.0, time.time() - started),
+            quarantined=+self.quarantined,
+            units_done=self._units_done,
+            units_total=len(self._pending),
+            failed_units=self._failed_units,
+            seconds=0.0 if self._started_at is None else max(0.0, time.time() - self._started_at),
         )
-
-    def _total(self) -> tuple[int | None, bool]:
-        known = 0
-        unknown_bytes = 0
-        seen_samples = seen_bytes = 0
-        for unit_id, (unit, num_samples) in self.pending.items():
-            receipt = self.receipts.get(unit_id)
-            if receipt is not None and (receipt.finished or receipt.failure):
-                known += receipt.num_samples
-                seen_samples += receipt.num_samples
-                seen_bytes += max(0, unit.size_bytes)
-            elif num_samples is not None:
-                known += num_samples
-                seen_samples += num_samples
-                seen_bytes += max(0, unit.size_bytes)
-            else:
-                unknown_bytes += max(0, unit.size_bytes)
-                if receipt is not None:
-                    seen_samples += receipt.num_samples
-                    seen_bytes += receipt.num_bytes
-        if not unknown_bytes:
-            return known, True
-        if not seen_bytes:
-            return None, False
-        return known + round(unknown_bytes * seen_samples / seen_bytes), False
 
 
 class Reporter(Protocol):
@@ -143,7 +164,7 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """Shows nothing but notes that somebody must see."""
+    """Shows nothing."""
 
     def note(self, line: str) -> None:
         """Nothing."""

@@ -41,6 +41,11 @@ class Reason(StrEnum):
     SHARD_FORBIDDEN = "shard_forbidden"
 
 
+# Failures of a unit that are no reason for quarantine:
+UNAVAILABLE = "unavailable"  # its store did not answer, or it changed meanwhile
+UNWRITABLE = "unwritable"  # OUT could not be written
+
+
 class UnitKind(StrEnum):
     """What a unit is made of."""
 

@@ -46,7 +46,8 @@ def test_help_does_not_wait_for_torch_or_ray(tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["label", "x.tar"], "Missing option '--out'"),
+        (["label", "x.tar"], "--out: missing"),
+        (["label", "--out", "o"], "INPUT: missing"),
         (["label", "x.tar", "--out", "o", "--engine", "spark"], "'--engine'"),
         (["label", "x.tar", "--out", "o"], r"shardlabel: INPUT .*x\.tar: no such file"),
         (["label", "x.tar", "--out", "o", "--batch-size", "many"], "--batch-size"),
@@ -104,9 +105,11 @@ def test_options_come_from_a_file_and_the_command_line_wins(sample_data, tmp_pat
         labels: {sample_data / "classes.txt"}
         engine: inline
         top_k: 3
+        inputs: [a.tar]
+        out: out
     """
     (tmp_path / "job.yaml").write_text(config)
-    result = run("label", "a.tar", "-o", "out", "--config", "job.yaml", "--top-k", "2", cwd=tmp_path)
+    result = run("label", "--config", "job.yaml", "--top-k", "2", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "out/job.json").read_text())["results"]["top_k"] == 2
 
