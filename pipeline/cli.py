@@ -182,6 +182,7 @@ def label(
     summary = run_label(settings)
     if settings.progress not in {"json", "none"}:
         _show_summary(summary)
+    _explain_exit(summary)
     return summary.exit_code
 
 
@@ -284,6 +285,9 @@ def _show_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
     rows.append(("units", f"{summary.units_done:,} of {summary.units_total:,} done"))
     rows.append(("predictions", f"{summary.out}/predictions/*.parquet"))
     _print_rows("", rows)
+
+
+def _explain_exit(summary: Any) -> None:  # noqa: ANN401 - likewise
     for failed in summary.failures:
         _say(f"not read: {failed.uri}: {failed.message}")
     if summary.bad_rate_exceeded:

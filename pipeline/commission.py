@@ -54,7 +54,7 @@ def describe_job(
     precision = config.precision if config.precision != "auto" else kept.get("precision") or _auto_precision(device)
     rows_per_part = config.rows_per_part or kept.get("rows_per_part") or DEFAULT_ROWS_PER_PART
     results = {
-        "members": [dataclasses.asdict(spec) for spec in specs],
+        "members": [_without_file(dataclasses.asdict(spec)) for spec in specs],
         "labels_sha256": hashlib.sha256("\n".join(class_names).encode()).hexdigest(),
         "combine": config.combine,
         "top_k": config.top_k,
@@ -69,6 +69,7 @@ def describe_job(
         "fingerprint": mark,
         "results": results,
         "class_names": list(class_names),
+        "weights_files": {spec.alias: spec.weights_file for spec in specs},
         "inputs": _merged((earlier or {}).get("inputs", []), config.inputs),
         "device": device,
         "versions": {
@@ -76,6 +77,11 @@ def describe_job(
         },
     }
     return Job(content, mark, class_names, device, precision, bool(config.compile), rows_per_part)
+
+
+def _without_file(member: dict[str, Any]) -> dict[str, Any]:
+    """A member as the fingerprint sees it: its tensors count, not the name of the file they came from."""
+    return {name: value for name, value in member.items() if name != "weights_file"}
 
 
 def _given_names(path: str | None, storage: Storage) -> tuple[str, ...] | None:
