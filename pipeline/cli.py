@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-import os
 import sys
 from typing import Annotated, Any, Literal, NoReturn, cast
 
@@ -25,8 +24,6 @@ app = typer.Typer(
 # the base of all usage errors, which typer does not name in public
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
 _INTERRUPTED = 130
-_BUG = 1
-_READER_GONE = 141
 
 S3Endpoint = Annotated[
     str | None, typer.Option("--s3-endpoint", metavar="URL", help="S3 endpoint, where AWS's own variables do not say.")
@@ -51,9 +48,6 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         _say("shardlabel: interrupted; run the same command again to go on from here")
         code = _INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output went away
-        code = _READER_GONE
     except typer.Exit as exit_:
         code = exit_.exit_code
     sys.exit(code if isinstance(code, int) else 0)
