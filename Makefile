@@ -24,6 +24,7 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 demo: $(READY)
+	rm -rf demo-out
 	$(BIN)/shardlabel demo --out demo-out
 
 lint: $(READY)
