@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipeline.errors import StorageError
+from pipeline.errors import ObjectDamaged, StorageError
 from pipeline.ledger import (
     PREDICTIONS,
     QUARANTINE,
@@ -129,7 +129,7 @@ def _against_success(ledger: Ledger, names: dict[str, list[str]]) -> Iterator[st
         for name in sorted(listed.keys() & present):
             try:
                 num_rows = ledger.footer(folder, name).num_rows
-            except (StorageError, ValueError):
+            except StorageError:
                 continue  # named by the unit's own audit
             if num_rows != listed[name]:
                 yield f"{folder}/{name}: {num_rows} rows, but {SUCCESS} lists {listed[name]}"
@@ -145,7 +145,7 @@ def _audit(unit: Unit, parts: list[PartName], quarantined: set[str], ledger: Led
             audit.predictions += _read_rows(ledger, PREDICTIONS, part, unit, rows, events)
             if str(part) in quarantined:
                 audit.quarantined += _read_rows(ledger, QUARANTINE, part, unit, rows, events)
-        except (StorageError, ValueError) as error:
+        except StorageError as error:
             found.append(str(error))
     try:
         expected, expected_events = _members(unit, storage)
@@ -188,11 +188,11 @@ def _read_rows(
     """Take a part's rows in; returns how many samples they account for."""
     footer = ledger.footer(folder, str(part))
     if (footer.unit_id, footer.part, footer.last) != (part.unit_id, part.part, part.last):
-        raise ValueError(f"{folder}/{part}: holds another part under this name")
+        raise ObjectDamaged(f"{folder}/{part}: holds another part under this name")
     table = ledger.read_part(folder, str(part))  # every column: a damaged byte may be anywhere
     shards = set(table.column("shard").to_pylist()) - {unit.uri}
     if shards:
-        raise ValueError(f"{folder}/{part}: rows of another shard: {', '.join(sorted(map(str, shards)))}")
+        raise ObjectDamaged(f"{folder}/{part}: rows of another shard: {', '.join(sorted(map(str, shards)))}")
     keys = table.column("key").to_pylist()
     samples = 0
     for position, (key, index) in enumerate(zip(keys, table.column("index").to_pylist(), strict=True)):

@@ -256,15 +256,21 @@ class RayEngine:
                 for text in batch.column("json").to_pylist():
                     emit(json.loads(text))
 
+        ended = threading.Event()
+
         def pass_on_stop() -> None:
-            stop.wait()
-            signal.set.remote()
+            while not ended.is_set():
+                if stop.wait(_POLL_S):
+                    signal.set.remote()
+                    return
 
         threading.Thread(target=pass_on_stop, name="stop", daemon=True).start()
         try:
             yield from _streamed([work], stop)
         except ray.exceptions.RayError as error:
             raise EngineError(f"Ray gave up: {' '.join(str(error).split())[-600:]}") from error
+        finally:
+            ended.set()
 
     def _dataset(self, workload: Workload, blobs: Mapping[str, Any], signal: Any) -> Any:  # noqa: ANN401 - Ray's types
         import pyarrow as pa
@@ -354,7 +360,13 @@ class _StopSignal:
 class _RayWorker:
     """A worker inside an actor of Ray Data's pool."""
 
-    def __init__(self, factory: WorkerFactory, blobs: Mapping[str, Any], signal: Any, num_threads: int) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        factory: WorkerFactory,
+        blobs: Mapping[str, Any],
+        signal: Any,  # noqa: ANN401 - an actor's handle
+        num_threads: int,
+    ) -> None:
         import ray
 
         self._stop = threading.Event()

@@ -16,12 +16,15 @@
         |-- ObjectMissing
         |-- ObjectForbidden
         |-- ObjectChanged            the object is no longer the one that was planned
+        |-- ObjectDamaged            a file of OUT is not what was published there
         `-- StoreUnavailable         retries were used up
 
     ImageError                       not a ShardlabelError: it never leaves a worker, it becomes a quarantine row
 
 Every one survives pickling: each takes plain strings, and keeps them in ``args``.
 """
+
+# ruff: noqa: N818 - a name that says what is the matter needs no Error at its end
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ class BudgetError(ShardlabelError):
     exit_code: ClassVar[int] = 3
 
 
-class Interrupted(ShardlabelError):  # noqa: N818 - an interruption is not an error of anybody
+class Interrupted(ShardlabelError):
     """The job was asked to stop; everything published so far is kept."""
 
     exit_code: ClassVar[int] = 130
@@ -80,19 +83,23 @@ class StorageError(ShardlabelError):
     """An object could not be read or written."""
 
 
-class ObjectMissing(StorageError):  # noqa: N818
+class ObjectMissing(StorageError):
     """The object does not exist."""
 
 
-class ObjectForbidden(StorageError):  # noqa: N818
+class ObjectForbidden(StorageError):
     """The credentials at hand do not open the object."""
 
 
-class ObjectChanged(StorageError):  # noqa: N818
+class ObjectChanged(StorageError):
     """The object's size or ETag is no longer what was planned."""
 
 
-class StoreUnavailable(StorageError):  # noqa: N818
+class ObjectDamaged(StorageError):
+    """A file of an output is not what was published under its name."""
+
+
+class StoreUnavailable(StorageError):
     """The store did not answer, retries included."""
 
 

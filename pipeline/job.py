@@ -18,7 +18,7 @@ from typing import Any
 from pipeline.commission import Job, claim, describe_job
 from pipeline.config import LabelConfig, label_config
 from pipeline.engines import Engine, InlineEngine, Item, RayEngine, Workload
-from pipeline.errors import InputError, PublishError, StorageError
+from pipeline.errors import EngineError, InputError, PublishError, StorageError
 from pipeline.inputs import Inputs, find_inputs
 from pipeline.labeler import UNITS_AT_ONCE, Labeler, LabelerConfig
 from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, Ledger, Progress
@@ -97,6 +97,7 @@ def _run(
     tracker = Tracker(_left_to_do(pending, progress, job, storage))
     over_budget = False
     if pending:
+        ledger.withdraw_success()
         engine.start()
     with _stop_on_signals(reporter) as stop:
         if pending:
@@ -111,9 +112,35 @@ def _run(
                     stop.event.set()
     if tracker.unwritable:
         raise PublishError(f"{tracker.unwritable}; what was published stays, the same command goes on from there")
-    summary = sum_up(plan, tracker, ledger, interrupted=stop.by_signal, bad_rate_exceeded=over_budget)
-    if summary.units_done == summary.units_total:
-        _write_success(ledger, plan, job.fingerprint, tracker)
+    return _conclude(plan, job, tracker, ledger, interrupted=stop.by_signal, over_budget=over_budget)
+
+
+def _conclude(
+    plan: Plan, job: Job, tracker: Tracker, ledger: Ledger, *, interrupted: bool, over_budget: bool
+) -> LabelSummary:
+    """Sum a run up, and declare the job finished if it is.
+
+    Raises:
+        EngineError: A unit came back neither complete nor failed, and nobody had asked for a stop.
+    """
+    progress = ledger.progress()
+    done = {unit.id for unit in plan.units if progress.get(unit.id, Progress()).complete}
+    finished = len(done) == len(plan.units)
+    summary = sum_up(
+        ledger.out,
+        plan.units,
+        len(done),
+        tracker,
+        interrupted=interrupted and not finished,
+        bad_rate_exceeded=over_budget,
+    )
+    lost = len(plan.units) - len(done) - summary.failed_units
+    if lost > 0 and not (interrupted or over_budget):
+        raise EngineError(f"{lost} units came back unfinished; the same command takes them up again")
+    if tracker.receipts:
+        ledger.remove_unreadable(done)
+    if finished and ledger.read_json(SUCCESS) is None:
+        _write_success(ledger, plan, job.fingerprint, tracker, progress)
     return summary
 
 
@@ -242,14 +269,11 @@ def _stop_on_signals(reporter: Reporter) -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _write_success(ledger: Ledger, plan: Plan, mark: str, tracker: Tracker) -> None:
+def _write_success(ledger: Ledger, plan: Plan, mark: str, tracker: Tracker, progress: Mapping[str, Progress]) -> None:
     """The exact list of parts with row counts; counts not seen in this run are read from the footers."""
-    units = {unit.id for unit in plan.units}
-    ledger.remove_unreadable(units)
     seen = {name: counts for receipt in tracker.receipts.values() for name, counts in receipt.parts.items()}
-    progress = ledger.progress()
     predictions = [str(part) for unit in plan.units for part in progress[unit.id].parts]
-    content: dict[str, Any] = {"fingerprint": mark, "finished_at": int(time.time()), "units": len(units)}
+    content: dict[str, Any] = {"fingerprint": mark, "finished_at": int(time.time()), "units": len(plan.units)}
     for folder, position, names in (
         (PREDICTIONS, 0, predictions),
         (QUARANTINE, 1, sorted(set(ledger.names(QUARANTINE)) & set(predictions))),

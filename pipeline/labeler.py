@@ -360,7 +360,7 @@ def _about_out() -> Iterator[None]:
     try:
         yield
     except StorageError as error:
-        raise PublishError(f"OUT cannot be written: {error}") from error
+        raise PublishError(f"OUT cannot be used: {error}") from error
 
 
 def _one_torch_thread() -> None:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import StorageConfig
-from pipeline.errors import ObjectMissing, OutputError, StorageError
+from pipeline.errors import ObjectDamaged, ObjectMissing, OutputError, StorageError
 from pipeline.records import Cursor, Unit
 from pipeline.storage import Entry, Storage, absolute_uri, join
 
@@ -186,14 +186,14 @@ class Ledger:
 
         Raises:
             StorageError: It cannot be read.
-            ValueError: It is damaged.
+            ObjectDamaged: It is not what was published.
         """
         uri = self.uri(folder, name)
         data = pa.BufferReader(self._storage.read(uri))
         try:
             return pq.ParquetFile(data, page_checksum_verification=True).read(columns)
         except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{uri}: damaged: {error}") from error
+            raise ObjectDamaged(f"{uri}: damaged: {error}") from error
 
     def progress(self) -> dict[str, Progress]:
         """How far each unit has come, by unit id: one listing, nothing is opened."""
@@ -237,7 +237,7 @@ class Ledger:
 
         Raises:
             StorageError: It cannot be read.
-            ValueError: It is no part.
+            ObjectDamaged: It is no part.
         """
         uri = self.uri(folder, name)
         entry = self._storage.stat(uri)
@@ -258,7 +258,7 @@ class Ledger:
                 next=Cursor.from_dict(own["next"]),
             )
         except (KeyError, TypeError, OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-            raise ValueError(f"{uri}: not a part of shardlabel: {error}") from error
+            raise ObjectDamaged(f"{uri}: not a part of shardlabel: {error}") from error
 
     def _tail(self, entry: Entry, num_bytes: int) -> bytes:
         stream = self._storage.open(entry, max(0, entry.size_bytes - num_bytes))

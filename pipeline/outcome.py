@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import BudgetError, Interrupted
-from pipeline.ledger import Ledger, Progress
-from pipeline.planning import Plan
 from pipeline.progress import Tracker
+from pipeline.records import Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +77,21 @@ class LabelSummary:
         return {name: round(v, 3) if isinstance(v, float) else v for name, v in values.items()}
 
 
-def sum_up(plan: Plan, tracker: Tracker, ledger: Ledger, *, interrupted: bool, bad_rate_exceeded: bool) -> LabelSummary:
-    """Add up what a run did."""
+def sum_up(
+    out: str, units: Sequence[Unit], num_done: int, tracker: Tracker, *, interrupted: bool, bad_rate_exceeded: bool
+) -> LabelSummary:
+    """Add up what a run did.
+
+    Args:
+        out: Where the output is.
+        units: The whole plan.
+        num_done: How many of them are complete now.
+        tracker: The receipts of this run.
+        interrupted: Whether a signal stopped it.
+        bad_rate_exceeded: Whether too many bad samples did.
+    """
     receipts = list(tracker.receipts.values())
-    uris = {unit.id: unit.uri for unit in plan.units}
-    progress = ledger.progress()
+    uris = {unit.id: unit.uri for unit in units}
     images = sum(receipt.num_samples for receipt in receipts)
     started = min((receipt.started_at for receipt in receipts), default=0.0)
     committed = max((receipt.committed_at for receipt in receipts), default=0.0)
@@ -94,7 +104,7 @@ def sum_up(plan: Plan, tracker: Tracker, ledger: Ledger, *, interrupted: bool, b
         for stage, spent in receipt.stage_s.items():
             stage_s[stage] = round(stage_s.get(stage, 0.0) + spent, 3)
     return LabelSummary(
-        out=ledger.out,
+        out=out,
         images=images,
         labelled=sum(receipt.num_labelled for receipt in receipts),
         quarantined=tracker.quarantined.total(),
@@ -103,8 +113,8 @@ def sum_up(plan: Plan, tracker: Tracker, ledger: Ledger, *, interrupted: bool, b
         seconds=seconds,
         images_per_s=images / seconds if seconds else 0.0,
         parts=sum(len(receipt.parts) for receipt in receipts),
-        units_done=sum(progress.get(unit.id, Progress()).complete for unit in plan.units),
-        units_total=len(plan.units),
+        units_done=num_done,
+        units_total=len(units),
         failed_units=sum(receipt.failure is not None for receipt in receipts),
         failures=tuple(
             FailedUnit(uris[receipt.unit_id], receipt.failure, receipt.message)

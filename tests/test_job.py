@@ -18,7 +18,16 @@ import pytest
 from conftest import jpeg, make_tar, sample_members
 
 from pipeline import evaluate, label, status, verify
-from pipeline.errors import InputError, ModelError, OutputError, RequestError, WeightsError
+from pipeline.errors import (
+    EngineError,
+    InputError,
+    ModelError,
+    OutputError,
+    PublishError,
+    RequestError,
+    StorageError,
+    WeightsError,
+)
 
 ONE = "shufflenet_v2_x0_5"
 ALL = "mobilenet_v3_small,shufflenet_v2_x0_5,squeezenet1_1"
@@ -206,6 +215,43 @@ def test_more_inputs_later_and_a_changed_shard(sample_data, tmp_path):
     assert summary.images == 7
     assert len(rows(out)) == 12
     assert verify(out).exit_code == 0
+
+
+def test_success_is_withdrawn_while_there_is_work(sample_data, tmp_path, monkeypatch):
+    shards = [str(make_tar(tmp_path / f"{n}.tar", sample_members(3, start=3 * n))) for n in range(2)]
+    out = tmp_path / "out"
+    label(shards[0], out, **options(sample_data))
+    assert (out / "_SUCCESS").exists()
+    monkeypatch.setattr("pipeline.stages.write.Writer.publish", broken)
+    with pytest.raises(PublishError, match="same command"):
+        label(shards, out, **options(sample_data))
+    assert not (out / "_SUCCESS").exists()
+    monkeypatch.undo()
+    assert label(shards, out, **options(sample_data)).images == 3
+    assert verify(out).exit_code == 0
+
+
+def broken(*_words, **_options):
+    raise StorageError("no space left")
+
+
+def test_a_damaged_part_is_named_when_a_job_goes_on(sample_data, tmp_path):
+    shard = make_tar(tmp_path / "a.tar", sample_members(6))
+    out = tmp_path / "out"
+    label(str(shard), out, **options(sample_data, rows_per_part=2))
+    first, _, last = sorted((out / "predictions").iterdir())
+    last.unlink()
+    sorted((out / "predictions").iterdir())[1].write_bytes(b"damaged")
+    with pytest.raises(PublishError, match="not a part of shardlabel"):
+        label(str(shard), out, **options(sample_data))
+    assert first.exists()
+
+
+def test_an_engine_that_loses_a_unit_is_noticed(sample_data, tmp_path, monkeypatch):
+    shard = make_tar(tmp_path / "a.tar", sample_members(2))
+    monkeypatch.setattr("pipeline.engines.InlineEngine.run", lambda *_: iter(()))
+    with pytest.raises(EngineError, match="1 units came back unfinished"):
+        label(str(shard), tmp_path / "out", **options(sample_data))
 
 
 def test_limit_then_everything(sample_data, tmp_path):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import ledger as module
-from pipeline.errors import ObjectMissing, OutputError
+from pipeline.errors import ObjectDamaged, ObjectMissing, OutputError
 from pipeline.ledger import (
     JOB,
     METADATA_KEY,
@@ -177,7 +177,7 @@ def test_a_footer_is_read_from_the_tail_alone(out: Ledger, monkeypatch: pytest.M
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all", b"\xff\xff\xff\x7fPAR1"])
 def test_what_is_no_part_has_no_footer(out: Ledger, content: bytes):
     Storage().publish(out.uri(PREDICTIONS, "x"), content)
-    with pytest.raises(ValueError, match="x: not a part of shardlabel"):
+    with pytest.raises(ObjectDamaged, match="x: not a part of shardlabel"):
         out.footer(PREDICTIONS, "x")
 
 
@@ -185,7 +185,7 @@ def test_a_foreign_parquet_file_is_no_part(out: Ledger):
     buffer = io.BytesIO()
     pq.write_table(pa.table({"a": [1]}), buffer)
     Storage().publish(out.uri(PREDICTIONS, "x"), buffer.getvalue())
-    with pytest.raises(ValueError, match="not a part of shardlabel"):
+    with pytest.raises(ObjectDamaged, match="not a part of shardlabel"):
         out.footer(PREDICTIONS, "x")
 
 
@@ -200,7 +200,7 @@ def test_a_damaged_page_is_noticed(out: Ledger):
     data = bytearray(Storage().read(out.uri(PREDICTIONS, name)))
     data[100] ^= 1
     Storage().replace(out.uri(PREDICTIONS, name), bytes(data))
-    with pytest.raises(ValueError, match=f"{name}: damaged"):
+    with pytest.raises(ObjectDamaged, match=f"{name}: damaged"):
         out.read_part(PREDICTIONS, name, ["key"])
 
 

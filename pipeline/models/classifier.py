@@ -50,7 +50,7 @@ class Classifier:
         self.precision = precision
         self._at_once = at_once or _images_at_once(device, precision)
         network = _fused(network_from_blob(spec, blob))
-        self._network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch stub
         self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
         if compiled:
             self._compiled = torch.compile(self._network, dynamic=True)

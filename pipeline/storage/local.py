@@ -80,7 +80,7 @@ class FileStream:
 
     def __init__(self, entry: Entry, offset: int) -> None:
         self._path = entry.uri
-        self._file = _translated(entry.uri, lambda: open(entry.uri, "rb", buffering=_BUFFER_BYTES))  # noqa: SIM115
+        self._file = _translated(entry.uri, lambda: open(entry.uri, "rb", buffering=_BUFFER_BYTES))  # noqa: SIM115 - closed by us
         status = os.fstat(self._file.fileno())
         if entry.etag and _version(status) != entry.etag:
             self._file.close()

@@ -180,7 +180,7 @@ class S3Store:
             more: dict[str, Any] = {"ContinuationToken": token} if token else {}
             page = _patiently(
                 prefix,
-                lambda more=more: self.client.list_objects_v2(Bucket=bucket, Prefix=key, **more),  # type: ignore[misc]
+                lambda more=more: self.client.list_objects_v2(Bucket=bucket, Prefix=key, **more),  # type: ignore[misc]  # its default
             )
             for item in page.get("Contents", ()):
                 if not item["Key"].endswith("/"):
