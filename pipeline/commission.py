@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import LabelConfig, fingerprint
-from pipeline.engines import Engine
 from pipeline.errors import InputError, OutputError, StorageError
 from pipeline.labels import names_for, parse_names
 from pipeline.ledger import JOB, PREDICTIONS, Ledger
+from pipeline.machine import has_bfloat16
+from pipeline.models.memory import Fit, Place, fit
 from pipeline.models.weights import ResolvedMember, check_one_label_space
 from pipeline.storage import Storage, absolute_uri
+from pipeline.workload import Engine
 
 DEFAULT_ROWS_PER_PART = 10_000
 
@@ -105,8 +107,24 @@ def _device(config: LabelConfig, engine: Engine) -> str:
 
 
 def _auto_precision(device: str) -> str:
-    """fp32 on a CPU; on a GPU fp16 with fp32 for near ties, which keeps fp32's labels."""
-    return "mixed" if device == "cuda" else "fp32"
+    """``mixed`` keeps fp32's labels at a higher rate wherever low precision is computed in hardware."""
+    return "mixed" if device == "cuda" or has_bfloat16() else "fp32"
+
+
+def fit_memory(config: LabelConfig, members: list[ResolvedMember], job: Job, engine: Engine) -> Fit:
+    """Find the batch size with which the members fit a worker's memory, where that is known.
+
+    Raises:
+        RequestError: They do not fit at all, or there is no worker for them.
+    """
+    asked = None if config.batch_size == "auto" else config.batch_size
+    on_gpu = job.device == "cuda"
+    share = engine.share(on_gpu=on_gpu, num_workers=None if config.workers == "auto" else config.workers)
+    if share.memory_bytes is None:
+        return Fit(asked)
+    num_threads = share.num_cpus if config.decode_threads == "auto" else config.decode_threads
+    place = Place(job.device, share.memory_bytes, num_threads, share.own_process)
+    return fit(members, job.precision, place, asked)
 
 
 def _version(package: str) -> str | None:

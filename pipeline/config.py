@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -152,13 +152,11 @@ class StorageConfig(BaseModel):
     no_sign_request: bool = False
 
 
-class LabelConfig(BaseModel):
-    """One labelling job, as asked for. Field names are the command line's words."""
+class EnsembleConfig(BaseModel):
+    """What every command that runs networks is told. Field names are the command line's words."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    inputs: Annotated[tuple[Text, ...], BeforeValidator(_paths), Field(min_length=1)]
-    out: Text
     model: Words = DEFAULT_MODELS
     weights_dir: Text | None = None
     labels: Text | None = None
@@ -169,18 +167,43 @@ class LabelConfig(BaseModel):
     compile: Annotated[bool | None, BeforeValidator(lambda value: None if value == "auto" else value)] = None
     batch_size: AutoInt = "auto"
     decode: Literal["exact", "fast"] = "exact"
+    decode_threads: AutoInt = "auto"
+    s3_endpoint: str | None = None
+    no_sign_request: bool = False
+    progress: Literal["auto", "bar", "plain", "json", "none"] = "auto"
+
+    @property
+    def members(self) -> tuple[MemberRequest, ...]:
+        """The members asked for."""
+        return parse_members(self.model)
+
+    @property
+    def storage(self) -> StorageConfig:
+        """The part of the settings that the storage layer needs."""
+        return StorageConfig(s3_endpoint=self.s3_endpoint, no_sign_request=self.no_sign_request)
+
+    @property
+    def ensemble_words(self) -> dict[str, Any]:
+        """The words that all these commands share, as they were given."""
+        return {name: getattr(self, name) for name in EnsembleConfig.model_fields}
+
+
+InputWords = Annotated[tuple[Text, ...], BeforeValidator(_paths), Field(min_length=1)]
+
+
+class LabelConfig(EnsembleConfig):
+    """One labelling job, as asked for."""
+
+    inputs: InputWords
+    out: Text
     engine: Literal["ray", "inline"] = "ray"
     ray_address: str | None = None
     workers: AutoInt = "auto"
-    decode_threads: AutoInt = "auto"
     rows_per_part: Annotated[int, Field(ge=1)] | None = None
     keep: Words = ()
     limit: Annotated[int, Field(ge=1)] | None = None
     max_bad_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
     overwrite: bool = False
-    s3_endpoint: str | None = None
-    no_sign_request: bool = False
-    progress: Literal["auto", "bar", "plain", "json", "none"] = "auto"
     verbose: bool = False
 
     @field_validator("keep")
@@ -194,15 +217,38 @@ class LabelConfig(BaseModel):
             raise ValueError(f"keep: {', '.join(clash)} is already a column of the predictions")
         return self
 
-    @property
-    def members(self) -> tuple[MemberRequest, ...]:
-        """The members asked for."""
-        return parse_members(self.model)
 
-    @property
-    def storage(self) -> StorageConfig:
-        """The part of the settings that the storage layer needs."""
-        return StorageConfig(s3_endpoint=self.s3_endpoint, no_sign_request=self.no_sign_request)
+class PlanConfig(EnsembleConfig):
+    """A forecast, as asked for.
+
+    Attributes:
+        inputs: As for a job.
+        workers: How many workers like the one measured here.
+        price_per_hour: Of one worker, in any currency.
+        measure: Whether to measure rates, or only to count.
+        seconds: What measuring may take, about.
+    """
+
+    inputs: InputWords
+    workers: AutoInt = "auto"
+    price_per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    measure: bool = True
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 15.0
+
+
+class BenchConfig(EnsembleConfig):
+    """A benchmark, as asked for.
+
+    Attributes:
+        inputs: As for a job; none for the photographs that ship with the project.
+        seconds: What it may take, about.
+    """
+
+    inputs: Annotated[tuple[Text, ...], BeforeValidator(_paths)] = ()
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
+
+
+Config = TypeVar("Config", bound=EnsembleConfig)
 
 
 def label_config(values: Mapping[str, Any], config_file: str | None = None) -> LabelConfig:
@@ -218,9 +264,17 @@ def label_config(values: Mapping[str, Any], config_file: str | None = None) -> L
     merged: dict[str, Any] = {}
     if config_file is not None:
         merged |= _read_yaml(config_file)
-    merged |= values
+    return parse_config(LabelConfig, merged | dict(values))
+
+
+def parse_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """Build settings of a kind from their words.
+
+    Raises:
+        RequestError: A word is unknown or its value is wrong; one line names it.
+    """
     try:
-        return LabelConfig(**merged)
+        return kind(**values)
     except ValidationError as error:
         raise RequestError("; ".join(_one_line(e) for e in error.errors()[:3])) from None
 

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from pipeline.records import UNWRITABLE, Receipt, Unit
@@ -148,10 +158,13 @@ class Tracker:
 
 
 class Reporter(Protocol):
-    """Shows a job. ``update`` may be called as often as one likes."""
+    """Shows a job. ``update`` and ``download`` may be called as often as one likes."""
 
     def note(self, line: str) -> None:
         """Say one line."""
+
+    def download(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
+        """Show how much of a file is here."""
 
     def update(self, snapshot: Snapshot) -> None:
         """Show where things stand."""
@@ -167,6 +180,9 @@ class Silent:
     """Shows nothing."""
 
     def note(self, line: str) -> None:
+        """Nothing."""
+
+    def download(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
         """Nothing."""
 
     def update(self, snapshot: Snapshot) -> None:
@@ -185,10 +201,19 @@ class Plain(Silent):
     def __init__(self, every_s: float = _PLAIN_EVERY_S) -> None:
         self._every_s = every_s
         self._next = time.monotonic() + every_s
+        self._downloading = ""
 
     def note(self, line: str) -> None:
         """Say one line."""
         print(line, file=sys.stderr, flush=True)
+
+    def download(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
+        """A line when a download begins, and every ten seconds."""
+        if name != self._downloading or time.monotonic() >= self._next:
+            self._downloading = name
+            self._next = time.monotonic() + self._every_s
+            of = "" if total_bytes is None else f" of {total_bytes / 2**20:,.1f}"
+            self.note(f"downloading {name}: {done_bytes / 2**20:,.1f}{of} MB")
 
     def update(self, snapshot: Snapshot) -> None:
         """A line every ten seconds."""
@@ -206,6 +231,12 @@ class Json(Silent):
     def note(self, line: str) -> None:
         """A ``note`` object."""
         self._print({"event": "note", "message": line})
+
+    def download(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
+        """A ``download`` object every second, and at the end."""
+        if time.monotonic() >= self._next or done_bytes == total_bytes:
+            self._next = time.monotonic() + _JSON_EVERY_S
+            self._print({"event": "download", "name": name, "bytes": done_bytes, "total_bytes": total_bytes})
 
     def update(self, snapshot: Snapshot) -> None:
         """A ``progress`` object every second."""
@@ -240,8 +271,8 @@ class _Rate(ProgressColumn):
     """Images per second and time left, as we know them."""
 
     def render(self, task: Task) -> Text:
-        snapshot: Snapshot | None = task.fields.get("snapshot")
-        if snapshot is None:
+        snapshot: Snapshot = task.fields["snapshot"]
+        if not snapshot.images:
             return Text("starting")
         words = [f"{snapshot.images_per_s:.1f} images/s"]
         if snapshot.eta_s is not None:
@@ -260,31 +291,50 @@ class Bar(Silent):
         # a descriptor of its own, so that what silences libraries does not silence the bar
         self._file = os.fdopen(os.dup(sys.stderr.fileno()), "w")
         self._console = Console(file=self._file)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-            refresh_per_second=4,
-        )
-        self._task = self._bar.add_task("labelling", total=None, snapshot=None)
-        self._bar.start()
+        self._shown: Progress | None = None
+        self._downloading = ""
+
+    def _bar(self, *columns: ProgressColumn) -> Progress:
+        """The bar, begun anew where it is about something else than before."""
+        if self._shown is None:
+            standard = (TextColumn("{task.description}"), BarColumn(bar_width=24))
+            self._shown = Progress(*standard, *columns, console=self._console, transient=True, refresh_per_second=4)
+            self._shown.start()
+        return self._shown
 
     def note(self, line: str) -> None:
         """Say one line above the bar."""
-        self._bar.console.print(line, markup=False, highlight=False)
+        self._console.print(line, markup=False, highlight=False)
+
+    def download(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
+        """Move the bar of a download."""
+        if name != self._downloading:
+            self._end()
+            self._downloading = name
+            self._bar(DownloadColumn(binary_units=True), TransferSpeedColumn()).add_task(name, total=None)
+        bar = self._bar()
+        bar.update(bar.task_ids[0], completed=done_bytes, total=total_bytes)
+        if done_bytes == total_bytes:
+            self._end()
 
     def update(self, snapshot: Snapshot) -> None:
-        """Move the bar."""
+        """Move the bar of the job."""
+        if self._downloading:
+            self._end()
         total = None if snapshot.total is None else max(snapshot.total, snapshot.images)
-        self._bar.update(self._task, completed=snapshot.images, total=total, snapshot=snapshot)
+        bar = self._bar(MofNCompleteColumn(), _Rate(), TimeElapsedColumn())
+        task = bar.task_ids[0] if bar.task_ids else bar.add_task("labelling", snapshot=snapshot)
+        bar.update(task, completed=snapshot.images, total=total, snapshot=snapshot)
+
+    def _end(self) -> None:
+        self._downloading = ""
+        if self._shown is not None:
+            self._shown.stop()
+            self._shown = None
 
     def close(self) -> None:
         """Take the bar away."""
-        self._bar.stop()
+        self._end()
         self._file.close()
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from pipeline.progress import Bar, Json, Plain, Tracker, describe, make_reporter
+from pipeline.progress import Bar, Json, Plain, Silent, Snapshot, Tracker, describe, make_reporter
 from pipeline.records import UNWRITABLE, Receipt, Unit
 
 
@@ -99,3 +99,37 @@ def test_auto_is_a_bar_on_a_terminal_only(monkeypatch):
     assert isinstance(bar, Bar)
     bar.update(tracker(10).snapshot())
     bar.close()
+
+
+def test_downloads_are_shown_in_every_way(capsys):
+    for reporter, wanted in (
+        (Plain(every_s=1e9), ["downloading a.pth: 1.0 of 3.0 MB", "downloading b.pth: 2.0 MB"]),
+        (Silent(), []),
+    ):
+        for done in (1, 2, 3):
+            reporter.download("a.pth", done << 20, 3 << 20)
+        reporter.download("b.pth", 2 << 20, None)
+        shown = capsys.readouterr()
+        assert (shown.out, shown.err.splitlines()) == ("", wanted)
+    reporter = Json()
+    for done in (1, 2, 3):
+        reporter.download("a.pth", done, 3)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["bytes"] for event in events] == [1, 3]  # one a second, and the last
+    assert events[-1] == {"event": "download", "name": "a.pth", "bytes": 3, "total_bytes": 3}
+
+
+def test_the_bar_of_a_download_gives_way_to_that_of_the_job(capfd, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    bar = Bar()
+    for done in (1, 2):
+        bar.download("weights.pth", done << 20, 2 << 20)
+    bar.update(Snapshot(0, 100, True, {}, 0, 1, 0, 0.0))
+    bar.update(Snapshot(40, 100, True, {}, 0, 1, 0, 2.0))
+    bar.close()
+    shown = capfd.readouterr().err
+    first, then = shown.index("weights.pth"), shown.index("labelling")
+    assert first < then
+    assert "weights.pth" not in shown[then:]
+    assert "40/100" in shown[then:]
+    assert "20.0 images/s" in shown[then:]

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models as tv
 
 from pipeline.errors import ModelError
+from pipeline.models.families import family_of
 from pipeline.models.recipe import Recipe, timm_recipe, torchvision_recipe
 
 TIMM_PREFIX = "timm/"
 _NUM_SUGGESTIONS = 6
+_TORCHVISION_LICENCE = "BSD-3-Clause"  # of the library; it says nothing else of most weights
 
 # Auxiliary heads serve training only. The published weights of both networks were ported from
 # checkpoints that expect inputs normalised to [-1, 1], which transform_input restores.
@@ -27,6 +31,26 @@ _BUILD_OPTIONS: Mapping[str, dict[str, Any]] = {
     "inception_v3": {"aux_logits": False, "transform_input": True, "init_weights": False},
 }
 TRAINING_ONLY_KEYS = re.compile(r"^(aux1|aux2|AuxLogits)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What is said of published weights; None where nobody says it.
+
+    Attributes:
+        num_params: Parameters.
+        gmacs: Multiply-accumulates for one image, in units of 10^9.
+        top1, top5: Accuracy on ImageNet's validation set, percent.
+        file_mb: Size of the file, in units of 2^20 bytes.
+        licence: Name or address.
+    """
+
+    num_params: int | None = None
+    gmacs: float | None = None
+    top1: float | None = None
+    top5: float | None = None
+    file_mb: float | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +63,7 @@ class Published:
         url: Where torchvision gets it, or None.
         hub_id: Its repository on the Hugging Face hub, or None.
         recipe: Its preprocessing.
+        figures: What is said of it.
     """
 
     name: str
@@ -46,6 +71,7 @@ class Published:
     url: str | None
     hub_id: str | None
     recipe: Recipe
+    figures: Figures = Figures()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +113,16 @@ class Architecture:
                 options = {**options, "image_size": input_px}
             network = tv.get_model(self.name, weights=None, num_classes=num_classes, **options)
         return network.eval()
+
+    @property
+    def translator(self) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None:
+        """What turns the checkpoints of a network's authors into timm's, given the network; None where nothing does."""
+        if not self._is_timm:
+            return None
+        from timm.models import model_entrypoint
+
+        module = sys.modules[model_entrypoint(self.short_name).__module__]
+        return getattr(module, "checkpoint_filter_fn", None)
 
     def choose(self, name: str | None) -> Published:
         """The published weights of a name, or the default.
@@ -132,12 +168,27 @@ def find(name: str) -> Architecture:
         raise ModelError(_unknown(name))
     weights = tv.get_model_weights(name)
     default = weights.DEFAULT
-    entries = [default, *(entry for entry in weights if entry is not default)]
+    entries = [default, *(entry for entry in weights if entry is not default and _can_classify(entry))]
     return Architecture(name, tuple(_torchvision_entry(entry) for entry in entries))
 
 
+def _can_classify(entry: Any) -> bool:  # noqa: ANN401 - torchvision's enums have no common public type
+    """Whether weights have a head: VGG16's IMAGENET1K_FEATURES were published without one, with an accuracy of NaN."""
+    return not any(math.isnan(value) for value in entry.meta["_metrics"].get("ImageNet-1K", {}).values())
+
+
 def _torchvision_entry(entry: Any) -> Published:  # noqa: ANN401 - torchvision's enums have no common public type
-    return Published(entry.name, _file_name(entry.url), entry.url, None, torchvision_recipe(entry))
+    meta = entry.meta
+    accuracy = meta["_metrics"].get("ImageNet-1K", {})
+    figures = Figures(
+        num_params=meta["num_params"],
+        gmacs=meta["_ops"],
+        top1=accuracy.get("acc@1"),
+        top5=accuracy.get("acc@5"),
+        file_mb=meta["_file_size"],
+        licence=meta.get("license", _TORCHVISION_LICENCE),
+    )
+    return Published(entry.name, _file_name(entry.url), entry.url, None, torchvision_recipe(entry), figures)
 
 
 def _file_name(url: str) -> str:
@@ -168,7 +219,11 @@ def _timm(name: str) -> Architecture:
         raise ModelError(f"{name}: {error}") from error
     url = details.get("url") or None
     file_name = _file_name(url) if url else f"{short}.safetensors"
-    entry = Published(details.get("tag") or "default", file_name, url, details.get("hf_hub_id") or None, recipe)
+    tag = details.get("tag") or "default"
+    family = family_of(name)
+    top1, top5 = (family.accuracy if family else {}).get(f"{short.split('.')[0]}.{tag}", (None, None))
+    figures = Figures(top1=top1, top5=top5, licence=details.get("license"))
+    entry = Published(tag, file_name, url, details.get("hf_hub_id") or None, recipe, figures)
     return Architecture(name, (entry,))
 
 

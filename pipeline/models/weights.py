@@ -20,7 +20,8 @@ from pipeline.config import MemberRequest
 from pipeline.errors import ModelError, WeightsError
 from pipeline.models.catalog import Architecture, find
 from pipeline.models.checkpoint import State, read_state
-from pipeline.models.locate import find_file
+from pipeline.models.download import Watch, ignore
+from pipeline.models.locate import Locator, WeightsFile
 from pipeline.models.recipe import Recipe
 from pipeline.storage import Storage
 
@@ -61,19 +62,31 @@ class ResolvedMember:
     blob: bytes
 
 
-def resolve(request: MemberRequest, weights_dir: str | None, storage: Storage) -> ResolvedMember:
+def resolve(request: MemberRequest, weights_dir: str | None, storage: Storage, watch: Watch = ignore) -> ResolvedMember:
     """Find, check and load the weights of one member.
+
+    Args:
+        request: What was asked for.
+        weights_dir: ``--weights-dir``, or None.
+        storage: Reads files and S3.
+        watch: Told how far a download is.
 
     Raises:
         ModelError: The architecture or the name of the weights is unknown.
         WeightsError: The file is missing, damaged, refused, or does not fit.
     """
+    return resolve_with(Locator(weights_dir, storage, watch), request)[0]
+
+
+def resolve_with(locator: Locator, request: MemberRequest) -> tuple[ResolvedMember, WeightsFile]:
+    """The same, with the file that the weights came from."""
     architecture = find(request.arch)
     wanted = architecture.choose(request.weights)
-    file = find_file(request, architecture, wanted, weights_dir, storage)
+    file = locator.find(request, architecture, wanted)
     published = wanted if request.weights else architecture.matching(file.name) or wanted
     state = read_state(file.uri, file.data)
     input_px = published.recipe.geometry.crop_px
+    state = _converted(architecture, input_px, state)
     num_classes = _num_classes(architecture, input_px, state, file.uri)
     network = _load(architecture, num_classes, input_px, state, file.uri)
     spec = MemberSpec(
@@ -85,7 +98,7 @@ def resolve(request: MemberRequest, weights_dir: str | None, storage: Storage) -
         weights_sha256=file.sha256,
         weights_file=file.name,
     )
-    return ResolvedMember(spec, _to_blob(network))
+    return ResolvedMember(spec, _to_blob(network)), file
 
 
 def check_one_label_space(members: list[MemberSpec]) -> int:
@@ -121,7 +134,7 @@ def _from_blob(blob: bytes) -> State:
     return state
 
 
-def _empty(architecture: Architecture, num_classes: int, input_px: int) -> nn.Module:
+def empty_network(architecture: Architecture, num_classes: int, input_px: int) -> nn.Module:
     """A network whose tensors have shapes only, or, where its code computes with tensors to build it, random ones."""
     try:
         with torch.device("meta"):
@@ -130,10 +143,26 @@ def _empty(architecture: Architecture, num_classes: int, input_px: int) -> nn.Mo
         return architecture.build(num_classes, input_px)
 
 
+def _converted(architecture: Architecture, input_px: int, state: State) -> State:
+    """Tensors under timm's names, where they have those of their authors' own code and timm can translate them."""
+    if (translate := architecture.translator) is None:
+        return state
+    network = empty_network(architecture, _PROBE_CLASSES, input_px)
+    if state.keys() == network.state_dict().keys():
+        return state
+    try:
+        translated: dict[str, torch.Tensor] = translate(dict(state), network)
+    except Exception:  # noqa: BLE001 - it is made for its own files and fails in its own ways on others
+        return state  # what does not fit is named when it is loaded
+    converted = State(translated)
+    converted._metadata = state._metadata
+    return converted
+
+
 def _num_classes(architecture: Architecture, input_px: int, state: State, uri: str) -> int:
     """Size of the classifier's head, read from the checkpoint."""
-    expected = _empty(architecture, _PROBE_CLASSES, input_px).state_dict()
-    other = _empty(architecture, _PROBE_CLASSES + 1, input_px).state_dict()
+    expected = empty_network(architecture, _PROBE_CLASSES, input_px).state_dict()
+    other = empty_network(architecture, _PROBE_CLASSES + 1, input_px).state_dict()
     heads = [key for key in expected if key not in other or expected[key].shape != other[key].shape]
     sizes = {state[key].shape[0] for key in heads if key in state and state[key].ndim == expected[key].ndim}
     if len(sizes) != 1:
@@ -147,7 +176,7 @@ def _load(architecture: Architecture, num_classes: int, input_px: int, state: St
     Raises:
         WeightsError: Names or shapes differ.
     """
-    network = _empty(architecture, num_classes, input_px)
+    network = empty_network(architecture, num_classes, input_px)
     _guess_version(network, state)
     try:
         with warnings.catch_warnings():

@@ -21,7 +21,12 @@ FAMILIES = """
     efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6
     efficientnet_b7 efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l
 """.split()
-TORCHVISION_WEIGHTS = [(name, entry) for name in tv.list_models(module=tv) for entry in tv.get_model_weights(name)]
+TORCHVISION_WEIGHTS = [
+    (name, entry)
+    for name in tv.list_models(module=tv)
+    for entry in tv.get_model_weights(name)
+    if not entry.name.endswith("_FEATURES")  # published without a head
+]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -130,3 +135,8 @@ def test_torchvision_names_are_classifiers_only():
     names = torchvision_names()
     assert {"resnet50", "vit_b_16", "swin_v2_t", "maxvit_t"} <= set(names)
     assert not [name for name in names if "rcnn" in name or name.startswith(("deeplab", "raft", "quantized", "r3d"))]
+
+
+def test_weights_without_a_head_are_no_choice():
+    with pytest.raises(ModelError, match="no weights called 'IMAGENET1K_FEATURES'; it has IMAGENET1K_V1"):
+        find("vgg16").choose("IMAGENET1K_FEATURES")

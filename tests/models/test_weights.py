@@ -7,13 +7,16 @@ import http.client
 import io
 import os
 import pickle
+import re
 import time
 import urllib.error
 import urllib.request
 import warnings
+from typing import ClassVar
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from torchvision import models as tv
 
@@ -239,6 +242,8 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
 class Answer(io.BytesIO):
     """What a server sends."""
 
+    headers: ClassVar[dict[str, str]] = {}
+
     def __exit__(self, *_details):
         self.close()
 
@@ -432,6 +437,24 @@ def test_the_number_of_classes_is_read_from_the_head(arch, num_classes):
     with torch.device("meta"):
         state = State(architecture.build(num_classes, px).state_dict())
     assert _num_classes(architecture, px, state, "x") == num_classes
+
+
+def test_checkpoints_under_their_authors_own_names_are_translated_as_timm_does(tmp_path):
+    """ConvNeXt's authors publish the same tensors under other names, linear layers in place of 1x1 convolutions."""
+    network = timm.create_model("convnext_atto", num_classes=5).eval()
+    theirs = {"head.norm.": "norm.", "head.fc.": "head.", "stem.": "downsample_layers.0."}
+    state = {}
+    for key, value in network.state_dict().items():
+        key = re.sub(r"stages\.(\d)\.downsample\.", lambda m: f"downsample_layers.{m[1]}.", key)
+        key = re.sub(r"(stages\.\d)\.blocks", r"\1", key).replace("conv_dw", "dwconv")
+        key = key.replace("mlp.fc1", "pwconv1").replace("mlp.fc2", "pwconv2")
+        start = next((start for start in theirs if key.startswith(start)), "")
+        key = theirs.get(start, "") + key.removeprefix(start)
+        state[key] = value.flatten(1) if "pwconv" in key and value.ndim == 4 else value
+    assert state.keys() != network.state_dict().keys()
+    member = get(f"timm/convnext_atto={saved(tmp_path / 'x.pth', {'model': state})}")
+    assert member.spec.num_classes == 5
+    assert same_logits(member, network)
 
 
 def test_old_files_with_neither_versions_nor_counters_fit(tmp_path):

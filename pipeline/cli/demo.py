@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.accuracy import Evaluation, evaluate
 from pipeline.config import label_config
-from pipeline.errors import InputError
 from pipeline.job import run_label
 from pipeline.outcome import LabelSummary
-
-_PACKAGE = Path(__file__).parent
-
-
-def sample_data() -> Path:
-    """Where the sample data lies: in the installed package, or in the checkout around it.
-
-    Raises:
-        InputError: It is in neither.
-    """
-    for folder in (_PACKAGE / "_sample_data", _PACKAGE.parent / "examples" / "data"):
-        if (folder / "classes.txt").is_file():
-            return folder
-    raise InputError("the sample data is not installed; run the demo from a checkout or a wheel of shardlabel")
+from pipeline.sample_data import sample_data, sample_members
 
 
 def run_demo(out: str, engine: str) -> int:
@@ -37,21 +22,11 @@ def run_demo(out: str, engine: str) -> int:
         The exit code.
     """
     data = sample_data()
-    members = sorted(path.stem for path in (data / "weights").glob("*.safetensors"))
-    settings = label_config(
-        {
-            "inputs": str(data),
-            "out": out,
-            "model": members,
-            "weights_dir": str(data / "weights"),
-            "labels": str(data / "classes.txt"),
-            "engine": engine,
-            "max_bad_rate": 1.0,
-        }
-    )
+    members = sample_members()
+    settings = label_config({**members, "inputs": str(data), "out": out, "engine": engine, "max_bad_rate": 1.0})
     console = Console()
     console.print(
-        f"Labelling the photographs in {data} with {', '.join(members)}, three small networks\n"
+        f"Labelling the photographs in {data} with {', '.join(members['model'])}, three small networks\n"
         "trained on other regions of the same pictures. Some of the samples are broken on purpose.",
         markup=False,
         highlight=False,

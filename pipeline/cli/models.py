@@ -1,0 +1,100 @@
+"""The commands about the zoo: what there is, and how to carry it elsewhere."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pipeline.cli.options import Anonymous, AsJson, S3Endpoint, WeightsDir
+from pipeline.cli.printing import print_json
+
+
+class _ShowByDefault(TyperGroup):
+    """``models`` alone, or with the name of a model, is ``models show``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - a class that typer keeps to itself
+        if not args or args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+models = typer.Typer(cls=_ShowByDefault, rich_markup_mode=None)
+
+
+@models.callback()
+def _models() -> None:
+    """The zoo: which classifiers there are, where their weights are. `models [NAME]` shows, `models fetch` carries."""
+
+
+@models.command(
+    epilog="Examples:  shardlabel models   |   shardlabel models resnet50   |   shardlabel models EfficientNet   |   "
+    "shardlabel models 'timm/*xception*' --json"
+)
+def show(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="An architecture, shown in full; or a family, or a pattern, listed.",
+            show_default=False,
+        ),
+    ] = None,
+    weights_dir: WeightsDir = None,
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: Anonymous = None,
+) -> int:
+    """List architectures and their published weights, or show one in full. `show` may be left out."""
+    from pipeline import zoo
+    from pipeline.cli import cards
+
+    found = zoo.browse(name, weights_dir=weights_dir, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request))
+    one = found[0] if len(found) == 1 and found[0].name == name else None
+    if json_:
+        print_json([card.to_dict() for card in found] if one is None else one.to_dict())
+    elif one is not None:
+        cards.print_card(one)
+    else:
+        cards.print_list(found)
+    return 0
+
+
+@models.command(
+    epilog="Example:  shardlabel models fetch resnet50,densenet121 timm/legacy_xception --to s3://bucket/weights   "
+    "and then   shardlabel label ... --weights-dir s3://bucket/weights"
+)
+def fetch(
+    specs: Annotated[
+        list[str], typer.Argument(metavar="SPEC...", help="Members, as label -m takes them.", show_default=False)
+    ],
+    to: Annotated[str, typer.Option(metavar="URI", help="Directory or s3:// prefix.", show_default=False)],
+    weights_dir: WeightsDir = None,
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: Anonymous = None,
+) -> int:
+    """Put weights into a directory or bucket, for machines without internet: found or downloaded, checked, copied."""
+    import contextlib
+    import dataclasses
+
+    from pipeline import zoo
+    from pipeline.progress import make_reporter
+
+    with contextlib.closing(make_reporter("none" if json_ else "auto")) as reporter:
+        found = zoo.fetch(
+            specs,
+            to,
+            weights_dir=weights_dir,
+            s3_endpoint=s3_endpoint,
+            no_sign_request=bool(no_sign_request),
+            watch=reporter.download,
+        )
+    if json_:
+        print_json([dataclasses.asdict(file) for file in found])
+        return 0
+    for file in found:
+        state = "copied" if file.copied else "was there"
+        print(f"{file.spec}: {file.uri} ({file.num_bytes / 2**20:,.1f} MB, {state})")
+    return 0

@@ -1,0 +1,56 @@
+"""Options that several commands share, as typer wants them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+_MODELS = (
+    "Member: [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]; repeat it, or give a comma list. ARCH is a "
+    "torchvision classifier or timm/NAME.  [default: resnet50,resnext50_32x4d,efficientnet_v2_s]"
+)
+
+S3Endpoint = Annotated[
+    str | None, typer.Option("--s3-endpoint", metavar="URL", help="S3 endpoint, where AWS's own variables do not say.")
+]
+Anonymous = Annotated[bool | None, typer.Option("--no-sign-request", help="Read public buckets without credentials.")]
+Out = Annotated[
+    str, typer.Argument(metavar="OUT", help="A job's output: directory or s3:// prefix.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Model = Annotated[list[str] | None, typer.Option("--model", "-m", metavar="SPEC", help=_MODELS)]
+WeightsDir = Annotated[
+    str | None,
+    typer.Option("--weights-dir", metavar="URI", help="Directory or prefix where checkpoints are looked for first."),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Class names: one per line, or a JSON list.  [default: ImageNet-1k]"),
+]
+Combine = Annotated[
+    Literal["mean", "geometric", "vote"] | None, typer.Option(help="How members are combined.  [default: mean]")
+]
+TopK = Annotated[int | None, typer.Option(help="Classes kept per image.  [default: 5]")]
+Device = Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="[default: auto]")]
+Precision = Annotated[
+    Literal["auto", "fp32", "mixed", "bf16", "fp16"] | None,
+    typer.Option(
+        help="mixed: low precision first, fp32 again for near ties. auto: mixed on a GPU and on a CPU that has "
+        "bfloat16, fp32 elsewhere.  [default: auto]"
+    ),
+]
+Compile = Annotated[
+    bool | None, typer.Option("--compile/--no-compile", help="Run members through torch.compile.  [default: no]")
+]
+BatchSize = Annotated[str | None, typer.Option(metavar="auto|N", help="[default: auto]")]
+Decode = Annotated[
+    Literal["exact", "fast"] | None,
+    typer.Option(help="fast: large JPEGs may be decoded at a reduced DCT scale.  [default: exact]"),
+]
+DecodeThreads = Annotated[
+    str | None, typer.Option(metavar="auto|N", help="Threads of a labeler. auto: one per CPU it has.")
+]
+Steps = Annotated[
+    Literal["auto", "bar", "plain", "none"], typer.Option(help="auto: a bar on a terminal, plain lines elsewhere.")
+]

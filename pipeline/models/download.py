@@ -1,0 +1,113 @@
+"""Downloads of published weights: whole or not at all, watched while they run."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Called with the file's name, the bytes that are here, and how many there will be (None: not known).
+Watch = Callable[[str, int, int | None], None]
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_TIMEOUT_S = 20.0
+_CHUNK_BYTES = 1 << 20
+_NUM_TRIES = 3
+
+
+class DownloadError(Exception):
+    """A file could not be downloaded; the text says why in a few words. Never leaves this package."""
+
+
+def ignore(_name: str, _done: int, _total: int | None) -> None:
+    """A watch that looks away."""
+
+
+def from_url(url: str, name: str, watch: Watch) -> bytes:
+    """A whole file over HTTP. An answer that breaks off is asked for again, from the start.
+
+    Raises:
+        DownloadError: It cannot be had.
+    """
+    for number in range(1, _NUM_TRIES + 1):
+        try:
+            return _once(url, name, watch)
+        except (http.client.IncompleteRead, ConnectionResetError, TimeoutError) as error:
+            if number == _NUM_TRIES:
+                raise DownloadError(f"the answer broke off {number} times, last with {error!r}") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise DownloadError(str(getattr(error, "reason", error))) from error
+    raise AssertionError("unreachable")
+
+
+def _once(url: str, name: str, watch: Watch) -> bytes:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:  # noqa: S310 - an https URL of the catalogue
+        length = response.headers.get("Content-Length")
+        total = int(length) if length is not None and length.isdecimal() else None
+        data = bytearray()
+        while chunk := response.read(_CHUNK_BYTES):
+            data += chunk
+            watch(name, len(data), total)
+    if total is not None and len(data) < total:  # http.client says nothing of an answer cut short
+        raise http.client.IncompleteRead(b"", total - len(data))
+    return bytes(data)
+
+
+def from_hub(repository: str, name: str, watch: Watch) -> Path:
+    """The weights of a repository on the Hugging Face hub, in the hub's own cache.
+
+    Args:
+        repository: Its name there.
+        name: What to call it to the watch.
+        watch: Told how far it is.
+
+    Raises:
+        DownloadError: They cannot be had.
+    """
+    from huggingface_hub import constants, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            _reach(hf_hub_url(repository, HUB_FILES[0]))
+        for file in HUB_FILES:
+            try:
+                return Path(hf_hub_download(repository, file, tqdm_class=_meter(name, watch)))
+            except EntryNotFoundError:
+                if file == HUB_FILES[-1]:
+                    raise
+    except Exception as error:  # the hub client's errors are of a dozen families
+        raise DownloadError(str(getattr(error, "reason", type(error).__name__))) from error
+    raise AssertionError("unreachable")
+
+
+def _reach(url: str) -> None:
+    """Fail at once where there is no network: the hub's client tries for half a minute first."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_S):  # noqa: S310 - https
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answered; what it says is the client's business
+
+
+def _meter(name: str, watch: Watch) -> type[Any]:
+    """The progress bar that the hub's client drives, drawing nothing and telling the watch instead."""
+    from tqdm import tqdm
+
+    class Meter(tqdm):  # type: ignore[misc]  # tqdm has no types
+        """Counts, and passes the count on."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - tqdm's own
+            super().__init__(*args, **{**options, "disable": True})
+            self.n = options.get("initial", 0)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            """Count on."""
+            self.n += n or 0
+            watch(name, int(self.n), None if self.total is None else int(self.total))
+            return None
+
+    return Meter
