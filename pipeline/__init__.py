@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.accuracy import evaluate
     from pipeline.audit import verify
+    from pipeline.benchmark import bench
+    from pipeline.forecast import plan
     from pipeline.job import label
     from pipeline.survey import status
 
-__all__ = ["evaluate", "label", "status", "verify"]
+__all__ = ["bench", "evaluate", "label", "plan", "status", "verify"]
 
 _HOMES = {
+    "bench": "pipeline.benchmark",
     "evaluate": "pipeline.accuracy",
     "label": "pipeline.job",
+    "plan": "pipeline.forecast",
     "status": "pipeline.survey",
     "verify": "pipeline.audit",
 }

@@ -1,7 +1,6 @@
-"""Engines: run a worker over items and stream what it yields. They know nothing of images.
+"""Engines: run a worker over items and stream what it yields, in this process or on Ray.
 
-Items and what comes back are JSON-able dicts. A worker is made once per process, from a factory and
-large binary blobs, and may be called for a few items at once. This is the one module that imports Ray.
+What they run is described in :mod:`pipeline.workload`. This is the one module that imports Ray.
 """
 
 from __future__ import annotations
@@ -16,81 +15,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.errors import EngineError, RequestError
+from pipeline.machine import available_memory_bytes, num_local_cpus, num_local_gpus, smallest_gpu_bytes
+from pipeline.workload import Item, Share, WorkerFactory, Workload
 
-Item = dict[str, Any]
 _HEARTBEAT_S = 0.2
 _STOP_GRACE_S = 10.0
 _POLL_S = 0.5
 _MAX_CONSTRUCTOR_DEATHS = 3
 _ONE_ITEM_BLOCKS = 20_000
-
-
-class Worker(Protocol):
-    """What an engine runs: called with an item, yields dicts; asks ``stopping`` now and then."""
-
-    def __call__(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]: ...
-
-    def close(self) -> None:
-        """Let go of threads; no call is running any more."""
-
-
-class WorkerFactory(Protocol):
-    """Makes a worker in the process where it will run."""
-
-    def __call__(self, blobs: Mapping[str, bytes], num_threads: int) -> Worker: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What is to be run.
-
-    Attributes:
-        factory: Makes the worker; must survive pickling.
-        blobs: Large binary arguments of the factory, by name.
-        items: What to call the worker with.
-        items_at_once: How many items a worker takes at a time.
-        on_gpu: Whether each worker takes a GPU; otherwise it takes a machine.
-        num_workers: How many workers, or None for as many as fit.
-        num_threads: Threads of a worker, or None for as many as it has CPUs.
-    """
-
-    factory: WorkerFactory
-    blobs: Mapping[str, bytes]
-    items: Sequence[Item]
-    items_at_once: int
-    on_gpu: bool
-    num_workers: int | None
-    num_threads: int | None
-
-
-class Engine(Protocol):
-    """Runs workloads. ``run`` yields None when nothing came for a while."""
-
-    def num_gpus(self) -> int:
-        """GPUs that workers could use."""
-
-    def start(self) -> None:
-        """Get ready to run; on the main thread, and before anyone takes over signals."""
-
-    def run(self, workload: Workload, stop: threading.Event) -> Iterator[Item | None]:
-        """Run a workload to its end, or until a little after ``stop`` is set."""
-
-    def close(self) -> None:
-        """Let go of everything."""
-
-
-def _local_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def num_local_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
+_GPU_PROBE_S = 60.0
 
 
 # -- inline -----------------------------------------------------------------------------------------------
@@ -101,7 +37,11 @@ class InlineEngine:
 
     def num_gpus(self) -> int:
         """GPUs of this machine."""
-        return _local_gpus()
+        return num_local_gpus()
+
+    def share(self, *, on_gpu: bool, num_workers: int | None) -> Share:
+        """What is free on this machine, or on the GPU that torch takes by itself."""
+        return Share(num_local_cpus(), _free_gpu_bytes() if on_gpu else available_memory_bytes(), own_process=False)
 
     def start(self) -> None:
         """Nothing to get ready."""
@@ -128,6 +68,18 @@ class InlineEngine:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _free_gpu_bytes() -> int:
+    import torch
+
+    return int(torch.cuda.mem_get_info(0)[0])
+
+
+def _total_gpu_bytes() -> int:
+    import torch
+
+    return int(torch.cuda.mem_get_info(0)[1])
 
 
 def _streamed(
@@ -207,11 +159,35 @@ class RayEngine:
     def num_gpus(self) -> int:
         """GPUs of the cluster, or of this machine where Ray is still to be started on it."""
         if self._address is None:
-            return _local_gpus()
+            return num_local_gpus()
         self.start()
         import ray
 
         return int(ray.cluster_resources().get("GPU", 0))
+
+    def share(self, *, on_gpu: bool, num_workers: int | None) -> Share:
+        """What a worker gets on the smallest machine of the cluster, or on this one.
+
+        Raises:
+            RequestError: The cluster cannot be reached, or has nothing that a worker could run on.
+        """
+        if self._address is None:
+            return _share_of_this_machine(on_gpu=on_gpu, num_workers=num_workers)
+        self.start()
+        import ray
+
+        shape = self._shape(on_gpu, num_workers)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if on_gpu:
+            return Share(shape.num_cpus, _smallest_gpu_of(nodes), own_process=True)
+        shares = [
+            # what Ray found on the machine, before it set a part aside for its object store
+            int(node["memory"] + node.get("object_store_memory", 0))
+            // max(1, min(int(node["CPU"]) // shape.num_cpus, num_workers or sys.maxsize))
+            for node in nodes
+            if node.get("CPU", 0) >= 1 and "memory" in node
+        ]
+        return Share(shape.num_cpus, min(shares, default=None), own_process=True)
 
     def start(self) -> None:
         """Join the cluster, or start Ray on this machine.
@@ -286,7 +262,7 @@ class RayEngine:
         if not self._verbose:
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
-        shape = self._shape(workload)
+        shape = self._shape(workload.on_gpu, workload.num_workers)
         rows_per_block = -(-len(workload.items) // _ONE_ITEM_BLOCKS)
         texts = [json.dumps(item) for item in workload.items]
         blocks = [pa.table({"json": texts[at : at + rows_per_block]}) for at in range(0, len(texts), rows_per_block)]
@@ -301,11 +277,12 @@ class RayEngine:
             num_gpus=shape.num_gpus,
         )
 
-    def _shape(self, workload: Workload) -> _Shape:
+    @staticmethod
+    def _shape(on_gpu: bool, num_workers: int | None) -> _Shape:
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if workload.on_gpu:
+        if on_gpu:
             nodes = [node for node in nodes if node.get("GPU", 0) >= 1]
             fitting = int(sum(node["GPU"] for node in nodes))
             cpus = min((int(node.get("CPU", 1) // node["GPU"]) for node in nodes), default=0)
@@ -314,11 +291,11 @@ class RayEngine:
             cpus = min((int(node["CPU"]) for node in nodes), default=0)
             fitting = sum(int(node["CPU"]) // cpus for node in nodes)
         if not nodes:
-            raise RequestError(f"the Ray cluster has no {'GPU' if workload.on_gpu else 'CPU'} to label on")
-        if workload.num_workers is not None and not workload.on_gpu and workload.num_workers > fitting:
+            raise RequestError(f"the Ray cluster has no {'GPU' if on_gpu else 'CPU'} to label on")
+        if num_workers is not None and not on_gpu and num_workers > fitting:
             # more workers than machines: each takes its share of one
-            cpus = max(1, sum(int(node["CPU"]) for node in nodes) // workload.num_workers)
-        return _Shape(max(1, cpus), 1 if workload.on_gpu else 0, max(1, fitting))
+            cpus = max(1, sum(int(node["CPU"]) for node in nodes) // num_workers)
+        return _Shape(max(1, cpus), 1 if on_gpu else 0, max(1, fitting))
 
     def _pool(self, workload: Workload, shape: _Shape) -> Any:  # noqa: ANN401 - Ray's own type
         from ray.data import ActorPoolStrategy
@@ -342,6 +319,32 @@ class RayEngine:
 
             ray.shutdown()
             self._started_here = False
+
+
+def _share_of_this_machine(*, on_gpu: bool, num_workers: int | None) -> Share:
+    """What a worker will get from a Ray that is not started yet."""
+    num_cpus = num_local_cpus()
+    if on_gpu:
+        return Share(max(1, num_cpus // num_local_gpus()), smallest_gpu_bytes(), own_process=True)
+    sharing = min(num_workers or 1, num_cpus)
+    available = available_memory_bytes()
+    return Share(num_cpus // sharing, None if available is None else available // sharing, own_process=True)
+
+
+def _smallest_gpu_of(nodes: Sequence[Mapping[str, Any]]) -> int | None:
+    """Bytes of the smallest kind of GPU in a cluster; None where none is free to be asked for a while."""
+    import ray
+
+    kinds = {name for node in nodes if node.get("GPU", 0) >= 1 for name in node if name.startswith("accelerator_type:")}
+    probe = ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(_total_gpu_bytes)
+    wanted = [{kind: 0.001} for kind in kinds] or [{}]
+    asked = [probe.options(resources=resources).remote() for resources in wanted]
+    answered, waiting = ray.wait(asked, num_returns=len(asked), timeout=_GPU_PROBE_S)
+    for reference in waiting:
+        ray.cancel(reference, force=True)
+    with contextlib.suppress(ray.exceptions.RayError):
+        return min(ray.get(answered), default=None)
+    return None
 
 
 class _StopSignal:

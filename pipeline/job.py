@@ -13,11 +13,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, overload
 
-from pipeline.commission import Job, claim, describe_job
+from pipeline.commission import Job, claim, describe_job, fit_memory
 from pipeline.config import LabelConfig, label_config
-from pipeline.engines import Engine, InlineEngine, Item, RayEngine, Workload
+from pipeline.engines import InlineEngine, RayEngine
 from pipeline.errors import EngineError, InputError, PublishError, StorageError
 from pipeline.inputs import Inputs, find_inputs
 from pipeline.labeler import UNITS_AT_ONCE, Labeler, LabelerConfig
@@ -28,6 +30,7 @@ from pipeline.planning import Plan, count_samples
 from pipeline.progress import Reporter, Tracker, make_reporter
 from pipeline.records import Receipt, Unit
 from pipeline.storage import Storage
+from pipeline.workload import Engine, Item, Workload
 
 _MIN_SAMPLES_FOR_BUDGET = 1_000
 _COUNT_BUDGET_S = 2.0
@@ -66,23 +69,29 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
     earlier = ledger.read_json(JOB)
     requested = config.members
     inputs = find_inputs(config.inputs, storage)
-    with contextlib.closing(_engine(config)) as engine:
-        members = [resolve(member, config.weights_dir, storage) for member in requested]
+    with (
+        contextlib.closing(_engine(config)) as engine,
+        contextlib.closing(reporter or make_reporter(config.progress)) as shown,
+    ):
+        members = [resolve(member, config.weights_dir, storage, shown.download) for member in requested]
         job = describe_job(config, members, engine, storage, earlier)
+        fitting = fit_memory(config, members, job, engine)
+        config = config.model_copy(update={"batch_size": fitting.batch_size or "auto"})
         claim(ledger, job, earlier, overwrite=config.overwrite)
-        with contextlib.closing(reporter or make_reporter(config.progress)) as shown:
-            for note in inputs.notes:
-                shown.note(note)
-            plan = _plan(ledger, storage, inputs, config.limit)
-            summary = _run(config, plan, job, members, engine, ledger, storage, shown)
-            summary = dataclasses.replace(summary, notes=tuple(inputs.notes))
-            shown.finish(summary.to_dict())
-        return summary
+        notes = (*inputs.notes, *([fitting.note] if fitting.note else []))
+        for note in notes:
+            shown.note(note)
+        agenda = _while_starting(engine, ledger, functools.partial(_agenda, ledger, storage, inputs, config.limit))
+        del inputs  # of a million tars, 300 MB
+        summary = _run(config, agenda, job, members, engine, ledger, storage, shown)
+        summary = dataclasses.replace(summary, notes=notes)
+        shown.finish(summary.to_dict())
+    return summary
 
 
 def _run(
     config: LabelConfig,
-    plan: Plan,
+    agenda: _Agenda,
     job: Job,
     members: list[ResolvedMember],
     engine: Engine,
@@ -90,18 +99,18 @@ def _run(
     storage: Storage,
     reporter: Reporter,
 ) -> LabelSummary:
-    progress = ledger.progress()
-    pending = [unit for unit in plan.units if not progress.get(unit.id, Progress()).complete]
-    if len(pending) < len(plan.units):
-        reporter.note(f"resuming: {len(plan.units) - len(pending)} of {len(plan.units)} units are done")
-    tracker = Tracker(_left_to_do(pending, progress, job, storage))
+    num_units, num_pending = len(agenda.plan.units), len(agenda.pending)
+    if num_pending < num_units:
+        reporter.note(f"resuming: {num_units - num_pending} of {num_units} units are done")
+    tracker = Tracker(_left_to_do(agenda, job, storage))
     over_budget = False
-    if pending:
+    reporter.update(tracker.snapshot())
+    if num_pending:
         ledger.withdraw_success()
         engine.start()
     with _stop_on_signals(reporter) as stop:
-        if pending:
-            workload = _workload(config, ledger.out, job, members, pending, progress)
+        if num_pending:
+            workload = _workload(config, ledger.out, job, members, agenda)
             for item in engine.run(workload, stop.event):
                 if item is not None:
                     tracker.take(Receipt.from_dict(item))
@@ -112,7 +121,7 @@ def _run(
                     stop.event.set()
     if tracker.unwritable:
         raise PublishError(f"{tracker.unwritable}; what was published stays, the same command goes on from there")
-    return _conclude(plan, job, tracker, ledger, interrupted=stop.by_signal, over_budget=over_budget)
+    return _conclude(agenda.plan, job, tracker, ledger, interrupted=stop.by_signal, over_budget=over_budget)
 
 
 def _conclude(
@@ -169,14 +178,52 @@ def _plan(ledger: Ledger, storage: Storage, inputs: Inputs, limit: int | None) -
     return plan
 
 
-def _left_to_do(
-    pending: list[Unit], progress: Mapping[str, Progress], job: Job, storage: Storage
-) -> dict[str, tuple[Unit, int | None]]:
+@dataclass(frozen=True, slots=True)
+class _Agenda:
+    """What there is to do.
+
+    Attributes:
+        plan: All units.
+        pending: Those that are not complete.
+        parts_done: How many parts of a pending unit are published, by its id, where there are any.
+    """
+
+    plan: Plan
+    pending: list[Unit]
+    parts_done: dict[str, int]
+
+
+def _agenda(ledger: Ledger, storage: Storage, inputs: Inputs, limit: int | None) -> _Agenda:
+    plan = _plan(ledger, storage, inputs, limit)
+    progress = ledger.progress()
+    pending = [unit for unit in plan.units if not progress.get(unit.id, Progress()).complete]
+    return _Agenda(plan, pending, {unit.id: progress[unit.id].num_parts for unit in pending if unit.id in progress})
+
+
+def _while_starting(engine: Engine, ledger: Ledger, prepare: Callable[[], _Agenda]) -> _Agenda:
+    """Prepare in a thread while the engine starts, unless there may be nothing to start it for."""
+    if ledger.read_json(SUCCESS) is not None:
+        return prepare()
+    prepared: Future[_Agenda] = Future()
+
+    def run() -> None:
+        try:
+            prepared.set_result(prepare())
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            prepared.set_exception(error)
+
+    # not an executor's thread: Ctrl-C would wait for it
+    threading.Thread(target=run, name="plan", daemon=True).start()
+    engine.start()
+    return prepared.result()
+
+
+def _left_to_do(agenda: _Agenda, job: Job, storage: Storage) -> dict[str, tuple[Unit, int | None]]:
     """For each pending unit, how many samples it still has, where that can be known quickly."""
-    counts = count_samples(pending, storage, _COUNT_BUDGET_S)
+    counts = count_samples(agenda.pending, storage, _COUNT_BUDGET_S)
     left: dict[str, tuple[Unit, int | None]] = {}
-    for unit in pending:
-        done = len(progress.get(unit.id, Progress()).parts) * job.rows_per_part
+    for unit in agenda.pending:
+        done = agenda.parts_done.get(unit.id, 0) * job.rows_per_part
         count = counts.get(unit.id)
         left[unit.id] = (unit, None if count is None else max(0, count - done))
     return left
@@ -187,8 +234,7 @@ def _workload(
     out: str,
     job: Job,
     members: list[ResolvedMember],
-    pending: list[Unit],
-    progress: Mapping[str, Progress],
+    agenda: _Agenda,
 ) -> Workload:
     settings = {
         "out": out,
@@ -209,14 +255,34 @@ def _workload(
     return Workload(
         factory=functools.partial(LabelerWorker, settings),
         blobs={member.spec.alias: member.blob for member in members},
-        items=[
-            {"unit": unit.to_dict(), "parts_done": len(progress.get(unit.id, Progress()).parts)} for unit in pending
-        ],
+        items=_Items(agenda),
         items_at_once=UNITS_AT_ONCE,
         on_gpu=job.device == "cuda",
         num_workers=None if config.workers == "auto" else config.workers,
         num_threads=None if config.decode_threads == "auto" else config.decode_threads,
     )
+
+
+class _Items(Sequence[Item]):
+    """What labelers are called with, made when it is asked for: a million at once take most of a gigabyte."""
+
+    def __init__(self, agenda: _Agenda) -> None:
+        self._agenda = agenda
+
+    def __len__(self) -> int:
+        return len(self._agenda.pending)
+
+    @overload
+    def __getitem__(self, at: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Item]: ...
+
+    def __getitem__(self, at: int | slice) -> Item | list[Item]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        unit = self._agenda.pending[at]
+        return {"unit": unit.to_dict(), "parts_done": self._agenda.parts_done.get(unit.id, 0)}
 
 
 class LabelerWorker:
@@ -272,7 +338,7 @@ def _stop_on_signals(reporter: Reporter) -> Iterator[_Stop]:
 def _write_success(ledger: Ledger, plan: Plan, mark: str, tracker: Tracker, progress: Mapping[str, Progress]) -> None:
     """The exact list of parts with row counts; counts not seen in this run are read from the footers."""
     seen = {name: counts for receipt in tracker.receipts.values() for name, counts in receipt.parts.items()}
-    predictions = [str(part) for unit in plan.units for part in progress[unit.id].parts]
+    predictions = [name for unit in plan.units for name in progress[unit.id].names(mark, unit.id)]
     content: dict[str, Any] = {"fingerprint": mark, "finished_at": int(time.time()), "units": len(plan.units)}
     for folder, position, names in (
         (PREDICTIONS, 0, predictions),
@@ -281,4 +347,4 @@ def _write_success(ledger: Ledger, plan: Plan, mark: str, tracker: Tracker, prog
         known = {name: seen[name][position] for name in names if name in seen}
         known |= ledger.row_counts(folder, [name for name in names if name not in known])
         content[folder] = {name: known[name] for name in names}
-    ledger.write_json(SUCCESS, content)
+    ledger.write_json(SUCCESS, content, indent=None)

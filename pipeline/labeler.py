@@ -4,14 +4,15 @@ Read it top to bottom and you know what happens to an image.
 
 ::
 
-    reader thread          worker threads (one per core)                    caller's thread        uploader
-    UnitReader --chunks--> decode, crop [, forward on the CPU] --results--> [forward on a GPU,]    one part,
-               (bounded)                                       (in order)   gather a part -------> published whole
+    reader thread          worker threads (one per core)          device thread     caller's thread     uploader
+    UnitReader --chunks--> decode, crop into a batch ---------+-> [forward          gather a part ----> one part,
+               (bounded)   [forward on the CPU] --------------|    on a GPU] --+--> (in order)          published whole
 
 On the CPU every core carries a chunk from bytes to probabilities, each with one torch thread, because
-stages that share cores fight for them. On a GPU the workers stop at the crop and the caller's thread
-feeds the device. A labeler may be called for two units at once: the second fills the cores that the
-tail of the first leaves idle, and waits wherever the first has work.
+stages that share cores fight for them. For a GPU the cores take a chunk piece by piece and put the crops
+where the device fetches them from; a thread of its own keeps the device busy. A labeler may be called for
+two units at once: the second fills the cores and the device where the tail of the first leaves them idle,
+and waits wherever the first has work.
 """
 
 from __future__ import annotations
@@ -20,23 +21,24 @@ import contextlib
 import hashlib
 import itertools
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 
+from pipeline.chunks import Assembly, Chunk, PartEnd, Ready, cut_chunks
 from pipeline.config import StorageConfig
 from pipeline.errors import ImageError, PublishError, StorageError
 from pipeline.models.classifier import Precision
 from pipeline.models.consensus import Rule
-from pipeline.models.ensemble import Ensemble, Predictions
+from pipeline.models.device import DeviceQueue
+from pipeline.models.ensemble import Ensemble
 from pipeline.models.weights import MemberSpec
 from pipeline.records import UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Sample, ShardEvent, Stage, Unit
-from pipeline.stages.classify import Crops, classify, cut_crops
+from pipeline.stages.classify import BatchPool
 from pipeline.stages.decode import decode
 from pipeline.stages.read import UnitReader, failure_reason
 from pipeline.stages.write import Part, Picture, Rejected, Writer
@@ -44,10 +46,11 @@ from pipeline.storage import Storage
 from pipeline.threads import ReadAhead, Workers
 
 UNITS_AT_ONCE = 2  # one in full swing, one that fills the gaps at its end
-_CHUNK_BYTES = 32 << 20
-_CPU_CHUNK_IMAGES, _GPU_CHUNK_IMAGES = 16, 128
+# On a GPU near ties are computed again chunk by chunk, so that many are worth more than one forward pass.
+CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES = 16, 256
+PIECE_IMAGES = 16  # of a chunk for a GPU: what a thread prepares at a time
+_CHUNKS_ON_DEVICE = 4  # one that waits, three in the steps of a device queue
 _CHUNKS_READ_AHEAD = 4
-STAGES = ("hash", "decode", "resize", "classify")
 _GRACE_S = 10.0
 _TICK_S = 1.0
 
@@ -90,14 +93,6 @@ class LabelerConfig:
     storage: StorageConfig
 
 
-@dataclass(slots=True)
-class _PartEnd:
-    """Between two chunks: here a part ends."""
-
-    following: Cursor
-    last: bool
-
-
 @dataclass(frozen=True, slots=True)
 class _Committed:
     """A part that is published."""
@@ -107,25 +102,17 @@ class _Committed:
     at: float
 
 
-@dataclass(slots=True)
-class _Ready:
-    """A chunk after the worker threads."""
-
-    pictures: list[Picture] = field(default_factory=list)
-    crops: list[Crops] = field(default_factory=list)
-    predictions: Predictions | None = None
-    rejected: list[Rejected] = field(default_factory=list)
-    num_samples: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-
-
-Chunk = list[Sample | ShardEvent]
-
-
 class Labeler:
-    """Labels units with one resident ensemble. Safe to call from several threads."""
+    """Labels units with one resident ensemble. Safe to call from several threads.
 
-    def __init__(self, config: LabelerConfig, blobs: Mapping[str, bytes]) -> None:
+    Args:
+        config: What to do.
+        blobs: The members' tensors by alias, as safetensors bytes.
+        device_thread: Whether forward passes run in a thread of their own, as a GPU needs it, or in the threads
+            that decode, as is fastest on a CPU; None for what suits the device.
+    """
+
+    def __init__(self, config: LabelerConfig, blobs: Mapping[str, bytes], *, device_thread: bool | None = None) -> None:
         self._config = config
         self._storage = Storage(config.storage)
         self._ensemble = Ensemble(
@@ -138,13 +125,19 @@ class Labeler:
             compiled=config.compiled,
             at_once=config.batch_size,
         )
-        self._on_cpu = config.device == "cpu"
-        self._chunk_images = config.batch_size or (_CPU_CHUNK_IMAGES if self._on_cpu else _GPU_CHUNK_IMAGES)
+        on_cpu = config.device == "cpu"
+        self._chunk_images = config.batch_size or (CPU_CHUNK_IMAGES if on_cpu else GPU_CHUNK_IMAGES)
+        self._batches = BatchPool(self._ensemble.geometries, self._chunk_images, pinned=not on_cpu)
+        self._device = DeviceQueue(self._ensemble) if device_thread or (device_thread is None and not on_cpu) else None
+        # pieces small enough that all threads work on the older unit, chunks enough that the device never waits
+        self._piece_images = PIECE_IMAGES if self._device else None
+        self._chunks_ahead = config.num_threads + 1
+        if self._device:
+            self._chunks_ahead = _CHUNKS_ON_DEVICE + -(-config.num_threads * PIECE_IMAGES // self._chunk_images)
         aliases = [member.alias for member in config.members]
         self._writer = Writer(config.out, self._storage, config.fingerprint, aliases, config.class_names, config.keep)
-        self._workers = Workers(config.num_threads, on_start=_one_torch_thread)
+        self._workers = Workers(config.num_threads, on_start=one_torch_thread)
         self._uploader = ThreadPoolExecutor(UNITS_AT_ONCE, thread_name_prefix="upload")
-        self._device_turn = threading.Lock()
         self._turns = itertools.count()
         largest = max(geometry.resize_px for geometry in self._ensemble.geometries)
         self._fast_to_px = largest if config.fast_decode else None
@@ -188,6 +181,8 @@ class Labeler:
     def close(self) -> None:
         """Wait for the threads to end; no unit is being labelled any more."""
         self._workers.close()
+        if self._device:
+            self._device.close()
         self._uploader.shutdown()
 
     def _run(self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool]) -> Iterator[Receipt]:
@@ -196,11 +191,13 @@ class Labeler:
         upload: Future[_Committed] | None = None
         begun = ticked = time.monotonic()
         with (
-            ReadAhead(self._chunks(reader, cursor), _CHUNKS_READ_AHEAD) as pieces,
+            ReadAhead(
+                cut_chunks(reader, cursor, self._config.rows_per_part, self._chunk_images), _CHUNKS_READ_AHEAD
+            ) as pieces,
             contextlib.closing(self._in_order(pieces)) as results,
         ):
             for result in results:
-                if isinstance(result, _PartEnd):
+                if isinstance(result, PartEnd):
                     if upload is not None:
                         self._commit(upload, receipt)
                         yield receipt
@@ -219,31 +216,38 @@ class Labeler:
         if upload is not None:
             self._commit(upload, receipt)
 
-    def _in_order(self, pieces: Iterator[Chunk | _PartEnd]) -> Generator[_Ready | _PartEnd, None, None]:
+    def _in_order(self, pieces: Iterator[Chunk | PartEnd]) -> Generator[Ready | PartEnd, None, None]:
         """Send chunks to the worker threads, a few ahead, and yield what comes back in their order."""
         turn = next(self._turns)
-        pending: deque[Future[_Ready] | _PartEnd] = deque()
+        pending: deque[Assembly | PartEnd] = deque()
         try:
             for piece in pieces:
-                ahead = piece if isinstance(piece, _PartEnd) else self._workers.submit(turn, self._prepare, piece)
-                pending.append(ahead)
-                while len(pending) > self._config.num_threads + 1:
+                pending.append(piece if isinstance(piece, PartEnd) else self._begin(turn, piece))
+                while len(pending) > self._chunks_ahead:
                     yield self._settled(pending.popleft())
             while pending:
                 yield self._settled(pending.popleft())
         finally:
             for item in pending:
-                if isinstance(item, Future):
-                    item.cancel()
+                if isinstance(item, Assembly):
+                    item.give_up()
 
-    def _settled(self, item: Future[_Ready] | _PartEnd) -> _Ready | _PartEnd:
-        if isinstance(item, _PartEnd):
+    def _begin(self, turn: int, chunk: Chunk) -> Assembly:
+        assembly = Assembly(turn, chunk, self._piece_images, self._batches)
+        for number in range(len(assembly.pieces)):
+            self._workers.submit(turn, self._prepare, assembly, number)
+        return assembly
+
+    @staticmethod
+    def _settled(item: Assembly | PartEnd) -> Ready | PartEnd:
+        if isinstance(item, PartEnd):
             return item
-        ready = item.result()
-        if self._on_cpu:
-            return ready
-        with self._device_turn:
-            return self._forward(ready)
+        ready = item.done.result()
+        if ready.answer is not None:
+            answer = ready.answer.result()
+            ready.predictions = answer.predictions
+            ready.seconds["classify"] += answer.seconds
+        return ready
 
     def _worth_finishing(self, unit: Unit, part: Part, receipt: Receipt, elapsed_s: float) -> bool:
         """Whether the part in flight will be done within the grace period; one not begun is not."""
@@ -257,44 +261,32 @@ class Labeler:
             left = min(left, int(per_byte * (unit.size_bytes - receipt.num_bytes)) + 1)
         return left * elapsed_s / max(1, receipt.num_samples) < _GRACE_S
 
-    # -- reader thread ---------------------------------------------------------------------------------
-
-    def _chunks(self, reader: UnitReader, cursor: Cursor) -> Iterator[Chunk | _PartEnd]:
-        """Chunks of samples, with the ends of parts between them. No chunk crosses the end of a part."""
-        chunk: Chunk = []
-        chunk_bytes = num_samples = 0
-        part_end = cursor.index + self._config.rows_per_part
-        number = cursor.part
-        for item in reader:
-            if isinstance(item, Sample):
-                full = num_samples >= self._chunk_images or chunk_bytes >= _CHUNK_BYTES
-                if chunk and (full or item.index >= part_end):
-                    yield chunk
-                    chunk, chunk_bytes, num_samples = [], 0, 0
-                if item.index >= part_end:
-                    number += 1
-                    yield _PartEnd(Cursor(number, item.index, item.offset or 0, reader.compressed), last=False)
-                    part_end += self._config.rows_per_part
-                chunk_bytes += len(item.image or b"")
-                num_samples += 1
-            chunk.append(item)
-        if chunk:
-            yield chunk
-        yield _PartEnd(Cursor(number + 1, -1, 0), last=True)
-
     # -- worker threads --------------------------------------------------------------------------------
 
-    def _prepare(self, chunk: Chunk) -> _Ready:
-        ready = _Ready()
-        for item in chunk:
+    def _prepare(self, assembly: Assembly, number: int) -> None:
+        """One piece of a chunk; whoever is last also passes the chunk on."""
+        if assembly.done.done():
+            return  # given up, or another piece has failed
+        try:
+            whole = assembly.join(number, self._prepare_piece(assembly, number))
+            if whole is not None:
+                self._forward(assembly, whole)
+                assembly.done.set_result(whole)
+        except BaseException as error:  # noqa: BLE001 - it is the caller's, who sees it in result()
+            with contextlib.suppress(InvalidStateError):  # the chunk was given up meanwhile
+                assembly.done.set_exception(error)
+
+    def _prepare_piece(self, assembly: Assembly, number: int) -> Ready:
+        ready = Ready()
+        for slot, item in assembly.pieces[number]:
             if isinstance(item, ShardEvent):
                 ready.rejected.append(Rejected.event(item))
                 continue
             ready.num_samples += 1
-            self._prepare_sample(item, ready)
-        return self._forward(ready) if self._on_cpu else ready
+            self._prepare_sample(item, assembly, slot, ready)
+        return ready
 
-    def _prepare_sample(self, sample: Sample, ready: _Ready) -> None:
+    def _prepare_sample(self, sample: Sample, assembly: Assembly, slot: int, ready: Ready) -> None:
         data, sample.image = sample.image, None
         if data is None:
             reason = sample.reason or "no_image"
@@ -309,7 +301,8 @@ class Labeler:
             ready.rejected.append(Rejected.sample(sample, Stage.DECODE, error.reason, error.message, digest))
             return
         done = time.perf_counter()
-        ready.crops.append(cut_crops(decoded.pixels_CHW, self._ensemble.geometries))
+        assembly.batch().put(slot, decoded.pixels_CHW)
+        ready.slots.append(slot)
         ready.pictures.append(
             Picture(sample.index, sample.key, digest, decoded.width, decoded.height, sample.truth, sample.kept)
         )
@@ -317,18 +310,24 @@ class Labeler:
         ready.seconds["decode"] += done - hashed
         ready.seconds["resize"] += time.perf_counter() - done
 
-    def _forward(self, ready: _Ready) -> _Ready:
-        if ready.crops:
-            begun = time.perf_counter()
-            ready.predictions = classify(self._ensemble, ready.crops)
-            ready.crops.clear()
-            ready.seconds["classify"] += time.perf_counter() - begun
-        return ready
+    def _forward(self, assembly: Assembly, ready: Ready) -> None:
+        """Run the members on a chunk here, or have the device do it."""
+        if not ready.slots:
+            return
+        begun = time.perf_counter()
+        crops = assembly.batch().packed(ready.slots)
+        if self._device:
+            ready.answer = self._device.submit(assembly.turn, crops)
+            ready.answer.add_done_callback(assembly.release)
+            return
+        ready.predictions = self._ensemble.predict(crops)
+        assembly.release()
+        ready.seconds["classify"] += time.perf_counter() - begun
 
     # -- caller's thread -------------------------------------------------------------------------------
 
     @staticmethod
-    def _gather(part: Part, ready: _Ready, receipt: Receipt) -> None:
+    def _gather(part: Part, ready: Ready, receipt: Receipt) -> None:
         part.pictures += ready.pictures
         part.rejected += ready.rejected
         if ready.predictions is not None:
@@ -341,7 +340,7 @@ class Labeler:
         for stage, seconds in ready.seconds.items():
             receipt.stage_s[stage] = receipt.stage_s.get(stage, 0.0) + seconds
 
-    def _publish(self, unit: Unit, part: Part, end: _PartEnd) -> _Committed:
+    def _publish(self, unit: Unit, part: Part, end: PartEnd) -> _Committed:
         with _about_out():
             name = self._writer.publish(unit, part, end.following, last=end.last)
         return _Committed(str(name), [len(part.pictures), len(part.rejected)], time.time())
@@ -363,5 +362,6 @@ def _about_out() -> Iterator[None]:
         raise PublishError(f"OUT cannot be used: {error}") from error
 
 
-def _one_torch_thread() -> None:
-    torch.set_num_threads(1)  # it counts for the calling thread: each core carries its own chunk
+def one_torch_thread() -> None:
+    """Keep torch on the calling thread: each core carries its own chunk."""
+    torch.set_num_threads(1)  # it counts for the thread that calls it

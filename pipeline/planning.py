@@ -124,6 +124,7 @@ class Plan:
                 self._retire(older)
             self._by_id[unit.id] = unit
         self.units = list(self._by_id.values())
+        self._by_id = {}
 
     def _tars(self, inputs: Inputs, known: dict[str, Unit]) -> Iterator[Unit]:
         for entry in inputs.tars.values():
@@ -283,15 +284,17 @@ def read_units(ledger: Ledger, storage: Storage) -> list[Unit]:
         return []
     except StorageError as error:
         raise OutputError(str(error)) from error
-    try:
-        rows = pq.read_table(io.BytesIO(data)).to_pylist()
-    except (ValueError, OSError) as error:
-        raise OutputError(f"{ledger.uri(UNITS)}: damaged: {error}") from error
     names = {item.name for item in dataclasses.fields(Unit)}
+    units: list[Unit] = []
     try:
-        return [Unit(**{name: value for name, value in row.items() if name in names}) for row in rows]
-    except TypeError as error:
+        # batch by batch: rows as dicts take several times the memory of units
+        for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches():
+            for row in batch.to_pylist():
+                known = {name: value for name, value in row.items() if name in names}
+                units.append(Unit(**known | {"kind": UnitKind(row["kind"])}))  # one string for all units
+    except (TypeError, KeyError, ValueError, OSError) as error:
         raise OutputError(f"{ledger.uri(UNITS)}: damaged: {error}") from error
+    return units
 
 
 def count_samples(units: Sequence[Unit], storage: Storage, budget_s: float) -> dict[str, int]:
@@ -305,6 +308,8 @@ def count_samples(units: Sequence[Unit], storage: Storage, budget_s: float) -> d
     counts = {unit.id: unit.num_samples for unit in units if unit.num_samples is not None}
     deadline = time.monotonic() + budget_s
     for unit in units:
+        if time.monotonic() > deadline:
+            break
         if unit.id in counts or unit.uri.startswith("s3://") or unit.size_bytes < 0:
             continue
         number = _count_until(unit, storage, deadline)

@@ -1,9 +1,12 @@
-"""Several nodes, one of which goes away in the middle of the job."""
+"""Several nodes on one machine: all take part, and one may go away in the middle of the job."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,12 +14,16 @@ from conftest import make_tar, sample_members
 from test_job import options, rows
 
 from pipeline import label, verify
+from pipeline.engines import RayEngine
+from pipeline.workload import Workload
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch: pytest.MonkeyPatch):
+    # what runs on a node is imported there, this file among it
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)]))
     import ray
     from ray.cluster_utils import Cluster
 
@@ -24,6 +31,51 @@ def cluster():
     yield nodes
     ray.shutdown()
     nodes.shutdown()
+
+
+class Sleeper:
+    """Takes its time over an item and no CPU; says on which node it is."""
+
+    def __init__(self, wait_s: float, blobs, num_threads: int) -> None:
+        import ray
+
+        self._wait_s = wait_s
+        self._node = ray.get_runtime_context().get_node_id()
+
+    def __call__(self, item, stopping):
+        begun = time.time()
+        time.sleep(self._wait_s)
+        yield {"number": item["number"], "node": self._node, "pid": os.getpid(), "begun": begun, "ended": time.time()}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2, 4])
+def test_work_spreads_over_all_nodes(cluster, num_nodes: int):
+    for _ in range(num_nodes - 1):
+        cluster.add_node(num_cpus=1)
+    num_items = 60 * num_nodes
+    items = [{"number": number} for number in range(num_items)]
+    work = Workload(partial(Sleeper, 0.5), {}, items, items_at_once=1, on_gpu=False, num_workers=None, num_threads=None)
+    engine = RayEngine(cluster.address)
+    engine.start()
+    try:
+        found = [item for item in engine.run(work, threading.Event()) if item is not None]
+    finally:
+        engine.close()
+    assert sorted(item["number"] for item in found) == list(range(num_items))
+    shares = Counter(item["node"] for item in found)
+    assert len(shares) == num_nodes
+    assert len({item["pid"] for item in found}) == num_nodes  # one labeler a node
+    # no node is left out; one that starts late, on a machine that is busy, gets less
+    assert min(shares.values()) >= 10
+    # the rate while all nodes are at work, which leaves out how long each takes to start
+    all_there = max(min(item["begun"] for item in found if item["node"] == node) for node in shares)
+    first_gone = min(max(item["ended"] for item in found if item["node"] == node) for node in shares)
+    together = [item for item in found if item["begun"] >= all_there and item["ended"] <= first_gone]
+    rate = len(together) / max(1e-9, first_gone - all_there)
+    print(f"{num_nodes} nodes: {rate:.2f} items/s, at most {2 * num_nodes}; shares {sorted(shares.values())}")
 
 
 def test_a_lost_node_costs_no_row(cluster, sample_data: Path, tmp_path: Path):

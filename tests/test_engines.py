@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engines import InlineEngine, RayEngine, Workload
+from pipeline.engines import InlineEngine, RayEngine
 from pipeline.errors import EngineError
+from pipeline.workload import Workload
 
 
 class Doubler:
@@ -71,6 +72,21 @@ def test_every_item_comes_back_once(engine, tmp_path):
     assert sorted(item["number"] for item in found) == list(range(25))
     assert all(item["value"] == 2 * item["number"] + 100 for item in found)
     assert {item["threads"] for item in found} == {len(os.sched_getaffinity(0))}
+
+
+def test_a_worker_gets_the_machine_or_its_part_of_it():
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cpus = len(os.sched_getaffinity(0))
+    inline, alone = InlineEngine().share(on_gpu=False, num_workers=None), RayEngine().share(on_gpu=False, num_workers=1)
+    assert (inline.num_cpus, inline.own_process) == (cpus, False)
+    assert (alone.num_cpus, alone.own_process) == (cpus, True)
+    for share in (inline, alone):
+        assert share.memory_bytes is not None
+        assert 0 < share.memory_bytes < total
+    halved = RayEngine().share(on_gpu=False, num_workers=2)
+    assert halved.num_cpus == max(1, cpus // 2)
+    if cpus > 1:
+        assert halved.memory_bytes == pytest.approx(alone.memory_bytes / 2, rel=0.2)
 
 
 def test_no_items_is_no_work(tmp_path):

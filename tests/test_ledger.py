@@ -129,10 +129,11 @@ def test_progress_is_the_chain_of_parts_without_gaps(out: Ledger):
     write(out, 1, unit="c" * 16, last=True)
     Storage().publish(out.uri(PREDICTIONS, "notes.txt"), b"")
     progress = out.progress()
-    assert [part.part for part in progress[UNIT].parts] == [0, 1]
+    names = [PartName(FINGERPRINT, UNIT, number, last=False) for number in (0, 1)]
+    assert list(progress[UNIT].names(FINGERPRINT, UNIT)) == [str(name) for name in names]
     assert not progress[UNIT].complete  # a last part behind a gap completes nothing
     assert progress[OTHER].complete
-    assert (progress["c" * 16].parts, progress["c" * 16].complete) == ((), False)
+    assert (progress["c" * 16].num_parts, progress["c" * 16].complete) == (0, False)
     assert len(progress) == 3
 
 

@@ -24,7 +24,7 @@ def test_the_lock_is_hashed_and_names_no_index():
 
 
 def test_the_public_surface():
-    assert pipeline.__all__ == ["evaluate", "label", "status", "verify"]
+    assert pipeline.__all__ == ["bench", "evaluate", "label", "plan", "status", "verify"]
     assert all(callable(getattr(pipeline, name)) for name in pipeline.__all__)
     with pytest.raises(AttributeError):
         _ = pipeline.nothing
@@ -38,9 +38,9 @@ def test_the_wheel_holds_the_package_and_its_sample_data(tmp_path: Path):
     with zipfile.ZipFile(tmp_path / result.stdout.split()[-1]) as wheel:
         names = set(wheel.namelist())
         wheel.extractall(tmp_path / "site")
-    assert {"pipeline/cli.py", "pipeline/py.typed", "pipeline/_sample_data/classes.txt"} <= names
+    assert {"pipeline/cli/__init__.py", "pipeline/py.typed", "pipeline/_sample_data/classes.txt"} <= names
     assert not [name for name in names if name.startswith(("tests/", "deploy/", "examples/"))]
-    code = "import pipeline, pipeline.demo as d; print(pipeline.__file__); print(d.sample_data())"
+    code = "import pipeline, pipeline.cli.demo as d; print(pipeline.__file__); print(d.sample_data())"
     said = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "site", capture_output=True, text=True, check=True
     ).stdout

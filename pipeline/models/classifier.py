@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import warnings
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
+from pipeline.models.forward import Forward, folded
 from pipeline.models.recipe import Recipe
 from pipeline.models.weights import MemberSpec, network_from_blob
 
 Precision = Literal["fp32", "mixed", "bf16", "fp16"]
 
-# Under ``mixed``, images whose low-precision top-1 leads by less than this are computed again in fp32.
-# Measured on 200 photographs: no top-1 changed beyond a lead of 0.1 in bf16; fp16 has three more bits.
-_NEAR_TIE = {torch.bfloat16: 0.1, torch.float16: 0.02}
+# Under ``mixed``, images whose low-precision top-1 leads by less than this are computed again in fp32: in
+# probability, or in logits. The lead in logits is at least so much, and more for members that round badly.
+_NEAR_TIE = {torch.bfloat16: (0.1, 0.4), torch.float16: (0.02, 0.08)}
+# As many standard deviations of what low precision does to the lead of a top-1. If leads are spread evenly around 0
+# and a fifth of the images lead by less than one such deviation, one in 250 top-1 would change beyond it unseen.
+_NUM_DEVIATIONS = 1.7
+_NUM_PROBES = 8
+_MAX_LOGIT_LEAD = 3.0  # what leads by more does so by 20 to 1 in probability
+
+_GPU_SIZES = (64, 128, 256)
+_TRIALS = 3  # the first of which warms up
+_NEARLY = 0.97
 
 _log = logging.getLogger(__name__)
 
@@ -29,10 +41,11 @@ class Classifier:
         spec: What it is.
         blob: Its tensors, as safetensors bytes.
         device: Where it lives.
-        precision: ``fp32``; ``bf16`` or ``fp16`` (autocast); ``mixed``: the device's low precision first,
-            and fp32 again for near ties.
+        precision: ``fp32``; ``bf16`` or ``fp16``; ``mixed``: the device's low precision first, and fp32 again for
+            near ties. What overflows in fp16 is computed again in fp32 too.
         compiled: Whether to run it through torch.compile.
-        at_once: Images in one forward pass at most; None for what suits the device and precision.
+        at_once: Images in one forward pass at most; None for what suits the device and precision, which on a GPU is
+            found by trying. There it is also halved where memory runs out.
     """
 
     def __init__(
@@ -48,23 +61,55 @@ class Classifier:
         self.spec = spec
         self.device = device
         self.precision = precision
-        self._at_once = at_once or _images_at_once(device, precision)
-        network = _fused(network_from_blob(spec, blob))
-        self._network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch stub
-        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
-        if compiled:
-            self._compiled = torch.compile(self._network, dynamic=True)
-        self._mean, self._std = _normalisation(spec.recipe, device)
+        self._at_once = at_once or images_at_once(device, precision)
+        network = folded(network_from_blob(spec, blob))
+        dtype = self.low_precision or torch.float32
+        self._again: Forward | None = None  # bfloat16 has the range of float32: nothing overflows
+        if precision in {"mixed", "fp16"}:
+            self._again = self._form(copy.deepcopy(network), torch.float32, compiled=False)
+        self._first = self._form(network, dtype, compiled=compiled)
+        self._scale, self._shift = _normalisation(spec.recipe, device)
+        self.min_lead, self.min_logit_lead = _NEAR_TIE.get(dtype, (0.0, 0.0))
+        if precision == "mixed" and spec.num_classes > 1:
+            # in steps of a tenth, so that it is the same on machines that round a little differently
+            needed = math.ceil(10 * _NUM_DEVIATIONS * self._rounding()) / 10
+            self.min_logit_lead = max(self.min_logit_lead, min(needed, _MAX_LOGIT_LEAD))
+        if at_once is None and device.type == "cuda" and not compiled:
+            self._at_once = smallest_of_the_best(_GPU_SIZES, self._try)
+
+    def _rounding(self) -> float:
+        """Standard deviation of what low precision does to the lead of a top-1, in logits, on made-up pictures."""
+        assert self._again is not None
+        pictures = octaves(_NUM_PROBES, self.spec.recipe.geometry.crop_px).to(self.device)
+        low_BK, exact_BK = (
+            torch.cat([form(some) for some in torch.split(pictures, self._at_once)])
+            for form in (self._first, self._again)
+        )
+        top = low_BK.topk(2, dim=1).indices
+        change_B2 = low_BK.gather(1, top) - exact_BK.gather(1, top)
+        return float((change_B2[:, 0] - change_B2[:, 1]).std())
+
+    def _form(self, network: torch.nn.Module, dtype: torch.dtype, *, compiled: bool) -> Forward:
+        return Forward(
+            network,
+            self.device,
+            dtype,
+            batch=self._at_once,
+            input_px=self.spec.recipe.geometry.crop_px,
+            name=self.spec.alias,
+            compiled=compiled,
+        )
 
     @property
     def low_precision(self) -> torch.dtype | None:
-        """The dtype of autocast, or None for fp32."""
+        """The number format of the first pass, or None for fp32."""
         if self.precision == "fp32":
             return None
         if self.precision == "mixed":
             return torch.float16 if self.device.type == "cuda" else torch.bfloat16
         return torch.bfloat16 if self.precision == "bf16" else torch.float16
 
+    @torch.inference_mode()
     def logits(self, crops_BCHW: torch.Tensor) -> torch.Tensor:
         """Classify a batch.
 
@@ -74,47 +119,118 @@ class Classifier:
         Returns:
             float32, (B, K), on the device.
         """
-        return torch.cat([self._logits(some) for some in torch.split(crops_BCHW, self._at_once)])
+        logits_BK, again_B = self.first_pass(crops_BCHW)
+        if again_B is not None:
+            where = again_B.nonzero()[:, 0]
+            if len(where):
+                self.second_pass(logits_BK, crops_BCHW, where)
+        return logits_BK
 
-    def _logits(self, crops_BCHW: torch.Tensor) -> torch.Tensor:
-        inputs = crops_BCHW.to(torch.float32, memory_format=torch.channels_last)
-        inputs = inputs.div_(255).sub_(self._mean).div_(self._std)
-        dtype = self.low_precision
-        if dtype is None:
-            return self._forward(inputs)
-        with torch.autocast(self.device.type, dtype):
-            logits = self._forward(inputs)
+    @torch.inference_mode()
+    def first_pass(self, crops_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits, and which images should be computed again, bool, (B,); None where none ever is.
+
+        On a GPU nothing here waits for the device.
+        """
+        logits_BK = self._run(self._first, crops_BCHW)
+        if self._again is None:
+            return logits_BK, None
+        again_B = logits_BK.isfinite().all(dim=1).logical_not()
         if self.precision == "mixed":
-            logits = self._settle_near_ties(logits, inputs, _NEAR_TIE[dtype])
-        return logits
+            again_B |= near_ties(logits_BK, self.min_lead, self.min_logit_lead)
+        return logits_BK, again_B
 
-    def _forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Logits in float32; a network that cannot be compiled here runs as it is."""
-        if (compiled := self._compiled) is not None:
+    @torch.inference_mode()
+    def second_pass(self, logits_BK: torch.Tensor, crops_BCHW: torch.Tensor, where_b: torch.Tensor) -> None:
+        """Compute some images of a batch again in fp32, and put their logits in place of the first ones."""
+        assert self._again is not None
+        logits_BK[where_b] = self._run(self._again, crops_BCHW[where_b])
+
+    def _run(self, form: Forward, crops_BCHW: torch.Tensor) -> torch.Tensor:
+        """All of a batch, a few images at a time; fewer from then on where the GPU's memory does not suffice."""
+        while True:
             try:
-                return compiled(inputs).float()
+                return torch.cat([form(self._normalised(some)) for some in torch.split(crops_BCHW, self._at_once)])
             except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # noqa: BLE001 - no compiler, or a network that it does not understand
-                _log.warning(
-                    "%s runs without torch.compile: %s", self.spec.alias, str(error).strip().partition("\n")[0]
-                )
-                self._compiled = None
-        logits: torch.Tensor = self._network(inputs)
-        return logits.float()
+                if self._at_once == 1:
+                    raise
+                self._at_once = (self._at_once + 1) // 2
+                torch.cuda.empty_cache()
+                _log.warning("%s: out of memory; %d images at a time from here on", self.spec.alias, self._at_once)
 
-    def _settle_near_ties(self, logits: torch.Tensor, inputs: torch.Tensor, margin: float) -> torch.Tensor:
-        if logits.shape[1] < 2:
-            return logits
-        best = logits.softmax(dim=1).topk(2, dim=1).values
-        clear = best[:, 0] - best[:, 1] >= margin  # NaN, where fp16 overflowed, is not clear either
-        near = clear.logical_not().nonzero()[:, 0]
-        if len(near):
-            logits[near] = self._forward(inputs[near])
-        return logits
+    def _try(self, size: int) -> float:
+        """Images per second with so many in each forward pass; 0 if they do not fit in memory."""
+        self._at_once = size
+        side = self.spec.recipe.geometry.crop_px
+        crops_BCHW = torch.zeros(max(_GPU_SIZES), 3, side, side, dtype=torch.uint8, device=self.device)
+        seconds = []
+        for _ in range(_TRIALS):
+            begun = time.perf_counter()
+            self.first_pass(crops_BCHW)[0].sum().item()  # waits for the device
+            seconds.append(time.perf_counter() - begun)
+        return len(crops_BCHW) / min(seconds) if self._at_once == size else 0.0
+
+    def _normalised(self, crops_BCHW: torch.Tensor) -> torch.Tensor:
+        inputs = crops_BCHW.contiguous(memory_format=torch.channels_last).float()
+        return torch.addcmul(self._shift, inputs, self._scale)
 
 
-def _images_at_once(device: torch.device, precision: Precision) -> int:
+def octaves(batch: int, input_px: int) -> torch.Tensor:
+    """Made-up pictures with structure at every scale, as photographs have it: seeded noise of falling amplitude.
+
+    Args:
+        batch: How many.
+        input_px: Side.
+
+    Returns:
+        float32, (B, 3, S, S), mean about 0, standard deviation 1.
+    """
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.zeros(batch, 3, input_px, input_px)
+    side = 2
+    while side <= input_px // 2:
+        coarse = torch.randn(batch, 3, side, side, generator=generator) * (2 / side) ** 0.6
+        pictures += F.interpolate(coarse, size=(input_px, input_px), mode="bicubic", align_corners=False)
+        side *= 2
+    pictures /= pictures.std(dim=(1, 2, 3), keepdim=True)
+    return pictures.contiguous(memory_format=torch.channels_last)
+
+
+def smallest_of_the_best(sizes: Sequence[int], images_per_s: Callable[[int], float]) -> int:
+    """The smallest size that is nearly as fast as the fastest: it leaves the most memory.
+
+    Args:
+        sizes: Ascending.
+        images_per_s: Tries one; 0 for a size that does not work, and then no larger one is tried.
+    """
+    rates: dict[int, float] = {}
+    for size in sizes:
+        rates[size] = images_per_s(size)
+        if not rates[size]:
+            break
+    return next(size for size in sizes if rates[size] >= _NEARLY * max(rates.values()))
+
+
+def near_ties(logits_BK: torch.Tensor, min_lead: float, min_logit_lead: float) -> torch.Tensor:
+    """Which images have a top-1 that another class nearly has.
+
+    Args:
+        logits_BK: float32, (B, K).
+        min_lead: Lead in probability, 0-1, below which it is one.
+        min_logit_lead: The same in logits.
+
+    Returns:
+        bool, (B,).
+    """
+    if logits_BK.shape[1] < 2:
+        return torch.zeros(len(logits_BK), dtype=torch.bool, device=logits_BK.device)
+    first, second = logits_BK.topk(2, dim=1).values.unbind(dim=1)
+    total = logits_BK.logsumexp(dim=1)
+    lead = (first - total).exp() - (second - total).exp()
+    return (lead < min_lead) | (first - second < min_logit_lead)
+
+
+def images_at_once(device: torch.device, precision: Precision) -> int:
     """How many images one forward pass takes best.
 
     On a CPU their activations should stay in a core's own cache: 4 in fp32 and 8 in half the bytes ran up to
@@ -126,19 +242,8 @@ def _images_at_once(device: torch.device, precision: Precision) -> int:
 
 
 def _normalisation(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    mean = torch.tensor(recipe.mean, device=device).view(1, 3, 1, 1)
-    return mean, torch.tensor(recipe.std, device=device).view(1, 3, 1, 1)
-
-
-def _fused(network: nn.Module) -> nn.Module:
-    """The same function with batch norms folded into the convolutions before them, where it can be traced."""
-    from torch.fx.experimental.optimization import fuse
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            fused: nn.Module = fuse(network)
-    except Exception as error:  # noqa: BLE001 - tracing fails in as many ways as there are networks
-        _log.debug("not fused: %s", error)
-        return network
-    return fused.eval().requires_grad_(False)
+    """What turns 0-255 into what the network expects: x * scale + shift."""
+    std = torch.tensor(recipe.std, dtype=torch.float64)
+    shift = -torch.tensor(recipe.mean, dtype=torch.float64) / std
+    scale, shift = (values.to(device, torch.float32).view(1, 3, 1, 1) for values in (1 / (255 * std), shift))
+    return scale, shift

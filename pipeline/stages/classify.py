@@ -1,37 +1,80 @@
-"""Classify: from a decoded picture to the crops its ensemble wants, and from crops to predictions."""
+"""Classify: from decoded pictures to the crops that an ensemble wants, in one piece of memory for a whole batch.
+
+Each thread that decodes puts its crops straight where the ensemble will take them from. For a GPU that memory
+is pinned, so that the device fetches it by itself while everyone goes on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from pipeline.models.ensemble import Ensemble, Predictions
 from pipeline.models.recipe import Geometry, crop
 
 
-@dataclass(frozen=True, slots=True)
-class Crops:
-    """The crops of one picture.
+class Batch:
+    """The crops of a batch of pictures: a slot for each, filled in any order and by any thread.
 
-    Attributes:
-        by_geometry: For each of the ensemble's geometries, uint8, (3, S, S).
+    Args:
+        geometries: The crops that an ensemble wants of each picture; members with one geometry share it.
+        num_slots: Pictures it has room for.
+        pinned: Whether a GPU will fetch them.
     """
 
-    by_geometry: tuple[torch.Tensor, ...]
+    def __init__(self, geometries: Sequence[Geometry], num_slots: int, *, pinned: bool) -> None:
+        self._crops = {
+            geometry: torch.empty(
+                (num_slots, 3, geometry.crop_px, geometry.crop_px), dtype=torch.uint8, pin_memory=pinned
+            )
+            for geometry in geometries
+        }
+
+    def put(self, slot: int, pixels_CHW: torch.Tensor) -> None:
+        """Cut every crop of one picture.
+
+        Args:
+            slot: Which picture of the batch it is.
+            pixels_CHW: uint8, (3, H, W), 0-255, RGB.
+        """
+        for geometry, crops in self._crops.items():
+            crops[slot].copy_(crop(pixels_CHW, geometry))
+
+    def packed(self, slots: Sequence[int]) -> Mapping[Geometry, torch.Tensor]:
+        """The crops of some slots, moved to the front where others lie between them.
+
+        Args:
+            slots: Which hold a picture, ascending.
+
+        Returns:
+            For each geometry uint8, (B, 3, S, S); views, good until the batch is filled again.
+        """
+        for target, source in enumerate(slots):
+            if target != source:
+                for crops in self._crops.values():
+                    crops[target].copy_(crops[source])
+        return {geometry: crops[: len(slots)] for geometry, crops in self._crops.items()}
 
 
-def cut_crops(pixels_CHW: torch.Tensor, geometries: Sequence[Geometry]) -> Crops:
-    """Every crop that an ensemble wants of one picture; members with one geometry share it."""
-    return Crops(tuple(crop(pixels_CHW, geometry) for geometry in geometries))
+class BatchPool:
+    """Batches of one size that are used again: pinning memory takes longer than filling it."""
 
+    def __init__(self, geometries: Sequence[Geometry], num_slots: int, *, pinned: bool) -> None:
+        self._geometries = tuple(geometries)
+        self._num_slots = num_slots
+        self._pinned = pinned
+        self._free: list[Batch] = []
+        self._lock = threading.Lock()
 
-def classify(ensemble: Ensemble, batch: Sequence[Crops]) -> Predictions:
-    """Run all members on a batch of pictures."""
-    pinned = ensemble.device.type == "cuda"
-    stacked = {}
-    for position, geometry in enumerate(ensemble.geometries):
-        crops = torch.stack([item.by_geometry[position] for item in batch])
-        stacked[geometry] = crops.pin_memory() if pinned else crops
-    return ensemble.predict(stacked)
+    def take(self) -> Batch:
+        """A batch that nobody uses."""
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+        return Batch(self._geometries, self._num_slots, pinned=self._pinned)
+
+    def give(self, batch: Batch) -> None:
+        """Hand a batch back; what was in it is gone."""
+        with self._lock:
+            self._free.append(batch)

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from pipeline.config import MemberRequest
 from pipeline.models import classifier as module
-from pipeline.models.classifier import Classifier
+from pipeline.models.classifier import Classifier, near_ties, smallest_of_the_best
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
 
@@ -90,31 +90,11 @@ def test_fused_logits_are_those_of_the_plain_network(tmp_path, arch, px):
     assert expected.std(dim=0).max() > 1e-3 * scale  # and the pictures do count
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2", "densenet121", "googlenet", "shufflenet_v2_x0_5"])
-def test_batch_norms_are_folded_away(tmp_path, arch):
-    whole = trained(arch)
-    resolved = member(arch, whole, tmp_path)
-    plain = sum(isinstance(layer, nn.BatchNorm2d) for layer in whole.modules())
-    network = Classifier(resolved.spec, resolved.blob, CPU, "fp32")._network
-    left = sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-    assert left <= plain * (0.55 if arch == "densenet121" else 0)  # in DenseNets half stand before convolutions
-    assert not network.training
-
-
-def test_a_network_that_cannot_be_traced_runs_unfused():
-    class Branching(nn.Module):
-        def forward(self, inputs):
-            return inputs if inputs.sum() > 0 else -inputs
-
-    network = Branching().eval()
-    assert module._fused(network) is network
-
-
 def test_crops_are_normalised_as_published(tmp_path):
     resolved = member("squeezenet1_1", trained("squeezenet1_1"), tmp_path)
     classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32")
     seen = []
-    classifier._network = lambda inputs: seen.append(inputs.clone()) or torch.zeros(len(inputs), 10)
+    classifier._first = lambda inputs: seen.append(inputs.clone()) or torch.zeros(len(inputs), 10)
     images = crops(3, 64)
     before = images.clone()
     classifier.logits(images)
@@ -123,7 +103,7 @@ def test_crops_are_normalised_as_published(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def near_ties(tmp_path_factory):
+def near_ties_member(tmp_path_factory):
     """A network in whose last layer class 1 is nearly class 0, and so on: half of all top-1 hang by a thread."""
     network = trained("resnet18", 8)
     weight, bias = network.fc.weight, network.fc.bias
@@ -133,8 +113,8 @@ def near_ties(tmp_path_factory):
     return network, member("resnet18", network, tmp_path_factory.mktemp("ties"))
 
 
-def test_mixed_keeps_every_top_1_that_bf16_loses(near_ties):
-    network, resolved = near_ties
+def test_mixed_keeps_every_top_1_that_bf16_loses(near_ties_member):
+    network, resolved = near_ties_member
     images = crops(48, 96, seed=5)
     with torch.inference_mode():
         exact = network(published("resnet18", images)).argmax(dim=1)
@@ -144,20 +124,57 @@ def test_mixed_keeps_every_top_1_that_bf16_loses(near_ties):
     assert torch.equal(mixed.argmax(dim=1), exact)
 
 
-def test_mixed_computes_again_only_what_is_near_a_tie_or_not_a_number():
-    classifier = object.__new__(Classifier)
-    classifier._compiled = None
-    classifier._network = lambda inputs: inputs
+def test_what_is_near_a_tie():
+    logits = torch.tensor([[5.0, 0.0], [0.5, 0.0], [0.3, 0.0], [0.0, 3.0], [-9.0, -9.2]])
+    assert near_ties(logits, 0.1, 0.4).tolist() == [False, False, True, False, True]
+    assert near_ties(logits, 0.3, 0.4).tolist() == [False, True, True, False, True]  # 0.62 to 0.38
+    many = torch.full((1, 1000), 0.0)
+    many[0, 7] = 2.0
+    assert near_ties(many, 0.1, 0.4).tolist() == [True]  # far ahead in logits, but by 0.006 in probability
+    assert near_ties(torch.zeros(2, 1), 0.1, 0.4).tolist() == [False, False]
+
+
+@pytest.mark.parametrize(("precision", "again"), [("fp32", []), ("bf16", []), ("fp16", [2, 3]), ("mixed", [1, 2, 3])])
+def test_only_what_is_near_a_tie_or_not_a_number_is_computed_again(near_ties_member, precision, again):
+    _, resolved = near_ties_member
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, precision)
     logits = torch.tensor([[5.0, 0.0], [0.1, 0.0], [torch.nan, 0.0], [torch.inf, 0.0], [0.0, 3.0]])
-    settled = classifier._settle_near_ties(logits.clone(), torch.full((5, 2), 7.0), 0.1)
-    assert settled.tolist() == [[5.0, 0.0], [7.0, 7.0], [7.0, 7.0], [7.0, 7.0], [0.0, 3.0]]
-    one_class = torch.zeros(2, 1)
-    assert classifier._settle_near_ties(one_class, torch.ones(2, 1), 0.1) is one_class
+    classifier._first = lambda inputs: logits[inputs[:, 0, 0, 0].long()].clone()
+    if classifier._again is not None:
+        classifier._again = lambda inputs: torch.full((len(inputs), 2), 7.0)
+    classifier._normalised = lambda crops: crops.float()
+    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
+    found = classifier.logits(images)
+    assert [row for row in range(5) if found[row].tolist() == [7.0, 7.0]] == again
+
+
+def test_where_memory_runs_out_fewer_images_are_taken_at_once(near_ties_member, caplog):
+    network, resolved = near_ties_member
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", at_once=16)
+    whole, taken = classifier._first, []
+
+    def small(inputs):
+        taken.append(len(inputs))
+        if len(inputs) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(inputs)
+
+    classifier._first = small
+    images = crops(12, 96)
+    with torch.inference_mode():
+        expected = network(published("resnet18", images))
+    with caplog.at_level(logging.WARNING):
+        torch.testing.assert_close(classifier.logits(images), expected, atol=1e-4, rtol=1e-4)
+    assert taken == [12, 8, 4, 4, 4]
+    assert "out of memory; 4 images at a time" in caplog.text
+    classifier._first = lambda _inputs: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.OutOfMemoryError):
+        classifier.logits(images)
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.1), ("mixed", 0.1), ("fp16", 0.02)])
-def test_low_precision_is_near(near_ties, precision, bound):
-    network, resolved = near_ties
+def test_low_precision_is_near(near_ties_member, precision, bound):
+    network, resolved = near_ties_member
     images = crops(4, 96)
     with torch.inference_mode():
         exact = network(published("resnet18", images))
@@ -166,8 +183,8 @@ def test_low_precision_is_near(near_ties, precision, bound):
     assert 0 < (logits - exact).abs().max() < bound * exact.abs().max()
 
 
-def test_what_mixed_means_depends_on_the_device(near_ties):
-    _, resolved = near_ties
+def test_what_mixed_means_depends_on_the_device(near_ties_member):
+    _, resolved = near_ties_member
     wanted = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "mixed": torch.bfloat16}
     for precision, dtype in wanted.items():
         classifier = Classifier(resolved.spec, resolved.blob, CPU, precision)
@@ -176,8 +193,8 @@ def test_what_mixed_means_depends_on_the_device(near_ties):
     assert classifier.low_precision == torch.float16
 
 
-def test_without_a_compiler_it_goes_on_and_says_so_once(near_ties, monkeypatch, caplog):
-    network, resolved = near_ties
+def test_without_a_compiler_it_goes_on_and_says_so_once(near_ties_member, monkeypatch, caplog):
+    network, resolved = near_ties_member
 
     def broken(*_args, **_options):
         def call(_inputs):
@@ -209,4 +226,41 @@ def test_compiled_logits_are_the_same(tmp_path, caplog):
             images = crops(batch, 64)
             actual, expected = classifier.logits(images), network(published("squeezenet1_1", images))
             assert (actual - expected).abs().max() < 1e-4 * expected.abs().max()
-    assert classifier._compiled is not None, caplog.text
+    assert classifier._first._compiled is not None, caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rates", "chosen", "tried"),
+    [
+        ({64: 100.0, 128: 150.0, 256: 200.0}, 256, [64, 128, 256]),
+        ({64: 100.0, 128: 149.0, 256: 150.0}, 128, [64, 128, 256]),
+        ({64: 100.0, 128: 90.0, 256: 80.0}, 64, [64, 128, 256]),
+        ({64: 100.0, 128: 0.0, 256: 500.0}, 64, [64, 128]),
+        ({64: 0.0, 128: 0.0, 256: 0.0}, 64, [64]),
+    ],
+)
+def test_the_smallest_size_that_is_nearly_as_fast_is_taken(rates, chosen, tried):
+    seen = []
+
+    def images_per_s(size):
+        seen.append(size)
+        return rates[size]
+
+    assert smallest_of_the_best((64, 128, 256), images_per_s) == chosen
+    assert seen == tried
+
+
+def test_a_size_that_does_not_fit_counts_as_none(near_ties_member, monkeypatch):
+    _, resolved = near_ties_member
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", at_once=1)
+    forward = classifier._first
+
+    def small(inputs):
+        if len(inputs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(inputs)
+
+    monkeypatch.setattr(module, "_GPU_SIZES", (1, 2, 4))
+    monkeypatch.setattr(classifier, "_first", small)
+    assert classifier._try(2) > 0
+    assert classifier._try(4) == 0

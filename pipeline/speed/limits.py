@@ -1,0 +1,244 @@
+"""Limits: from measured rates to what binds a job, how close it runs to that, and what would relieve it.
+
+Pure arithmetic. On a CPU every core carries images from bytes to probabilities, so the limit is decoding
+plus all members, on all cores, with the images in memory. On a GPU it is the slower of two things that run
+beside each other: the cores that decode and resize, and the device that runs the members.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from pipeline.speed.rates import Rates, StageRate
+
+_WORTH_SAYING = 1.05
+_NEAR_THE_LIMIT = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """What it costs to run the members together, against each alone.
+
+    Attributes:
+        together_ms: Milliseconds for one image: one decode, the distinct resizes and all members; on a GPU,
+            the members on the device.
+        apart_ms: The sum of the same things measured alone.
+        overhead: ``together / apart - 1``, the median of the rounds.
+        hash_share, write_share: Of hashing and of writing Parquet, in what an image costs the CPU cores, 0-1.
+    """
+
+    together_ms: float
+    apart_ms: float
+    overhead: float
+    hash_share: float
+    write_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the rates say of the job.
+
+    Attributes:
+        limit_images_per_s: What decoding and the members allow.
+        limit_by: How that was found.
+        job_images_per_s: The whole job.
+        share: Job over limit, the median of the rounds.
+        bottleneck: ``read``, ``decode`` or ``forward``.
+        advice: What would relieve it, with the limit it would lead to.
+        sharing: The price of several members.
+    """
+
+    limit_images_per_s: float
+    limit_by: str
+    job_images_per_s: float
+    share: float
+    bottleneck: str
+    advice: tuple[str, ...]
+    sharing: Sharing
+
+
+BOTTLENECKS = {
+    "read": "reading the inputs",
+    "decode": "decoding and resizing on the CPU cores",
+    "forward": "the members' forward passes",
+}
+
+
+def judge(rates: Rates) -> Verdict:
+    """Draw the conclusions."""
+    limits = _limits(rates)
+    limit = statistics.median(limits)
+    job = rates.one("job")
+    bottleneck = _bottleneck(rates, limit)
+    share = statistics.median(done / best for done, best in zip(job.rounds, limits, strict=True))
+    return Verdict(
+        limit_images_per_s=limit,
+        limit_by=_limit_by(rates),
+        job_images_per_s=job.images_per_s,
+        share=share,
+        bottleneck=bottleneck,
+        advice=tuple(_advice(rates, bottleneck, limit, share)),
+        sharing=_sharing(rates),
+    )
+
+
+def _on_gpu(rates: Rates) -> bool:
+    return rates.device == "cuda"
+
+
+def _limits(rates: Rates) -> list[float]:
+    """The limit in each round."""
+    if not _on_gpu(rates):
+        return list(rates.one("limit").rounds)
+    pairs = zip(rates.one("prepare").rounds, rates.one("ensemble").rounds, strict=True)
+    return [min(pair) for pair in pairs]
+
+
+def _limit_by(rates: Rates) -> str:
+    if not _on_gpu(rates):
+        return f"decode, resize and all members on {rates.num_threads} threads, images in memory"
+    prepare, ensemble = rates.one("prepare").images_per_s, rates.one("ensemble").images_per_s
+    return (
+        f"the slower of decode and resize on {rates.num_threads} threads ({prepare:,.1f} images/s) "
+        f"and all members on the GPU ({ensemble:,.1f})"
+    )
+
+
+def _sum_ms(stages: list[StageRate]) -> float:
+    return sum(stage.ms_per_image for stage in stages)
+
+
+def _decode_ms(rates: Rates) -> float:
+    return _sum_ms(rates.all_of("decode")) + _sum_ms(rates.all_of("resize"))
+
+
+def _bottleneck(rates: Rates, limit: float) -> str:
+    if rates.one("read").images_per_s < limit:
+        return "read"
+    if _on_gpu(rates):
+        slower = rates.one("prepare").images_per_s < rates.one("ensemble").images_per_s
+    else:
+        slower = _decode_ms(rates) > _sum_ms(rates.all_of("forward"))
+    return "decode" if slower else "forward"
+
+
+def _sharing(rates: Rates) -> Sharing:
+    members = rates.all_of("forward")
+    on_cores = [*rates.all_of("decode"), *rates.all_of("resize")]
+    whole = rates.one("ensemble" if _on_gpu(rates) else "limit")
+    parts = members if _on_gpu(rates) else [*on_cores, *members]
+    # by round, like the share of the limit: what slows the machine for a while slows both
+    apart_s = [sum(1 / seen for seen in moment) for moment in zip(*(part.rounds for part in parts), strict=True)]
+    overhead = statistics.median(1 / seen / apart for seen, apart in zip(whole.rounds, apart_s, strict=True)) - 1
+    hashing, writing = rates.one("hash").ms_per_image, rates.one("write").ms_per_image
+    cores = _sum_ms(on_cores if _on_gpu(rates) else [whole]) + hashing + writing
+    return Sharing(whole.ms_per_image, _sum_ms(parts), overhead, hashing / cores, writing / cores)
+
+
+# -- advice -----------------------------------------------------------------------------------------------
+
+
+def _advice(rates: Rates, bottleneck: str, limit: float, share: float) -> list[str]:
+    said: list[str] = []
+    if bottleneck == "read":
+        read = rates.one("read")
+        said.append(
+            f"reading gives {read.images_per_s:,.1f} images/s ({read.images_per_s * rates.bytes_per_image / 1e6:,.0f} "
+            "MB/s): bring the inputs nearer, or spread the job over more machines"
+        )
+    if rates.num_threads < rates.num_cpus and not (_on_gpu(rates) and bottleneck == "forward"):
+        said.append(f"--decode-threads auto: {rates.num_cpus} CPUs are here, {rates.num_threads} are used")
+    if bottleneck == "decode" and _on_gpu(rates):
+        said.append(_cores_to_match(rates))
+    said += _faster_decode(rates, limit, bottleneck)
+    if bottleneck == "forward" or not _on_gpu(rates):
+        said += [*_other_precisions(rates, limit), *_without_costliest(rates, limit), *_bigger_batch(rates)]
+    if bottleneck != "read" and share < _NEAR_THE_LIMIT:
+        said.append(
+            f"the job stays {1 - share:.0%} below its limit: short inputs leave cores idle at their ends "
+            "(the job rate of a long run is higher), or something else keeps this machine busy"
+        )
+    return said
+
+
+def _cores_to_match(rates: Rates) -> str:
+    needed = rates.num_threads * rates.one("ensemble").images_per_s / rates.one("prepare").images_per_s
+    return f"more cores: {needed:,.0f} cores per GPU would decode as fast as it runs the members"
+
+
+def _saving(rates: Rates, limit: float, saved_ms: float) -> float:
+    """The limit on a CPU when an image costs its core so much less."""
+    total = rates.one("limit").ms_per_image
+    return limit * total / max(total - saved_ms, total / 1000)
+
+
+def _faster_decode(rates: Rates, limit: float, bottleneck: str) -> list[str]:
+    fast = next((stage for stage in rates.stages if stage.stage == "decode" and not stage.configured), None)
+    if fast is None:
+        return []
+    saved = rates.one("decode").ms_per_image - fast.ms_per_image
+    if _on_gpu(rates):
+        if bottleneck != "decode":
+            return []
+        prepare = rates.one("prepare")
+        then = prepare.images_per_s * prepare.ms_per_image / max(prepare.ms_per_image - saved, 0.001)
+        then = min(then, rates.one("ensemble").images_per_s)
+    else:
+        then = _saving(rates, limit, saved)
+    return [_gain("--decode fast", then, limit)] if then > _WORTH_SAYING * limit else []
+
+
+def _gain(what: str, then: float, limit: float) -> str:
+    return f"{what}: a limit of {then:,.1f} images/s, {then / limit:.2f} times this one"
+
+
+def _then(rates: Rates, limit: float, saved_ms: float) -> float:
+    """The limit when the members cost an image so much less."""
+    if not _on_gpu(rates):
+        return _saving(rates, limit, saved_ms)
+    ensemble = rates.one("ensemble")
+    faster = ensemble.images_per_s * ensemble.ms_per_image / max(ensemble.ms_per_image - saved_ms, 0.001)
+    return min(faster, rates.one("prepare").images_per_s)
+
+
+_CAVEATS = {
+    "fp32": "",
+    "mixed": " (near ties are computed again in fp32)",
+    "bf16": " (changes the top-1 of some images in a hundred)",
+    "fp16": " (may change the top-1 of near ties)",
+}
+
+
+def _other_precisions(rates: Rates, limit: float) -> list[str]:
+    """What each other precision would give, all members alike; the ones that help."""
+    said = []
+    usual = _sum_ms(rates.all_of("forward"))
+    for precision in dict.fromkeys(stage.what for stage in rates.stages if stage.stage == "forward"):
+        stages = [stage for stage in rates.stages if stage.stage == "forward" and stage.what == precision]
+        if precision not in _CAVEATS or all(stage.configured for stage in stages):
+            continue
+        then = _then(rates, limit, usual - _sum_ms(stages))
+        if then > _WORTH_SAYING * limit:
+            said.append(_gain(f"--precision {precision}", then, limit) + _CAVEATS[precision])
+    return said
+
+
+def _without_costliest(rates: Rates, limit: float) -> list[str]:
+    members = rates.all_of("forward")
+    if len(members) < 2:
+        return []
+    costliest = max(members, key=lambda stage: stage.ms_per_image)
+    then = _then(rates, limit, costliest.ms_per_image)
+    return [_gain(f"without {costliest.member}", then, limit)] if then > _WORTH_SAYING * limit else []
+
+
+def _bigger_batch(rates: Rates) -> list[str]:
+    usual = rates.one("ensemble")
+    other = next((stage for stage in rates.stages if stage.stage == "ensemble" and not stage.configured), None)
+    if other is None or other.images_per_s < _WORTH_SAYING * usual.images_per_s:
+        return []
+    size = other.what.removeprefix("batch ")
+    return [
+        f"--batch-size {size}: the members together run {other.images_per_s / usual.images_per_s:.2f} times as fast"
+    ]

@@ -1,0 +1,168 @@
+"""A network says the same in whatever form it runs."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import pytest
+import torch
+from torch import fx, nn
+from torchvision import models as tv
+
+from pipeline.models import forward as module
+from pipeline.models import packed
+from pipeline.models.forward import Forward, folded
+from pipeline.models.packed import PackedConv2d
+
+CPU = torch.device("cpu")
+ARCHS = """alexnet googlenet resnet18 resnext50_32x4d squeezenet1_1 densenet121 shufflenet_v2_x0_5 mnasnet0_5
+mobilenet_v2 mobilenet_v3_small efficientnet_b0 efficientnet_v2_s convnext_tiny vgg11_bn swin_t""".split()
+
+
+def alive(network: nn.Module, px: int = 96) -> nn.Module:
+    """A network whose batch norms do something."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    network.train()
+    with torch.no_grad():
+        network(torch.randn(4, 3, px, px))
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.weight.uniform_(0.7, 1.3)
+                layer.bias.normal_(0, 0.2)
+    return network.eval().requires_grad_(False)
+
+
+def build(arch: str) -> nn.Module:
+    torch.manual_seed(0)
+    options = {"aux_logits": False, "init_weights": False} if arch == "googlenet" else {}
+    network = tv.get_model(arch, weights=None, num_classes=10, **options)
+    # with other statistics than those they begin with, random EfficientNets are chaotic: rounding grows a millionfold
+    return network.eval().requires_grad_(False) if arch.startswith("efficientnet") else alive(network)
+
+
+def form(network: nn.Module, dtype=torch.float32, **options) -> Forward:
+    return Forward(network, CPU, dtype, batch=2, input_px=96, name="it", **options)
+
+
+def images(batch: int = 3, px: int = 96) -> torch.Tensor:
+    return torch.randn(batch, 3, px, px, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_packed_networks_say_the_same(arch, caplog):
+    network = build(arch)
+    with torch.inference_mode():
+        expected = network(images())
+    whole = folded(network)
+    exact, quick = form(copy.deepcopy(whole)), form(copy.deepcopy(whole), torch.bfloat16)
+    assert not caplog.records  # none is refused
+    assert not any(type(layer) is nn.Conv2d for layer in exact._network.modules())
+    scale = expected.abs().max()
+    assert (exact(images()) - expected).abs().max() < 1e-4 * scale
+    found = quick(images())
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < 0.1 * scale
+    with torch.inference_mode():
+        assert torch.equal(whole.to(torch.float32)(images()), folded(network)(images()))  # what was given is unhurt
+
+
+@pytest.mark.parametrize(
+    ("arch", "activations", "additions"),
+    [("resnet18", 17, 8), ("mobilenet_v2", 35, 10), ("mobilenet_v3_small", 41, 6), ("efficientnet_b0", 65, 9)],
+)
+def test_activations_and_additions_go_into_the_convolutions(arch, activations, additions):
+    layers = [layer for layer in form(folded(build(arch)))._network.modules() if isinstance(layer, PackedConv2d)]
+    assert sum(layer._epilogue[0] != "none" for layer in layers) == activations
+    assert sum(layer._adds for layer in layers) == additions
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2", "googlenet", "shufflenet_v2_x0_5", "densenet121"])
+def test_batch_norms_are_folded_away(arch):
+    network = build(arch)
+    plain = sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+    left = sum(isinstance(layer, nn.BatchNorm2d) for layer in folded(network).modules())
+    assert left <= plain * (0.55 if arch == "densenet121" else 0)  # in DenseNets half stand before convolutions
+
+
+class Odd(nn.Module):
+    """What makes packing difficult: one layer used twice, an activation that others look at, padding by reflection."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice = nn.Conv2d(3, 3, 3, padding=1)
+        self.seen = nn.Conv2d(3, 3, 1)
+        self.reflected = nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")
+        self.same = nn.Conv2d(3, 3, 3, padding="same")
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, inputs):
+        first = self.twice(self.twice(inputs))
+        second = self.seen(first)
+        third = self.relu(second) + second  # the sum of an activation and what went into it
+        fourth = self.same(self.reflected(third)) + 1.0
+        fifth = torch.sigmoid(self.seen(fourth)) * fourth
+        return self.head(fifth.mean((2, 3)))
+
+
+def test_what_cannot_be_packed_stays(caplog):
+    torch.manual_seed(0)
+    network = Odd().eval().requires_grad_(False)
+    with torch.inference_mode():
+        expected = network(images())
+    result = form(folded(network))
+    torch.testing.assert_close(result(images()), expected, atol=1e-5, rtol=1e-5)
+    assert not caplog.records
+
+
+def test_a_rewrite_that_changes_the_function_is_not_used(monkeypatch, caplog):
+    network = folded(build("resnet18"))
+    with torch.inference_mode():
+        expected = network(images())
+    monkeypatch.setattr(packed, "_AFTER_ADDITION", {"none", "relu"})
+    monkeypatch.setitem(packed._MODULES, nn.ReLU, ("hardswish", (), ""))
+    with caplog.at_level(logging.WARNING):
+        result = form(network)
+    torch.testing.assert_close(result(images()), expected, atol=1e-4, rtol=1e-4)
+    assert "it runs without packed convolutions: its logits move by" in caplog.text
+
+
+class Branching(nn.Module):
+    """Cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, inputs):
+        mean = self.norm(inputs).mean((2, 3))
+        return self.head(mean if mean.sum() > 0 else -mean)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_network_that_cannot_be_traced_runs_as_it_is(dtype):
+    network = Branching().eval().requires_grad_(False)
+    assert folded(network) is network
+    with torch.inference_mode():
+        expected = network(images())
+    found = form(network, dtype)(images())
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() < (1e-6 if dtype == torch.float32 else 0.05)
+
+
+def test_batch_norms_keep_their_numbers():
+    network = packed.cast(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2)), torch.bfloat16)
+    assert [layer.weight.dtype for layer in network] == [torch.bfloat16, torch.float32, torch.bfloat16]
+
+
+def test_short_batches_are_filled_up_for_compiled_code():
+    few = images(3)
+    filled = module._padded(few, 8)
+    assert filled.shape[0] == 8
+    assert torch.equal(filled[:3], few)
+    assert module._padded(few, 2) is few
+    assert isinstance(folded(build("resnet18")), fx.GraphModule)
