@@ -109,6 +109,7 @@ def test_nothing_is_left_behind_and_inputs_stay_as_they_are(sample_data, tmp_pat
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_large_photographs_are_decoded_both_ways(sample_data, tmp_path):
     make_tar(tmp_path / "a.tar", [(f"{n}.jpg", jpeg(n, size=(900, 700))) for n in range(6)])
     rates = bench(tmp_path / "a.tar", **words(sample_data)).rates
@@ -117,6 +118,7 @@ def test_large_photographs_are_decoded_both_ways(sample_data, tmp_path):
     assert [(s.what, s.configured) for s in fast.stages if s.stage == "decode"] == [("fast", True)]
 
 
+@pytest.mark.slow
 def test_broken_images_among_the_samples_do_no_harm(sample_data, tmp_path):
     members = [*sample_members(5), ("bad.jpg", b"nothing"), ("none.txt", b"no image"), ("empty.jpg", b"")]
     make_tar(tmp_path / "a.tar", members)
@@ -129,6 +131,7 @@ def test_inputs_of_broken_images_are_a_wrong_request(sample_data, tmp_path):
         bench(tmp_path / "a.tar", **words(sample_data))
 
 
+@pytest.mark.slow
 def test_it_reads_from_s3(s3, sample_data, tmp_path):
     bucket = s3.bucket()
     s3.put(bucket, "in/a.tar", make_tar(tmp_path / "a.tar", sample_members(8)).read_bytes())
