@@ -18,14 +18,16 @@ from pipeline.models.weights import MemberSpec, network_from_blob
 
 Precision = Literal["fp32", "mixed", "bf16", "fp16"]
 
-# Under ``mixed``, images whose low-precision top-1 leads by less than this are computed again in fp32: in
-# probability, or in logits. The lead in logits is at least so much, and more for members that round badly.
-_NEAR_TIE = {torch.bfloat16: (0.1, 0.4), torch.float16: (0.02, 0.08)}
-# As many standard deviations of what low precision does to the lead of a top-1. If leads are spread evenly around 0
-# and a fifth of the images lead by less than one such deviation, one in 250 top-1 would change beyond it unseen.
-_NUM_DEVIATIONS = 1.7
+# Under ``mixed``, images whose low-precision top-1 leads by less than a margin are computed again in fp32. What can
+# turn a top-1 is the error of its lead, so the margin follows that error, which is the network's own: so many of its
+# standard deviations on made-up pictures. Photographs were seen to have 0.4 to 2.5 times that error, so the margin ...
+_NUM_DEVIATIONS = 2.0
+# ... is also no less than so many units in the last place of the spread of the network's logits, of a usual one at most.
+_MIN_UNITS = 25
+_USUAL_SPREAD = 2.0
+_HOPELESS_LEAD = 3.0  # a network that needs a wider margin gains nothing from low precision: it runs in fp32 alone
 _NUM_PROBES = 8
-_MAX_LOGIT_LEAD = 3.0  # what leads by more does so by 20 to 1 in probability
+_STEPS_PER_OCTAVE = 4  # margins are rounded up to such steps: the same on machines that round a little differently
 
 _GPU_SIZES = (64, 128, 256)
 _TRIALS = 3  # the first of which warms up
@@ -69,25 +71,29 @@ class Classifier:
             self._again = self._form(copy.deepcopy(network), torch.float32, compiled=False)
         self._first = self._form(network, dtype, compiled=compiled)
         self._scale, self._shift = _normalisation(spec.recipe, device)
-        self.min_lead, self.min_logit_lead = _NEAR_TIE.get(dtype, (0.0, 0.0))
-        if precision == "mixed" and spec.num_classes > 1:
-            # in steps of a tenth, so that it is the same on machines that round a little differently
-            needed = math.ceil(10 * _NUM_DEVIATIONS * self._rounding()) / 10
-            self.min_logit_lead = max(self.min_logit_lead, min(needed, _MAX_LOGIT_LEAD))
+        self.min_logit_lead = 0.0
+        if self._again is not None and precision == "mixed" and spec.num_classes > 1:
+            self.min_logit_lead = self._near_tie(self._again)
+            if self.min_logit_lead > _HOPELESS_LEAD:
+                _log.info("%s rounds too badly for %s: it runs in fp32", spec.alias, dtype)
+                self._first, self._again = self._again, None
         if at_once is None and device.type == "cuda" and not compiled:
             self._at_once = smallest_of_the_best(_GPU_SIZES, self._try)
 
-    def _rounding(self) -> float:
-        """Standard deviation of what low precision does to the lead of a top-1, in logits, on made-up pictures."""
-        assert self._again is not None
+    @torch.inference_mode()
+    def _near_tie(self, exact: Forward) -> float:
+        """The lead of a top-1, in logits, below which low precision may have put the wrong class first."""
         pictures = octaves(_NUM_PROBES, self.spec.recipe.geometry.crop_px).to(self.device)
         low_BK, exact_BK = (
             torch.cat([form(some) for some in torch.split(pictures, self._at_once)])
-            for form in (self._first, self._again)
+            for form in (self._first, exact)
         )
         top = low_BK.topk(2, dim=1).indices
         change_B2 = low_BK.gather(1, top) - exact_BK.gather(1, top)
-        return float((change_B2[:, 0] - change_B2[:, 1]).std())
+        error = float((change_B2[:, 0] - change_B2[:, 1]).std())
+        spread = min(float(exact_BK.std(dim=1).mean()), _USUAL_SPREAD)
+        least = _MIN_UNITS * torch.finfo(self.low_precision or torch.float32).eps * spread
+        return rounded_up(max(_NUM_DEVIATIONS * error, least))
 
     def _form(self, network: torch.nn.Module, dtype: torch.dtype, *, compiled: bool) -> Forward:
         return Forward(
@@ -137,7 +143,7 @@ class Classifier:
             return logits_BK, None
         again_B = logits_BK.isfinite().all(dim=1).logical_not()
         if self.precision == "mixed":
-            again_B |= near_ties(logits_BK, self.min_lead, self.min_logit_lead)
+            again_B |= near_ties(logits_BK, self.min_logit_lead)
         return logits_BK, again_B
 
     @torch.inference_mode()
@@ -211,13 +217,12 @@ def smallest_of_the_best(sizes: Sequence[int], images_per_s: Callable[[int], flo
     return next(size for size in sizes if rates[size] >= _NEARLY * max(rates.values()))
 
 
-def near_ties(logits_BK: torch.Tensor, min_lead: float, min_logit_lead: float) -> torch.Tensor:
+def near_ties(logits_BK: torch.Tensor, min_lead: float) -> torch.Tensor:
     """Which images have a top-1 that another class nearly has.
 
     Args:
         logits_BK: float32, (B, K).
-        min_lead: Lead in probability, 0-1, below which it is one.
-        min_logit_lead: The same in logits.
+        min_lead: Lead in logits below which it is one.
 
     Returns:
         bool, (B,).
@@ -225,9 +230,16 @@ def near_ties(logits_BK: torch.Tensor, min_lead: float, min_logit_lead: float) -
     if logits_BK.shape[1] < 2:
         return torch.zeros(len(logits_BK), dtype=torch.bool, device=logits_BK.device)
     first, second = logits_BK.topk(2, dim=1).values.unbind(dim=1)
-    total = logits_BK.logsumexp(dim=1)
-    lead = (first - total).exp() - (second - total).exp()
-    return (lead < min_lead) | (first - second < min_logit_lead)
+    return first - second < min_lead
+
+
+def rounded_up(margin: float) -> float:
+    """The next step above, on a scale of four steps to a doubling; infinite for what is no number."""
+    if not math.isfinite(margin):
+        return math.inf
+    if margin <= 0:
+        return 0.0
+    return float(2.0 ** (math.ceil(_STEPS_PER_OCTAVE * math.log2(margin)) / _STEPS_PER_OCTAVE))
 
 
 def images_at_once(device: torch.device, precision: Precision) -> int:

@@ -122,8 +122,12 @@ class Ensemble:
             crops: For each of :attr:`geometries`, uint8 crops (B, 3, S, S) on the device.
         """
         passes = [member.first_pass(crops[member.spec.recipe.geometry]) for member in self._members]
-        flags = [again_B for _, again_B in passes if again_B is not None]
-        return FirstPass(crops, [logits_BK for logits_BK, _ in passes], torch.stack(flags) if flags else None)
+        logits_MBK, flags_MB = [logits_BK for logits_BK, _ in passes], [again_B for _, again_B in passes]
+        if all(again_B is None for again_B in flags_MB):
+            return FirstPass(crops, logits_MBK, None)
+        never_B = torch.zeros(len(logits_MBK[0]), dtype=torch.bool, device=self.device)
+        again_MB = torch.stack([never_B if again_B is None else again_B for again_B in flags_MB])
+        return FirstPass(crops, logits_MBK, again_MB)
 
     @torch.inference_mode()
     def second_pass(self, first: FirstPass, where: Sequence[torch.Tensor]) -> torch.Tensor:

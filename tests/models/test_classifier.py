@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from pipeline.config import MemberRequest
 from pipeline.models import classifier as module
-from pipeline.models.classifier import Classifier, near_ties, smallest_of_the_best
+from pipeline.models.classifier import Classifier, near_ties, rounded_up, smallest_of_the_best
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
 
@@ -126,12 +128,42 @@ def test_mixed_keeps_every_top_1_that_bf16_loses(near_ties_member):
 
 def test_what_is_near_a_tie():
     logits = torch.tensor([[5.0, 0.0], [0.5, 0.0], [0.3, 0.0], [0.0, 3.0], [-9.0, -9.2]])
-    assert near_ties(logits, 0.1, 0.4).tolist() == [False, False, True, False, True]
-    assert near_ties(logits, 0.3, 0.4).tolist() == [False, True, True, False, True]  # 0.62 to 0.38
-    many = torch.full((1, 1000), 0.0)
-    many[0, 7] = 2.0
-    assert near_ties(many, 0.1, 0.4).tolist() == [True]  # far ahead in logits, but by 0.006 in probability
-    assert near_ties(torch.zeros(2, 1), 0.1, 0.4).tolist() == [False, False]
+    assert near_ties(logits, 0.4).tolist() == [False, False, True, False, True]
+    assert near_ties(logits, 0.6).tolist() == [False, True, True, False, True]
+    assert near_ties(logits, math.inf).all()
+    assert near_ties(torch.zeros(2, 1), 0.4).tolist() == [False, False]
+
+
+def test_margins_go_up_to_the_next_of_four_steps_to_a_doubling():
+    assert [rounded_up(margin) for margin in (0.25, 0.26, 0.5, 0.9)] == pytest.approx([0.25, 0.2973, 0.5, 1.0], abs=1e-4)
+    assert rounded_up(0.0) == 0.0
+    assert rounded_up(math.nan) == rounded_up(math.inf) == math.inf
+
+
+def with_larger_logits(network, factor, tmp_path):
+    """The same network with a head that says everything louder."""
+    louder = copy.deepcopy(network)
+    louder.fc.weight.mul_(factor)
+    louder.fc.bias.mul_(factor)
+    return member("resnet18", louder, tmp_path)
+
+
+def test_the_margin_follows_what_rounding_does_to_a_network(near_ties_member, tmp_path):
+    network, _ = near_ties_member
+    members = [with_larger_logits(network, factor, tmp_path) for factor in (0.1, 1, 30)]
+    leads = [Classifier(item.spec, item.blob, CPU, "mixed").min_logit_lead for item in members]
+    assert 0.001 < leads[0] < leads[1] < leads[2] < 3
+
+
+def test_a_network_that_rounds_too_badly_runs_in_fp32(near_ties_member, tmp_path):
+    network, _ = near_ties_member
+    loud = with_larger_logits(network, 10_000, tmp_path)
+    images = crops(4, 96)
+    with torch.inference_mode():
+        exact = 10_000 * network(published("resnet18", images))
+    logits, again = Classifier(loud.spec, loud.blob, CPU, "mixed").first_pass(images)
+    assert again is None
+    torch.testing.assert_close(logits, exact, atol=1.0, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("precision", "again"), [("fp32", []), ("bf16", []), ("fp16", [2, 3]), ("mixed", [1, 2, 3])])

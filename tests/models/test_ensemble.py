@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -103,3 +104,22 @@ def test_tiny_factors_do_not_vanish(members, crops):
     predictions = ensemble([one], top_k=6).predict(crops)
     expected = own_logits(one, networks[1], crops).softmax(dim=1).sort(dim=1, descending=True).values
     np.testing.assert_allclose(predictions.scores_Bk, expected, atol=1e-4)
+
+
+def test_only_members_that_have_a_second_pass_get_one(members, crops, monkeypatch):
+    """One member may run in fp32 alone while its neighbours look at near ties again."""
+    resolved, networks = members
+    blobs = {item.spec.alias: item.blob for item in resolved}
+    together = Ensemble([item.spec for item in resolved], blobs, device="cpu", precision="mixed", rule="mean", top_k=3)
+    alone, *others = together._members
+    monkeypatch.setattr(alone, "_first", alone._again)
+    monkeypatch.setattr(alone, "_again", None)
+    for member in others:
+        monkeypatch.setattr(member, "min_logit_lead", math.inf)
+    first = together.first_pass(crops)
+    assert first.again_MB.tolist() == [[False] * 5, [True] * 5, [True] * 5]
+    predictions = together.predict(crops)
+    for item, network, own in zip(resolved, networks, predictions.members, strict=True):
+        scores, labels = own_logits(item, network, crops).softmax(dim=1).topk(3)
+        np.testing.assert_array_equal(own.labels_Bk, labels)
+        np.testing.assert_allclose(own.scores_Bk, scores, atol=1e-4)
