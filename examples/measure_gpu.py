@@ -47,7 +47,7 @@ from pipeline.inputs import find_inputs
 from pipeline.labeler import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.models.catalog import find
-from pipeline.models.classifier import Classifier, images_at_once
+from pipeline.models.classifier import Classifier
 from pipeline.models.recipe import Recipe, crop
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.sample_data import sample_data
@@ -101,6 +101,7 @@ def main() -> None:
                 compiled=False,
                 device=device,
                 batch_size=options.batch_size,
+                trying=False,
                 fast_decode=False,
                 rows_per_part=10_000,
                 keep=(),
@@ -299,7 +300,7 @@ def forward_rate(
     """One member in one form, on pictures that lie on the device."""
     spec = member.spec
     classifier = Classifier(spec, member.blob, device, precision, compiled=compiled, at_once=batch_size)
-    size = batch_size or images_at_once(device, precision)
+    size = classifier.at_once
     crops = torch.stack([crop(decode(image).pixels_CHW, spec.recipe.geometry) for image in images[:size]])
     batch = torch.cat([crops] * -(-size // len(crops)))[:size].to(device)
     again_B = classifier.first_pass(batch)[1]

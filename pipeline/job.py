@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, overload
@@ -24,6 +24,8 @@ from pipeline.errors import EngineError, InputError, PublishError, StorageError
 from pipeline.inputs import Inputs, find_inputs
 from pipeline.labeler import UNITS_AT_ONCE, Labeler, LabelerConfig
 from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, Ledger, Progress
+from pipeline.models.anatomy import of_member
+from pipeline.models.tuning import is_long
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.outcome import LabelSummary, sum_up
 from pipeline.planning import Plan, count_samples
@@ -34,6 +36,7 @@ from pipeline.workload import Engine, Item, Workload
 
 _MIN_SAMPLES_FOR_BUDGET = 1_000
 _COUNT_BUDGET_S = 2.0
+_USUAL_IMAGE_BYTES = 100_000
 
 
 def label(
@@ -102,7 +105,8 @@ def _run(
     num_units, num_pending = len(agenda.plan.units), len(agenda.pending)
     if num_pending < num_units:
         reporter.note(f"resuming: {num_units - num_pending} of {num_units} units are done")
-    tracker = Tracker(_left_to_do(agenda, job, storage))
+    left = _left_to_do(agenda, job, storage)
+    tracker = Tracker(left)
     over_budget = False
     reporter.update(tracker.snapshot())
     if num_pending:
@@ -110,7 +114,8 @@ def _run(
         engine.start()
     with _stop_on_signals(reporter) as stop:
         if num_pending:
-            workload = _workload(config, ledger.out, job, members, agenda)
+            trying = job.device == "cpu" and _is_long(left.values(), members, engine)
+            workload = _workload(config, ledger.out, job, members, agenda, trying=trying)
             for item in engine.run(workload, stop.event):
                 if item is not None:
                     tracker.take(Receipt.from_dict(item))
@@ -229,12 +234,22 @@ def _left_to_do(agenda: _Agenda, job: Job, storage: Storage) -> dict[str, tuple[
     return left
 
 
+def _is_long(left: Iterable[tuple[Unit, int | None]], members: Sequence[ResolvedMember], engine: Engine) -> bool:
+    """Whether so much is left to compute on CPUs that it pays to find out first what suits each member."""
+    images = sum(max(0, unit.size_bytes) // _USUAL_IMAGE_BYTES if count is None else count for unit, count in left)
+    anatomies = [of_member(member.spec) for member in members]
+    macs = sum(anatomy.macs for anatomy in anatomies if anatomy is not None)
+    return is_long(macs, images, engine.share(on_gpu=False, num_workers=None).num_cpus)
+
+
 def _workload(
     config: LabelConfig,
     out: str,
     job: Job,
     members: list[ResolvedMember],
     agenda: _Agenda,
+    *,
+    trying: bool,
 ) -> Workload:
     settings = {
         "out": out,
@@ -247,6 +262,7 @@ def _workload(
         "compiled": job.compiled,
         "device": job.device,
         "batch_size": None if config.batch_size == "auto" else config.batch_size,
+        "trying": trying,
         "fast_decode": config.decode == "fast",
         "rows_per_part": job.rows_per_part,
         "keep": config.keep,

@@ -32,10 +32,12 @@ import torch
 from pipeline.chunks import Assembly, Chunk, PartEnd, Ready, cut_chunks
 from pipeline.config import StorageConfig
 from pipeline.errors import ImageError, PublishError, StorageError
+from pipeline.machine import cache_folder
 from pipeline.models.classifier import Precision
 from pipeline.models.consensus import Rule
 from pipeline.models.device import DeviceQueue
 from pipeline.models.ensemble import Ensemble
+from pipeline.models.tuning import Tuning
 from pipeline.models.weights import MemberSpec
 from pipeline.records import UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Sample, ShardEvent, Stage, Unit
 from pipeline.stages.classify import BatchPool
@@ -68,7 +70,8 @@ class LabelerConfig:
         class_names: Names of the classes.
         rule, top_k, precision, compiled: See :class:`pipeline.models.ensemble.Ensemble`.
         device: ``cpu`` or ``cuda``.
-        batch_size: Images in one forward pass at most; None for what suits the device.
+        batch_size: Images in one forward pass at most; None for what suits each member.
+        trying: Whether it pays to try, on a CPU, what suits them where that is not remembered.
         fast_decode: Large JPEGs may be decoded at a reduced scale.
         rows_per_part: Samples in a part at most.
         keep: Fields copied through.
@@ -86,11 +89,17 @@ class LabelerConfig:
     compiled: bool
     device: str
     batch_size: int | None
+    trying: bool
     fast_decode: bool
     rows_per_part: int
     keep: tuple[str, ...]
     num_threads: int
     storage: StorageConfig
+
+    @property
+    def tuning(self) -> Tuning:
+        """What this machine's labelers know, and may try, about how many images suit a member."""
+        return Tuning(self.num_threads, self.trying, cache_folder() / "forward_sizes.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +133,7 @@ class Labeler:
             top_k=config.top_k,
             compiled=config.compiled,
             at_once=config.batch_size,
+            tuning=config.tuning,
         )
         on_cpu = config.device == "cpu"
         self._chunk_images = config.batch_size or (CPU_CHUNK_IMAGES if on_cpu else GPU_CHUNK_IMAGES)

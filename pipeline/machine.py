@@ -28,6 +28,24 @@ def has_bfloat16(root: Path = Path("/")) -> bool:
     return False
 
 
+def cpu_name(root: Path = Path("/")) -> str:
+    """What this CPU is called; empty where nobody says so.
+
+    Args:
+        root: Where ``proc`` is found.
+    """
+    for line in _lines(root / "proc/cpuinfo"):
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return ""
+
+
+def cache_folder() -> Path:
+    """Where this user's caches are; losing what is in it costs time, nothing else."""
+    return Path.home() / ".cache" / "shardlabel"
+
+
 def num_local_gpus() -> int:
     """GPUs that this process may use."""
     import torch

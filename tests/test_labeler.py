@@ -51,6 +51,7 @@ def labeler(members, out, *, device_thread: bool, batch_size: int = 20) -> Label
         compiled=False,
         device="cpu",
         batch_size=batch_size,
+        trying=False,
         fast_decode=False,
         rows_per_part=ROWS_PER_PART,
         keep=(),

@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import ModelError
-from pipeline.models.catalog import Architecture
-from pipeline.models.weights import empty_network
+from pipeline.models.catalog import Architecture, find
+from pipeline.models.weights import MemberSpec, empty_network
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +69,14 @@ def measure(architecture: Architecture, num_classes: int, input_px: int) -> Anat
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelError(f"{architecture.name} cannot be measured at {input_px} pixels: {reason}") from error
+
+
+def of_member(spec: MemberSpec) -> Anatomy | None:
+    """The anatomy of a member of an ensemble, its head included; None where its network cannot be taken apart."""
+    try:
+        return measure(find(spec.arch), spec.num_classes, spec.recipe.geometry.crop_px)
+    except ModelError:
+        return None
 
 
 def _measured(network: nn.Module, input_px: int) -> Anatomy:

@@ -6,14 +6,23 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
+from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from pipeline.models.forward import Forward, folded
 from pipeline.models.recipe import Recipe
+from pipeline.models.tuning import (
+    CPU_SIZES,
+    GPU_SIZES,
+    Tuning,
+    default_size,
+    rate_on_lanes,
+    smallest_of_the_best,
+    usual_size,
+)
 from pipeline.models.weights import MemberSpec, network_from_blob
 
 Precision = Literal["fp32", "mixed", "bf16", "fp16"]
@@ -22,16 +31,15 @@ Precision = Literal["fp32", "mixed", "bf16", "fp16"]
 # turn a top-1 is the error of its lead, so the margin follows that error, which is the network's own: so many of its
 # standard deviations on made-up pictures. Photographs were seen to have 0.4 to 2.5 times that error, so the margin ...
 _NUM_DEVIATIONS = 2.0
-# ... is also no less than so many units in the last place of the spread of the network's logits, of a usual one at most.
+# ... is also no less than so many units in the last place of the spread of its logits, or of a usual one's.
 _MIN_UNITS = 25
 _USUAL_SPREAD = 2.0
 _HOPELESS_LEAD = 3.0  # a network that needs a wider margin gains nothing from low precision: it runs in fp32 alone
 _NUM_PROBES = 8
 _STEPS_PER_OCTAVE = 4  # margins are rounded up to such steps: the same on machines that round a little differently
 
-_GPU_SIZES = (64, 128, 256)
 _TRIALS = 3  # the first of which warms up
-_NEARLY = 0.97
+_WORTH_RECORDING = 1.03  # times as fast, or the memory it keeps is better used otherwise
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +54,9 @@ class Classifier:
         precision: ``fp32``; ``bf16`` or ``fp16``; ``mixed``: the device's low precision first, and fp32 again for
             near ties. What overflows in fp16 is computed again in fp32 too.
         compiled: Whether to run it through torch.compile.
-        at_once: Images in one forward pass at most; None for what suits the device and precision, which on a GPU is
+        at_once: Images in one forward pass at most; None for what suits the network and the device, which on a GPU is
             found by trying. There it is also halved where memory runs out.
+        tuning: What is known, and may be tried, on a CPU.
     """
 
     def __init__(
@@ -59,17 +68,18 @@ class Classifier:
         *,
         compiled: bool = False,
         at_once: int | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self.spec = spec
         self.device = device
         self.precision = precision
-        self._at_once = at_once or images_at_once(device, precision)
         network = folded(network_from_blob(spec, blob))
         dtype = self.low_precision or torch.float32
         self._again: Forward | None = None  # bfloat16 has the range of float32: nothing overflows
         if precision in {"mixed", "fp16"}:
-            self._again = self._form(copy.deepcopy(network), torch.float32, compiled=False)
-        self._first = self._form(network, dtype, compiled=compiled)
+            few = at_once or usual_size(device, torch.float32)
+            self._again = self._form(copy.deepcopy(network), torch.float32, few)
+        self._first = self._best_form(network, dtype, at_once, tuning or Tuning(), compiled=compiled)
         self._scale, self._shift = _normalisation(spec.recipe, device)
         self.min_logit_lead = 0.0
         if self._again is not None and precision == "mixed" and spec.num_classes > 1:
@@ -78,15 +88,15 @@ class Classifier:
                 _log.info("%s rounds too badly for %s: it runs in fp32", spec.alias, dtype)
                 self._first, self._again = self._again, None
         if at_once is None and device.type == "cuda" and not compiled:
-            self._at_once = smallest_of_the_best(_GPU_SIZES, self._try)
+            self._first.at_once = smallest_of_the_best(GPU_SIZES, self._try)
+            self._record_if_faster()
 
     @torch.inference_mode()
     def _near_tie(self, exact: Forward) -> float:
         """The lead of a top-1, in logits, below which low precision may have put the wrong class first."""
         pictures = octaves(_NUM_PROBES, self.spec.recipe.geometry.crop_px).to(self.device)
         low_BK, exact_BK = (
-            torch.cat([form(some) for some in torch.split(pictures, self._at_once)])
-            for form in (self._first, exact)
+            torch.cat([form(some) for some in torch.split(pictures, form.at_once)]) for form in (self._first, exact)
         )
         top = low_BK.topk(2, dim=1).indices
         change_B2 = low_BK.gather(1, top) - exact_BK.gather(1, top)
@@ -95,16 +105,35 @@ class Classifier:
         least = _MIN_UNITS * torch.finfo(self.low_precision or torch.float32).eps * spread
         return rounded_up(max(_NUM_DEVIATIONS * error, least))
 
-    def _form(self, network: torch.nn.Module, dtype: torch.dtype, *, compiled: bool) -> Forward:
+    def _form(self, network: nn.Module, dtype: torch.dtype, at_once: int, *, compiled: bool = False) -> Forward:
         return Forward(
             network,
             self.device,
             dtype,
-            batch=self._at_once,
+            at_once=at_once,
             input_px=self.spec.recipe.geometry.crop_px,
             name=self.spec.alias,
             compiled=compiled,
         )
+
+    def _best_form(
+        self, network: nn.Module, dtype: torch.dtype, at_once: int | None, tuning: Tuning, *, compiled: bool
+    ) -> Forward:
+        """The network in a form for as many images as suit it, on a CPU as was found by trying where it was tried."""
+        if at_once is None and self.device.type == "cpu" and not compiled:
+            inputs = octaves(max(CPU_SIZES), self.spec.recipe.geometry.crop_px)
+
+            def images_per_s(size: int) -> float:
+                form = self._form(copy.deepcopy(network), dtype, size)
+                return rate_on_lanes(lambda: form(inputs[:size]), size, tuning.num_lanes)
+
+            at_once = tuning.size(f"{self.spec.arch} {self.spec.num_classes} {dtype}", images_per_s)
+        return self._form(network, dtype, at_once or default_size(self.device, dtype, network), compiled=compiled)
+
+    @property
+    def at_once(self) -> int:
+        """Images in one forward pass at most."""
+        return self._first.at_once
 
     @property
     def low_precision(self) -> torch.dtype | None:
@@ -156,25 +185,38 @@ class Classifier:
         """All of a batch, a few images at a time; fewer from then on where the GPU's memory does not suffice."""
         while True:
             try:
-                return torch.cat([form(self._normalised(some)) for some in torch.split(crops_BCHW, self._at_once)])
+                return torch.cat([form(self._normalised(some)) for some in torch.split(crops_BCHW, form.at_once)])
             except torch.OutOfMemoryError:
-                if self._at_once == 1:
+                if form.at_once == 1:
                     raise
-                self._at_once = (self._at_once + 1) // 2
+                form.at_once = (form.at_once + 1) // 2
+                form.forget_recording()
                 torch.cuda.empty_cache()
-                _log.warning("%s: out of memory; %d images at a time from here on", self.spec.alias, self._at_once)
+                _log.warning("%s: out of memory; %d images at a time from here on", self.spec.alias, form.at_once)
 
     def _try(self, size: int) -> float:
         """Images per second with so many in each forward pass; 0 if they do not fit in memory."""
-        self._at_once = size
+        self._first.at_once = size
+        rate = self._rate()
+        return rate if self._first.at_once == size else 0.0
+
+    def _rate(self) -> float:
+        """Images per second of the first pass on a GPU."""
         side = self.spec.recipe.geometry.crop_px
-        crops_BCHW = torch.zeros(max(_GPU_SIZES), 3, side, side, dtype=torch.uint8, device=self.device)
+        crops_BCHW = torch.zeros(max(GPU_SIZES), 3, side, side, dtype=torch.uint8, device=self.device)
         seconds = []
         for _ in range(_TRIALS):
             begun = time.perf_counter()
             self.first_pass(crops_BCHW)[0].sum().item()  # waits for the device
             seconds.append(time.perf_counter() - begun)
-        return len(crops_BCHW) / min(seconds) if self._at_once == size else 0.0
+        return len(crops_BCHW) / min(seconds)
+
+    def _record_if_faster(self) -> None:
+        """Replay recorded passes where launching kernels one by one is what takes the time."""
+        usual, side = self._rate(), self.spec.recipe.geometry.crop_px
+        crops_BCHW = torch.zeros(self._first.at_once, 3, side, side, dtype=torch.uint8, device=self.device)
+        if self._first.record(self._normalised(crops_BCHW)) and self._rate() < _WORTH_RECORDING * usual:
+            self._first.forget_recording()
 
     def _normalised(self, crops_BCHW: torch.Tensor) -> torch.Tensor:
         inputs = crops_BCHW.contiguous(memory_format=torch.channels_last).float()
@@ -202,21 +244,6 @@ def octaves(batch: int, input_px: int) -> torch.Tensor:
     return pictures.contiguous(memory_format=torch.channels_last)
 
 
-def smallest_of_the_best(sizes: Sequence[int], images_per_s: Callable[[int], float]) -> int:
-    """The smallest size that is nearly as fast as the fastest: it leaves the most memory.
-
-    Args:
-        sizes: Ascending.
-        images_per_s: Tries one; 0 for a size that does not work, and then no larger one is tried.
-    """
-    rates: dict[int, float] = {}
-    for size in sizes:
-        rates[size] = images_per_s(size)
-        if not rates[size]:
-            break
-    return next(size for size in sizes if rates[size] >= _NEARLY * max(rates.values()))
-
-
 def near_ties(logits_BK: torch.Tensor, min_lead: float) -> torch.Tensor:
     """Which images have a top-1 that another class nearly has.
 
@@ -240,17 +267,6 @@ def rounded_up(margin: float) -> float:
     if margin <= 0:
         return 0.0
     return float(2.0 ** (math.ceil(_STEPS_PER_OCTAVE * math.log2(margin)) / _STEPS_PER_OCTAVE))
-
-
-def images_at_once(device: torch.device, precision: Precision) -> int:
-    """How many images one forward pass takes best.
-
-    On a CPU their activations should stay in a core's own cache: 4 in fp32 and 8 in half the bytes ran up to
-    1.5 times as fast as 32, most of all with several threads.
-    """
-    if device.type != "cpu":
-        return 128
-    return 4 if precision == "fp32" else 8
 
 
 def _normalisation(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

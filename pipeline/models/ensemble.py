@@ -11,6 +11,7 @@ import torch
 from pipeline.models.classifier import Classifier, Precision
 from pipeline.models.consensus import Rule, best_first, combine
 from pipeline.models.recipe import Geometry
+from pipeline.models.tuning import Tuning
 from pipeline.models.weights import MemberSpec
 
 Array = np.ndarray
@@ -69,7 +70,8 @@ class Ensemble:
         rule: How to combine.
         top_k: How many classes to report.
         compiled: Whether to run members through torch.compile.
-        at_once: Images in one forward pass at most; None for what suits the device and precision.
+        at_once: Images in one forward pass at most; None for what suits each member.
+        tuning: What is known, and may be tried, about that on a CPU.
     """
 
     def __init__(
@@ -83,13 +85,16 @@ class Ensemble:
         top_k: int,
         compiled: bool = False,
         at_once: int | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self.device = torch.device(device)
         if self.device.type == "cuda":
             # cuDNN's own default, TF32, rounds as coarsely as fp16: a near tie would be settled by chance again
             torch.backends.cudnn.allow_tf32 = False
         self._members = [
-            Classifier(spec, blobs[spec.alias], self.device, precision, compiled=compiled, at_once=at_once)
+            Classifier(
+                spec, blobs[spec.alias], self.device, precision, compiled=compiled, at_once=at_once, tuning=tuning
+            )
             for spec in specs
         ]
         self._factors = torch.tensor([spec.factor for spec in specs], dtype=torch.float64, device=self.device)

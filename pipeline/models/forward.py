@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from pipeline.models import packed
+from pipeline.models.graphs import Recording
 
 # How far a packed network may be from the plain one, as a share of its largest logit. Rounding makes 1e-6.
 _TOLERANCE = 1e-3
@@ -30,7 +31,7 @@ class Forward:
         network: Batch norms folded where they can be (:func:`folded`). It is taken over, and changed.
         device: Where it will live.
         dtype: What it computes in.
-        batch: Images it is given at once, most of the time.
+        at_once: Images it is given at once, at most and most of the time; may be lowered later.
         input_px: Side of its input.
         name: For messages.
         compiled: Whether to run it through torch.compile, where that works.
@@ -42,17 +43,18 @@ class Forward:
         device: torch.device,
         dtype: torch.dtype,
         *,
-        batch: int,
+        at_once: int,
         input_px: int,
         name: str,
         compiled: bool = False,
     ) -> None:
         self._dtype = dtype
-        self._batch = batch
+        self.at_once = at_once
         self._name = name
         self._device = device
         self._autocast = dtype != torch.float32 and not isinstance(network, fx.GraphModule)
         self._compiled: Network | None = None
+        self._recording: Recording | None = None
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch stub
         if not compiled and device.type == "cpu" and isinstance(network, fx.GraphModule) and packed.is_available():
             network = self._packed(network, input_px)
@@ -74,14 +76,30 @@ class Forward:
         """
         if self._compiled is not None:
             try:
-                return self._run(self._compiled, _padded(inputs_BCHW, self._batch))[: len(inputs_BCHW)]
+                return self._run(self._compiled, _padded(inputs_BCHW, self.at_once))[: len(inputs_BCHW)]
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # noqa: BLE001 - no compiler, or a network that it does not understand
                 reason = str(error).strip().partition("\n")[0]
                 _log.warning("%s runs without torch.compile: %s", self._name, reason)
                 self._compiled = None
+        if self._recording is not None and self._recording.batch == len(inputs_BCHW):
+            return self._recording(inputs_BCHW)
         return self._run(self._network, inputs_BCHW)
+
+    @torch.inference_mode()
+    def record(self, inputs_BCHW: torch.Tensor) -> bool:
+        """Record passes of this size on a GPU, to be replayed from now on; whether that worked."""
+        try:
+            self._recording = Recording(lambda inputs: self._run(self._network, inputs), inputs_BCHW)
+        except RuntimeError as error:
+            _log.debug("%s is not recorded: %s", self._name, error)
+            return False
+        return True
+
+    def forget_recording(self) -> None:
+        """Let go of what was recorded, and of the memory that it keeps."""
+        self._recording = None
 
     def _run(self, network: Network, inputs_BCHW: torch.Tensor) -> torch.Tensor:
         if self._autocast:
@@ -93,7 +111,7 @@ class Forward:
         """The network packed; or only cast, where packing fails or changes what it says."""
         try:
             example = _noise(1, input_px)
-            expected, sizes = packed.observe(network, example, self._batch)
+            expected, sizes = packed.observe(network, example, self.at_once)
             trial = packed.pack(network, torch.float32, sizes)
             with torch.no_grad():
                 difference = (trial(example) - expected).abs().max()
@@ -111,7 +129,7 @@ class Forward:
         self._compiled = torch.compile(network, dynamic=False, options=options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self(_noise(self._batch, input_px).to(self._device))
+            self(_noise(self.at_once, input_px).to(self._device))
 
 
 def folded(network: nn.Module) -> nn.Module:

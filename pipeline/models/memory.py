@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from pipeline.errors import ModelError
-from pipeline.models.anatomy import measure
-from pipeline.models.catalog import find
-from pipeline.models.classifier import Precision, images_at_once
+from pipeline.models.anatomy import of_member
+from pipeline.models.classifier import Precision
+from pipeline.models.tuning import CPU_SIZES, usual_size
 from pipeline.models.weights import ResolvedMember
 
 _USABLE_SHARE = 0.9  # the rest is for fragments, and for whatever else runs there
@@ -107,12 +107,8 @@ def need(members: Sequence[ResolvedMember], precision: Precision, place: Place) 
 
 
 def _activation_bytes(member: ResolvedMember) -> int:
-    spec = member.spec
-    try:
-        anatomy = measure(find(spec.arch), spec.num_classes, spec.recipe.geometry.crop_px)
-    except ModelError:
-        return 0
-    return anatomy.peak_activation_bytes
+    anatomy = of_member(member.spec)
+    return 0 if anatomy is None else anatomy.peak_activation_bytes
 
 
 def fit(members: Sequence[ResolvedMember], precision: Precision, place: Place, batch_size: int | None) -> Fit:
@@ -129,9 +125,12 @@ def fit(members: Sequence[ResolvedMember], precision: Precision, place: Place, b
     """
     needed = need(members, precision, place)
     usable = int(place.memory_bytes * _USABLE_SHARE)
-    wanted = batch_size or images_at_once(torch.device(place.device), precision)
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    wanted = batch_size or usual_size(torch.device(place.device), dtype)
     if needed.total_bytes(wanted) <= usable:
-        return Fit(batch_size)
+        # a CPU's members may each take as many as suit them, unless that does not fit
+        freely = place.on_gpu or batch_size is not None or needed.total_bytes(max(CPU_SIZES)) <= usable
+        return Fit(batch_size if freely else wanted)
     if needed.total_bytes(1) > usable:
         raise ModelError(_refusal(needed, place, usable, _ways_out(members, precision, place, usable)))
     fitting = (usable - needed.fixed_bytes) // (needed.num_lanes * needed.image_bytes)

@@ -46,7 +46,7 @@ from pipeline.stages.write import Picture
 from pipeline.storage import Storage
 from pipeline.threads import Workers
 
-_CPU_FORWARD_IMAGES = 8
+_CPU_FORWARD_IMAGES = 8  # in a step, so that large networks get through some steps
 _PICTURES_HELD = 64
 _PREDICT_S = 5.0
 _LARGE_SHARE = 0.1  # of the pictures must be large enough, or --decode fast changes nothing
@@ -136,6 +136,7 @@ class Rig:
             top_k=self._config.top_k,
             compiled=self._config.compiled,
             at_once=at_once,
+            tuning=self._config.tuning,
         )
 
     def _decode_some(self) -> None:
@@ -296,9 +297,10 @@ class Rig:
         self, spec: MemberSpec, crops: torch.Tensor, precision: Precision, compiled: bool, *, configured: bool
     ) -> Stage:
         device = torch.device(self._config.device)
-        size = self._chunk if self._on_gpu else min(self._chunk, _CPU_FORWARD_IMAGES)
-        at_once = self._config.batch_size
-        member = Classifier(spec, self._blobs[spec.alias], device, precision, compiled=compiled, at_once=at_once)
+        at_once, tuning = self._config.batch_size, self._config.tuning
+        blob = self._blobs[spec.alias]
+        member = Classifier(spec, blob, device, precision, compiled=compiled, at_once=at_once, tuning=tuning)
+        size = self._chunk if self._on_gpu else min(self._chunk, max(_CPU_FORWARD_IMAGES, member.at_once))
         what = precision + (" compiled" if compiled else "")
         if not self._on_gpu:
 

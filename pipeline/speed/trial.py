@@ -69,9 +69,11 @@ class Trial:
         """
         blobs = {member.spec.alias: member.blob for member in self._members}
         with _interruptible(), tempfile.TemporaryDirectory(prefix="shardlabel-") as scratch:
-            return measure(self._labeler(scratch), blobs, drawn, seconds=seconds, choices=choices, watch=watch)
+            return measure(
+                self._labeler(scratch, trying=choices), blobs, drawn, seconds=seconds, choices=choices, watch=watch
+            )
 
-    def _labeler(self, out: str) -> LabelerConfig:
+    def _labeler(self, out: str, *, trying: bool) -> LabelerConfig:
         config, job = self._config, self.job
         return LabelerConfig(
             out=out,
@@ -84,6 +86,7 @@ class Trial:
             compiled=job.compiled,
             device=job.device,
             batch_size=self._batch_size,
+            trying=trying,
             fast_decode=config.decode == "fast",
             rows_per_part=job.rows_per_part,
             keep=(),

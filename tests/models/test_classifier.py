@@ -14,7 +14,9 @@ from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from pipeline.config import MemberRequest
 from pipeline.models import classifier as module
-from pipeline.models.classifier import Classifier, near_ties, rounded_up, smallest_of_the_best
+from pipeline.models import forward as forward_module
+from pipeline.models.classifier import Classifier, near_ties, rounded_up
+from pipeline.models.tuning import Tuning
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
 
@@ -96,7 +98,7 @@ def test_crops_are_normalised_as_published(tmp_path):
     resolved = member("squeezenet1_1", trained("squeezenet1_1"), tmp_path)
     classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32")
     seen = []
-    classifier._first = lambda inputs: seen.append(inputs.clone()) or torch.zeros(len(inputs), 10)
+    classifier._first._network = lambda inputs: seen.append(inputs.clone()) or torch.zeros(len(inputs), 10)
     images = crops(3, 64)
     before = images.clone()
     classifier.logits(images)
@@ -135,7 +137,9 @@ def test_what_is_near_a_tie():
 
 
 def test_margins_go_up_to_the_next_of_four_steps_to_a_doubling():
-    assert [rounded_up(margin) for margin in (0.25, 0.26, 0.5, 0.9)] == pytest.approx([0.25, 0.2973, 0.5, 1.0], abs=1e-4)
+    assert [rounded_up(margin) for margin in (0.25, 0.26, 0.5, 0.9)] == pytest.approx(
+        [0.25, 0.2973, 0.5, 1.0], abs=1e-4
+    )
     assert rounded_up(0.0) == 0.0
     assert rounded_up(math.nan) == rounded_up(math.inf) == math.inf
 
@@ -150,7 +154,7 @@ def with_larger_logits(network, factor, tmp_path):
 
 def test_the_margin_follows_what_rounding_does_to_a_network(near_ties_member, tmp_path):
     network, _ = near_ties_member
-    members = [with_larger_logits(network, factor, tmp_path) for factor in (0.1, 1, 30)]
+    members = [with_larger_logits(network, factor, tmp_path) for factor in (0.1, 1, 100)]
     leads = [Classifier(item.spec, item.blob, CPU, "mixed").min_logit_lead for item in members]
     assert 0.001 < leads[0] < leads[1] < leads[2] < 3
 
@@ -171,9 +175,9 @@ def test_only_what_is_near_a_tie_or_not_a_number_is_computed_again(near_ties_mem
     _, resolved = near_ties_member
     classifier = Classifier(resolved.spec, resolved.blob, CPU, precision)
     logits = torch.tensor([[5.0, 0.0], [0.1, 0.0], [torch.nan, 0.0], [torch.inf, 0.0], [0.0, 3.0]])
-    classifier._first = lambda inputs: logits[inputs[:, 0, 0, 0].long()].clone()
+    classifier._first._run = lambda _network, inputs: logits[inputs[:, 0, 0, 0].long()].clone()
     if classifier._again is not None:
-        classifier._again = lambda inputs: torch.full((len(inputs), 2), 7.0)
+        classifier._again._run = lambda _network, inputs: torch.full((len(inputs), 2), 7.0)
     classifier._normalised = lambda crops: crops.float()
     images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
     found = classifier.logits(images)
@@ -183,7 +187,7 @@ def test_only_what_is_near_a_tie_or_not_a_number_is_computed_again(near_ties_mem
 def test_where_memory_runs_out_fewer_images_are_taken_at_once(near_ties_member, caplog):
     network, resolved = near_ties_member
     classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", at_once=16)
-    whole, taken = classifier._first, []
+    whole, taken = classifier._first._network, []
 
     def small(inputs):
         taken.append(len(inputs))
@@ -191,7 +195,7 @@ def test_where_memory_runs_out_fewer_images_are_taken_at_once(near_ties_member, 
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(inputs)
 
-    classifier._first = small
+    classifier._first._network = small
     images = crops(12, 96)
     with torch.inference_mode():
         expected = network(published("resnet18", images))
@@ -199,7 +203,7 @@ def test_where_memory_runs_out_fewer_images_are_taken_at_once(near_ties_member, 
         torch.testing.assert_close(classifier.logits(images), expected, atol=1e-4, rtol=1e-4)
     assert taken == [12, 8, 4, 4, 4]
     assert "out of memory; 4 images at a time" in caplog.text
-    classifier._first = lambda _inputs: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
+    classifier._first._network = lambda _inputs: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(torch.OutOfMemoryError):
         classifier.logits(images)
 
@@ -261,38 +265,96 @@ def test_compiled_logits_are_the_same(tmp_path, caplog):
     assert classifier._first._compiled is not None, caplog.text
 
 
-@pytest.mark.parametrize(
-    ("rates", "chosen", "tried"),
-    [
-        ({64: 100.0, 128: 150.0, 256: 200.0}, 256, [64, 128, 256]),
-        ({64: 100.0, 128: 149.0, 256: 150.0}, 128, [64, 128, 256]),
-        ({64: 100.0, 128: 90.0, 256: 80.0}, 64, [64, 128, 256]),
-        ({64: 100.0, 128: 0.0, 256: 500.0}, 64, [64, 128]),
-        ({64: 0.0, 128: 0.0, 256: 0.0}, 64, [64]),
-    ],
-)
-def test_the_smallest_size_that_is_nearly_as_fast_is_taken(rates, chosen, tried):
-    seen = []
-
-    def images_per_s(size):
-        seen.append(size)
-        return rates[size]
-
-    assert smallest_of_the_best((64, 128, 256), images_per_s) == chosen
-    assert seen == tried
-
-
 def test_a_size_that_does_not_fit_counts_as_none(near_ties_member, monkeypatch):
     _, resolved = near_ties_member
     classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", at_once=1)
-    forward = classifier._first
+    whole = classifier._first._network
 
     def small(inputs):
         if len(inputs) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(inputs)
+        return whole(inputs)
 
-    monkeypatch.setattr(module, "_GPU_SIZES", (1, 2, 4))
-    monkeypatch.setattr(classifier, "_first", small)
+    monkeypatch.setattr(module, "GPU_SIZES", (1, 2, 4))
+    monkeypatch.setattr(classifier._first, "_network", small)
     assert classifier._try(2) > 0
     assert classifier._try(4) == 0
+
+
+class FakeRecording:
+    """Stands for a CUDA graph: what was recorded for one size, and how often it was replayed."""
+
+    replayed = 0
+
+    def __init__(self, network, inputs):
+        self.network, self.batch = network, len(inputs)
+
+    def __call__(self, inputs):
+        FakeRecording.replayed += 1
+        assert len(inputs) == self.batch
+        return self.network(inputs)
+
+
+def test_what_is_recorded_is_replayed_for_batches_of_its_size_only(near_ties_member, monkeypatch):
+    network, resolved = near_ties_member
+    monkeypatch.setattr(forward_module, "Recording", FakeRecording)
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", at_once=4)
+    assert classifier._first.record(torch.zeros(4, 3, 96, 96))
+    FakeRecording.replayed = 0
+    images = crops(10, 96)
+    with torch.inference_mode():
+        expected = network(published("resnet18", images))
+    torch.testing.assert_close(classifier.logits(images), expected, atol=1e-4, rtol=1e-4)
+    assert FakeRecording.replayed == 2  # 4, 4, and 2 that are run as they are
+
+
+@pytest.mark.parametrize(("rates", "kept"), [([100.0, 120.0], True), ([100.0, 101.0], False)])
+def test_a_recording_is_kept_only_where_it_is_faster(near_ties_member, monkeypatch, rates, kept):
+    _, resolved = near_ties_member
+    monkeypatch.setattr(forward_module, "Recording", FakeRecording)
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", at_once=1)
+    measured = iter(rates)
+    monkeypatch.setattr(classifier, "_rate", lambda: next(measured))
+    classifier._record_if_faster()
+    assert (classifier._first._recording is not None) is kept
+
+
+def test_what_cannot_be_recorded_runs_as_it_is(near_ties_member, monkeypatch):
+    network, resolved = near_ties_member
+
+    def refuse(*_arguments):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(forward_module, "Recording", refuse)
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", at_once=2)
+    classifier._record_if_faster()
+    images = crops(2, 96)
+    with torch.inference_mode():
+        expected = network(published("resnet18", images))
+    torch.testing.assert_close(classifier.logits(images), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_on_a_cpu_the_size_that_was_found_is_used(near_ties_member):
+    network, resolved = near_ties_member
+    tuning = FoundTuning()
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "mixed", tuning=tuning)
+    assert (classifier.at_once, classifier._again.at_once) == (16, 4)
+    assert Classifier(resolved.spec, resolved.blob, CPU, "mixed", at_once=2, tuning=tuning).at_once == 2
+    assert tuning.keys == ["resnet18 8 torch.bfloat16"]
+    images = crops(3, 96)
+    with torch.inference_mode():
+        expected = network(published("resnet18", images)).argmax(dim=1)
+    assert torch.equal(classifier.logits(images).argmax(dim=1), expected)
+
+
+class FoundTuning(Tuning):
+    """Finds 16 best, having tried it."""
+
+    def __init__(self):
+        super().__init__(num_lanes=2, trying=True)
+        object.__setattr__(self, "keys", [])
+
+    def size(self, key, images_per_s):
+        self.keys.append(key)
+        assert images_per_s(4) > 0
+        return 16

@@ -44,7 +44,7 @@ def build(arch: str) -> nn.Module:
 
 
 def form(network: nn.Module, dtype=torch.float32, **options) -> Forward:
-    return Forward(network, CPU, dtype, batch=2, input_px=96, name="it", **options)
+    return Forward(network, CPU, dtype, at_once=2, input_px=96, name="it", **options)
 
 
 def images(batch: int = 3, px: int = 96) -> torch.Tensor:
