@@ -194,6 +194,11 @@ def _with_pillow(image: Image.Image) -> torch.Tensor:
     return turned_CHW.flip(flips) if flips else turned_CHW
 
 
+def is_upright(image: Image.Image) -> bool:
+    """Whether a picture lies in its file as a person would see it, neither turned nor mirrored."""
+    return _orientation(image) == 1 and not _XMP_ORIENTATION.search(image.info.get("xmp", b""))
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)

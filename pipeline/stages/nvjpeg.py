@@ -1,0 +1,132 @@
+"""JPEG decoding on a GPU, by nvJPEG: a choice for jobs whose CPU cores cannot decode as fast as the device computes.
+
+Only plain pictures go there: whole JPEGs in grey or RGB that stand upright and are not too large. All others, and
+all that nvJPEG refuses, are decoded on the CPU as usual, so what is quarantined does not depend on the device.
+nvJPEG's pixels are not quite the CPU's, and a driver may be broken: before it is used, it has to decode the sample
+photographs to what the CPU makes of them, the same each time, from several threads.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchcodec.decoders import decode_jpeg
+
+from pipeline.models.recipe import Geometry, crop
+from pipeline.stages.decode import Decoded, decode, is_upright
+
+_MAX_PIXELS = 32 << 20
+_END_OF_IMAGE = b"\xff\xd9"
+# How far crops of the sample photographs may be from the CPU's, in grey levels.
+_MAX_MEAN_DIFFERENCE, _MAX_DIFFERENCE = 1.0, 24.0
+_PROBE = Geometry(256, 224)
+_NUM_PROBES, _NUM_ROUNDS, _NUM_THREADS = 32, 4, 4
+
+DecodeMany = Callable[[list[bytes]], list[torch.Tensor]]
+
+
+class DeviceDecoder:
+    """Decodes plain JPEGs on a GPU, many at once. Safe to call from several threads.
+
+    Args:
+        device: The GPU.
+        decode_many: What decodes; None for nvJPEG. It gives uint8, (3, H, W), on any device.
+    """
+
+    def __init__(self, device: torch.device, decode_many: DecodeMany | None = None) -> None:
+        self._device = device
+        self._decode_many = decode_many or self._with_nvjpeg
+
+    def own_stream(self) -> None:
+        """Give the calling thread a stream of its own: on the usual one it would wait for the forward passes there."""
+        if self._device.type == "cuda":
+            stream = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]  # torch's own
+            torch.cuda.set_stream(stream)
+
+    def decode(self, images: Sequence[bytes]) -> list[Decoded | None]:
+        """Decode what is plain.
+
+        Args:
+            images: Encoded.
+
+        Returns:
+            For each its pixels, on the device; None for what is to be decoded on the CPU.
+        """
+        found: list[Decoded | None] = [None] * len(images)
+        sizes = [plain_size(data) for data in images]
+        places = [place for place, size in enumerate(sizes) if size is not None]
+        try:
+            pictures = self._decode_many([images[place] for place in places]) if places else []
+        except RuntimeError:  # one of them, and it does not say which; the CPU tells what is the matter with it
+            return found
+        for place, pixels_CHW in zip(places, pictures, strict=True):
+            size = sizes[place]
+            if size is not None and tuple(pixels_CHW.shape) == (3, size[1], size[0]):
+                found[place] = Decoded(pixels_CHW, *size)
+        return found
+
+    def _with_nvjpeg(self, images: list[bytes]) -> list[torch.Tensor]:
+        pictures: list[torch.Tensor] = decode_jpeg(list(images), mode="RGB", device=self._device)
+        return pictures
+
+    def objection(self, images: Sequence[bytes]) -> str | None:
+        """Why its pixels cannot be trusted here, in one line; None if they can.
+
+        Args:
+            images: Photographs to judge by.
+        """
+        plain = [data for data in images if plain_size(data) is not None]
+        if not plain:
+            return "there is no photograph to compare it by"
+        try:
+            with ThreadPoolExecutor(_NUM_THREADS, initializer=self.own_stream) as pool:
+                rounds = list(pool.map(lambda _: self._crops(plain), range(_NUM_ROUNDS)))
+        except RuntimeError as error:
+            return f"it fails: {' '.join(str(error).split())[:200]}"
+        first_BCHW, *others = rounds
+        if not all(torch.equal(first_BCHW, other) for other in others):
+            return "it gives other pixels each time"
+        expected_BCHW = torch.stack([crop(decode(data).pixels_CHW, _PROBE) for data in plain])
+        difference = (first_BCHW.float() - expected_BCHW.float()).abs()
+        worst = float(difference.mean(dim=(1, 2, 3)).max())
+        if worst > _MAX_MEAN_DIFFERENCE or float(difference.max()) > _MAX_DIFFERENCE:
+            return f"its pixels are {worst:.2f} grey levels off on average, {float(difference.max()):.0f} at most"
+        return None
+
+    def _crops(self, plain: Sequence[bytes]) -> torch.Tensor:
+        """uint8, (B, 3, S, S), in host memory."""
+        return torch.stack([crop(pixels_CHW, _PROBE).cpu() for pixels_CHW in self._decode_many(list(plain))])
+
+
+def plain_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG that a GPU may decode; None for everything else."""
+    if not data.startswith(b"\xff\xd8\xff") or not data.rstrip(b"\0").endswith(_END_OF_IMAGE):
+        return None
+    try:
+        image = Image.open(io.BytesIO(data), formats=("JPEG",))
+        plain = image.format == "JPEG" and image.mode in {"RGB", "L"} and is_upright(image)
+    except Exception:  # noqa: BLE001 - Pillow raises whatever it runs into; the CPU path says what is wrong
+        return None
+    # Adobe's marker with transform 0 says that the three channels are RGB already
+    as_usual = image.info.get("adobe_transform", 1) != 0
+    return image.size if plain and as_usual and image.width * image.height <= _MAX_PIXELS else None
+
+
+def photographs(folder: Path) -> list[bytes]:
+    """Some plain JPEGs out of the tars of a folder, the largest of the first tar first."""
+    found: list[bytes] = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in sorted((member for member in tar if member.isfile()), key=lambda member: -member.size):
+                file = tar.extractfile(member)
+                if file is not None and plain_size(data := file.read()) is not None:
+                    found.append(data)
+                if len(found) == _NUM_PROBES:
+                    return found
+    return found
