@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from pipeline.models.device import Answer
 from pipeline.models.ensemble import Predictions
-from pipeline.records import Cursor, Sample, ShardEvent
+from pipeline.records import Cursor, Receipt, Sample, ShardEvent
 from pipeline.stages.classify import Batch, BatchPool
 from pipeline.stages.read import UnitReader
 from pipeline.stages.write import Picture, Rejected
@@ -92,6 +92,16 @@ class Ready:
         for stage, seconds in following.seconds.items():
             self.seconds[stage] += seconds
 
+    def count_in(self, receipt: Receipt) -> None:
+        """Add what it holds to a receipt."""
+        receipt.num_samples += self.num_samples
+        receipt.num_labelled += len(self.pictures)
+        for row in self.rejected:
+            counts = receipt.num_quarantined if row.key is not None else receipt.num_events
+            counts[row.reason] = counts.get(row.reason, 0) + 1
+        for stage, seconds in self.seconds.items():
+            receipt.stage_s[stage] = receipt.stage_s.get(stage, 0.0) + seconds
+
 
 class Assembly:
     """A chunk that is prepared piece by piece, by several threads, in one batch.
@@ -101,18 +111,25 @@ class Assembly:
         chunk: What is in it.
         piece_images: Items in a piece; None for one piece.
         pool: Where its batch comes from.
+        isolated: Whether its images are to be decoded in a process of their own.
 
     Attributes:
         pieces: Its items, each with the slot of the batch that is a sample's own.
         done: The whole, when the last piece is prepared.
     """
 
-    def __init__(self, turn: int, chunk: Chunk, piece_images: int | None, pool: BatchPool) -> None:
+    def __init__(
+        self, turn: int, chunk: Chunk, piece_images: int | None, pool: BatchPool, *, isolated: bool = False
+    ) -> None:
         self.turn = turn
+        self.isolated = isolated
         slots = itertools.accumulate((isinstance(item, Sample) for item in chunk), initial=0)
         numbered = list(zip(slots, chunk, strict=False))
         size = piece_images or len(numbered)
-        self.pieces = [numbered[at : at + size] for at in range(0, len(numbered), size)]
+        self.pieces = [
+            Piece(self, number, iter(numbered[at : at + size]))
+            for number, at in enumerate(range(0, len(numbered), size))
+        ]
         self.done: Future[Ready] = Future()
         self._pool = pool
         self._batch: Batch | None = None
@@ -133,10 +150,10 @@ class Assembly:
                 self._pool.give(self._batch)
                 self._batch = None
 
-    def join(self, number: int, piece: Ready) -> Ready | None:
-        """Add a piece; whoever adds the last one gets the whole chunk."""
+    def join(self, piece: Piece) -> Ready | None:
+        """Add a piece that is prepared; whoever adds the last one gets the whole chunk."""
         with self._lock:
-            self._prepared[number] = piece
+            self._prepared[piece.number] = piece.ready
             if len(self._prepared) < len(self.pieces):
                 return None
         whole = Ready()
@@ -148,3 +165,39 @@ class Assembly:
         """Nobody waits for it any more."""
         if not self.done.cancel() and self.done.exception() is None and (answer := self.done.result().answer):
             answer.cancel()
+
+
+@dataclass(slots=True)
+class Piece:
+    """A stretch of a chunk in the hands of a worker thread, or of another one that goes on from where it was.
+
+    Attributes:
+        assembly: What it belongs to.
+        number: Its place there.
+        left: Items that nobody has begun, each with its slot.
+        ready: What became of the others.
+    """
+
+    assembly: Assembly
+    number: int
+    left: Iterator[tuple[int, Sample | ShardEvent]]
+    ready: Ready = field(default_factory=Ready)
+
+
+@dataclass(slots=True)
+class Encoded:
+    """An image on its way to the decoder.
+
+    Attributes:
+        piece: What it belongs to.
+        slot: Of the batch.
+        sample: The sample, without the image.
+        data: The image.
+        sha256: Of the image, hex.
+    """
+
+    piece: Piece
+    slot: int
+    sample: Sample
+    data: bytes
+    sha256: str

@@ -19,6 +19,7 @@ from typing import Any
 
 from pipeline.errors import EngineError, RequestError
 from pipeline.machine import available_memory_bytes, num_local_cpus, num_local_gpus, smallest_gpu_bytes
+from pipeline.watch import die_when_stuck
 from pipeline.workload import Item, Share, WorkerFactory, Workload
 
 _HEARTBEAT_S = 0.2
@@ -376,6 +377,7 @@ class _RayWorker:
         self._signal = signal
         self._worker = factory({name: ray.get(reference) for name, reference in blobs.items()}, num_threads)
         threading.Thread(target=self._watch, name="stop", daemon=True).start()
+        die_when_stuck()
 
     def _watch(self) -> None:
         import ray

@@ -153,6 +153,7 @@ def _conclude(
         raise EngineError(f"{lost} units came back unfinished; the same command takes them up again")
     if tracker.receipts:
         ledger.remove_unreadable(done)
+        ledger.remove_attempts()
     if finished and ledger.read_json(SUCCESS) is None:
         _write_success(ledger, plan, job.fingerprint, tracker, progress)
     return summary

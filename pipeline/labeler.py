@@ -21,15 +21,15 @@ import contextlib
 import hashlib
 import itertools
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import torch
-
-from pipeline.chunks import Assembly, Chunk, PartEnd, Ready, cut_chunks
+from pipeline.attempts import DEATHS_BEFORE_GIVING_UP, DEATHS_BEFORE_ISOLATION, Attempts
+from pipeline.chunks import Assembly, Chunk, Encoded, PartEnd, Piece, Ready, cut_chunks
 from pipeline.config import StorageConfig
 from pipeline.errors import ImageError, PublishError, StorageError
 from pipeline.machine import cache_folder
@@ -39,13 +39,15 @@ from pipeline.models.device import DeviceQueue
 from pipeline.models.ensemble import Ensemble
 from pipeline.models.tuning import Tuning
 from pipeline.models.weights import MemberSpec
-from pipeline.records import UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Sample, ShardEvent, Stage, Unit
+from pipeline.records import CRASHING, UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Sample, ShardEvent, Stage, Unit
 from pipeline.stages.classify import BatchPool
-from pipeline.stages.decode import decode
+from pipeline.stages.decode import LIMIT_S, Decoded, decode
+from pipeline.stages.isolation import IsolatedDecoder
 from pipeline.stages.read import UnitReader, failure_reason
 from pipeline.stages.write import Part, Picture, Rejected, Writer
 from pipeline.storage import Storage
-from pipeline.threads import ReadAhead, Workers
+from pipeline.threads import ReadAhead, Workers, one_torch_thread
+from pipeline.watch import Overtaken, Watch
 
 UNITS_AT_ONCE = 2  # one in full swing, one that fills the gaps at its end
 # On a GPU near ties are computed again chunk by chunk, so that many are worth more than one forward pass.
@@ -146,7 +148,11 @@ class Labeler:
             self._chunks_ahead = _CHUNKS_ON_DEVICE + -(-config.num_threads * PIECE_IMAGES // self._chunk_images)
         aliases = [member.alias for member in config.members]
         self._writer = Writer(config.out, self._storage, config.fingerprint, aliases, config.class_names, config.keep)
+        self._attempts = Attempts(self._writer.ledger, self._storage)
         self._workers = Workers(config.num_threads, on_start=one_torch_thread)
+        self._watch = Watch(LIMIT_S, self._rescue)
+        self._isolated = IsolatedDecoder(LIMIT_S)
+        self._most_hanging = max(1, config.num_threads // 4)  # each may keep a core busy
         self._uploader = ThreadPoolExecutor(UNITS_AT_ONCE, thread_name_prefix="upload")
         self._turns = itertools.count()
         largest = max(geometry.resize_px for geometry in self._ensemble.geometries)
@@ -173,12 +179,28 @@ class Labeler:
             with _about_out():
                 cursor, receipt.finished = self._writer.ledger.advance(unit, self._config.fingerprint, parts_done)
             if not receipt.finished:
-                yield from self._run(unit, cursor, receipt, stopping)
+                yield from self._attempt(unit, cursor, receipt, stopping)
         except StorageError as error:
             self._note_failure(unit, receipt, error)
         except PublishError as error:
             receipt.failure, receipt.message = UNWRITABLE, str(error)
         yield receipt
+
+    def _attempt(self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool]) -> Iterator[Receipt]:
+        """Run a unit, the more carefully the more labelers have died while they were at it."""
+        with _about_out():
+            deaths = self._attempts.begin(unit.id)
+        try:
+            if deaths >= DEATHS_BEFORE_GIVING_UP:
+                receipt.failure = CRASHING
+                receipt.message = f"{unit.uri}: {deaths} labelers died while they were at it, and not of its images"
+                return
+            isolated = deaths >= DEATHS_BEFORE_ISOLATION
+            if isolated:
+                _log.warning("%s: %d labelers died while they were at it; decoding it apart", unit.uri, deaths)
+            yield from self._run(unit, cursor, receipt, stopping, isolated=isolated)
+        finally:
+            self._attempts.end(unit.id, deaths)
 
     def _note_failure(self, unit: Unit, receipt: Receipt, error: StorageError) -> None:
         reason = failure_reason(error)
@@ -191,11 +213,15 @@ class Labeler:
     def close(self) -> None:
         """Wait for the threads to end; no unit is being labelled any more."""
         self._workers.close()
+        self._watch.close()
+        self._isolated.close()
         if self._device:
             self._device.close()
         self._uploader.shutdown()
 
-    def _run(self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool]) -> Iterator[Receipt]:
+    def _run(
+        self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool], *, isolated: bool
+    ) -> Iterator[Receipt]:
         reader = UnitReader(unit, self._storage, cursor, self._config.keep)
         part = Part(cursor.part, cursor.index)
         upload: Future[_Committed] | None = None
@@ -203,8 +229,8 @@ class Labeler:
         with (
             ReadAhead(
                 cut_chunks(reader, cursor, self._config.rows_per_part, self._chunk_images), _CHUNKS_READ_AHEAD
-            ) as pieces,
-            contextlib.closing(self._in_order(pieces)) as results,
+            ) as chunks,
+            contextlib.closing(self._in_order(chunks, isolated=isolated)) as results,
         ):
             for result in results:
                 if isinstance(result, PartEnd):
@@ -226,13 +252,13 @@ class Labeler:
         if upload is not None:
             self._commit(upload, receipt)
 
-    def _in_order(self, pieces: Iterator[Chunk | PartEnd]) -> Generator[Ready | PartEnd, None, None]:
+    def _in_order(self, chunks: Iterator[Chunk | PartEnd], *, isolated: bool) -> Generator[Ready | PartEnd, None, None]:
         """Send chunks to the worker threads, a few ahead, and yield what comes back in their order."""
         turn = next(self._turns)
         pending: deque[Assembly | PartEnd] = deque()
         try:
-            for piece in pieces:
-                pending.append(piece if isinstance(piece, PartEnd) else self._begin(turn, piece))
+            for chunk in chunks:
+                pending.append(chunk if isinstance(chunk, PartEnd) else self._begin(turn, chunk, isolated=isolated))
                 while len(pending) > self._chunks_ahead:
                     yield self._settled(pending.popleft())
             while pending:
@@ -242,10 +268,10 @@ class Labeler:
                 if isinstance(item, Assembly):
                     item.give_up()
 
-    def _begin(self, turn: int, chunk: Chunk) -> Assembly:
-        assembly = Assembly(turn, chunk, self._piece_images, self._batches)
-        for number in range(len(assembly.pieces)):
-            self._workers.submit(turn, self._prepare, assembly, number)
+    def _begin(self, turn: int, chunk: Chunk, *, isolated: bool) -> Assembly:
+        assembly = Assembly(turn, chunk, self._piece_images, self._batches, isolated=isolated)
+        for piece in assembly.pieces:
+            self._workers.submit(turn, self._prepare, piece)
         return assembly
 
     @staticmethod
@@ -273,52 +299,69 @@ class Labeler:
 
     # -- worker threads --------------------------------------------------------------------------------
 
-    def _prepare(self, assembly: Assembly, number: int) -> None:
-        """One piece of a chunk; whoever is last also passes the chunk on."""
+    def _prepare(self, piece: Piece, overdue: Encoded | None = None) -> None:
+        """What is left of a piece, after an image that hangs in another thread; who is last passes the chunk on."""
+        assembly = piece.assembly
         if assembly.done.done():
             return  # given up, or another piece has failed
         try:
-            whole = assembly.join(number, self._prepare_piece(assembly, number))
+            if overdue is not None:
+                self._prepare_image(overdue, isolated=True)
+            for slot, item in piece.left:
+                if isinstance(item, ShardEvent):
+                    piece.ready.rejected.append(Rejected.event(item))
+                else:
+                    self._prepare_sample(piece, slot, item)
+            whole = assembly.join(piece)
             if whole is not None:
                 self._forward(assembly, whole)
                 assembly.done.set_result(whole)
+        except Overtaken:
+            return  # another thread goes on with the piece
         except BaseException as error:  # noqa: BLE001 - it is the caller's, who sees it in result()
             with contextlib.suppress(InvalidStateError):  # the chunk was given up meanwhile
                 assembly.done.set_exception(error)
 
-    def _prepare_piece(self, assembly: Assembly, number: int) -> Ready:
-        ready = Ready()
-        for slot, item in assembly.pieces[number]:
-            if isinstance(item, ShardEvent):
-                ready.rejected.append(Rejected.event(item))
-                continue
-            ready.num_samples += 1
-            self._prepare_sample(item, assembly, slot, ready)
-        return ready
-
-    def _prepare_sample(self, sample: Sample, assembly: Assembly, slot: int, ready: Ready) -> None:
+    def _prepare_sample(self, piece: Piece, slot: int, sample: Sample) -> None:
+        piece.ready.num_samples += 1
         data, sample.image = sample.image, None
         if data is None:
             reason = sample.reason or "no_image"
-            ready.rejected.append(Rejected.sample(sample, Stage.READ, reason, sample.message))
+            piece.ready.rejected.append(Rejected.sample(sample, Stage.READ, reason, sample.message))
             return
         begun = time.perf_counter()
         digest = hashlib.sha256(data).hexdigest()
-        hashed = time.perf_counter()
+        piece.ready.seconds["hash"] += time.perf_counter() - begun
+        isolated = piece.assembly.isolated or self._workers.num_lost >= self._most_hanging
+        self._prepare_image(Encoded(piece, slot, sample, data, digest), isolated=isolated)
+
+    def _prepare_image(self, image: Encoded, *, isolated: bool) -> None:
+        piece, sample, ready = image.piece, image.sample, image.piece.ready
+        begun = time.perf_counter()
         try:
-            decoded = decode(data, fast_to_px=self._fast_to_px)
+            decoded = self._decode(image, isolated=isolated)
         except ImageError as error:
-            ready.rejected.append(Rejected.sample(sample, Stage.DECODE, error.reason, error.message, digest))
+            ready.rejected.append(Rejected.sample(sample, Stage.DECODE, error.reason, error.message, image.sha256))
             return
         done = time.perf_counter()
-        assembly.batch().put(slot, decoded.pixels_CHW)
-        ready.slots.append(slot)
+        piece.assembly.batch().put(image.slot, decoded.pixels_CHW)
+        ready.slots.append(image.slot)
         ready.pictures.append(
-            Picture(sample.index, sample.key, digest, decoded.width, decoded.height, sample.truth, sample.kept)
+            Picture(sample.index, sample.key, image.sha256, decoded.width, decoded.height, sample.truth, sample.kept)
         )
-        ready.seconds["hash"] += hashed - begun
-        ready.seconds["decode"] += done - hashed
+        ready.seconds["decode"] += done - begun
         ready.seconds["resize"] += time.perf_counter() - done
+
+    def _decode(self, image: Encoded, *, isolated: bool) -> Decoded:
+        if isolated:
+            return self._isolated.decode(image.data, fast_to_px=self._fast_to_px)
+        with self._watch.over(image) as clock:
+            return decode(image.data, fast_to_px=self._fast_to_px, waiting=clock.paused)
+
+    def _rescue(self, overdue: Encoded, thread: threading.Thread) -> None:
+        """An image hangs in a thread: have another one try it in isolation, and go on from there."""
+        self._workers.replace(thread)
+        self._workers.submit(overdue.piece.assembly.turn, self._prepare, overdue.piece, overdue)
 
     def _forward(self, assembly: Assembly, ready: Ready) -> None:
         """Run the members on a chunk here, or have the device do it."""
@@ -342,13 +385,7 @@ class Labeler:
         part.rejected += ready.rejected
         if ready.predictions is not None:
             part.predictions.append(ready.predictions)
-        receipt.num_samples += ready.num_samples
-        receipt.num_labelled += len(ready.pictures)
-        for row in ready.rejected:
-            counts = receipt.num_quarantined if row.key is not None else receipt.num_events
-            counts[row.reason] = counts.get(row.reason, 0) + 1
-        for stage, seconds in ready.seconds.items():
-            receipt.stage_s[stage] = receipt.stage_s.get(stage, 0.0) + seconds
+        ready.count_in(receipt)
 
     def _publish(self, unit: Unit, part: Part, end: PartEnd) -> _Committed:
         with _about_out():
@@ -370,8 +407,3 @@ def _about_out() -> Iterator[None]:
         yield
     except StorageError as error:
         raise PublishError(f"OUT cannot be used: {error}") from error
-
-
-def one_torch_thread() -> None:
-    """Keep torch on the calling thread: each core carries its own chunk."""
-    torch.set_num_threads(1)  # it counts for the thread that calls it

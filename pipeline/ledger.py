@@ -31,6 +31,7 @@ from pipeline.storage import Entry, Storage, absolute_uri, join
 
 JOB, SUCCESS, UNITS = "job.json", "_SUCCESS", "plan/units.parquet"
 PREDICTIONS, QUARANTINE = "predictions", "quarantine"
+ATTEMPTS = "attempts"
 METADATA_KEY = b"shardlabel"
 UNREADABLE = "unreadable"
 
@@ -161,7 +162,7 @@ class Ledger:
     def clear(self) -> None:
         """Remove everything a job wrote, the commits first."""
         self.withdraw_success()
-        for folder in (PREDICTIONS, QUARANTINE, "plan"):
+        for folder in (PREDICTIONS, QUARANTINE, "plan", ATTEMPTS):
             for name in self.names(folder):
                 self._storage.delete(self.uri(folder, name))
         for name in ("report.html", JOB):
@@ -290,6 +291,11 @@ class Ledger:
             for name in self.names(folder):
                 if unit_of(name) in unit_ids:
                     self._storage.delete(self.uri(folder, name))
+
+    def remove_attempts(self) -> None:
+        """Remove the marks of attempts at units: a run has come to an end by itself, and whoever died is replaced."""
+        for name in self.names(ATTEMPTS):
+            self._storage.delete(self.uri(ATTEMPTS, name))
 
     def remove_unreadable(self, unit_ids: set[str]) -> None:
         """Remove the notes of failed reads of units that have been read since."""

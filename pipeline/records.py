@@ -44,6 +44,7 @@ class Reason(StrEnum):
 # Failures of a unit that are no reason for quarantine:
 UNAVAILABLE = "unavailable"  # its store did not answer, or it changed meanwhile
 UNWRITABLE = "unwritable"  # OUT could not be written
+CRASHING = "crashing"  # it killed one labeler after the other, even with its images decoded apart
 
 
 class UnitKind(StrEnum):

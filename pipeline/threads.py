@@ -9,13 +9,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 _FIRST = -1
 
 
 class Workers:
-    """Threads that take work in order of its turn: what belongs to an earlier unit goes first."""
+    """Threads that take work in order of its turn: what belongs to an earlier unit goes first.
+
+    A thread cannot be ended from outside. One that hangs is replaced, and ends if it ever comes back.
+    """
 
     def __init__(self, num_threads: int, on_start: Callable[[], object]) -> None:
         """Start the threads; each calls ``on_start`` once, first."""
@@ -23,11 +28,23 @@ class Workers:
         self._queue: queue.PriorityQueue[tuple[int, int, Future[Any] | None, Callable[..., Any], tuple[Any, ...]]]
         self._queue = queue.PriorityQueue()
         self._order = itertools.count()
-        self._threads = [
-            threading.Thread(target=self._loop, name=f"worker-{number}", daemon=True) for number in range(num_threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._lost: list[threading.Thread] = []
+        self._threads = [self._begin(f"worker-{number}") for number in range(num_threads)]
+
+    def _begin(self, name: str) -> threading.Thread:
+        thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def replace(self, thread: threading.Thread) -> None:
+        """Go on without a thread that does not come back from its call; another one takes its place."""
+        self._lost.append(thread)
+        self._threads[self._threads.index(thread)] = self._begin(thread.name)
+
+    @property
+    def num_lost(self) -> int:
+        """Threads that were replaced and have not come back since."""
+        return sum(thread.is_alive() for thread in self._lost)
 
     def submit(self, turn: int, call: Callable[..., T], *args: Any) -> Future[T]:  # noqa: ANN401 - the call's own
         """Run a call on one of the threads."""
@@ -48,6 +65,8 @@ class Workers:
             except BaseException as error:  # noqa: BLE001 - it is the caller's, who sees it in result()
                 future.set_exception(error)
             del future, args
+            if threading.current_thread() in self._lost:
+                return
 
     def close(self) -> None:
         """End the threads, each after the call it is at. What waits is not run."""
@@ -55,6 +74,11 @@ class Workers:
             self._queue.put((_FIRST, next(self._order), None, int, ()))
         for thread in self._threads:
             thread.join()
+
+
+def one_torch_thread() -> None:
+    """Keep torch on the calling thread: each core carries its own chunk."""
+    torch.set_num_threads(1)  # it counts for the thread that calls it
 
 
 class ReadAhead(Generic[T]):

@@ -28,7 +28,6 @@ from pipeline.labeler import (
     UNITS_AT_ONCE,
     Labeler,
     LabelerConfig,
-    one_torch_thread,
 )
 from pipeline.ledger import PREDICTIONS, QUARANTINE
 from pipeline.models.classifier import Classifier, Precision
@@ -44,7 +43,7 @@ from pipeline.stages.decode import decode
 from pipeline.stages.read import UnitReader
 from pipeline.stages.write import Picture
 from pipeline.storage import Storage
-from pipeline.threads import Workers
+from pipeline.threads import Workers, one_torch_thread
 
 _CPU_FORWARD_IMAGES = 8  # in a step, so that large networks get through some steps
 _PICTURES_HELD = 64

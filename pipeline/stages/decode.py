@@ -16,8 +16,10 @@ import math
 import re
 import struct
 import threading
+import time
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +38,8 @@ _FORMATS = tuple(
 MAX_PIXELS = 178_956_970
 # Above this only one image at a time is decoded in a process, which bounds the memory of a bad shard.
 _LARGE_PIXELS = 32 << 20
-_one_large_image = threading.Lock()
+# What takes longer hangs: the largest image allowed takes some 20 s of an idle core in the slowest format.
+LIMIT_S = 120.0
 # Pillow's pictures are converted in strips, so that beside the decoded and the final one there is no third.
 _STRIP_PIXELS = 4 << 20
 
@@ -86,6 +89,37 @@ _PILLOW_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 Image.init()  # all formats now, not when the first odd file comes to several threads at once
 
 
+Waiting = Callable[[], AbstractContextManager[object]]
+
+
+class _Turns:
+    """Lets one large image in at a time; one that stays for longer than an image may take does not keep the others."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._inside: object | None = None
+        self._since = 0.0
+
+    @contextmanager
+    def one(self, waiting: Waiting) -> Iterator[None]:
+        """Wait for a turn, and take it."""
+        own = object()
+        with waiting(), self._condition:
+            while self._inside is not None and (left_s := self._since + LIMIT_S - time.monotonic()) > 0:
+                self._condition.wait(left_s)
+            self._inside, self._since = own, time.monotonic()
+        try:
+            yield
+        finally:
+            with self._condition:
+                if self._inside is own:
+                    self._inside = None
+                    self._condition.notify()
+
+
+_large_images = _Turns()
+
+
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """One picture.
@@ -101,13 +135,19 @@ class Decoded:
     height: int
 
 
-def decode(data: bytes, *, fast_to_px: int | None = None) -> Decoded:
+def decode(
+    data: bytes,
+    *,
+    fast_to_px: int | None = None,
+    waiting: Waiting = nullcontext,
+) -> Decoded:
     """Decode one image.
 
     Args:
         data: The encoded image.
         fast_to_px: If set, a JPEG may be decoded at a reduced DCT scale as long as its shorter side
             keeps at least so many pixels.
+        waiting: Entered while other large images are waited for, which is no part of this one's time.
 
     Raises:
         ImageError: It cannot be decoded; the reason says why.
@@ -118,12 +158,12 @@ def decode(data: bytes, *, fast_to_px: int | None = None) -> Decoded:
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         width, height = _stored_size(image)
-        with _memory_for(width, height):
+        with _memory_for(width, height, waiting):
             pixels = _pixels(image, data, fast_to_px)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        return _decode_unidentified(data, error)
+        return _decode_unidentified(data, error, waiting)
     except Image.DecompressionBombError as error:
         raise ImageError(Reason.TOO_LARGE, _line(error)) from error
     except MemoryError as error:
@@ -148,7 +188,7 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
     return image.size if tags is None else (int(tags[_TIFF_WIDTH]), int(tags[_TIFF_HEIGHT]))
 
 
-def _memory_for(width: int, height: int) -> AbstractContextManager[object]:
+def _memory_for(width: int, height: int, waiting: Waiting) -> AbstractContextManager[object]:
     """Leave for a picture of this size to be decoded; the large ones wait for each other.
 
     Raises:
@@ -158,7 +198,7 @@ def _memory_for(width: int, height: int) -> AbstractContextManager[object]:
         raise ImageError(Reason.CORRUPT_IMAGE, f"{width} x {height} pixels")
     if width * height > MAX_PIXELS:
         raise ImageError(Reason.TOO_LARGE, f"{width} x {height} pixels; the limit is {MAX_PIXELS} in all")
-    return _one_large_image if width * height > _LARGE_PIXELS else nullcontext()
+    return _large_images.one(waiting) if width * height > _LARGE_PIXELS else nullcontext()
 
 
 def _pixels(image: Image.Image, data: bytes, fast_to_px: int | None) -> torch.Tensor:
@@ -246,13 +286,13 @@ def _grey_to_8_bits(image: Image.Image, low: float, high: float) -> Image.Image:
     return Image.fromarray(grey)
 
 
-def _decode_unidentified(data: bytes, error: Exception) -> Decoded:
+def _decode_unidentified(data: bytes, error: Exception, waiting: Waiting) -> Decoded:
     if data[4:8] == b"ftyp":
         brands = {data[at : at + 4] for at in range(8, 64, 4)}
         if brands & _AVIF_BRANDS:
             raise ImageError(Reason.CORRUPT_IMAGE, "starts as AVIF, but cannot be read as one") from error
         if brands & _HEIF_BRANDS:
-            return _decode_heic(data)
+            return _decode_heic(data, waiting)
     head = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip()
     for magic, name in _FOREIGN_MAGIC:
         if data.startswith(magic) or (name == "SVG" and head.startswith(b"<") and magic in head):
@@ -265,9 +305,9 @@ def _decode_unidentified(data: bytes, error: Exception) -> Decoded:
     raise ImageError(Reason.NOT_AN_IMAGE, "no image format that is known") from error
 
 
-def _decode_heic(data: bytes) -> Decoded:
+def _decode_heic(data: bytes, waiting: Waiting) -> Decoded:
     width, height = _heif_size(data)
-    with _memory_for(width, height):
+    with _memory_for(width, height, waiting):
         try:
             pixels = decode_heic(data, mode="RGB")
         except (RuntimeError, ValueError) as error:

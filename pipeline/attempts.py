@@ -1,0 +1,64 @@
+"""Attempts: how often a unit was begun and never ended, because its labeler died.
+
+A labeler leaves a mark in OUT before it begins a unit, and takes it away when it is through with it, whatever
+the outcome. Only a process that dies leaves its mark behind::
+
+    attempts/UUUUUUUUUUUUUUUU-1.json    begun once, and either at work or dead since
+    attempts/UUUUUUUUUUUUUUUU-2.json    begun again
+
+Marks never tell what is done: that is what published parts are for. They only tell how carefully to go about
+a unit, so one too many (a machine that was taken away, a second job at work on the same unit) costs time, and
+one too few costs another death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import socket
+import time
+
+from pipeline.errors import StorageError
+from pipeline.ledger import ATTEMPTS, Ledger
+from pipeline.storage import Storage
+
+# After so many deaths the images of a unit are decoded in a process of their own.
+DEATHS_BEFORE_ISOLATION = 2
+# After so many it was something else that killed the labelers, and the unit is given up for this run. Machines that
+# come and go hardly ever do so this often on one unit.
+DEATHS_BEFORE_GIVING_UP = 8
+
+
+class Attempts:
+    """The marks of one output. Each beginning costs a HEAD and a PUT on S3, and each end a DELETE."""
+
+    def __init__(self, ledger: Ledger, storage: Storage) -> None:
+        self._ledger = ledger
+        self._storage = storage
+
+    def begin(self, unit_id: str) -> int:
+        """Leave a mark.
+
+        Returns:
+            How many earlier attempts were begun and not ended.
+
+        Raises:
+            StorageError: OUT cannot be written.
+        """
+        mark = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "begun_at": round(time.time())})
+        for deaths in itertools.count():
+            uri = self._uri(unit_id, deaths)
+            # a look first: not every store honours the condition that a name is free
+            if not self._storage.exists(uri) and self._storage.publish(uri, mark.encode() + b"\n"):
+                return deaths
+        raise AssertionError("unreachable")
+
+    def end(self, unit_id: str, deaths: int) -> None:
+        """Take the mark away that was left after so many deaths. One that stays for want of an answer does no harm."""
+        with contextlib.suppress(StorageError):
+            self._storage.delete(self._uri(unit_id, deaths))
+
+    def _uri(self, unit_id: str, deaths: int) -> str:
+        return self._ledger.uri(ATTEMPTS, f"{unit_id}-{deaths + 1}.json")

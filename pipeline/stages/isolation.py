@@ -1,0 +1,290 @@
+"""Decode in a process of its own: for images that kill, or hang, whoever decodes them.
+
+The child is a new interpreter (nothing is forked from a process full of threads) that runs the same
+:func:`pipeline.stages.decode.decode` and sends the same pixels back over a socket::
+
+    labeler -> child    fast_to_px, num_bytes | encoded image
+    child -> labeler    length | JSON: width, height, shape and axes of the pixels in memory | pixels
+                        length | JSON: reason, message
+
+A child that dies proves an image guilty only if it was the first one there and the signal came from inside.
+Otherwise an earlier image may have done the damage, or somebody else ended the process; so the image is tried
+once more, in a new child. A child that takes too long is ended.
+
+Images are decoded one at a time here, which keeps the memory of a labeler within the bounds it has without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.errors import EngineError, ImageError
+from pipeline.records import Reason
+from pipeline.stages.decode import Decoded, decode
+
+_REQUEST = struct.Struct("<IQ")  # fast_to_px or 0, num_bytes
+_LENGTH = struct.Struct("<I")
+_READY = b"ready"
+_TICK_S = 1.0  # waiting is counted in these, so that a process that was stopped for an hour makes nobody late
+_START_S = 300.0
+_STARTS = 3
+_IDLE_S = 60.0
+_ORPHAN_S = 30
+_EXIT_S = 10.0
+# What no honest image needs is refused to a decoder before the whole machine runs out of memory.
+MAX_DATA_BYTES = 8 << 30
+# Signals that a decoder does not send itself.
+_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM}
+
+
+class _Unproven(Exception):  # noqa: N818 - what happened
+    """The child has died, not necessarily of the image that it was at."""
+
+
+class _Hung(Exception):  # noqa: N818 - what happened
+    """The child does not answer."""
+
+
+class IsolatedDecoder:
+    """Decodes in a child process, which is started when it is needed. Safe to share between threads.
+
+    Args:
+        limit_s: How long an image may take.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._lock = threading.Lock()
+        self._child: _Child | None = None
+
+    def decode(self, data: bytes, *, fast_to_px: int | None = None) -> Decoded:
+        """Decode one image; the arguments and what comes back are those of :func:`pipeline.stages.decode.decode`.
+
+        Raises:
+            ImageError: It cannot be decoded. The reason is ``decoder_crashed`` where the child died or hung.
+            EngineError: No child can be started.
+        """
+        with self._lock:
+            try:
+                return self._try(data, fast_to_px)
+            except _Unproven:
+                return self._try(data, fast_to_px, again=True)
+
+    def _try(self, data: bytes, fast_to_px: int | None, *, again: bool = False) -> Decoded:
+        child = self._child = self._child or _started(self._limit_s)
+        try:
+            return child.decode(data, fast_to_px)
+        except _Hung as error:
+            self._child = None
+            child.end(0)
+            message = f"decoding took longer than {self._limit_s:g} s and was ended"
+            raise ImageError(Reason.DECODER_CRASHED, message) from error
+        except (OSError, EOFError) as error:
+            self._child = None
+            status = child.end(_EXIT_S)
+            if not again and (child.num_decoded > 0 or -status in _FROM_OUTSIDE):
+                raise _Unproven from error
+            raise ImageError(Reason.DECODER_CRASHED, f"the decoder died of it: {_words(status)}") from error
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            if self._child is not None:
+                self._child.end(0)
+                self._child = None
+
+
+def _started(limit_s: float) -> _Child:
+    """A child that is ready.
+
+    Raises:
+        EngineError: None can be started.
+    """
+    status = 0
+    for _ in range(_STARTS):
+        try:
+            child = _Child(limit_s)
+        except OSError as error:
+            raise EngineError(f"no process can be started to decode images in: {error}") from error
+        try:
+            child.await_ready()
+        except (OSError, EOFError, _Hung):
+            status = child.end(0)
+        else:
+            return child
+    raise EngineError(f"the process that images are to be decoded in does not start: {_words(status)}")
+
+
+class _Child:
+    """The labeler's end of a child process.
+
+    Attributes:
+        num_decoded: Images that it has answered for.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self.num_decoded = 0
+        self._limit_s = limit_s
+        alarm_s = str(math.ceil(limit_s) + _ORPHAN_S)
+        self._socket, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "pipeline.stages.isolation", str(theirs.fileno()), alarm_s],
+                    # what this process can import, however it came to that
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,  # Ctrl-C is for the labeler
+                )
+        except OSError:
+            self._socket.close()
+            raise
+
+    def await_ready(self) -> None:
+        """Wait until it can decode."""
+        self._fill(memoryview(bytearray(len(_READY))), _START_S)
+
+    def decode(self, data: bytes, fast_to_px: int | None) -> Decoded:
+        """Have an image decoded.
+
+        Raises:
+            ImageError: The child says that it cannot be.
+            OSError, EOFError: The child has died.
+            _Hung: It does not answer.
+        """
+        self._socket.settimeout(self._limit_s)
+        self._socket.sendall(_REQUEST.pack(fast_to_px or 0, len(data)))
+        self._socket.sendall(data)
+        length = bytearray(_LENGTH.size)
+        self._fill(memoryview(length), self._limit_s)
+        head = bytearray(*_LENGTH.unpack(length))
+        self._fill(memoryview(head), self._limit_s)
+        answer: dict[str, Any] = json.loads(head)
+        if "reason" in answer:
+            self.num_decoded += 1
+            raise ImageError(answer["reason"], answer["message"])
+        pixels = np.empty(answer["shape"], np.uint8)
+        self._fill(pixels.reshape(-1).data, self._limit_s)
+        self.num_decoded += 1
+        return Decoded(torch.from_numpy(pixels).permute(answer["axes"]), answer["width"], answer["height"])
+
+    def _fill(self, view: memoryview, limit_s: float) -> None:
+        tick_s = min(_TICK_S, limit_s)
+        self._socket.settimeout(tick_s)
+        ticks_left = round(limit_s / tick_s)
+        while view:
+            try:
+                got = self._socket.recv_into(view)
+            except TimeoutError as error:
+                ticks_left -= 1
+                if ticks_left <= 0:
+                    raise _Hung from error
+                continue
+            if not got:
+                raise EOFError
+            view = view[got:]
+
+    def end(self, patience_s: float) -> int:
+        """Make sure that it is gone; its exit status."""
+        self._socket.close()
+        try:
+            return self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+def _words(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"signal {-status}"
+
+
+# -- the child --------------------------------------------------------------------------------------------
+
+
+def _serve(connection: socket.socket, alarm_s: int) -> None:
+    """Decode what comes in, until the labeler is gone or has sent nothing for a while."""
+    connection.sendall(_READY)
+    request = bytearray(_REQUEST.size)
+    while True:
+        connection.settimeout(_IDLE_S)
+        _receive(connection, memoryview(request))
+        connection.settimeout(None)
+        fast_to_px, num_bytes = _REQUEST.unpack(request)
+        data = bytearray(num_bytes)
+        _receive(connection, memoryview(data))
+        signal.alarm(alarm_s)  # ends this process where nobody is left to do it
+        try:
+            decoded = decode(bytes(data), fast_to_px=fast_to_px or None)
+        except ImageError as error:
+            _send_json(connection, {"reason": error.reason, "message": error.message})
+        else:
+            _send_pixels(connection, decoded)
+        signal.alarm(0)
+
+
+def _send_pixels(connection: socket.socket, decoded: Decoded) -> None:
+    """Send pixels as they lie in memory: on how they lie depends which code resizes them, to the last bit."""
+    pixels = decoded.pixels_CHW
+    order = sorted(range(pixels.ndim), key=lambda axis: pixels.stride(axis), reverse=True)
+    memory = pixels.permute(order)
+    if not memory.is_contiguous():
+        order, memory = list(range(pixels.ndim)), pixels.contiguous()
+    axes = [order.index(axis) for axis in range(pixels.ndim)]
+    about = {"width": decoded.width, "height": decoded.height, "shape": list(memory.shape), "axes": axes}
+    _send_json(connection, about)
+    connection.sendall(memory.numpy().reshape(-1).data)
+
+
+def _send_json(connection: socket.socket, content: dict[str, Any]) -> None:
+    data = json.dumps(content).encode()
+    connection.sendall(_LENGTH.pack(len(data)) + data)
+
+
+def _receive(connection: socket.socket, view: memoryview) -> None:
+    while view:
+        got = connection.recv_into(view)
+        if not got:
+            raise EOFError
+        view = view[got:]
+
+
+def _be_the_first_to_go() -> None:
+    """When memory runs out, the kernel is to end this process and not the labeler; and it may not take all."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (MAX_DATA_BYTES, MAX_DATA_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main(descriptor: int, alarm_s: int) -> None:
+    """The whole life of a child."""
+    _be_the_first_to_go()
+    torch.set_num_threads(1)
+    with socket.socket(fileno=descriptor) as connection, contextlib.suppress(OSError, EOFError):
+        _serve(connection, alarm_s)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
