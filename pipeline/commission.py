@@ -6,14 +6,14 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import LabelConfig, fingerprint
 from pipeline.errors import InputError, OutputError, StorageError
 from pipeline.labels import names_for, parse_names
-from pipeline.ledger import JOB, PREDICTIONS, Ledger
+from pipeline.ledger import JOB, PREDICTIONS, Ledger, to_json
 from pipeline.machine import has_bfloat16
 from pipeline.models.memory import Fit, Place, fit
 from pipeline.models.weights import ResolvedMember, check_one_label_space
@@ -21,6 +21,7 @@ from pipeline.storage import Storage, absolute_uri
 from pipeline.workload import Engine
 
 DEFAULT_ROWS_PER_PART = 10_000
+_MAX_CLAIMS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def describe_job(
         "results": results,
         "class_names": list(class_names),
         "weights_files": {spec.alias: spec.weights_file for spec in specs},
-        "inputs": _merged((earlier or {}).get("inputs", []), config.inputs),
+        "inputs": _merged([], config.inputs),
         "device": device,
         "versions": {
             name: _version(name) for name in ("torch", "torchvision", "torchcodec", "pillow", "pyarrow", "ray")
@@ -134,29 +135,57 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _merged(older: list[str], newer: tuple[str, ...]) -> list[str]:
+def _merged(older: Sequence[str], newer: Sequence[str]) -> list[str]:
     words = [word if word.startswith(("@", "s3://")) else os.path.abspath(os.path.expanduser(word)) for word in newer]
     return list(dict.fromkeys([*older, *words]))
 
 
-def claim(ledger: Ledger, job: Job, earlier: Mapping[str, Any] | None, *, overwrite: bool) -> None:
-    """Make sure that OUT is this job's, or make it so.
+def claim(ledger: Ledger, job: Job, *, overwrite: bool) -> None:
+    """Make sure that OUT is this job's, or make it so. Of several jobs that want it at once, one gets it.
+
+    A job that takes over writes its ``job.json`` first: labelers of the older job look at it before they
+    publish, and stop. What they had published is removed then, and again at the end.
 
     Raises:
         OutputError: It belongs to another job, or cannot be written.
     """
-    if earlier is None:
-        if ledger.names(PREDICTIONS):
+    for _ in range(_MAX_CLAIMS):
+        version, owner = ledger.version(JOB), ledger.read_json(JOB)
+        content = _claim(ledger, job, owner, overwrite=overwrite)
+        if not ledger.write_over(JOB, to_json(content), version):
+            continue  # somebody else wrote it meanwhile
+        if owner is not None and owner.get("fingerprint") != job.fingerprint:
+            ledger.clear()
+        else:
+            ledger.remove_jobs(replaced_jobs(content))
+        return
+    raise OutputError(f"{ledger.out}: other jobs keep changing its {JOB}; choose another --out")
+
+
+def _claim(ledger: Ledger, job: Job, owner: Mapping[str, Any] | None, *, overwrite: bool) -> dict[str, Any]:
+    """What ``job.json`` is to hold, after what it holds now."""
+    if owner is None:
+        if ledger.names(PREDICTIONS) and ledger.version(JOB) is None:
             raise OutputError(f"{ledger.out}: holds predictions of something else (no {JOB}); choose another --out")
-    elif earlier.get("fingerprint") != job.fingerprint:
-        if not overwrite:
-            differing = _differences(earlier.get("results", {}), job.content["results"])
-            raise OutputError(
-                f"{ledger.out} was made by a different job; it differs in {', '.join(differing)}. "
-                "Choose another --out, or pass --overwrite to replace it"
-            )
-        ledger.clear()
-    ledger.write_json(JOB, job.content)
+        return job.content
+    replaced = replaced_jobs(owner)
+    if owner.get("fingerprint") == job.fingerprint:
+        content = {**job.content, "inputs": _merged(owner.get("inputs", []), job.content["inputs"])}
+    elif overwrite:
+        content = job.content
+        replaced = [mark for mark in (*replaced, str(owner.get("fingerprint"))) if mark != job.fingerprint]
+    else:
+        differing = _differences(owner.get("results", {}), job.content["results"])
+        raise OutputError(
+            f"{ledger.out} was made by a different job; it differs in {', '.join(differing)}. "
+            "Choose another --out, or pass --overwrite to replace it"
+        )
+    return {**content, "replaced": replaced} if replaced else content
+
+
+def replaced_jobs(content: Mapping[str, Any]) -> list[str]:
+    """Fingerprints of the jobs that an output was taken from, as its ``job.json`` tells."""
+    return [str(mark) for mark in content.get("replaced", ())]
 
 
 def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str]:

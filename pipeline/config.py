@@ -138,9 +138,14 @@ def _auto_or_count(value: object) -> int | str:
     raise ValueError("'auto' or a whole number above 0 is expected")
 
 
+def _auto_or_number(value: object) -> int | str:
+    return 0 if value in (0, "0") and not isinstance(value, bool) else _auto_or_count(value)
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Text = Annotated[str, BeforeValidator(_path), Field(min_length=1)]
 AutoInt = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_count)]
+AutoNumber = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_number)]
 
 
 class StorageConfig(BaseModel):
@@ -203,6 +208,7 @@ class LabelConfig(EnsembleConfig):
     keep: Words = ()
     limit: Annotated[int, Field(ge=1)] | None = None
     max_bad_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+    max_failed_units: AutoNumber = "auto"
     overwrite: bool = False
     verbose: bool = False
 

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from typing import Any
 from pipeline.errors import EngineError, RequestError
 from pipeline.machine import available_memory_bytes, num_local_cpus, num_local_gpus, smallest_gpu_bytes
 from pipeline.watch import die_when_stuck
-from pipeline.workload import Item, Share, WorkerFactory, Workload
+from pipeline.workload import MAX_DEATHS, Item, Patience, Share, WorkerFactory, Workload
 
 _HEARTBEAT_S = 0.2
 _STOP_GRACE_S = 10.0
@@ -204,6 +205,7 @@ class RayEngine:
 
         if ray.is_initialized():
             return
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         level = logging.INFO if self._verbose else logging.ERROR
         options: dict[str, Any] = {} if self._address else {"include_dashboard": False, "num_cpus": num_local_cpus()}
         try:
@@ -213,6 +215,8 @@ class RayEngine:
             where = f"the Ray cluster at {self._address}" if self._address else "Ray on this machine"
             raise RequestError(f"{where} cannot be reached: {' '.join(str(error).split())[:300]}") from error
         self._started_here = True
+        if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there
 
     def run(self, workload: Workload, stop: threading.Event) -> Iterator[Item | None]:
         """Run a workload on the cluster.
@@ -225,31 +229,50 @@ class RayEngine:
 
         # what actors fetch when they start must live as long as the job, so the references stay here
         blobs = {name: ray.put(blob) for name, blob in workload.blobs.items()}
-        signal = ray.remote(num_cpus=0)(_StopSignal).remote()
-        dataset = self._dataset(workload, blobs, signal)
-
-        def work(emit: Callable[[Item], None]) -> None:
-            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                for text in batch.column("json").to_pylist():
-                    emit(json.loads(text))
-
+        supervisor = self._supervisor()
+        dataset = self._dataset(workload, blobs, supervisor)
+        patience = Patience()
         ended = threading.Event()
 
-        def pass_on_stop() -> None:
-            while not ended.is_set():
-                if stop.wait(_POLL_S):
-                    signal.set.remote()
-                    return
+        def work(emit: Callable[[Item], None]) -> None:
+            try:
+                for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                    for text in batch.column("json").to_pylist():
+                        item = json.loads(text)
+                        if workload.is_progress(item):
+                            patience.progress()
+                        emit(item)
+            finally:
+                ended.set()
 
-        threading.Thread(target=pass_on_stop, name="stop", daemon=True).start()
+        def watch(_emit: Callable[[Item], None]) -> None:
+            while not ended.wait(_POLL_S):
+                if stop.is_set():
+                    supervisor.stop.remote()
+                if patience.ends(ray.get(supervisor.deaths.remote())):
+                    raise EngineError(
+                        f"a worker died {MAX_DEATHS} times with nothing done in between; what kills it is in "
+                        "Ray's logs and the kernel's (too little memory, as a rule)"
+                    )
+
         try:
-            yield from _streamed([work], stop)
+            yield from _streamed([work, watch], stop)
         except ray.exceptions.RayError as error:
             raise EngineError(f"Ray gave up: {' '.join(str(error).split())[-600:]}") from error
         finally:
             ended.set()
 
-    def _dataset(self, workload: Workload, blobs: Mapping[str, Any], signal: Any) -> Any:  # noqa: ANN401 - Ray's types
+    @staticmethod
+    def _supervisor() -> Any:  # noqa: ANN401 - an actor's handle
+        """The supervisor, on the driver's own machine where that is part of the cluster: the one that stays."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        return ray.remote(**options)(_Supervisor).remote()
+
+    def _dataset(self, workload: Workload, blobs: Mapping[str, Any], supervisor: Any) -> Any:  # noqa: ANN401 - Ray's types
         import pyarrow as pa
         import ray
 
@@ -270,7 +293,7 @@ class RayEngine:
         threads = workload.num_threads or shape.num_cpus
         return ray.data.from_blocks(blocks).map_batches(
             _RayWorker,
-            fn_constructor_args=(workload.factory, blobs, signal, threads),
+            fn_constructor_args=(workload.factory, blobs, supervisor, threads),
             batch_size=1,
             batch_format="pyarrow",
             compute=self._pool(workload, shape),
@@ -348,17 +371,24 @@ def _smallest_gpu_of(nodes: Sequence[Mapping[str, Any]]) -> int | None:
     return None
 
 
-class _StopSignal:
-    """An actor that remembers whether to stop."""
+class _Supervisor:
+    """An actor that remembers whether to stop, and in how many processes each worker has lived."""
 
     def __init__(self) -> None:
-        self._set = False
+        self._stopping = False
+        self._lives: dict[str, set[str]] = {}
 
-    def set(self) -> None:
-        self._set = True
+    def stop(self) -> None:
+        self._stopping = True
 
-    def is_set(self) -> bool:
-        return self._set
+    def is_stopping(self) -> bool:
+        return self._stopping
+
+    def begin(self, worker: str, process: str) -> None:
+        self._lives.setdefault(worker, set()).add(process)
+
+    def deaths(self) -> dict[str, int]:
+        return {worker: len(lives) - 1 for worker, lives in self._lives.items()}
 
 
 class _RayWorker:
@@ -368,13 +398,16 @@ class _RayWorker:
         self,
         factory: WorkerFactory,
         blobs: Mapping[str, Any],
-        signal: Any,  # noqa: ANN401 - an actor's handle
+        supervisor: Any,  # noqa: ANN401 - an actor's handle
         num_threads: int,
     ) -> None:
         import ray
 
         self._stop = threading.Event()
-        self._signal = signal
+        self._supervisor = supervisor
+        about = ray.get_runtime_context()
+        # known to have begun before anything of its own runs, which may be what kills it
+        ray.get(supervisor.begin.remote(about.get_actor_id(), about.get_worker_id()))
         self._worker = factory({name: ray.get(reference) for name, reference in blobs.items()}, num_threads)
         threading.Thread(target=self._watch, name="stop", daemon=True).start()
         die_when_stuck()
@@ -384,7 +417,7 @@ class _RayWorker:
 
         while not self._stop.wait(_POLL_S):
             try:
-                if ray.get(self._signal.is_set.remote()):
+                if ray.get(self._supervisor.is_stopping.remote()):
                     self._stop.set()
             except ray.exceptions.RayError:
                 return  # the driver is gone, and this process is about to be

@@ -17,24 +17,23 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, overload
 
-from pipeline.commission import Job, claim, describe_job, fit_memory
+from pipeline.commission import Job, claim, describe_job, fit_memory, replaced_jobs
 from pipeline.config import LabelConfig, label_config
 from pipeline.engines import InlineEngine, RayEngine
-from pipeline.errors import EngineError, InputError, PublishError, StorageError
+from pipeline.errors import EngineError, InputError, OutputError, PublishError, StorageError
 from pipeline.inputs import Inputs, find_inputs
 from pipeline.labeler import UNITS_AT_ONCE, Labeler, LabelerConfig
-from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, Ledger, Progress
+from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, UNITS, Ledger, Progress
 from pipeline.models.anatomy import of_member
 from pipeline.models.tuning import is_long
 from pipeline.models.weights import ResolvedMember, resolve
-from pipeline.outcome import LabelSummary, sum_up
-from pipeline.planning import Plan, count_samples
+from pipeline.outcome import Budget, LabelSummary, sum_up
+from pipeline.planning import Plan, count_samples, read_units
 from pipeline.progress import Reporter, Tracker, make_reporter
 from pipeline.records import Receipt, Unit
 from pipeline.storage import Storage
 from pipeline.workload import Engine, Item, Workload
 
-_MIN_SAMPLES_FOR_BUDGET = 1_000
 _COUNT_BUDGET_S = 2.0
 _USUAL_IMAGE_BYTES = 100_000
 
@@ -80,11 +79,13 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
         job = describe_job(config, members, engine, storage, earlier)
         fitting = fit_memory(config, members, job, engine)
         config = config.model_copy(update={"batch_size": fitting.batch_size or "auto"})
-        claim(ledger, job, earlier, overwrite=config.overwrite)
+        claim(ledger, job, overwrite=config.overwrite)
+        ledger.sweep()
         notes = (*inputs.notes, *([fitting.note] if fitting.note else []))
         for note in notes:
             shown.note(note)
-        agenda = _while_starting(engine, ledger, functools.partial(_agenda, ledger, storage, inputs, config.limit))
+        prepare = functools.partial(_agenda, config, ledger, storage, inputs, job.fingerprint)
+        agenda = _while_starting(engine, ledger, prepare)
         del inputs  # of a million tars, 300 MB
         summary = _run(config, agenda, job, members, engine, ledger, storage, shown)
         summary = dataclasses.replace(summary, notes=notes)
@@ -107,7 +108,7 @@ def _run(
         reporter.note(f"resuming: {num_units - num_pending} of {num_units} units are done")
     left = _left_to_do(agenda, job, storage)
     tracker = Tracker(left)
-    over_budget = False
+    budget = Budget(config.max_bad_rate, config.max_failed_units, num_units)
     reporter.update(tracker.snapshot())
     if num_pending:
         ledger.withdraw_success()
@@ -120,42 +121,47 @@ def _run(
                 if item is not None:
                     tracker.take(Receipt.from_dict(item))
                 reporter.update(tracker.snapshot())
-                judged = tracker.images >= _MIN_SAMPLES_FOR_BUDGET
-                over_budget = over_budget or (judged and tracker.bad_rate > config.max_bad_rate)
-                if over_budget or tracker.unwritable:
+                if budget.exceeded_by(tracker) or tracker.unwritable:
                     stop.event.set()
-    if tracker.unwritable:
-        raise PublishError(f"{tracker.unwritable}; what was published stays, the same command goes on from there")
-    return _conclude(agenda.plan, job, tracker, ledger, interrupted=stop.by_signal, over_budget=over_budget)
+    try:
+        ledger.check_owner(job.fingerprint)
+    except StorageError as error:
+        raise PublishError(f"OUT cannot be used: {error}") from error
+    try:
+        if tracker.unwritable:
+            raise PublishError(tracker.unwritable)
+        return _conclude(agenda.plan, job, tracker, budget, ledger, storage, interrupted=stop.by_signal)
+    except (StorageError, OutputError, PublishError) as error:
+        raise PublishError(f"{error}; what was published stays, the same command goes on from there") from error
 
 
 def _conclude(
-    plan: Plan, job: Job, tracker: Tracker, ledger: Ledger, *, interrupted: bool, over_budget: bool
+    plan: Plan,
+    job: Job,
+    tracker: Tracker,
+    budget: Budget,
+    ledger: Ledger,
+    storage: Storage,
+    *,
+    interrupted: bool,
 ) -> LabelSummary:
     """Sum a run up, and declare the job finished if it is.
 
     Raises:
         EngineError: A unit came back neither complete nor failed, and nobody had asked for a stop.
     """
-    progress = ledger.progress()
+    progress = ledger.progress(job.fingerprint)
     done = {unit.id for unit in plan.units if progress.get(unit.id, Progress()).complete}
     finished = len(done) == len(plan.units)
-    summary = sum_up(
-        ledger.out,
-        plan.units,
-        len(done),
-        tracker,
-        interrupted=interrupted and not finished,
-        bad_rate_exceeded=over_budget,
-    )
+    summary = sum_up(ledger.out, plan.units, len(done), tracker, budget, interrupted=interrupted and not finished)
     lost = len(plan.units) - len(done) - summary.failed_units
-    if lost > 0 and not (interrupted or over_budget):
+    if lost > 0 and not (interrupted or budget.exceeded):
         raise EngineError(f"{lost} units came back unfinished; the same command takes them up again")
     if tracker.receipts:
         ledger.remove_unreadable(done)
         ledger.remove_attempts()
-    if finished and ledger.read_json(SUCCESS) is None:
-        _write_success(ledger, plan, job.fingerprint, tracker, progress)
+    if finished:
+        _declare_finished(ledger, storage, plan, job.fingerprint, tracker, progress)
     return summary
 
 
@@ -168,20 +174,27 @@ def _engine(config: LabelConfig) -> Engine:
 # -- what is to be done -----------------------------------------------------------------------------------
 
 
-def _plan(ledger: Ledger, storage: Storage, inputs: Inputs, limit: int | None) -> Plan:
-    plan = Plan(ledger, storage)
-    try:
-        plan.add(inputs, limit)
-    except StorageError as error:
-        raise InputError(f"the inputs cannot be listed: {error}") from error
-    if not plan.units:
-        raise InputError("no samples were found in the inputs")
-    if plan.replaced:
-        # before the plan forgets them: a kill in between leaves nothing behind that no plan knows
-        ledger.withdraw_success()
-        ledger.remove_units(plan.replaced)
-    plan.write()
-    return plan
+def _plan(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs, mark: str) -> Plan:
+    while True:
+        plan = Plan(ledger, storage, mark)
+        try:
+            ledger.check_owner(mark)
+        except StorageError as error:
+            raise OutputError(f"OUT cannot be used: {error}") from error
+        try:
+            plan.add(inputs, config.limit)
+        except StorageError as error:
+            raise InputError(f"the inputs cannot be listed: {error}") from error
+        if not plan.units:
+            raise InputError("no samples were found in the inputs")
+        if plan.replaced:
+            # before the plan forgets them: a kill in between leaves nothing behind that no plan knows
+            ledger.withdraw_success()
+            ledger.remove_units(plan.replaced)
+        if plan.write():
+            return plan
+        # another run of this job has added to the plan: its units are no less to be labelled than ours
+        inputs = find_inputs(config.inputs, storage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +212,9 @@ class _Agenda:
     parts_done: dict[str, int]
 
 
-def _agenda(ledger: Ledger, storage: Storage, inputs: Inputs, limit: int | None) -> _Agenda:
-    plan = _plan(ledger, storage, inputs, limit)
-    progress = ledger.progress()
+def _agenda(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs, mark: str) -> _Agenda:
+    plan = _plan(config, ledger, storage, inputs, mark)
+    progress = ledger.progress(mark)
     pending = [unit for unit in plan.units if not progress.get(unit.id, Progress()).complete]
     return _Agenda(plan, pending, {unit.id: progress[unit.id].num_parts for unit in pending if unit.id in progress})
 
@@ -277,7 +290,14 @@ def _workload(
         on_gpu=job.device == "cuda",
         num_workers=None if config.workers == "auto" else config.workers,
         num_threads=None if config.decode_threads == "auto" else config.decode_threads,
+        is_progress=_is_progress,
     )
+
+
+def _is_progress(item: Item) -> bool:
+    """Whether a receipt tells of something that need not be done again, should its labeler die now."""
+    receipt = Receipt.from_dict(item)
+    return bool(receipt.parts) or receipt.finished or receipt.failure is not None
 
 
 class _Items(Sequence[Item]):
@@ -322,7 +342,7 @@ class LabelerWorker:
 
 
 class _Stop:
-    """Set by a signal or by the failure budget."""
+    """Set by a signal or by a failure budget."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
@@ -352,11 +372,27 @@ def _stop_on_signals(reporter: Reporter) -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _write_success(ledger: Ledger, plan: Plan, mark: str, tracker: Tracker, progress: Mapping[str, Progress]) -> None:
+def _declare_finished(
+    ledger: Ledger, storage: Storage, plan: Plan, mark: str, tracker: Tracker, progress: Mapping[str, Progress]
+) -> None:
+    """Write ``_SUCCESS``, unless another run of the job has added to the plan and is at work on that."""
+    version = ledger.version(UNITS)
+    units = plan.units if version == plan.version else read_units(ledger, storage, mark)
+    if not all(progress.get(unit.id, Progress()).complete for unit in units):
+        return
+    ledger.remove_jobs(replaced_jobs(ledger.job()))
+    predictions = [name for unit in units for name in progress[unit.id].names(mark, unit.id)]
+    older = ledger.read_json(SUCCESS)
+    if older is None or older.get(PREDICTIONS, {}).keys() != set(predictions):
+        _write_success(ledger, len(units), mark, tracker, predictions)
+    if ledger.version(UNITS) != version:
+        ledger.withdraw_success()
+
+
+def _write_success(ledger: Ledger, num_units: int, mark: str, tracker: Tracker, predictions: list[str]) -> None:
     """The exact list of parts with row counts; counts not seen in this run are read from the footers."""
     seen = {name: counts for receipt in tracker.receipts.values() for name, counts in receipt.parts.items()}
-    predictions = [name for unit in plan.units for name in progress[unit.id].names(mark, unit.id)]
-    content: dict[str, Any] = {"fingerprint": mark, "finished_at": int(time.time()), "units": len(plan.units)}
+    content: dict[str, Any] = {"fingerprint": mark, "finished_at": int(time.time()), "units": num_units}
     for folder, position, names in (
         (PREDICTIONS, 0, predictions),
         (QUARANTINE, 1, sorted(set(ledger.names(QUARANTINE)) & set(predictions))),

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import StorageConfig
-from pipeline.errors import ObjectDamaged, ObjectMissing, OutputError, StorageError
+from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, StorageError
 from pipeline.records import Cursor, Unit
 from pipeline.storage import Entry, Storage, absolute_uri, join
 
@@ -147,30 +147,89 @@ class Ledger:
             raise OutputError(f"{self.out}: not an output of shardlabel (no {JOB} in it)")
         return job
 
+    def check_owner(self, fingerprint: str) -> None:
+        """Make sure that OUT still belongs to a job.
+
+        Raises:
+            ObjectChanged: Another job has taken it over.
+            StorageError: That cannot be told.
+        """
+        uri = self.uri(JOB)
+        try:
+            owner = json.loads(self._storage.read(uri))["fingerprint"]
+        except ObjectMissing:
+            return
+        except (ValueError, KeyError, TypeError) as error:
+            raise ObjectDamaged(f"{uri}: damaged: {error!r}") from error
+        if owner != fingerprint:
+            raise ObjectChanged(f"{uri}: another job has taken this output over (--overwrite)")
+
+    def version(self, name: str) -> Entry | None:
+        """The version of a file of OUT; None when there is none.
+
+        Raises:
+            OutputError: That cannot be told.
+        """
+        try:
+            return self._storage.stat(self.uri(name))
+        except ObjectMissing:
+            return None
+        except StorageError as error:
+            raise OutputError(str(error)) from error
+
+    def write_over(self, name: str, data: bytes, older: Entry | None) -> bool:
+        """Write a file of OUT unless somebody else has, since it had the given version (None: was not there).
+
+        Raises:
+            OutputError: OUT cannot be written.
+        """
+        uri = self.uri(name)
+        try:
+            return self._storage.publish(uri, data) if older is None else self._storage.swap(uri, data, older)
+        except StorageError as error:
+            raise OutputError(f"OUT cannot be written: {error}") from error
+
     def write_json(self, name: str, content: dict[str, Any], *, indent: int | None = 2) -> None:
         """Write a JSON object, whole or not at all; on one line without an indent, which is ten times as fast.
 
         Raises:
             OutputError: OUT cannot be written.
         """
-        data = json.dumps(content, indent=indent, ensure_ascii=False).encode() + b"\n"
         try:
-            self._storage.replace(self.uri(name), data)
+            self._storage.replace(self.uri(name), to_json(content, indent))
         except StorageError as error:
             raise OutputError(f"OUT cannot be written: {error}") from error
 
     def clear(self) -> None:
-        """Remove everything a job wrote, the commits first."""
+        """Remove everything that jobs wrote but for ``job.json``, the commits first.
+
+        Raises:
+            OutputError: OUT cannot be written.
+        """
         self.withdraw_success()
         for folder in (PREDICTIONS, QUARANTINE, "plan", ATTEMPTS):
             for name in self.names(folder):
-                self._storage.delete(self.uri(folder, name))
-        for name in ("report.html", JOB):
-            self._storage.delete(self.uri(name))
+                self._delete(folder, name)
+        self._delete("report.html")
+
+    def sweep(self) -> None:
+        """Remove what killed writers have left half-written."""
+        for folder in ("", "plan", PREDICTIONS, QUARANTINE):
+            self._storage.sweep(self.uri(folder))
 
     def withdraw_success(self) -> None:
-        """Remove ``_SUCCESS``: there is work to do again."""
-        self._storage.delete(self.uri(SUCCESS))
+        """Remove ``_SUCCESS``: there is work to do again.
+
+        Raises:
+            OutputError: OUT cannot be written.
+        """
+        self._delete(SUCCESS)
+
+    def _delete(self, *names: str) -> None:
+        try:
+            self._storage.delete(self.uri(*names))
+        except StorageError as error:
+            raise OutputError(f"OUT cannot be written: {error}") from error
 
     # -- parts ----------------------------------------------------------------------------------------
 
@@ -206,15 +265,16 @@ class Ledger:
         except (OSError, ValueError, KeyError) as error:
             raise ObjectDamaged(f"{uri}: damaged: {error}") from error
 
-    def progress(self) -> dict[str, Progress]:
-        """How far each unit has come, by unit id: one listing, nothing is opened.
+    def progress(self, fingerprint: str) -> dict[str, Progress]:
+        """How far a job has come with each unit, by unit id: one listing, nothing is opened.
 
         A unit's parts follow each other in a listing, so that only one unit's are held at a time.
         """
         matches = (_PART.fullmatch(name) for name, _ in self._listed(PREDICTIONS))
+        own = (match for match in matches if match and match[1] == fingerprint[:8])
         progress: dict[str, Progress] = {}
         seen: dict[Progress, Progress] = {}
-        for unit_id, parts in itertools.groupby(filter(None, matches), key=lambda match: match[2]):
+        for unit_id, parts in itertools.groupby(own, key=lambda match: match[2]):
             found = _progress({int(match[3]): match[4] is not None for match in parts})
             progress[unit_id] = seen.setdefault(found, found)  # a million finished units share one object
         return progress
@@ -290,7 +350,20 @@ class Ledger:
         for folder in (PREDICTIONS, QUARANTINE):
             for name in self.names(folder):
                 if unit_of(name) in unit_ids:
-                    self._storage.delete(self.uri(folder, name))
+                    self._delete(folder, name)
+
+    def remove_part(self, name: str) -> None:
+        """Remove one part, its commit first."""
+        for folder in (PREDICTIONS, QUARANTINE):
+            self._delete(folder, name)
+
+    def remove_jobs(self, fingerprints: Iterable[str]) -> None:
+        """Remove the parts of jobs that OUT was taken from: their labelers may have published one since."""
+        marks = tuple(f"part-{fingerprint[:8]}-" for fingerprint in fingerprints)
+        for folder in (PREDICTIONS, QUARANTINE) if marks else ():
+            for name in self.names(folder):
+                if name.startswith(marks):
+                    self._delete(folder, name)
 
     def remove_attempts(self) -> None:
         """Remove the marks of attempts at units: a run has come to an end by itself, and whoever died is replaced."""
@@ -302,7 +375,7 @@ class Ledger:
         for name in self.names(QUARANTINE):
             match = _UNREADABLE.fullmatch(name)
             if match and match[2] in unit_ids:
-                self._storage.delete(self.uri(QUARANTINE, name))
+                self._delete(QUARANTINE, name)
 
 
 def open_output(
@@ -317,6 +390,11 @@ def open_output(
     ledger = Ledger(os.fspath(out), storage)
     ledger.job()
     return ledger, storage
+
+
+def to_json(content: dict[str, Any], indent: int | None = 2) -> bytes:
+    """A JSON object as it is written to OUT."""
+    return json.dumps(content, indent=indent, ensure_ascii=False).encode() + b"\n"
 
 
 def unreadable_name(fingerprint: str, unit_id: str) -> str:

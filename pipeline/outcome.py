@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import BudgetError, Interrupted
 from pipeline.progress import Tracker
 from pipeline.records import Unit
+
+_MIN_SAMPLES = 1_000  # before a rate of bad ones says anything
+_UNITS_FAILED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class LabelSummary:
         failures: These units.
         interrupted: Whether the run was stopped by a signal.
         bad_rate_exceeded: Whether it stopped because too many samples were bad.
+        failed_units_exceeded: Whether it stopped because too many units could not be read.
         stage_s: Seconds per stage, summed over threads.
         notes: Things about the inputs that the user should know.
     """
@@ -59,6 +63,7 @@ class LabelSummary:
     failures: tuple[FailedUnit, ...]
     interrupted: bool = False
     bad_rate_exceeded: bool = False
+    failed_units_exceeded: bool = False
     stage_s: dict[str, float] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -67,9 +72,11 @@ class LabelSummary:
         """What the command line exits with."""
         if self.bad_rate_exceeded:
             return BudgetError.exit_code
+        if self.failed_units_exceeded:
+            return _UNITS_FAILED
         if self.interrupted:
             return Interrupted.exit_code
-        return 4 if self.failed_units else 0
+        return _UNITS_FAILED if self.failed_units else 0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form."""
@@ -77,8 +84,42 @@ class LabelSummary:
         return {name: round(v, 3) if isinstance(v, float) else v for name, v in values.items()}
 
 
+class Budget:
+    """How much may go wrong with the data before a run stops by itself.
+
+    Bad samples are counted by rate, and only once there are enough of them. Units that cannot be read are
+    counted one by one: what they share (credentials that expired, a store that is down) would fail all that
+    follow as well. The default leaves room for those that are really missing.
+
+    Args:
+        max_bad_rate: Share of quarantined samples, 0-1.
+        max_failed_units: Units that cannot be read; ``auto`` for 1 % of the plan, and at least 100.
+        num_units: In the plan.
+
+    Attributes:
+        bad_rate_exceeded, failed_units_exceeded: What has been exceeded at any time.
+    """
+
+    def __init__(self, max_bad_rate: float, max_failed_units: int | Literal["auto"], num_units: int) -> None:
+        self._max_bad_rate = max_bad_rate
+        self._max_failed_units = max_failed_units if max_failed_units != "auto" else max(100, num_units // 100)
+        self.bad_rate_exceeded = self.failed_units_exceeded = False
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether the run is to stop."""
+        return self.bad_rate_exceeded or self.failed_units_exceeded
+
+    def exceeded_by(self, tracker: Tracker) -> bool:
+        """Take note of where things stand; whether the run is to stop."""
+        judged = tracker.images >= _MIN_SAMPLES
+        self.bad_rate_exceeded |= judged and tracker.bad_rate > self._max_bad_rate
+        self.failed_units_exceeded |= tracker.failed_units > self._max_failed_units
+        return self.exceeded
+
+
 def sum_up(
-    out: str, units: Sequence[Unit], num_done: int, tracker: Tracker, *, interrupted: bool, bad_rate_exceeded: bool
+    out: str, units: Sequence[Unit], num_done: int, tracker: Tracker, budget: Budget, *, interrupted: bool
 ) -> LabelSummary:
     """Add up what a run did.
 
@@ -87,8 +128,8 @@ def sum_up(
         units: The whole plan.
         num_done: How many of them are complete now.
         tracker: The receipts of this run.
+        budget: What of it was exceeded.
         interrupted: Whether a signal stopped it.
-        bad_rate_exceeded: Whether too many bad samples did.
     """
     receipts = list(tracker.receipts.values())
     uris = {unit.id: unit.uri for unit in units}
@@ -122,6 +163,7 @@ def sum_up(
             if receipt.failure
         ),
         interrupted=interrupted,
-        bad_rate_exceeded=bad_rate_exceeded,
+        bad_rate_exceeded=budget.bad_rate_exceeded,
+        failed_units_exceeded=budget.failed_units_exceeded,
         stage_s=stage_s,
     )

@@ -34,6 +34,7 @@ from pipeline.storage import Entry, Storage
 SLICE_KEYS = 2048
 _PARALLEL_READS = 32
 
+_FINGERPRINT = b"fingerprint"
 _KEYS_SCHEMA = pa.schema([("key", pa.binary()), ("size_bytes", pa.int64()), ("etag", pa.string())])
 _UNITS_SCHEMA = pa.schema(
     [
@@ -96,12 +97,25 @@ class _Passing:
 
 
 class Plan:
-    """The units of an output, old and new, and the key lists of its slices."""
+    """The units of an output, old and new, and the key lists of its slices.
 
-    def __init__(self, ledger: Ledger, storage: Storage) -> None:
+    Args:
+        ledger: Of the output.
+        storage: How to reach it and the inputs.
+        fingerprint: Of the job; what another job had planned, before this one took OUT over, is passed by.
+
+    Attributes:
+        units: What there is to label.
+        replaced: Ids of units that are no longer in the plan.
+        version: Of ``plan/units.parquet`` as this plan knows it; None while there is none.
+    """
+
+    def __init__(self, ledger: Ledger, storage: Storage, fingerprint: str = "") -> None:
         self._ledger = ledger
         self._storage = storage
-        self.units: list[Unit] = read_units(ledger, storage)
+        self._fingerprint = fingerprint
+        self.version = ledger.version(UNITS)
+        self.units: list[Unit] = read_units(ledger, storage, fingerprint)
         self.replaced: set[str] = set()
         self._by_id: dict[str, Unit] = {}
 
@@ -136,21 +150,21 @@ class Plan:
         del self._by_id[unit.id]
         self.replaced.add(unit.id)
 
-    def write(self) -> None:
-        """Publish ``plan/units.parquet``."""
+    def write(self) -> bool:
+        """Publish ``plan/units.parquet``; False when another run of the job has, since this plan was read.
+
+        Raises:
+            OutputError: OUT cannot be written.
+        """
         columns = {
             name: pa.array([getattr(unit, name) for unit in self.units], _UNITS_SCHEMA.field(name).type)
             for name in _UNITS_SCHEMA.names
         }
-        self._put(self._ledger.uri(UNITS), pa.table(columns, schema=_UNITS_SCHEMA))
-
-    def _put(self, uri: str, table: pa.Table) -> None:
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        try:
-            self._storage.replace(uri, buffer.getvalue())
-        except StorageError as error:
-            raise OutputError(f"OUT cannot be written: {error}") from error
+        schema = _UNITS_SCHEMA.with_metadata({_FINGERPRINT: self._fingerprint})
+        if not self._ledger.write_over(UNITS, _parquet(pa.table(columns, schema=schema)), self.version):
+            return False
+        self.version = self._ledger.version(UNITS)
+        return True
 
     # -- slices -------------------------------------------------------------------------------------------
 
@@ -239,7 +253,11 @@ class Plan:
         content = hashlib.sha256(b"\0".join(keys) + repr((sizes, etags)).encode()).hexdigest()
         unit_id = _unit_id("slice", prefix, content)
         keys_uri = self._ledger.uri("plan", f"keys-{unit_id}.parquet")
-        self._put(keys_uri, pa.table({"key": keys, "size_bytes": sizes, "etag": etags}, schema=_KEYS_SCHEMA))
+        table = pa.table({"key": keys, "size_bytes": sizes, "etag": etags}, schema=_KEYS_SCHEMA)
+        try:
+            self._storage.replace(keys_uri, _parquet(table))
+        except StorageError as error:
+            raise OutputError(f"OUT cannot be written: {error}") from error
         return Unit(unit_id, UnitKind.SLICE, prefix, sum(sizes), "", keys_uri, len(batch))
 
     # -- limit --------------------------------------------------------------------------------------------
@@ -272,8 +290,19 @@ class Plan:
         return self._slice(unit.uri, self._planned(unit)[:num_samples])
 
 
-def read_units(ledger: Ledger, storage: Storage) -> list[Unit]:
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_units(ledger: Ledger, storage: Storage, fingerprint: str = "") -> list[Unit]:
     """The units that an output was planned with; none where there is no plan yet.
+
+    Args:
+        ledger: Of the output.
+        storage: How to reach it.
+        fingerprint: Of the job that asks; a plan that another one made is none. Empty for whatever there is.
 
     Raises:
         OutputError: The plan cannot be read.
@@ -287,8 +316,12 @@ def read_units(ledger: Ledger, storage: Storage) -> list[Unit]:
     names = {item.name for item in dataclasses.fields(Unit)}
     units: list[Unit] = []
     try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        planner = (file.schema_arrow.metadata or {}).get(_FINGERPRINT, b"").decode()
+        if planner and fingerprint and planner != fingerprint:
+            return []
         # batch by batch: rows as dicts take several times the memory of units
-        for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches():
+        for batch in file.iter_batches():
             for row in batch.to_pylist():
                 known = {name: value for name, value in row.items() if name in names}
                 units.append(Unit(**known | {"kind": UnitKind(row["kind"])}))  # one string for all units

@@ -77,6 +77,7 @@ class Tracker:
         receipts: The latest receipt of each unit.
         images: Samples done in this run.
         quarantined: Of these, quarantined, by reason.
+        failed_units: Units that could not be read.
         unwritable: What a labeler said when it could not write OUT.
     """
 
@@ -86,7 +87,8 @@ class Tracker:
         self.images = 0
         self.quarantined: Counter[str] = Counter()
         self.unwritable: str | None = None
-        self._units_done = self._failed_units = 0
+        self.failed_units = 0
+        self._units_done = 0
         self._started_at: float | None = None
         # what the total is estimated from: samples that are known, and bytes of which only some are seen
         self._known_samples = self._unknown_bytes = self._seen_samples = self._seen_bytes = 0
@@ -113,7 +115,7 @@ class Tracker:
     def _count(self, receipt: Receipt, sign: int) -> None:
         self.images += sign * receipt.num_samples
         self._units_done += sign * receipt.finished
-        self._failed_units += sign * (receipt.failure is not None)
+        self.failed_units += sign * (receipt.failure is not None)
         for reason, count in receipt.num_quarantined.items():
             self.quarantined[reason] += sign * count
 
@@ -152,7 +154,7 @@ class Tracker:
             quarantined=+self.quarantined,
             units_done=self._units_done,
             units_total=len(self._pending),
-            failed_units=self._failed_units,
+            failed_units=self.failed_units,
             seconds=0.0 if self._started_at is None else max(0.0, time.time() - self._started_at),
         )
 

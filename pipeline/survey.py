@@ -86,8 +86,9 @@ def status(
         InputError: The plan is not one.
     """
     ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    fingerprint = str(ledger.job()["fingerprint"])
     units = {unit.id: unit for unit in read_units(ledger, storage)}
-    progress = ledger.progress()
+    progress = ledger.progress(fingerprint)
     listing = [(name, entry) for name, entry in ledger.listing(PREDICTIONS) if unit_of(name) in units]
     counts = ledger.row_counts(PREDICTIONS, [name for name, _ in listing])
     committed = set(counts)

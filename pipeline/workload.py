@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 Item = dict[str, Any]
+MAX_DEATHS = 10
 
 
 class Worker(Protocol):
@@ -43,6 +44,8 @@ class Workload:
         on_gpu: Whether each worker takes a GPU; otherwise it takes a machine.
         num_workers: How many workers, or None for as many as fit.
         num_threads: Threads of a worker, or None for as many as it has CPUs.
+        is_progress: Whether what a worker yielded tells of something that is done for good, so that it need not
+            be done again if the worker dies now.
     """
 
     factory: WorkerFactory
@@ -52,6 +55,30 @@ class Workload:
     on_gpu: bool
     num_workers: int | None
     num_threads: int | None
+    is_progress: Callable[[Item], bool] = bool
+
+
+class Patience:
+    """How often workers may die: without limit while there is progress, so that machines may come and go.
+
+    What counts is how often one worker has died since anything was last done for good, by whichever worker:
+    when many machines go at once, each of their workers dies once. One that dies again and again, with
+    nothing done by any of them in between, would do so for ever.
+    """
+
+    def __init__(self) -> None:
+        self._progressed = False
+        self._then: Mapping[str, int] = {}
+
+    def progress(self) -> None:
+        """Something is done for good."""
+        self._progressed = True
+
+    def ends(self, deaths: Mapping[str, int]) -> bool:
+        """Whether it is at its end, after so many deaths of each worker since the beginning."""
+        if self._progressed:
+            self._progressed, self._then = False, deaths
+        return any(count - self._then.get(worker, 0) >= MAX_DEATHS for worker, count in deaths.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,8 @@ class Fault:
     Attributes:
         kind: ``slow_down``: 503 instead of asking the server. ``reset``: the connection is reset after
             ``num_bytes`` of the body. ``truncate``: it is closed there. ``stall``: nothing more comes.
-            ``lost``: the server has done what was asked, but its answer never arrives.
+            ``lost``: the server has done what was asked, but its answer never arrives. ``cut``: the connection
+            is reset after ``num_bytes`` of the request's own body; the server never hears of it.
         method: Of the request; any if empty.
         path: Part of the request's path, percent-decoded.
         skip: So many matching requests are left alone first.
@@ -114,7 +115,7 @@ class Fault:
         num_bytes: See ``kind``.
     """
 
-    kind: Literal["slow_down", "reset", "truncate", "stall", "lost"]
+    kind: Literal["slow_down", "reset", "truncate", "stall", "lost", "cut"]
     method: str = ""
     path: str = ""
     skip: int = 0
@@ -198,8 +199,12 @@ class FaultProxy:
         if headers.get("expect") == "100-continue":
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             head = b"".join(line for line in head.splitlines(keepends=True) if not line.lower().startswith(b"expect:"))
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
         fault = next((fault for fault in self.faults if fault.hits(method, unquote(target))), None)
+        if fault is not None and fault.kind == "cut":
+            await reader.readexactly(fault.num_bytes)
+            _reset(writer)
+            return False
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
         if fault is not None and fault.kind == "slow_down":
             answer = b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n"
             writer.write(answer % len(_SLOW_DOWN) + (_SLOW_DOWN if method != "HEAD" else b""))

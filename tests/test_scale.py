@@ -72,6 +72,11 @@ class IdleLabeler:
         pass
 
 
+def owner(ledger: Ledger) -> str:
+    """The fingerprint of the job that OUT belongs to, where there has been one."""
+    return str((ledger.read_json(JOB) or {}).get("fingerprint", "0" * 64))
+
+
 def listed(num_units: int, out: Path, share_done: float = 0.0) -> ListedStorage:
     """So many shards, and the parts of a share of those that OUT is planned with."""
     (out.parent / "shards").mkdir(parents=True, exist_ok=True)
@@ -79,7 +84,7 @@ def listed(num_units: int, out: Path, share_done: float = 0.0) -> ListedStorage:
     ListedStorage.num_shards, ListedStorage.published = num_units, []
     ledger = Ledger(str(out), storage)
     if share_done:
-        fingerprint = (ledger.read_json(JOB) or {}).get("fingerprint", "0" * 64)
+        fingerprint = owner(ledger)
         done = read_units(ledger, storage)[: int(num_units * share_done)]
         # in the order of a listing
         ListedStorage.published = sorted(str(PartName(fingerprint, unit.id, 0, last=True)) for unit in done)
@@ -118,7 +123,8 @@ def plan(num_units: int, share_done: float, out: Path):
 def left(num_units: int, share_done: float, out: Path):
     """Decide what is left, from names alone."""
     storage = listed(num_units, out, share_done)
-    progress = Ledger(str(out), storage).progress()
+    ledger = Ledger(str(out), storage)
+    progress = ledger.progress(owner(ledger))
     return num_units - sum(found.complete for found in progress.values()), None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import signal
 import sys
 from typing import Annotated, NoReturn, cast
 
@@ -36,6 +37,8 @@ _INTERRUPTED = 130
 
 def main() -> NoReturn:
     """Run the command line; every error of ours is one line on stderr and its exit code."""
+    # a spot machine's notice is no less orderly than Ctrl-C; a job at work takes both over
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
     except ShardlabelError as error:

@@ -79,6 +79,13 @@ def label(
     max_bad_rate: Annotated[
         float | None, typer.Option(help="Stop when more of at least 1,000 samples are quarantined.  [default: 0.5]")
     ] = None,
+    max_failed_units: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|N",
+            help="Stop when more units than this cannot be read. auto: 1 % of all, at least 100.  [default: auto]",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool | None, typer.Option("--overwrite", help="Replace an OUT made by a different job.")
     ] = None,
@@ -95,7 +102,7 @@ def label(
     from pipeline.config import label_config
     from pipeline.job import run_label
 
-    for name in ("batch_size", "workers", "decode_threads"):
+    for name in ("batch_size", "workers", "decode_threads", "max_failed_units"):
         if str(words.get(name, "")).isdigit():
             words[name] = int(words[name])
     settings = label_config(words, config)
@@ -217,6 +224,11 @@ def _explain_exit(summary: Any) -> None:  # noqa: ANN401 - likewise
         say(f"not read: {failed.uri}: {failed.message}")
     if summary.bad_rate_exceeded:
         say("shardlabel: stopped: too many samples are quarantined (--max-bad-rate); see OUT/quarantine")
+    elif summary.failed_units_exceeded:
+        say(
+            f"shardlabel: stopped: {summary.failed_units} units could not be read, more than --max-failed-units "
+            "allows; when the cause is mended, the same command goes on from here"
+        )
     elif summary.interrupted:
         say("shardlabel: stopped; run the same command again to go on from here")
     elif summary.failed_units:

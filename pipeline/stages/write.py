@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import ObjectChanged
 from pipeline.ledger import METADATA_KEY, PREDICTIONS, QUARANTINE, Ledger, PartName, unreadable_name
 from pipeline.models.ensemble import MemberPredictions, Predictions
 from pipeline.records import QUARANTINE_SCHEMA, Cursor, Reason, Sample, ShardEvent, Stage, Unit, predictions_schema
@@ -126,8 +127,10 @@ class Writer:
         """Publish a part: quarantine first, then the predictions that commit it.
 
         Raises:
+            ObjectChanged: Another job has taken OUT over.
             StorageError: OUT cannot be written.
         """
+        self._ledger.check_owner(self._fingerprint)
         name = PartName(self._fingerprint, unit.id, part.number, last)
         about = {
             "unit": unit.id,
@@ -140,10 +143,16 @@ class Writer:
         if part.rejected:
             self._put(QUARANTINE, str(name), self._quarantine_table(unit, part.rejected), about)
         self._put(PREDICTIONS, str(name), self._predictions_table(unit, part), about)
+        try:
+            self._ledger.check_owner(self._fingerprint)
+        except ObjectChanged:
+            self._ledger.remove_part(str(name))  # OUT was taken over while it was written
+            raise
         return name
 
     def note_unreadable(self, unit: Unit, reason: Reason, message: str) -> None:
         """Note that a unit could not be read at all. This commits nothing: a re-run tries it again."""
+        self._ledger.check_owner(self._fingerprint)
         row = Rejected(None, None, None, max(0, unit.size_bytes), None, Stage.READ, reason, message)
         about = {"unit": unit.id, "fingerprint": self._fingerprint}
         name = unreadable_name(self._fingerprint, unit.id)

@@ -100,6 +100,14 @@ class Storage:
         """Create or overwrite an object, whole or not at all."""
         self._store(uri).replace(uri, data)
 
+    def swap(self, uri: str, data: bytes, older: Entry) -> bool:
+        """Overwrite an object, whole or not at all; False when it is no longer the given version."""
+        return self._store(uri).swap(uri, data, older)
+
+    def sweep(self, folder: str) -> None:
+        """Remove what writers that died have left half-written in a directory; never an error."""
+        self._store(folder).sweep(folder)
+
     def delete(self, uri: str) -> None:
         """Remove an object; no error when there is none."""
         self._store(uri).delete(uri)

@@ -69,5 +69,11 @@ class Store(Protocol):
     def replace(self, uri: str, data: bytes) -> None:
         """Create or overwrite an object, whole or not at all."""
 
+    def swap(self, uri: str, data: bytes, older: Entry) -> bool:
+        """Overwrite an object, whole or not at all; False when it is no longer the given version."""
+
+    def sweep(self, folder: str) -> None:
+        """Remove what writers that died have left half-written in a directory, where there is such a thing."""
+
     def delete(self, uri: str) -> None:
         """Remove an object; no error when there is none."""

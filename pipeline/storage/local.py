@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -14,6 +16,8 @@ from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, Stora
 from pipeline.storage.base import Entry
 
 _BUFFER_BYTES = 1 << 20
+_TEMPORARY = ".tmp-"  # hidden, so that no listing holds one
+_STALE_S = 3600.0  # a file takes seconds to write
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 T = TypeVar("T")
 
@@ -73,6 +77,18 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
         if error.errno == errno.ELOOP:  # a link to itself
             return False
         raise
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Keep other writers waiting for a moment. The lock of a process that dies goes with it."""
+    handle = _translated(folder, lambda: os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks, or without those of directories (NFS)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 class FileStream:
@@ -173,11 +189,22 @@ class LocalStore:
         """Write a temporary file beside the target and rename it over the target."""
         self._write(uri, data, exclusive=False)
 
+    def swap(self, uri: str, data: bytes, older: Entry) -> bool:
+        """Compare and replace under a lock on the directory."""
+        with _locked(os.path.dirname(uri)):
+            try:
+                is_older = self.stat(uri).etag == older.etag
+            except ObjectMissing:
+                return False
+            if is_older:
+                self.replace(uri, data)
+            return is_older
+
     def _write(self, uri: str, data: bytes, *, exclusive: bool) -> bool:
         folder = os.path.dirname(uri)
         try:
             os.makedirs(folder, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+            handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
             try:
                 with open(handle, "wb") as file:
                     file.write(data)
@@ -205,6 +232,13 @@ class LocalStore:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+    def sweep(self, folder: str) -> None:
+        """Remove temporary files that have lain in a directory for an hour: nobody is writing them any more."""
+        with contextlib.suppress(OSError), os.scandir(folder) as scan:
+            for item in scan:
+                if item.name.startswith(_TEMPORARY) and time.time() - item.stat().st_mtime > _STALE_S:
+                    os.unlink(item.path)
 
     def delete(self, uri: str) -> None:
         """Remove a file; no error when there is none."""

@@ -277,6 +277,23 @@ class S3Store:
         bucket, key = split_uri(uri)
         _patiently(uri, lambda: self.client.put_object(Bucket=bucket, Key=key, Body=data))
 
+    def swap(self, uri: str, data: bytes, older: Entry) -> bool:
+        """One PUT that fails when the key holds another version; a plain PUT where the store knows no conditions."""
+        bucket, key = split_uri(uri)
+        pin = f'"{older.etag}"'
+        try:
+            _patiently(uri, lambda: self.client.put_object(Bucket=bucket, Key=key, Body=data, IfMatch=pin))
+        except (ObjectChanged, ObjectMissing):
+            return False
+        except StoreUnavailable as error:
+            if _code(error.__cause__) not in _UNSUPPORTED:
+                raise
+            self.replace(uri, data)
+        return True
+
+    def sweep(self, folder: str) -> None:
+        """Nothing: an object is there whole or not at all."""
+
     def delete(self, uri: str) -> None:
         """Remove an object."""
         bucket, key = split_uri(uri)
