@@ -5,14 +5,19 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all lint format lock clean
+.PHONY: help setup demo test test-all ceph audit lint format lock clean
 
 help:
 	@echo "make demo      set up, then label the sample photographs"
 	@echo "make test      set up, then run the checks and the fast tests"
 	@echo "make test-all  the same with the slow proofs"
+	@echo "make ceph      unpack Ceph for the tests on a real S3 store; nothing is installed"
+	@echo "make audit     ask an advisory service about the pinned dependencies"
 	@echo "make format    format the code"
 	@echo "make lock      renew requirements.lock from pyproject.toml"
+
+ceph:
+	.ci/ceph
 
 setup: $(READY)
 

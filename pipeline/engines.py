@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import EngineError, RequestError
@@ -133,6 +134,31 @@ def _native_stderr_silenced() -> Iterator[None]:
         os.close(nowhere)
 
 
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have a Ray that is started here listen on 127.0.0.1 alone: nobody is to join it.
+
+    It does so by itself where it supports no clusters (macOS, Windows), and has no option for it: an address of
+    127.0.0.1 that it is given becomes the machine's own. Anyone who gets in can run code; what keeps the other users of
+    this machine out is Ray's token.
+    """
+    from ray._private import ray_constants
+
+    kept, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = kept
+
+
+def _keep_token_private() -> None:
+    """Let nobody else read the token that opens a Ray started here; Ray leaves that to the umask."""
+    folder = Path.home() / ".ray"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "auth_token").chmod(0o600)
+
+
 # -- Ray --------------------------------------------------------------------------------------------------
 
 
@@ -206,14 +232,21 @@ class RayEngine:
         if ray.is_initialized():
             return
         on_sigterm = signal.getsignal(signal.SIGTERM)
+        if self._address is None:
+            _keep_token_private()
         level = logging.INFO if self._verbose else logging.ERROR
         options: dict[str, Any] = {} if self._address else {"include_dashboard": False, "num_cpus": num_local_cpus()}
         try:
-            with contextlib.nullcontext() if self._verbose else _native_stderr_silenced():
+            with (
+                contextlib.nullcontext() if self._verbose else _native_stderr_silenced(),
+                contextlib.nullcontext() if self._address else _on_loopback(),
+            ):
                 ray.init(address=self._address or "local", log_to_driver=self._verbose, logging_level=level, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = f"the Ray cluster at {self._address}" if self._address else "Ray on this machine"
             raise RequestError(f"{where} cannot be reached: {' '.join(str(error).split())[:300]}") from error
+        if self._address is None:
+            _keep_token_private()  # it may be a new one
         self._started_here = True
         if on_sigterm is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there

@@ -21,7 +21,8 @@
 
     ImageError                       not a ShardlabelError: it never leaves a worker, it becomes a quarantine row
 
-Every one survives pickling: each takes plain strings, and keeps them in ``args``.
+Every one survives pickling: each takes plain strings, and keeps them in ``args``. The secrets that URIs in them may
+hold are left out, whoever raises and whoever prints.
 """
 
 # ruff: noqa: N818 - a name that says what is the matter needs no Error at its end
@@ -30,11 +31,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pipeline.safe_text import redacted
+
 
 class ShardlabelError(Exception):
     """Base of all errors that shardlabel raises on purpose."""
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, *words: str) -> None:
+        super().__init__(*(redacted(word) for word in words))
 
 
 class RequestError(ShardlabelError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -26,6 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from pipeline.records import UNWRITABLE, Receipt, Unit
+from pipeline.safe_text import json_text, printable
 
 _PLAIN_EVERY_S = 10.0
 _JSON_EVERY_S = 1.0
@@ -207,7 +207,7 @@ class Plain(Silent):
 
     def note(self, line: str) -> None:
         """Say one line."""
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
     def download(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
         """A line when a download begins, and every ten seconds."""
@@ -266,7 +266,7 @@ class Json(Silent):
 
     @staticmethod
     def _print(content: Mapping[str, object]) -> None:
-        print(json.dumps(content, ensure_ascii=False), flush=True)
+        print(json_text(content), flush=True)
 
 
 class _Rate(ProgressColumn):
@@ -299,21 +299,22 @@ class Bar(Silent):
     def _bar(self, *columns: ProgressColumn) -> Progress:
         """The bar, begun anew where it is about something else than before."""
         if self._shown is None:
-            standard = (TextColumn("{task.description}"), BarColumn(bar_width=24))
+            standard = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
             self._shown = Progress(*standard, *columns, console=self._console, transient=True, refresh_per_second=4)
             self._shown.start()
         return self._shown
 
     def note(self, line: str) -> None:
         """Say one line above the bar."""
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(printable(line), markup=False, highlight=False)
 
     def download(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
         """Move the bar of a download."""
         if name != self._downloading:
             self._end()
             self._downloading = name
-            self._bar(DownloadColumn(binary_units=True), TransferSpeedColumn()).add_task(name, total=None)
+            bar = self._bar(DownloadColumn(binary_units=True), TransferSpeedColumn())
+            bar.add_task(printable(name), total=None)
         bar = self._bar()
         bar.update(bar.task_ids[0], completed=done_bytes, total=total_bytes)
         if done_bytes == total_bytes:

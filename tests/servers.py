@@ -7,25 +7,29 @@ import contextlib
 import itertools
 import socket
 import struct
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import boto3
 import pytest
 from botocore.config import Config
+from ceph import ACCESS_KEY, SECRET_KEY, Ceph, CephUnavailable, find_ceph
 
 from pipeline.config import StorageConfig
 from pipeline.storage import Storage
 
-_SLOW_DOWN = (
-    b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-)
+_REFUSALS = {
+    "slow_down": ("503 Slow Down", "SlowDown", "Please reduce your request rate."),
+    "expired": ("403 Forbidden", "ExpiredToken", "The provided token has expired."),
+}
 _CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "AKTEST",
-    "AWS_SECRET_ACCESS_KEY": "SKTEST",
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
     "AWS_CONFIG_FILE": "/dev/null",
@@ -48,8 +52,8 @@ class S3Server:
             "s3",
             endpoint_url=endpoint,
             region_name="us-east-1",
-            aws_access_key_id="AKTEST",
-            aws_secret_access_key="SKTEST",
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
             config=Config(s3={"addressing_style": "path"}),
         )
         self._numbers = itertools.count()
@@ -71,14 +75,38 @@ class S3Server:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3Server]:
-    """One S3 server for the whole run."""
+def moto() -> Iterator[S3Server]:
+    """A simulation of S3: one for the whole run."""
     server_module = pytest.importorskip("moto.server", reason="moto's server is not installed")
     server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield S3Server(f"http://{host}:{port}")
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def ceph() -> Iterator[S3Server]:
+    """A real store: one for the whole run."""
+    with tempfile.TemporaryDirectory(prefix="ceph-") as home:  # of its own, since sockets want short paths
+        try:
+            running = Ceph(find_ceph(), Path(home))
+        except CephUnavailable as error:
+            pytest.skip(str(error))
+        yield S3Server(running.endpoint)
+        running.close()
+
+
+both_servers = pytest.mark.parametrize("s3_server", ["moto", "ceph"], indirect=True)
+both_servers_in_time = pytest.mark.parametrize(
+    "s3_server", ["moto", pytest.param("ceph", marks=pytest.mark.slow)], indirect=True
+)
+
+
+@pytest.fixture
+def s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """The S3 server of this test: moto's, where the test does not say ``both_servers``."""
+    return request.getfixturevalue(getattr(request, "param", "moto"))
 
 
 @pytest.fixture
@@ -104,23 +132,27 @@ class Fault:
     """What goes wrong, and with which answers.
 
     Attributes:
-        kind: ``slow_down``: 503 instead of asking the server. ``reset``: the connection is reset after
-            ``num_bytes`` of the body. ``truncate``: it is closed there. ``stall``: nothing more comes.
-            ``lost``: the server has done what was asked, but its answer never arrives. ``cut``: the connection
-            is reset after ``num_bytes`` of the request's own body; the server never hears of it.
+        kind: ``slow_down``: 503 instead of asking the server; ``expired``: likewise 403, as to a session that is
+            over. ``reset``: the connection is reset after ``num_bytes`` of the body. ``truncate``: it is closed
+            there. ``stall``: nothing more comes. ``lost``: the server has done what was asked, but its answer
+            never arrives. ``cut``: the connection is reset after ``num_bytes`` of the request's own body; the server
+            never hears of it. ``late``: all goes well, after ``delay_s``.
         method: Of the request; any if empty.
         path: Part of the request's path, percent-decoded.
         skip: So many matching requests are left alone first.
         times: So many are hit then.
-        num_bytes: See ``kind``.
+        num_bytes, delay_s: See ``kind``.
+        before: Called before anything else is done about the request.
     """
 
-    kind: Literal["slow_down", "reset", "truncate", "stall", "lost", "cut"]
+    kind: Literal["slow_down", "expired", "reset", "truncate", "stall", "lost", "cut", "late"]
     method: str = ""
     path: str = ""
     skip: int = 0
     times: int = 1
     num_bytes: int = 0
+    delay_s: float = 0.0
+    before: Callable[[], object] | None = None
 
     def hits(self, method: str, path: str) -> bool:
         """Whether this request is to be hit; counts it."""
@@ -200,16 +232,20 @@ class FaultProxy:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             head = b"".join(line for line in head.splitlines(keepends=True) if not line.lower().startswith(b"expect:"))
         fault = next((fault for fault in self.faults if fault.hits(method, unquote(target))), None)
+        if fault is not None and fault.before is not None:
+            await asyncio.to_thread(fault.before)
         if fault is not None and fault.kind == "cut":
             await reader.readexactly(fault.num_bytes)
             _reset(writer)
             return False
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-        if fault is not None and fault.kind == "slow_down":
-            answer = b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n"
-            writer.write(answer % len(_SLOW_DOWN) + (_SLOW_DOWN if method != "HEAD" else b""))
+        if fault is not None and fault.kind in _REFUSALS:
+            writer.write(_refusal(fault.kind, with_body=method != "HEAD"))
             await writer.drain()
             return True
+        if fault is not None and fault.kind == "late":
+            await asyncio.sleep(fault.delay_s)
+            fault = None
         assert self._upstream.hostname is not None
         upstream, upward = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
         try:
@@ -224,8 +260,12 @@ class FaultProxy:
         head = await upstream.readuntil(b"\r\n\r\n")
         (_, status, *_), headers = _parsed(head)
         has_body = method != "HEAD" and status not in {"204", "304"}
-        if has_body and "content-length" not in headers:
-            raise ValueError(f"an answer of unknown length: {head!r}")
+        if has_body and headers.get("transfer-encoding") == "chunked":
+            body = await _chunks(upstream)
+            head = _with_length(head, len(body))
+            upstream = asyncio.StreamReader()
+            upstream.feed_data(body)
+            headers["content-length"] = str(len(body))
         left = int(headers["content-length"]) if has_body else 0
         if fault is not None and fault.kind == "lost":
             await upstream.readexactly(left)
@@ -253,6 +293,29 @@ def _parsed(head: bytes) -> tuple[list[str], dict[str, str]]:
     first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
     pairs = (line.partition(":") for line in lines)
     return first.split(" ", 2), {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def _refusal(kind: str, *, with_body: bool) -> bytes:
+    status, code, message = _REFUSALS[kind]
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    return head + body if with_body else head
+
+
+async def _chunks(upstream: asyncio.StreamReader) -> bytes:
+    """A body that comes in chunks, whole."""
+    body = b""
+    while (size := int((await upstream.readline()).split(b";")[0], 16)) > 0:
+        body += await upstream.readexactly(size)
+        await upstream.readline()
+    await upstream.readline()
+    return body
+
+
+def _with_length(head: bytes, num_bytes: int) -> bytes:
+    """An answer's head, as if its body did not come in chunks."""
+    lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"transfer-encoding:")]
+    return b"\r\n".join([lines[0], b"Content-Length: %d" % num_bytes, *lines[1:]])
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

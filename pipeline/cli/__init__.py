@@ -12,6 +12,7 @@ import typer
 from pipeline.cli import jobs, models, speed
 from pipeline.cli.printing import say
 from pipeline.errors import ShardlabelError
+from pipeline.safe_text import printable, redacted
 
 app = typer.Typer(
     name="shardlabel",
@@ -45,6 +46,7 @@ def main() -> NoReturn:
         say(f"shardlabel: {error}")
         code = error.exit_code
     except _UsageError as error:
+        error.message = printable(redacted(error.message))
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):

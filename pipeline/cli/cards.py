@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.safe_text import printable
 from pipeline.zoo import ArchitectureCard, WeightsCard
 
 _PIPED_WIDTH = 400  # a file or a pipe has no width: nothing is cut
@@ -34,7 +35,7 @@ def print_list(cards: Sequence[ArchitectureCard]) -> None:
     """One row for each published set of weights, by family; as many columns as fit."""
     console = _console()
     rows = [
-        [card.name if number == 0 else "", *(show(entry) for _, _, show in _COLUMNS)]
+        [card.name if number == 0 else "", *(printable(show(entry)) for _, _, show in _COLUMNS)]
         for card in cards
         for number, entry in enumerate(card.published)
     ]
@@ -81,7 +82,7 @@ def print_card(card: ArchitectureCard) -> None:
         ]
     console.print(Text(card.name, style="bold"))
     for name, value in rows:
-        console.print(Text(f"  {name:<14}{value}".rstrip()), soft_wrap=True)
+        console.print(Text(printable(f"  {name:<14}{value}".rstrip())), soft_wrap=True)
 
 
 def _console() -> Console:

@@ -7,11 +7,13 @@ import sys
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.accuracy import Evaluation, evaluate
 from pipeline.config import label_config
 from pipeline.job import run_label
 from pipeline.outcome import LabelSummary
+from pipeline.safe_text import printable
 from pipeline.sample_data import sample_data, sample_members
 
 
@@ -50,8 +52,8 @@ def _show(console: Console, summary: LabelSummary, found: Evaluation) -> None:
     for name, accuracy in found.members.items():
         table.add_row(f"{name}", f"{accuracy.top1:.1%} right of {found.images}")
     table.add_row(f"consensus ({found.combine})", f"{found.consensus.top1:.1%} right of {found.images}")
-    table.add_row("predictions", f"{summary.out}/predictions/*.parquet")
-    table.add_row("quarantine", f"{summary.out}/quarantine/*.parquet")
+    table.add_row("predictions", Text(f"{printable(summary.out)}/predictions/*.parquet"))
+    table.add_row("quarantine", Text(f"{printable(summary.out)}/quarantine/*.parquet"))
     console.print()
     console.print(table, soft_wrap=True)
     files = f"'{summary.out}/predictions/*.parquet'"
@@ -60,4 +62,4 @@ def _show(console: Console, summary: LabelSummary, found: Evaluation) -> None:
     if importlib.util.find_spec("duckdb") is not None:
         line = f'{sys.executable} -c "import duckdb; duckdb.sql(\\"{query}\\").show()"'
     console.print("\nLook at it with DuckDB:\n", highlight=False)
-    console.print(f"  {line}\n", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"  {printable(line)}\n", markup=False, highlight=False, soft_wrap=True)

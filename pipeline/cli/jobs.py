@@ -24,7 +24,7 @@ from pipeline.cli.options import (
     TopK,
     WeightsDir,
 )
-from pipeline.cli.printing import print_json, print_rows, reasons, say
+from pipeline.cli.printing import print_json, print_rows, reasons, say, show
 
 LABEL_EXAMPLES = (
     "Examples:  shardlabel label photos/ --out labels/ -m resnet50   |   shardlabel label "
@@ -144,7 +144,7 @@ def status(
         rows.append((f"planned {compared.what}", f"{compared.planned:,.0f}, actual {actual}"))
     print_rows(found.out, rows)
     for uri in found.unreadable:
-        print(f"unreadable: {uri}")
+        show(f"unreadable: {uri}")
     return 0
 
 
@@ -157,11 +157,11 @@ def verify(out: Out, json_: AsJson = False, s3_endpoint: S3Endpoint = None, no_s
         print_json(found)
         return found.exit_code
     for line in found.discrepancies:
-        print(f"DISCREPANCY  {line}")
+        show(f"DISCREPANCY  {line}")
     verdict = "every sample is accounted for exactly once"
     if found.discrepancies:
         verdict = f"{len(found.discrepancies)} discrepancies"
-    print(
+    show(
         f"{found.out}: {found.units:,} units, {found.samples:,} samples in, "
         f"{found.predictions:,} predictions + {found.quarantined:,} quarantined: {verdict}"
     )
@@ -177,7 +177,7 @@ def evaluate(out: Out, json_: AsJson = False, s3_endpoint: S3Endpoint = None, no
         print_json(found)
         return 0
     if not found.images:
-        print(f"{found.out}: no labelled sample has a .cls, so there is nothing to compare with")
+        show(f"{found.out}: no labelled sample has a .cls, so there is nothing to compare with")
         return 0
     rows = [*found.members.items(), (f"consensus ({found.combine})", found.consensus)]
     shown = [(name, f"{accuracy.top1:7.1%}  {accuracy.top5:7.1%}") for name, accuracy in rows]
@@ -205,7 +205,7 @@ def _quiet(*, verbose: bool) -> None:
 
 def _show_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, which costs seconds to import
     if not summary.images and summary.units_done == summary.units_total:
-        print(f"nothing left to do: all {summary.units_total:,} units are in {summary.out}")
+        show(f"nothing left to do: all {summary.units_total:,} units are in {summary.out}")
         return
     rows = [
         ("images", f"{summary.images:,} in {summary.seconds:,.1f} s, {summary.images_per_s:,.1f} images/s"),

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from pipeline.cli.options import Anonymous, AsJson, S3Endpoint, WeightsDir
 from pipeline.cli.printing import print_json
+from pipeline.cli.printing import show as show_line
 
 
 class _ShowByDefault(TyperGroup):
@@ -96,5 +97,5 @@ def fetch(
         return 0
     for file in found:
         state = "copied" if file.copied else "was there"
-        print(f"{file.spec}: {file.uri} ({file.num_bytes / 2**20:,.1f} MB, {state})")
+        show_line(f"{file.spec}: {file.uri} ({file.num_bytes / 2**20:,.1f} MB, {state})")
     return 0

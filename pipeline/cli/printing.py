@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.safe_text import json_text, printable
+
 
 def say(line: str) -> None:
     """One line on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def show(line: str) -> None:
+    """One line on stdout."""
+    print(printable(line))
 
 
 def print_json(found: Any) -> None:  # noqa: ANN401 - a dataclass, or what JSON knows
     """Print a result for machines."""
     content = dataclasses.asdict(found) if dataclasses.is_dataclass(found) and not isinstance(found, type) else found
-    print(json.dumps(content, ensure_ascii=False, indent=2))
+    print(json_text(content, indent=2))
 
 
 def print_rows(title: str, rows: list[tuple[str, str]]) -> None:
     """Print names and values below each other."""
     if title:
-        print(title)
+        show(title)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        print(f"  {name:<{width}}  {value}")
+        show(f"  {name:<{width}}  {value}")
 
 
 def reasons(counts: Mapping[str, int]) -> str:

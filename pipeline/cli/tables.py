@@ -9,6 +9,7 @@ from rich.table import Table
 
 from pipeline.benchmark import Benchmark
 from pipeline.forecast import Expected, Forecast
+from pipeline.safe_text import printable
 from pipeline.speed.limits import BOTTLENECKS, Verdict
 from pipeline.speed.rates import Rates, StageRate
 
@@ -167,7 +168,7 @@ def _print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _bytes(number: float) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from pipeline.config import StorageConfig
 from pipeline.errors import ObjectMissing, StorageError
+from pipeline.safe_text import holds_secret
 from pipeline.storage.base import ByteStream, Entry, Store
 from pipeline.storage.local import LocalStore
 
@@ -18,8 +19,10 @@ def absolute_uri(uri: str) -> str:
     """The one spelling of a place: ``s3://...`` as it is, everything else an absolute path.
 
     Raises:
-        StorageError: It is empty, or the scheme is not one we know.
+        StorageError: It is empty, holds credentials, or has a scheme that we do not know.
     """
+    if holds_secret(uri):
+        raise StorageError(f"{uri}: holds credentials, which do not belong in a URI; give them in AWS's own variables")
     if uri.startswith("s3://"):
         return uri
     if uri.startswith("file://"):
@@ -60,13 +63,13 @@ class Storage:
             self._s3 = S3Store(self._config)
         return self._s3
 
-    def list(self, prefix: str) -> Iterator[Entry]:
-        """All objects below a directory or prefix, ascending by URI.
+    def list(self, prefix: str, after: str = "") -> Iterator[Entry]:
+        """All objects below a directory or prefix, ascending by URI; only those that follow one, if it is given.
 
         Raises:
             ObjectMissing: There is no such directory or bucket.
         """
-        return self._store(prefix).list(prefix)
+        return self._store(prefix).list(prefix, after)
 
     def stat(self, uri: str) -> Entry:
         """Size and version of one object."""

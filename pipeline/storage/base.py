@@ -48,8 +48,8 @@ class ByteStream(Protocol):
 class Store(Protocol):
     """One kind of place. Methods raise the StorageError family and nothing else."""
 
-    def list(self, prefix: str) -> Iterator[Entry]:
-        """All objects below a prefix, ascending by URI (code points)."""
+    def list(self, prefix: str, after: str = "") -> Iterator[Entry]:
+        """All objects below a prefix whose URI is above another one, ascending by URI (code points)."""
 
     def stat(self, uri: str) -> Entry:
         """One object's size and version."""

@@ -127,9 +127,10 @@ class FileStream:
 class LocalStore:
     """Objects are files; their URI is the absolute path."""
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str, after: str = "") -> Iterator[Entry]:
         """All regular files below a directory, ascending by path; hidden ones left out."""
-        return self._walk(prefix.rstrip("/") + "/", frozenset())
+        walk = self._walk(prefix.rstrip("/") + "/", frozenset())
+        return (entry for entry in walk if entry.uri > after) if after else walk
 
     def _walk(self, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
         status = _translated(folder, lambda: os.stat(folder))

@@ -6,14 +6,17 @@ pinned to one ETag. Writes build the bytes first and publish them by one conditi
 
 from __future__ import annotations
 
+import functools
 import os
 import random
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import boto3
 from botocore import UNSIGNED
@@ -48,6 +51,7 @@ _BACKOFF_S = 0.2
 _GIVE_UP_S = 120.0
 _READ_TIMEOUT_S = 60.0
 
+_AWS_HOST = re.compile(r"\.(amazonaws\.com(\.cn)?|api\.aws)$")
 _EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # answered with status 400
 _UNSUPPORTED = {"501", "NotImplemented"}
 _TORN = (
@@ -69,6 +73,13 @@ def split_uri(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
+def _refuse_credentials(endpoint: str) -> None:
+    """Requests would carry them, and so would messages about requests."""
+    if "@" in endpoint:
+        host = endpoint.rpartition("@")[2]
+        raise StorageError(f"the S3 endpoint at {host} is given with credentials; they belong in AWS's own variables")
+
+
 def _code(error: BaseException | None) -> str:
     """The store's own word for what went wrong; empty where it was not the store that said so."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
@@ -83,6 +94,10 @@ def _translated(uri: str, call: Callable[[], T]) -> T:
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise ObjectForbidden(f"{uri}: no AWS credentials were found (or pass --no-sign-request)") from error
     except _TORN as error:
+        if "Invalid header" in str(error):  # the error shows them, so it must not travel along
+            raise ObjectForbidden(
+                f"{uri}: the credentials hold a line break, or what no HTTP header can hold"
+            ) from None
         raise StoreUnavailable(f"{uri}: {' '.join(str(error).split())}") from error
     except (BotoCoreError, ValueError) as error:  # boto3's own checks, of a bucket's name or the endpoint say
         message = " ".join(str(error).split()).removeprefix("Parameter validation failed: ")
@@ -94,7 +109,10 @@ def _storage_error(uri: str, error: ClientError) -> StorageError:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if status == 404:
         return ObjectMissing(f"{uri}: no such {'bucket' if code == 'NoSuchBucket' else 'object'}")
-    message = f"{uri}: {code}: {error.response.get('Error', {}).get('Message', '')}".rstrip(": ")
+    said = [code, " ".join((error.response.get("Error", {}).get("Message") or "").split())]
+    if code == "403":  # the answer to a HEAD has no body that says more
+        said = ["forbidden: the credentials are wrong or do not open it"]
+    message = ": ".join([uri, *filter(None, said)])
     if status in {401, 403} or code in _EXPIRED:
         return ObjectForbidden(message)
     if status in {412, 416}:  # 416: it is shorter than it was
@@ -152,17 +170,25 @@ class S3Store:
         }
         if self._config.no_sign_request:
             options["signature_version"] = UNSIGNED
-        endpoint = self._config.s3_endpoint
-        custom = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if custom:
+        session = boto3.session.Session()
+        _refuse_credentials(self._config.s3_endpoint or "")
+        connect = functools.partial(
+            session.client,
+            "s3",
+            endpoint_url=self._config.s3_endpoint,
+            region_name=session.region_name or "us-east-1",
+        )
+        client: S3Client = connect(config=Config(**options))
+        endpoint = client.meta.endpoint_url  # from the option, AWS's variables, a profile, or AWS's own
+        _refuse_credentials(endpoint)
+        if not _AWS_HOST.search(urlsplit(endpoint).hostname or ""):
             # Stores other than AWS often refuse trailing checksums (411) and virtual-host addresses.
             options["s3"] = {"addressing_style": "path"}
             if "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
                 options["request_checksum_calculation"] = "when_required"
                 options["response_checksum_validation"] = "when_required"
-        session = boto3.session.Session()
-        region = session.region_name or "us-east-1"
-        return session.client("s3", endpoint_url=endpoint, region_name=region, config=Config(**options))
+            client = connect(config=Config(**options))
+        return client
 
     @property
     def readers(self) -> ThreadPoolExecutor:
@@ -172,12 +198,11 @@ class S3Store:
                 self._readers = ThreadPoolExecutor(_MAX_CONNECTIONS, thread_name_prefix="s3-range")
             return self._readers
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str, after: str = "") -> Iterator[Entry]:
         """All objects below a prefix, in S3's order (UTF-8 bytes, which is code points)."""
         bucket, key = split_uri(prefix)
-        token: str | None = None
+        more: dict[str, Any] = {"StartAfter": split_uri(after)[1]} if after else {}
         while True:
-            more: dict[str, Any] = {"ContinuationToken": token} if token else {}
             page = _patiently(
                 prefix,
                 lambda more=more: self.client.list_objects_v2(Bucket=bucket, Prefix=key, **more),  # type: ignore[misc]  # its default
@@ -189,6 +214,7 @@ class S3Store:
             token = page.get("NextContinuationToken")
             if not page.get("IsTruncated") or token is None:
                 return
+            more = {"ContinuationToken": token}
 
     def stat(self, uri: str) -> Entry:
         """Size and ETag."""

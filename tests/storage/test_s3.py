@@ -5,15 +5,17 @@ from __future__ import annotations
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from servers import Fault, FaultProxy, S3Server
+from servers import Fault, FaultProxy, S3Server, both_servers
 
 from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError, StoreUnavailable
 from pipeline.storage import Entry, Storage
 from pipeline.storage import s3 as module
 
-pytestmark = pytest.mark.usefixtures("s3")
+pytestmark = [pytest.mark.usefixtures("s3"), both_servers]
 KB = 1024
 DATA = bytes(n * 31 % 251 for n in range(100 * KB + 7))
 
@@ -51,13 +53,16 @@ def test_a_listing_goes_on_past_its_first_page_in_order(s3: S3Server, fault_prox
         "p/z\U0001f600",
         "p/a b+c%20&.jpg",
     ]
-    for key in keys:
-        s3.put(bucket, key, b"")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: s3.put(bucket, key, b"x"), keys))
     s3.put(bucket, "p/folder/", b"")  # the console's mark of a folder is no object of ours
     assert [entry.uri for entry in proxied.list(f"s3://{bucket}/p/")] == [
         f"s3://{bucket}/{key}" for key in sorted(keys) if key.startswith("p/")
     ]
     assert len(fault_proxy.requests) == 2
+    after = list(proxied.list(f"s3://{bucket}/p/", f"s3://{bucket}/p/0000.jpg"))
+    assert [entry.uri for entry in after[:2]] == [f"s3://{bucket}/p/0001.jpg", f"s3://{bucket}/p/0002.jpg"]
+    assert len(after) == len(keys) - 2  # without the first, and without p-/x
 
 
 def test_an_entry_is_the_same_from_a_listing_and_from_a_look(s3: S3Server):
@@ -201,6 +206,23 @@ def test_retries_end(s3: S3Server, fault_proxy: FaultProxy, proxied: Storage):
     stream.close()
 
 
+def test_retries_wait_longer_each_time_and_never_in_step(
+    s3: S3Server, fault_proxy: FaultProxy, proxied: Storage, monkeypatch: pytest.MonkeyPatch
+):
+    waits: list[list[float]] = [[], []]
+    monkeypatch.setattr(module, "_BACKOFF_S", 1.0)
+    for waited in waits:
+        monkeypatch.setattr(time, "sleep", waited.append)
+        fault_proxy.faults = [Fault("slow_down", times=1000)]
+        with pytest.raises(StoreUnavailable):
+            proxied.stat(f"s3://{s3.bucket()}/x")
+    for waited in waits:
+        assert len(waited) == module._MAX_TRIES - 1
+        for attempt, seconds in enumerate(waited, 1):
+            assert 0.25 * 2**attempt <= seconds <= 0.75 * 2**attempt
+    assert waits[0] != waits[1]
+
+
 def test_retries_end_when_time_is_up(
     s3: S3Server, fault_proxy: FaultProxy, proxied: Storage, monkeypatch: pytest.MonkeyPatch
 ):
@@ -250,14 +272,10 @@ def test_missing_objects_and_buckets(s3: S3Server):
         storage.stat(f"s3://{bucket}")
 
 
-@pytest.fixture
-def _guarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server, which runs in this process, checks credentials from now on; nobody has any there."""
+def test_refused_credentials_are_forbidden(s3: S3Server, monkeypatch: pytest.MonkeyPatch):
+    # moto, which runs in this process, checks credentials from now on, and knows nobody; Ceph knows one key
     monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
-
-
-@pytest.mark.usefixtures("_guarded")
-def test_refused_credentials_are_forbidden(s3: S3Server):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "NOBODY")
     storage = s3.storage()
     for call in (
         lambda: storage.read("s3://any/x"),
@@ -265,8 +283,9 @@ def test_refused_credentials_are_forbidden(s3: S3Server):
         lambda: storage.publish("s3://any/x", b""),
         lambda: storage.fetch(Entry("s3://any/x", 10, "etag")),
     ):
-        with pytest.raises(ObjectForbidden, match=r"^s3://any/"):
+        with pytest.raises(ObjectForbidden, match=r"^s3://any/") as caught:
             call()
+        assert "None" not in str(caught.value)
 
 
 def test_without_credentials_the_line_says_so(s3: S3Server, monkeypatch: pytest.MonkeyPatch):
@@ -300,6 +319,55 @@ def test_malformed_names_and_endpoints_are_not_tried_again(
         storage.read(uri)
     assert type(caught.value) is StorageError
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_an_endpoint_with_credentials_is_refused_without_naming_them(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, how: str
+):
+    endpoint = s3.endpoint.replace("://", "://KEY:CANARY@")
+    if how == "variable":
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    storage = s3.storage(s3_endpoint=endpoint if how == "option" else None)
+    with pytest.raises(StorageError, match="given with credentials") as caught:
+        storage.read("s3://bucket/x")
+    assert "CANARY" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"])
+def test_credentials_with_a_line_break_are_not_shown(s3: S3Server, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setenv(name, "CANARY\n")
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited for a retry"))
+    with pytest.raises(ObjectForbidden, match="a line break") as caught:
+        s3.storage().read("s3://bucket/x")
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "CANARY" not in str(error)
+        error = error.__cause__
+
+
+def test_a_profile_may_name_the_store(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever names it: a store that is not AWS's own gets neither trailing checksums nor its bucket in the host."""
+    (tmp_path / "config").write_text(f"[default]\nendpoint_url = {s3.endpoint}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    storage, uri = s3.storage(s3_endpoint=None), f"s3://{s3.bucket()}/x"
+    config = storage._store(uri).client.meta.config
+    assert config.request_checksum_calculation == "when_required"
+    assert config.s3["addressing_style"] == "path"
+    assert storage.publish(uri, DATA)
+    assert storage.read(uri) == DATA
+
+
+def test_keys_are_never_taken_for_paths(s3: S3Server):
+    storage, bucket = s3.storage(), s3.bucket()
+    keys = ["p/../x.jpg", "p/./x.jpg", "p//x.jpg", "p/\x1b[31mx.jpg", "p/ü?#%2e%2e/x.jpg"]
+    for key in keys:
+        s3.put(bucket, key, key.encode())
+    assert sorted(entry.uri for entry in storage.list(f"s3://{bucket}/p")) == sorted(
+        f"s3://{bucket}/{key}" for key in keys
+    )
+    for key in keys:
+        assert storage.read(f"s3://{bucket}/{key}") == key.encode()
 
 
 # -- writing ------------------------------------------------------------------------------------------------

@@ -1,0 +1,56 @@
+"""Text from outside, made safe to show: no secrets, and nothing that a terminal would obey.
+
+Keys, names and messages come from inputs, outputs and servers. A terminal takes escape sequences, line breaks and
+marks of writing direction in them for orders, so whatever prints them sends them through here. Secrets get into text
+by way of URIs: every error of ours leaves them out, and places that hold them are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+HIDDEN = "***"
+
+# C0, DEL and C1 (U+009B alone begins an escape sequence), line and paragraph separators, marks that turn the writing
+# direction around, and halves of surrogate pairs, which no encoding has: they stand for undecodable bytes of a path.
+_OBEYED = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_UNPRINTABLE = re.compile(f"[\x00-\x1f{_OBEYED}]")
+_UNPRINTABLE_IN_JSON = re.compile(f"[{_OBEYED}]")  # json.dumps() has taken care of the others
+
+# ``://USER:PASSWORD@`` and ``://TOKEN@``; a password may hold slashes, the name of a bucket holds neither sign. What
+# begins with ``arn:`` is the name of an access point.
+_USERINFO = re.compile(r"://(?!arn:)(?:[^\s/@'\"]*:[^\s@'\"]*|[^\s/@'\"]+)@")
+_SIGNATURE = re.compile(
+    r"([?&](?:x-amz-(?:signature|credential|security-token)|signature|awsaccesskeyid|sig|token)=)[^\s&'\"]+",
+    re.IGNORECASE,
+)
+
+
+def printable(text: object) -> str:
+    r"""Text in one line that a terminal only shows: control characters become escapes such as ``\x1b``."""
+    return _UNPRINTABLE.sub(_escaped, str(text))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return (
+        match.group().encode("ascii", "backslashreplace").decode() if match.group() > "\x7e" else repr(match[0])[1:-1]
+    )
+
+
+def json_text(content: object, *, indent: int | None = None) -> str:
+    """JSON with readable letters, in which control characters are escapes."""
+    text = json.dumps(content, ensure_ascii=False, indent=indent)
+    return _UNPRINTABLE_IN_JSON.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def redacted(text: str) -> str:
+    """Text without the secrets that its URIs hold: user names, passwords, signatures."""
+    if "@" in text:
+        text = _USERINFO.sub(f"://{HIDDEN}@", text)
+    return _SIGNATURE.sub(rf"\1{HIDDEN}", text) if "=" in text else text
+
+
+def holds_secret(uri: str) -> bool:
+    """Whether a URI holds credentials or is signed."""
+    return "://" in uri and redacted(uri) != uri
