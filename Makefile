@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 READY := $(VENV)/.ready
+FUZZ_S ?= 60
+FUZZ ?= tar image part keys listing
 
-.PHONY: help setup demo test test-all lint format lock clean
+.PHONY: help setup demo test test-all fuzz lint format lock clean
 
 help:
 	@echo "make demo      set up, then label the sample photographs"
 	@echo "make test      set up, then run the checks and the fast tests"
 	@echo "make test-all  the same with the slow proofs"
+	@echo "make fuzz      attack what parses bytes from outside, FUZZ_S seconds each"
 	@echo "make format    format the code"
 	@echo "make lock      renew requirements.lock from pyproject.toml"
 
@@ -39,6 +42,12 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest
 
+fuzz: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --group fuzz
+	set -e; for target in $(FUZZ); do \
+		nice -n 19 $(BIN)/python tests/fuzz/run.py $$target -max_total_time=$(FUZZ_S); \
+	done
+
 format: $(READY)
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
@@ -48,4 +57,4 @@ lock: $(READY)
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --upgrade pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) demo-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .import_linter_cache

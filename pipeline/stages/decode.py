@@ -36,7 +36,9 @@ _FORMATS = tuple(
 MAX_PIXELS = 178_956_970
 # Above this only one image at a time is decoded in a process, which bounds the memory of a bad shard.
 _LARGE_PIXELS = 32 << 20
-_one_large_image = threading.Lock()
+_one_large_image = threading.RLock()
+# Icons hold whole pictures, whose size shows only when they are decoded: each counts as a large one.
+_ICON_MAGIC = (b"\0\0\1\0", b"icns")
 # Pillow's pictures are converted in strips, so that beside the decoded and the final one there is no third.
 _STRIP_PIXELS = 4 << 20
 
@@ -116,10 +118,11 @@ def decode(data: bytes, *, fast_to_px: int | None = None) -> Decoded:
         raise ImageError(Reason.EMPTY, "0 bytes")
     _quieten_pillow()
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        width, height = _stored_size(image)
-        with _memory_for(width, height):
-            pixels = _pixels(image, data, fast_to_px)
+        with _one_large_image if data.startswith(_ICON_MAGIC) else nullcontext():
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            width, height = _stored_size(image)
+            with _memory_for(width, height):
+                pixels = _pixels(image, data, fast_to_px)
     except ImageError:
         raise
     except UnidentifiedImageError as error:

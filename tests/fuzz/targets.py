@@ -1,0 +1,41 @@
+"""What is fuzzed: for each parser of bytes from outside what must hold, where to start, and what one input may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from fuzz import properties, seeds
+
+_FAST_TO_PX = 8
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing to attack.
+
+    Attributes:
+        holds: The property; raises where it is broken.
+        seeds: The bytes to start from.
+        timeout_s: Longest that one input may take.
+        rss_mb: Most memory that the process may have.
+    """
+
+    holds: Callable[[bytes], object]
+    seeds: Callable[[], Iterable[bytes]]
+    timeout_s: int = 20
+    rss_mb: int = 3000
+
+
+def _image(data: bytes) -> None:
+    for fast_to_px in (None, _FAST_TO_PX):
+        properties.image_is_shown_or_refused(data, fast_to_px)
+
+
+TARGETS = {
+    "tar": Target(properties.shard_is_accounted_for, seeds.tars),
+    "image": Target(_image, lambda: seeds.images().values(), timeout_s=60, rss_mb=5000),
+    "part": Target(properties.part_is_read_or_damaged, seeds.parts),
+    "keys": Target(properties.key_list_is_read_or_damaged, seeds.key_lists),
+    "listing": Target(properties.listing_is_read_or_refused, seeds.listings),
+}
