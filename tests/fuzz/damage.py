@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from dataclasses import dataclass
 
 KINDS = ("flip", "cut", "insert", "remove", "zero", "noise", "repeat")
@@ -61,3 +62,37 @@ def damaged(data: bytes, rng: random.Random, times: int = 4, *, within: int | No
         size = len(data) if within is None else min(len(data), within)
         data = Damage.drawn(rng, size, longest=64).done_to(data)
     return data
+
+
+# Checksums keep damage out of what lies behind them; an attacker puts them right.
+
+_BLOCK_BYTES = 512
+_CHUNK_HEAD_BYTES = 8
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+def sealed(block: bytes) -> bytes:
+    """A tar header with its checksum put right."""
+    block = block[:148] + b" " * 8 + block[156:]
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+
+def with_tar_checksums(data: bytes) -> bytes:
+    """All whole blocks that have a tar header's magic, with their checksums put right."""
+    blocks = [data[at : at + _BLOCK_BYTES] for at in range(0, len(data), _BLOCK_BYTES)]
+    is_header = [block[257:262] == b"ustar" and len(block) == _BLOCK_BYTES for block in blocks]
+    return b"".join(sealed(block) if header else block for block, header in zip(blocks, is_header, strict=True))
+
+
+def with_png_checksums(data: bytes) -> bytes:
+    """All chunks of a PNG, as far as their lengths lead, with their checksums put right; other bytes as they are."""
+    if not data.startswith(_PNG_MAGIC):
+        return data
+    mended, at = bytearray(data), len(_PNG_MAGIC)
+    while at + _CHUNK_HEAD_BYTES < len(data):
+        end = at + _CHUNK_HEAD_BYTES + int.from_bytes(data[at : at + 4], "big")
+        if end + 4 > len(data):
+            break
+        mended[end : end + 4] = zlib.crc32(data[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
+    return bytes(mended)

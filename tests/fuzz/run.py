@@ -39,8 +39,15 @@ def main(target: str, *options: str) -> None:
         (corpus / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
     words = [f"-timeout={attacked.timeout_s}", f"-rss_limit_mb={attacked.rss_mb}", f"-max_len={_MAX_BYTES}"]
     words += [f"-artifact_prefix={WORKPLACE / target}/", "-print_final_stats=1", *options]
+
+    def mutated(data: bytes, max_size: int, seed: int) -> bytes:
+        data = atheris.Mutate(data, len(data))[:max_size]
+        return attacked.mend(data) if seed % 2 else data
+
     files = [] if any(not word.startswith("-") for word in options) else [str(corpus)]
-    atheris.Setup([sys.argv[0], *words, *files], lambda data: attacked.holds(bytes(data)) and None)
+    atheris.Setup(
+        [sys.argv[0], *words, *files], lambda data: attacked.holds(bytes(data)) and None, custom_mutator=mutated
+    )
     atheris.Fuzz()
 
 

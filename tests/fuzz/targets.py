@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fuzz import properties, seeds
+from fuzz.damage import with_png_checksums, with_tar_checksums
 
 _FAST_TO_PX = 8
 
@@ -17,12 +18,14 @@ class Target:
     Attributes:
         holds: The property; raises where it is broken.
         seeds: The bytes to start from.
+        mend: Puts checksums right, so that damage reaches what lies behind them.
         timeout_s: Longest that one input may take.
         rss_mb: Most memory that the process may have.
     """
 
     holds: Callable[[bytes], object]
     seeds: Callable[[], Iterable[bytes]]
+    mend: Callable[[bytes], bytes] = bytes
     timeout_s: int = 20
     rss_mb: int = 3000
 
@@ -33,8 +36,8 @@ def _image(data: bytes) -> None:
 
 
 TARGETS = {
-    "tar": Target(properties.shard_is_accounted_for, seeds.tars),
-    "image": Target(_image, lambda: seeds.images().values(), timeout_s=60, rss_mb=5000),
+    "tar": Target(properties.shard_is_accounted_for, seeds.tars, with_tar_checksums),
+    "image": Target(_image, lambda: seeds.images().values(), with_png_checksums, timeout_s=60, rss_mb=5000),
     "part": Target(properties.part_is_read_or_damaged, seeds.parts),
     "keys": Target(properties.key_list_is_read_or_damaged, seeds.key_lists),
     "listing": Target(properties.listing_is_read_or_refused, seeds.listings),

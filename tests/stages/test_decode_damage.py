@@ -24,7 +24,7 @@ from PIL import Image
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
-from fuzz.damage import damaged
+from fuzz.damage import damaged, with_png_checksums
 from fuzz.properties import image_is_shown_or_refused
 from fuzz.seeds import images, photo
 
@@ -54,6 +54,7 @@ def attack(times: int, seed: int) -> None:
         rng = random.Random(f"{name} {seed}")
         for number in range(times):
             changed = damaged(data, rng, within=HEADER_BYTES if number % 2 else None)
+            changed = with_png_checksums(changed) if number % 3 else changed
             outcomes[outcome(changed, FAST_TO_PX if number % 4 == 3 else None)] += 1
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
     print(json.dumps({"images": len(formats), "outcomes": outcomes, "grown_mb": grown}))
