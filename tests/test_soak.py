@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SAMPLE_DATA, jpeg, make_tar
+from conftest import REPOSITORY, SAMPLE_DATA, jpeg, make_tar
 
 from pipeline.config import label_config
 from pipeline.job import run_label
@@ -88,7 +88,8 @@ def soak(inputs: str, out: str, num_samples: str, endpoint: str | None = None) -
 
 
 def soaked(*words: str) -> dict:
-    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False, timeout=3600)
+    command, environment = [sys.executable, __file__, *words], os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=3600)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     for moment in (found["before"], *found["moments"], found["after"]):

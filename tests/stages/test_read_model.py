@@ -1,7 +1,7 @@
 """The reader against a model: tars drawn at random, and what they hold worked out in another way.
 
-The model knows the members, since it wrote them. From their names alone, by webdataset's own expression,
-it says which samples there must be and what is in each.
+The model knows the members, since it wrote them. By webdataset's own expression for their names it says
+which samples there must be, and what is in each.
 """
 
 from __future__ import annotations
@@ -77,8 +77,14 @@ class Drawn:
 
 
 @st.composite
-def drawn_members(draw) -> Drawn:
+def neighbours(draw) -> list[Drawn]:
+    """A few members of one stem, side by side: a sample, or what comes near one."""
     stem = draw(st.sampled_from(STEMS) if draw(st.integers(0, 19)) else st.sampled_from(LONG))
+    return [draw(drawn_members(stem)) for _ in range(draw(st.integers(1, 4)))]
+
+
+@st.composite
+def drawn_members(draw, stem: str) -> Drawn:
     extension = draw(st.sampled_from(FIELDS))
     name = (f"{stem}.{extension}" if extension else stem).rstrip("/") or "."
     kind = draw(st.sampled_from(KINDS))
@@ -111,7 +117,7 @@ class Shard:
 @st.composite
 def shards(draw) -> Shard:
     count = draw(st.sampled_from([1, 1, 1, 2, 3]))
-    archives = [draw(st.lists(drawn_members(), max_size=9)) for _ in range(count)]
+    archives = [list(itertools.chain(*draw(st.lists(neighbours(), max_size=5)))) for _ in range(count)]
     pieces = []
     for archive in archives:
         written = b"".join(item.written() for item in archive)
@@ -140,39 +146,42 @@ class Expected:
     kept: dict[str, str] = field(default_factory=dict)
 
 
+def split(name: str) -> tuple[str, str, bool]:
+    """Key and field of a member, and whether it stands alone since webdataset has no name for it."""
+    key, extension = base_plus_ext(name)
+    alone = key is None or key.endswith("/")
+    return (name, "", True) if alone else (key, extension.lower(), False)
+
+
 def model(members: list[Drawn]) -> list[Expected]:
-    """The samples of an archive that holds these members."""
-    named = [item for item in members if item.kind not in IN_NO_SAMPLE and not re.match(r"__[^/]*__($|/)", item.name)]
-    runs: list[list[tuple[str, Drawn]]] = []
-    last_key: str | None = None
-    for item in named:
-        key, extension = base_plus_ext(item.name)
-        alone = key is None or key.endswith("/")
-        key, extension = (item.name, "") if alone else (key, extension.lower())
-        again = alone or key != last_key or extension in [known for known, _ in runs[-1]]
-        if again:
-            runs.append([])
-        runs[-1].append((extension, item))
-        last_key = None if alone else key
-    return [_expected(run) for run in runs]
+    """The samples of an archive that holds these members: neighbours of one key, each field once."""
+    samples: list[tuple[str, dict[str, Drawn]]] = []
+    last: str | None = None
+    for item in members:
+        if item.kind in IN_NO_SAMPLE or re.match(r"__[^/]*__($|/)", item.name):
+            continue
+        key, extension, alone = split(item.name)
+        if alone or key != last or extension in samples[-1][1]:
+            samples.append((key, {}))
+        samples[-1][1][extension] = item
+        last = None if alone else key
+    return [_expected(key, fields) for key, fields in samples]
 
 
-def _expected(run: list[tuple[str, Drawn]]) -> Expected:
-    extension, first = run[0]
-    alone = extension == "" and base_plus_ext(first.name)[0] in {None, first.name.rpartition("/")[0] + "/"}
-    sample = Expected(first.name if alone else base_plus_ext(first.name)[0])
-    files = {extension: item for extension, item in run if item.is_file}
-    shown = sorted((item.name, item.content) for name, item in files.items() if alone or is_image_name(name))
+def _expected(key: str, fields: dict[str, Drawn]) -> Expected:
+    sample = Expected(key)
+    files = {extension: item for extension, item in fields.items() if item.is_file}
+    alone = split(next(iter(fields.values())).name)[2]
+    shown = sorted((item.name, item.content) for extension, item in files.items() if alone or is_image_name(extension))
     if not shown:
         sample.reason = Reason.NO_IMAGE
     elif shown[0][1] == b"":
         sample.reason = Reason.EMPTY
     else:
         sample.image = shown[0][1]
-    if (found := files.get("cls")) and re.fullmatch(rb"\s*-?\d+\s*", found.content) and int(found.content) < 2**31:
-        sample.truth = int(found.content)
-    # an image has its bytes taken as an image, even if it is asked for as a field
-    sample.kept = {name: files[name].content.decode(errors="replace") for name in KEEP if name in files and not alone}
+    if (cls := files.get("cls")) and re.fullmatch(rb"\s*-?\d+\s*", cls.content) and int(cls.content) < 2**31:
+        sample.truth = int(cls.content)
+    sample.kept = {name: files[name].content.decode(errors="replace") for name in KEEP if name in files}
     return sample
 
 
