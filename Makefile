@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 READY := $(VENV)/.ready
+FUZZ_S ?= 60
+FUZZ ?= tar image part keys listing
 
-.PHONY: help setup demo test test-all ceph audit lint format lock clean
+.PHONY: help setup demo test test-all ceph audit fuzz lint format lock clean
 
 help:
 	@echo "make demo      set up, then label the sample photographs"
@@ -13,6 +15,7 @@ help:
 	@echo "make test-all  the same with the slow proofs"
 	@echo "make ceph      unpack Ceph for the tests on a real S3 store; nothing is installed"
 	@echo "make audit     ask an advisory service about the pinned dependencies"
+	@echo "make fuzz      attack what parses bytes from outside, FUZZ_S seconds each"
 	@echo "make format    format the code"
 	@echo "make lock      renew requirements.lock from pyproject.toml"
 
@@ -44,6 +47,12 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest
 
+fuzz: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --group fuzz
+	set -e; for target in $(FUZZ); do \
+		nice -n 19 $(BIN)/python tests/fuzz/run.py $$target -max_total_time=$(FUZZ_S); \
+	done
+
 format: $(READY)
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
@@ -53,4 +62,4 @@ lock: $(READY)
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --upgrade pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) demo-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .import_linter_cache

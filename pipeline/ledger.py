@@ -38,6 +38,8 @@ UNREADABLE = "unreadable"
 _PART = re.compile(r"part-([0-9a-f]{8})-([0-9a-f]{16})-(\d{5,})(-last)?\.parquet")
 _UNREADABLE = re.compile(rf"part-([0-9a-f]{{8}})-([0-9a-f]{{16}})-{UNREADABLE}\.parquet")
 _TAIL_BYTES = 64 << 10
+# What pyarrow and json raise for bytes that are not what they should be.
+_DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RecursionError)
 _PARALLEL_READS = 32
 
 
@@ -262,7 +264,7 @@ class Ledger:
         data = pa.BufferReader(self._storage.read(uri))
         try:
             return pq.ParquetFile(data, page_checksum_verification=True).read(columns)
-        except (OSError, ValueError, KeyError) as error:
+        except _DAMAGE as error:
             raise ObjectDamaged(f"{uri}: damaged: {error}") from error
 
     def progress(self, fingerprint: str) -> dict[str, Progress]:
@@ -314,13 +316,13 @@ class Ledger:
         uri = self.uri(folder, name)
         entry = self._storage.stat(uri)
         tail = self._tail(entry, _TAIL_BYTES)
-        wanted = int.from_bytes(tail[-8:-4], "little") + 8
+        wanted = min(int.from_bytes(tail[-8:-4], "little") + 8, entry.size_bytes)
         if wanted > len(tail):
             tail = self._tail(entry, wanted)
         try:
             metadata = pq.read_metadata(io.BytesIO(tail))
             own = json.loads((metadata.metadata or {})[METADATA_KEY])
-            return PartFooter(
+            footer = PartFooter(
                 num_rows=metadata.num_rows,
                 unit_id=own["unit"],
                 fingerprint=own["fingerprint"],
@@ -329,8 +331,10 @@ class Ledger:
                 first_index=own["first_index"],
                 next=Cursor.from_dict(own["next"]),
             )
-        except (KeyError, TypeError, OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+            _check_numbers(footer)
+        except _DAMAGE as error:
             raise ObjectDamaged(f"{uri}: not a part of shardlabel: {error}") from error
+        return footer
 
     def _tail(self, entry: Entry, num_bytes: int) -> bytes:
         stream = self._storage.open(entry, max(0, entry.size_bytes - num_bytes))
@@ -408,6 +412,16 @@ def unit_of(name: str) -> str | None:
         return parsed.unit_id
     match = _UNREADABLE.fullmatch(name)
     return match[2] if match else None
+
+
+def _check_numbers(footer: PartFooter) -> None:
+    """Make sure that a unit which goes on from a footer goes forward."""
+    following = footer.next
+    numbers = (footer.part, footer.first_index, following.part, following.index, following.offset)
+    if not all(isinstance(number, int) for number in numbers):
+        raise TypeError(f"no numbers: {numbers}")
+    if following.part != footer.part + 1:
+        raise ValueError(f"part {following.part} follows part {footer.part}")
 
 
 def _progress(parts: dict[int, bool]) -> Progress:

@@ -190,6 +190,35 @@ def test_a_foreign_parquet_file_is_no_part(out: Ledger):
         out.footer(PREDICTIONS, "x")
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"next": Cursor(0, 3, 1000).to_dict()},  # the unit would go round in circles
+        {"next": Cursor(2, 3, 1000).to_dict()},
+        {"next": {"part": 1, "index": 3, "offset": "1000"}},
+        {"next": {"part": 1, "index": 3, "ofset": 1000}},
+        {"next": [1, 3, 1000]},
+        {"part": "0"},
+        {"first_index": None},
+    ],
+)
+def test_a_footer_that_leads_nowhere_is_damaged(out: Ledger, more: dict):
+    name = write(out, 0, **more)
+    with pytest.raises(ObjectDamaged, match=f"{name}: not a part of shardlabel"):
+        out.footer(PREDICTIONS, name)
+    with pytest.raises(ObjectDamaged):
+        out.advance(unit(), FINGERPRINT, 0)
+
+
+def test_json_of_a_thousand_storeys_is_no_footer(out: Ledger):
+    table = pa.table({"a": [1]}).replace_schema_metadata({METADATA_KEY: "[" * 100_000})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    Storage().publish(out.uri(PREDICTIONS, "x"), buffer.getvalue())
+    with pytest.raises(ObjectDamaged, match="not a part of shardlabel"):
+        out.footer(PREDICTIONS, "x")
+
+
 def test_row_counts_come_from_footers(out: Ledger):
     names = [write(out, number, rows=number + 1) for number in range(40)]
     assert out.row_counts(PREDICTIONS, iter(names)) == {name: number + 1 for number, name in enumerate(names)}

@@ -40,6 +40,8 @@ MAX_PIXELS = 178_956_970
 _LARGE_PIXELS = 32 << 20
 # What takes longer hangs: the largest image allowed takes some 20 s of an idle core in the slowest format.
 LIMIT_S = 120.0
+# Icons hold whole pictures, whose size shows only when they are decoded: each counts as a large one.
+_ICON_MAGIC = (b"\0\0\1\0", b"icns")
 # Pillow's pictures are converted in strips, so that beside the decoded and the final one there is no third.
 _STRIP_PIXELS = 4 << 20
 
@@ -156,10 +158,12 @@ def decode(
         raise ImageError(Reason.EMPTY, "0 bytes")
     _quieten_pillow()
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        width, height = _stored_size(image)
-        with _memory_for(width, height, waiting):
-            pixels = _pixels(image, data, fast_to_px)
+        icon = data.startswith(_ICON_MAGIC)
+        with _turn(waiting, large=icon):
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            width, height = _stored_size(image)
+            with _memory_for(width, height, waiting, inside=icon):
+                pixels = _pixels(image, data, fast_to_px)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -188,8 +192,14 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
     return image.size if tags is None else (int(tags[_TIFF_WIDTH]), int(tags[_TIFF_HEIGHT]))
 
 
-def _memory_for(width: int, height: int, waiting: Waiting) -> AbstractContextManager[object]:
+def _memory_for(width: int, height: int, waiting: Waiting, *, inside: bool = False) -> AbstractContextManager[object]:
     """Leave for a picture of this size to be decoded; the large ones wait for each other.
+
+    Args:
+        width: Pixels.
+        height: Pixels.
+        waiting: Entered while others are waited for.
+        inside: Whether it is this one's turn already.
 
     Raises:
         ImageError: It is too large altogether.
@@ -198,7 +208,11 @@ def _memory_for(width: int, height: int, waiting: Waiting) -> AbstractContextMan
         raise ImageError(Reason.CORRUPT_IMAGE, f"{width} x {height} pixels")
     if width * height > MAX_PIXELS:
         raise ImageError(Reason.TOO_LARGE, f"{width} x {height} pixels; the limit is {MAX_PIXELS} in all")
-    return _large_images.one(waiting) if width * height > _LARGE_PIXELS else nullcontext()
+    return _turn(waiting, large=width * height > _LARGE_PIXELS and not inside)
+
+
+def _turn(waiting: Waiting, *, large: bool) -> AbstractContextManager[object]:
+    return _large_images.one(waiting) if large else nullcontext()
 
 
 def _pixels(image: Image.Image, data: bytes, fast_to_px: int | None) -> torch.Tensor:

@@ -14,15 +14,17 @@ is the field; adjacent members with one key are one sample. On top of that:
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError
+from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
 from pipeline.stages.tar import Member, TarWalk
 from pipeline.storage import Entry, Storage
@@ -38,7 +40,14 @@ _ARCHIVE_METADATA = re.compile(r"__[^/]*__($|/)")
 _INTEGER = re.compile(rb"\s*[+-]?[0-9]{1,20}\s*")
 MAX_IMAGE_BYTES = 256 << 20
 _MAX_FIELD_BYTES = 16 << 20
+_MAX_SHOWN_CHARS = 80  # of a name in a message
 _LOOSE_IN_FLIGHT = {"s3": 32, "file": 4}
+_KEY_LIST = pa.schema(
+    [
+        pa.field(name, kind, nullable=False)
+        for name, kind in (("key", pa.binary()), ("size_bytes", pa.int64()), ("etag", pa.string()))
+    ]
+)
 
 
 def is_image_name(name: str) -> bool:
@@ -148,10 +157,17 @@ class UnitReader:
 
 
 def slice_entries(unit: Unit, keys_file: bytes) -> list[tuple[str, Entry]]:
-    """The (key, entry) pairs of a slice, from the content of its key list."""
-    table = pq.read_table(io.BytesIO(keys_file), columns=["key", "size_bytes", "etag"])
+    """The (key, entry) pairs of a slice, from the content of its key list.
+
+    Raises:
+        ObjectDamaged: It is no key list.
+    """
     prefix = unit.uri.rstrip("/")
-    columns = (table.column(name).to_pylist() for name in ("key", "size_bytes", "etag"))
+    try:
+        table = pq.read_table(io.BytesIO(keys_file), columns=_KEY_LIST.names).cast(_KEY_LIST)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ObjectDamaged(f"{unit.keys_uri}: damaged: {error}") from error
+    columns = (table.column(name).to_pylist() for name in _KEY_LIST.names)
     return [
         (key.decode("utf-8", "backslashreplace"), Entry(f"{prefix}/{os.fsdecode(key)}", size, etag))
         for key, size, etag in zip(*columns, strict=True)
@@ -176,7 +192,7 @@ class _Group:
 
     def __init__(self, key: str, index: int, offset: int) -> None:
         self.key = key
-        self.fields: list[str] = []
+        self.fields: dict[str, None] = {}  # in order; there may be very many
         self.image_name: str | None = None
         self.special = ""
         self.num_bytes = 0
@@ -220,7 +236,7 @@ class _Grouping:
             yield from self._finish(group, events)
 
     def _add(self, group: _Group, member: Member, field: str, *, solo: bool) -> None:
-        group.fields.append(field)
+        group.fields[field] = None
         group.num_bytes += member.num_bytes
         if not self._payloads:
             return
@@ -237,7 +253,7 @@ class _Grouping:
 
     def _add_image(self, group: _Group, member: Member) -> None:
         if member.special:
-            group.special = group.special or f"{member.name} is {member.special}, which is not followed"
+            group.special = group.special or f"{_shown(member.name)} is {member.special}, which is not followed"
             return
         if group.image_name is not None and group.image_name < member.name:
             return
@@ -261,7 +277,8 @@ class _Grouping:
         if group.image_name is None:
             sample.num_bytes = group.num_bytes
             sample.reason = Reason.NO_IMAGE
-            sample.message = group.special or f"no image among the fields: {', '.join(group.fields[:8])}"
+            fields = ", ".join(_shown(name) for name in itertools.islice(group.fields, 8))
+            sample.message = group.special or f"no image among the fields: {fields}"
         sample.message = " ".join(sample.message.split())  # names may hold line breaks
         yield sample
         yield from events
@@ -275,8 +292,15 @@ def _key_and_field(name: str) -> tuple[str | None, str]:
     """
     from webdataset.tariterators import base_plus_ext  # it imports torch, which listing loose images need not
 
-    key, field = base_plus_ext(name)
-    return (None, "") if key is None or key.endswith("/") else (key, field.lower())
+    folder, slash, base = name.rpartition("/")
+    key, field = base_plus_ext(
+        base
+    )  # of the whole name it would ask each directory, in time that grows with the square
+    return (None, "") if key is None else (folder + slash + key, field.lower())
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= _MAX_SHOWN_CHARS else name[: _MAX_SHOWN_CHARS - 3] + "..."
 
 
 def _truth(data: bytes) -> int | None:

@@ -24,6 +24,7 @@ from pipeline.storage import ByteStream
 BLOCK_BYTES = 512
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
 _MAX_EXTENSION_BYTES = 1 << 20  # a long name or a pax record; more is damage
+_MAX_NAME_BYTES = 4096  # what a path may have on Linux; names fill the memory, as a part holds them all
 _MAX_PAYLOAD_BYTES = 1 << 30
 _MAX_MEMBER_BYTES = 1 << 50  # a header that announces more is damaged
 _MAX_PAX_SIZE_DIGITS = 20
@@ -240,6 +241,8 @@ class TarWalk:
         name = pax.get("GNU.sparse.name") or pax.get("path")
         if name is None and long_name:
             name = long_name.decode("utf-8", "surrogateescape")
+        if name and len(name.encode("utf-8", "surrogateescape")) > _MAX_NAME_BYTES:
+            return None
         # frombuf() takes an old-style regular file for a directory when its name, cut to 100 bytes, ends in a slash.
         kind = tarfile.AREGTYPE if name and block[156:157] == tarfile.AREGTYPE else info.type
         return self._begin(info, kind, start, name or info.name, pax)

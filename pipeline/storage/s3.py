@@ -102,6 +102,8 @@ def _translated(uri: str, call: Callable[[], T]) -> T:
     except (BotoCoreError, ValueError) as error:  # boto3's own checks, of a bucket's name or the endpoint say
         message = " ".join(str(error).split()).removeprefix("Parameter validation failed: ")
         raise StorageError(f"{uri}: {message.partition(': Bucket name must')[0]}") from error
+    except (LookupError, TypeError) as error:  # botocore stumbles over an answer that lacks something
+        raise StorageError(f"{uri}: the store's answer makes no sense: {error!r}") from error
 
 
 def _storage_error(uri: str, error: ClientError) -> StorageError:
@@ -207,13 +209,19 @@ class S3Store:
                 prefix,
                 lambda more=more: self.client.list_objects_v2(Bucket=bucket, Prefix=key, **more),  # type: ignore[misc]  # its default
             )
+            if "IsTruncated" not in page:  # an empty answer, or one of another kind, must not look like an empty prefix
+                raise StorageError(f"{prefix}: the store's answer is no listing")
             for item in page.get("Contents", ()):
+                if not {"Key", "LastModified", "ETag", "Size"} <= item.keys():
+                    raise StorageError(f"{prefix}: the store lists an object without its size, version or time")
                 if not item["Key"].endswith("/"):
                     uri, modified_s = f"s3://{bucket}/{item['Key']}", item["LastModified"].timestamp()
                     yield Entry(uri, item["Size"], item["ETag"].strip('"'), modified_s)
-            token = page.get("NextContinuationToken")
-            if not page.get("IsTruncated") or token is None:
+            if not page["IsTruncated"]:
                 return
+            token = page.get("NextContinuationToken")
+            if token in {None, more.get("ContinuationToken")}:
+                raise StorageError(f"{prefix}: the store says that there is more to list, but not how to ask for it")
             more = {"ContinuationToken": token}
 
     def stat(self, uri: str) -> Entry:

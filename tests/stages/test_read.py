@@ -8,12 +8,14 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import jpeg, make_tar, sample_members
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ObjectChanged, ObjectMissing
+from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing
 from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
 from pipeline.stages.read import UnitReader, is_image_name
 from pipeline.storage import Storage
@@ -233,6 +235,27 @@ def test_a_tar_that_is_gone_or_changed_is_an_error(tmp_path):
         list(UnitReader(tar_unit(path, etag="other"), STORAGE))
     path.unlink()
     with pytest.raises(ObjectMissing):
+        list(UnitReader(unit, STORAGE))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        None,
+        {"key": [b"a.jpg"], "size_bytes": [1]},
+        {"key": [None], "size_bytes": [1], "etag": ["x"]},
+        {"key": [b"a.jpg"], "size_bytes": [None], "etag": ["x"]},
+        {"key": [b"a.jpg"], "size_bytes": [[1]], "etag": ["x"]},
+    ],
+)
+def test_a_key_list_that_is_none_is_an_error_of_ours(tmp_path, columns):
+    path = tmp_path / "keys.parquet"
+    if columns is None:
+        path.write_bytes(b"PAR1 no, not really PAR1")
+    else:
+        pq.write_table(pa.table(columns), path)
+    unit = Unit("0" * 16, UnitKind.SLICE, f"{tmp_path}/", 1, "", str(path), 1)
+    with pytest.raises(ObjectDamaged, match=r"keys.parquet: damaged"):
         list(UnitReader(unit, STORAGE))
 
 
