@@ -1,4 +1,4 @@
-"""Attempts: how often a unit was begun and never ended, because its labeler died.
+"""Attempts at a unit: how often it was begun and never ended, because its labeler died, and what came of them.
 
 A labeler leaves a mark in OUT before it begins a unit, and takes it away when it is through with it, whatever
 the outcome. Only a process that dies leaves its mark behind::
@@ -20,8 +20,9 @@ import os
 import socket
 import time
 
-from pipeline.errors import StorageError
-from pipeline.ledger import ATTEMPTS, Ledger
+from pipeline.errors import ObjectMissing, StorageError
+from pipeline.ledger import ATTEMPTS, PREDICTIONS, QUARANTINE, Ledger, PartName
+from pipeline.records import Cursor, Receipt
 from pipeline.storage import Storage
 
 # After so many deaths the images of a unit are decoded in a process of their own.
@@ -59,6 +60,32 @@ class Attempts:
         """Take the mark away that was left after so many deaths. One that stays for want of an answer does no harm."""
         with contextlib.suppress(StorageError):
             self._storage.delete(self._uri(unit_id, deaths))
+
+    def count_published(self, receipt: Receipt, fingerprint: str, parts_done: int, cursor: Cursor) -> None:
+        """Add to a receipt what earlier attempts of the same run have published, so that it tells all of the run.
+
+        Args:
+            receipt: Of the unit; whether it is finished counts.
+            fingerprint: Of the job.
+            parts_done: How many parts were there when the run began.
+            cursor: Where to go on.
+
+        Raises:
+            StorageError: OUT cannot be read.
+        """
+        for number in range(parts_done, cursor.part + receipt.finished):
+            last = receipt.finished and number == cursor.part
+            name = str(PartName(fingerprint, receipt.unit_id, number, last))
+            num_rows = self._ledger.footer(PREDICTIONS, name).num_rows
+            rejected: list[dict[str, str]] = []
+            with contextlib.suppress(ObjectMissing):
+                rejected = self._ledger.read_part(QUARANTINE, name, ["key", "reason"]).to_pylist()
+            receipt.parts[name] = [num_rows, len(rejected)]
+            receipt.num_labelled += num_rows
+            receipt.num_samples += num_rows + sum(row["key"] is not None for row in rejected)
+            for row in rejected:
+                counts = receipt.num_quarantined if row["key"] is not None else receipt.num_events
+                counts[row["reason"]] = counts.get(row["reason"], 0) + 1
 
     def _uri(self, unit_id: str, deaths: int) -> str:
         return self._ledger.uri(ATTEMPTS, f"{unit_id}-{deaths + 1}.json")

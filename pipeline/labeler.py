@@ -178,6 +178,7 @@ class Labeler:
         try:
             with _about_out():
                 cursor, receipt.finished = self._writer.ledger.advance(unit, self._config.fingerprint, parts_done)
+                self._attempts.count_published(receipt, self._config.fingerprint, parts_done, cursor)
             if not receipt.finished:
                 yield from self._attempt(unit, cursor, receipt, stopping)
         except StorageError as error:

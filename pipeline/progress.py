@@ -102,6 +102,8 @@ class Tracker:
             if not (receipt.finished or receipt.failure) and receipt.num_samples < older.num_samples:
                 return
             receipt.parts = {**older.parts, **receipt.parts}
+            receipt.started_at = min(older.started_at, receipt.started_at)
+            receipt.committed_at = max(older.committed_at, receipt.committed_at)
             self._count(older, -1)
         self._weigh(receipt.unit_id, older, -1)
         self._weigh(receipt.unit_id, receipt, +1)

@@ -160,6 +160,21 @@ def test_spurious_marks_cost_time_and_no_row(again, monkeypatch):
     assert len(before) == 4, "three parts, one of them with a quarantine file"
 
 
+def test_a_receipt_tells_all_that_the_run_has_published_before_and_after_a_death(again):
+    labeler, unit, out = again
+    (*_, whole) = labeler(unit)
+    for path in (out / "predictions").glob("*-last*"):
+        path.unlink()
+    (*_, resumed) = labeler(unit)
+    (*_, repeated) = labeler(unit)
+    (*_, later) = labeler(unit, parts_done=2)
+    for receipt in (resumed, repeated):
+        for name in ("num_samples", "num_labelled", "num_quarantined", "num_events", "parts", "finished"):
+            assert getattr(receipt, name) == getattr(whole, name), name
+    assert (whole.num_samples, whole.num_labelled, whole.num_quarantined) == (61, 60, {"not_an_image": 1})
+    assert later.num_samples == 11, "what was there when the run began is not of this run"
+
+
 def test_a_unit_that_goes_on_killing_is_given_up(again):
     labeler, unit, out = again
     leave_marks(out, unit.id, DEATHS_BEFORE_GIVING_UP)
