@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # an uninstalle
 from pipeline.config import StorageConfig, parse_members
 from pipeline.errors import ImageError
 from pipeline.inputs import find_inputs
-from pipeline.labeler import LabelerConfig
+from pipeline.labeler_config import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.models.catalog import find
 from pipeline.models.classifier import Classifier
@@ -102,7 +102,7 @@ def main() -> None:
                 device=device,
                 batch_size=options.batch_size,
                 trying=False,
-                fast_decode=False,
+                decode=options.decode,
                 rows_per_part=10_000,
                 keep=(),
                 num_threads=options.threads,
@@ -136,6 +136,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--num-tars", type=int, default=8, help="how many tars are made")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("mixed", "fp16", "bf16", "fp32"), default="mixed")
+    parser.add_argument("--decode", choices=("exact", "fast", "gpu"), default="exact")
     parser.add_argument("--batch-size", type=int, help="images in a batch; default: what suits the device")
     parser.add_argument("--threads", type=int, default=num_local_cpus(), help="threads that decode")
     parser.add_argument("--minutes", type=float, default=7.0, help="what it may take, about")

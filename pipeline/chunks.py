@@ -16,6 +16,7 @@ from pipeline.models.device import Answer
 from pipeline.models.ensemble import Predictions
 from pipeline.records import Cursor, Receipt, Sample, ShardEvent
 from pipeline.stages.classify import Batch, BatchPool
+from pipeline.stages.decode import Decoded
 from pipeline.stages.read import UnitReader
 from pipeline.stages.write import Picture, Rejected
 
@@ -175,12 +176,14 @@ class Piece:
         assembly: What it belongs to.
         number: Its place there.
         left: Items that nobody has begun, each with its slot.
+        decoded: Of these, what a GPU has decoded ahead, by slot.
         ready: What became of the others.
     """
 
     assembly: Assembly
     number: int
     left: Iterator[tuple[int, Sample | ShardEvent]]
+    decoded: dict[int, Decoded] = field(default_factory=dict)
     ready: Ready = field(default_factory=Ready)
 
 

@@ -99,12 +99,13 @@ def _given_names(path: str | None, storage: Storage) -> tuple[str, ...] | None:
 
 
 def _device(config: LabelConfig, engine: Engine) -> str:
-    if config.device == "cpu":
-        return "cpu"
-    num_gpus = engine.num_gpus()
+    num_gpus = 0 if config.device == "cpu" else engine.num_gpus()
     if config.device == "cuda" and not num_gpus:
         raise InputError("--device cuda: no GPU was found; leave the option out to label on the CPU")
-    return "cuda" if num_gpus else "cpu"
+    device = "cuda" if num_gpus else "cpu"
+    if config.decode == "gpu" and device == "cpu":
+        raise InputError("--decode gpu: there is no GPU to decode on; leave the option out, or take --decode fast")
+    return device
 
 
 def _auto_precision(device: str) -> str:

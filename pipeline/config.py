@@ -142,6 +142,7 @@ def _auto_or_number(value: object) -> int | str:
     return 0 if value in (0, "0") and not isinstance(value, bool) else _auto_or_count(value)
 
 
+Decoding = Literal["exact", "fast", "gpu"]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Text = Annotated[str, BeforeValidator(_path), Field(min_length=1)]
 AutoInt = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_count)]
@@ -171,7 +172,7 @@ class EnsembleConfig(BaseModel):
     precision: Literal["auto", "fp32", "mixed", "bf16", "fp16"] = "auto"
     compile: Annotated[bool | None, BeforeValidator(lambda value: None if value == "auto" else value)] = None
     batch_size: AutoInt = "auto"
-    decode: Literal["exact", "fast"] = "exact"
+    decode: Decoding = "exact"
     decode_threads: AutoInt = "auto"
     s3_endpoint: str | None = None
     no_sign_request: bool = False

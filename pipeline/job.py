@@ -22,7 +22,8 @@ from pipeline.config import LabelConfig, label_config
 from pipeline.engines import InlineEngine, RayEngine
 from pipeline.errors import EngineError, InputError, OutputError, PublishError, StorageError
 from pipeline.inputs import Inputs, find_inputs
-from pipeline.labeler import UNITS_AT_ONCE, Labeler, LabelerConfig
+from pipeline.labeler import UNITS_AT_ONCE, Labeler
+from pipeline.labeler_config import LabelerConfig
 from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, UNITS, Ledger, Progress
 from pipeline.models.anatomy import of_member
 from pipeline.models.tuning import is_long
@@ -277,7 +278,7 @@ def _workload(
         "device": job.device,
         "batch_size": None if config.batch_size == "auto" else config.batch_size,
         "trying": trying,
-        "fast_decode": config.decode == "fast",
+        "decode": config.decode,
         "rows_per_part": job.rows_per_part,
         "keep": config.keep,
         "storage": config.storage,

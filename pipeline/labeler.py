@@ -30,19 +30,15 @@ from dataclasses import dataclass
 
 from pipeline.attempts import DEATHS_BEFORE_GIVING_UP, DEATHS_BEFORE_ISOLATION, Attempts
 from pipeline.chunks import Assembly, Chunk, Encoded, PartEnd, Piece, Ready, cut_chunks
-from pipeline.config import StorageConfig
 from pipeline.errors import ImageError, PublishError, StorageError
-from pipeline.machine import cache_folder
-from pipeline.models.classifier import Precision
-from pipeline.models.consensus import Rule
+from pipeline.labeler_config import LabelerConfig
 from pipeline.models.device import DeviceQueue
 from pipeline.models.ensemble import Ensemble
-from pipeline.models.tuning import Tuning
-from pipeline.models.weights import MemberSpec
 from pipeline.records import CRASHING, UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Sample, ShardEvent, Stage, Unit
 from pipeline.stages.classify import BatchPool
 from pipeline.stages.decode import LIMIT_S, Decoded, decode
 from pipeline.stages.isolation import IsolatedDecoder
+from pipeline.stages.nvjpeg import DeviceDecoder, trusted_decoder
 from pipeline.stages.read import UnitReader, failure_reason
 from pipeline.stages.write import Part, Picture, Rejected, Writer
 from pipeline.storage import Storage
@@ -59,49 +55,6 @@ _GRACE_S = 10.0
 _TICK_S = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LabelerConfig:
-    """Everything a labeler needs beside the tensors. Inert, so that it travels.
-
-    Attributes:
-        out: Where to publish.
-        fingerprint: Of the job.
-        members: The ensemble, in order.
-        class_names: Names of the classes.
-        rule, top_k, precision, compiled: See :class:`pipeline.models.ensemble.Ensemble`.
-        device: ``cpu`` or ``cuda``.
-        batch_size: Images in one forward pass at most; None for what suits each member.
-        trying: Whether it pays to try, on a CPU, what suits them where that is not remembered.
-        fast_decode: Large JPEGs may be decoded at a reduced scale.
-        rows_per_part: Samples in a part at most.
-        keep: Fields copied through.
-        num_threads: Worker threads.
-        storage: How to reach S3.
-    """
-
-    out: str
-    fingerprint: str
-    members: tuple[MemberSpec, ...]
-    class_names: tuple[str, ...]
-    rule: Rule
-    top_k: int
-    precision: Precision
-    compiled: bool
-    device: str
-    batch_size: int | None
-    trying: bool
-    fast_decode: bool
-    rows_per_part: int
-    keep: tuple[str, ...]
-    num_threads: int
-    storage: StorageConfig
-
-    @property
-    def tuning(self) -> Tuning:
-        """What this machine's labelers know, and may try, about how many images suit a member."""
-        return Tuning(self.num_threads, self.trying, cache_folder() / "forward_sizes.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +102,15 @@ class Labeler:
         aliases = [member.alias for member in config.members]
         self._writer = Writer(config.out, self._storage, config.fingerprint, aliases, config.class_names, config.keep)
         self._attempts = Attempts(self._writer.ledger, self._storage)
-        self._workers = Workers(config.num_threads, on_start=one_torch_thread)
+        self._gpu_decoder = trusted_decoder(self._ensemble.device) if config.decode == "gpu" else None
+        self._workers = Workers(config.num_threads, on_start=self._begin_thread)
         self._watch = Watch(LIMIT_S, self._rescue)
         self._isolated = IsolatedDecoder(LIMIT_S)
         self._most_hanging = max(1, config.num_threads // 4)  # each may keep a core busy
         self._uploader = ThreadPoolExecutor(UNITS_AT_ONCE, thread_name_prefix="upload")
         self._turns = itertools.count()
         largest = max(geometry.resize_px for geometry in self._ensemble.geometries)
-        self._fast_to_px = largest if config.fast_decode else None
+        self._fast_to_px = largest if config.decode == "fast" else None
 
     def __call__(
         self, unit: Unit, parts_done: int = 0, stopping: Callable[[], bool] = lambda: False
@@ -300,6 +254,11 @@ class Labeler:
 
     # -- worker threads --------------------------------------------------------------------------------
 
+    def _begin_thread(self) -> None:
+        one_torch_thread()
+        if self._gpu_decoder:
+            self._gpu_decoder.own_stream()
+
     def _prepare(self, piece: Piece, overdue: Encoded | None = None) -> None:
         """What is left of a piece, after an image that hangs in another thread; who is last passes the chunk on."""
         assembly = piece.assembly
@@ -308,6 +267,8 @@ class Labeler:
         try:
             if overdue is not None:
                 self._prepare_image(overdue, isolated=True)
+            elif self._gpu_decoder and not assembly.isolated:
+                self._decode_ahead(piece, self._gpu_decoder)
             for slot, item in piece.left:
                 if isinstance(item, ShardEvent):
                     piece.ready.rejected.append(Rejected.event(item))
@@ -322,6 +283,17 @@ class Labeler:
         except BaseException as error:  # noqa: BLE001 - it is the caller's, who sees it in result()
             with contextlib.suppress(InvalidStateError):  # the chunk was given up meanwhile
                 assembly.done.set_exception(error)
+
+    @staticmethod
+    def _decode_ahead(piece: Piece, decoder: DeviceDecoder) -> None:
+        """Have a GPU decode what it can of a piece, all at once."""
+        begun = time.perf_counter()
+        items = list(piece.left)
+        piece.left = iter(items)
+        images = [(slot, item.image) for slot, item in items if isinstance(item, Sample) and item.image]
+        found = decoder.decode([data for _, data in images])
+        piece.decoded = {slot: decoded for (slot, _), decoded in zip(images, found, strict=True) if decoded is not None}
+        piece.ready.seconds["decode"] += time.perf_counter() - begun
 
     def _prepare_sample(self, piece: Piece, slot: int, sample: Sample) -> None:
         piece.ready.num_samples += 1
@@ -354,6 +326,8 @@ class Labeler:
         ready.seconds["resize"] += time.perf_counter() - done
 
     def _decode(self, image: Encoded, *, isolated: bool) -> Decoded:
+        if (decoded := image.piece.decoded.pop(image.slot, None)) is not None:
+            return decoded
         if isolated:
             return self._isolated.decode(image.data, fast_to_px=self._fast_to_px)
         with self._watch.over(image) as clock:

@@ -330,6 +330,7 @@ def test_too_many_bad_images_stop_the_job(sample_data, tmp_path):
         ({"nonsense": 1}, RequestError, "nonsense"),
         ({"keep": "label"}, RequestError, "label"),
         ({"device": "cuda"}, InputError, "cuda"),
+        ({"decode": "gpu", "device": "cpu"}, InputError, "--decode gpu: there is no GPU"),
     ],
 )
 def test_a_wrong_request_writes_nothing(sample_data, tmp_path, words, error, says):

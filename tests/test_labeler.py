@@ -7,13 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import jpeg, make_tar
 
 from pipeline.config import StorageConfig, parse_members
 from pipeline.inputs import find_inputs
-from pipeline.labeler import UNITS_AT_ONCE, Labeler, LabelerConfig
+from pipeline.labeler import UNITS_AT_ONCE, Labeler
+from pipeline.labeler_config import LabelerConfig
 from pipeline.models.weights import resolve
 from pipeline.planning import tar_unit
+from pipeline.stages.decode import decode
+from pipeline.stages.nvjpeg import DeviceDecoder
 from pipeline.storage import Storage
 
 NUM_CLASSES = 14
@@ -52,7 +56,7 @@ def labeler(members, out, *, device_thread: bool, batch_size: int = 20) -> Label
         device="cpu",
         batch_size=batch_size,
         trying=False,
-        fast_decode=False,
+        decode="exact",
         rows_per_part=ROWS_PER_PART,
         keep=(),
         num_threads=2,
@@ -131,3 +135,24 @@ def test_an_ensemble_that_fails_ends_the_unit_and_not_the_threads(members, units
             list(made(units[1]))
     assert list(made(units[1]))[-1].num_labelled == 7
     made.close()
+
+
+def test_what_a_device_has_decoded_is_not_decoded_again(both, members, units, tmp_path, monkeypatch):
+    """A stand-in for nvJPEG takes the plain pictures of a piece at once; the rest goes the usual way."""
+    asked, on_cpu = [], []
+
+    def decode_many(images):
+        asked.extend(images)
+        return [decode(image).pixels_CHW for image in images]
+
+    def watched(data, **options):
+        on_cpu.append(data)
+        return decode(data, **options)
+
+    monkeypatch.setattr("pipeline.labeler.decode", watched)
+    made = labeler(members, tmp_path / "out", device_thread=True)
+    made._gpu_decoder = DeviceDecoder(torch.device("cpu"), decode_many)
+    run(made, units)
+    assert len(asked) == 60 - 6 + 7
+    assert set(on_cpu) == {b"no picture"}
+    assert rows(tmp_path / "out") == rows(both[0][True])

@@ -45,8 +45,11 @@ Compile = Annotated[
 ]
 BatchSize = Annotated[str | None, typer.Option(metavar="auto|N", help="[default: auto]")]
 Decode = Annotated[
-    Literal["exact", "fast"] | None,
-    typer.Option(help="fast: large JPEGs may be decoded at a reduced DCT scale.  [default: exact]"),
+    Literal["exact", "fast", "gpu"] | None,
+    typer.Option(
+        help="fast: large JPEGs may be decoded at a reduced DCT scale. gpu: plain JPEGs on the GPU, where that gives "
+        "the CPU's pixels.  [default: exact]"
+    ),
 ]
 DecodeThreads = Annotated[
     str | None, typer.Option(metavar="auto|N", help="Threads of a labeler. auto: one per CPU it has.")

@@ -150,7 +150,7 @@ def _advice(rates: Rates, bottleneck: str, limit: float, share: float) -> list[s
     if rates.num_threads < rates.num_cpus and not (_on_gpu(rates) and bottleneck == "forward"):
         said.append(f"--decode-threads auto: {rates.num_cpus} CPUs are here, {rates.num_threads} are used")
     if bottleneck == "decode" and _on_gpu(rates):
-        said.append(_cores_to_match(rates))
+        said += [_cores_to_match(rates), *_gpu_decode(rates, limit)]
     said += _faster_decode(rates, limit, bottleneck)
     if bottleneck == "forward" or not _on_gpu(rates):
         said += [*_other_precisions(rates, limit), *_without_costliest(rates, limit), *_bigger_batch(rates)]
@@ -165,6 +165,14 @@ def _advice(rates: Rates, bottleneck: str, limit: float, share: float) -> list[s
 def _cores_to_match(rates: Rates) -> str:
     needed = rates.num_threads * rates.one("ensemble").images_per_s / rates.one("prepare").images_per_s
     return f"more cores: {needed:,.0f} cores per GPU would decode as fast as it runs the members"
+
+
+def _gpu_decode(rates: Rates, limit: float) -> list[str]:
+    """What decoding on the GPU would give, where that was tried; it takes some of the members' time there."""
+    tried = [stage for stage in rates.stages if stage.stage == "prepare" and not stage.configured]
+    then = min((stage.images_per_s for stage in tried if stage.what.startswith("GPU")), default=0.0)
+    then = min(then, rates.one("ensemble").images_per_s)
+    return [_gain("--decode gpu", then, limit) + " at most"] if then > _WORTH_SAYING * limit else []
 
 
 def _saving(rates: Rates, limit: float, saved_ms: float) -> float:

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.labeler import LabelerConfig
+from pipeline.labeler_config import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.speed.rates import Rates, StageRate
 from pipeline.speed.rig import Rig, Stage
@@ -73,7 +73,7 @@ def measure(
             device=config.device,
             precision=config.precision,
             compiled=config.compiled,
-            fast_decode=config.fast_decode,
+            fast_decode=config.decode == "fast",
             num_threads=config.num_threads,
             num_cpus=num_local_cpus(),
             members=tuple(spec.alias for spec in config.members),

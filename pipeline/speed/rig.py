@@ -6,15 +6,11 @@ a real :class:`pipeline.labeler.Labeler` over the same samples, from their stora
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
-import os
-import shutil
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,21 +22,19 @@ from pipeline.labeler import (
     GPU_CHUNK_IMAGES,
     PIECE_IMAGES,
     UNITS_AT_ONCE,
-    Labeler,
-    LabelerConfig,
 )
-from pipeline.ledger import PREDICTIONS, QUARANTINE
+from pipeline.labeler_config import LabelerConfig
 from pipeline.models.classifier import Classifier, Precision
 from pipeline.models.ensemble import Ensemble, Predictions
 from pipeline.models.recipe import Geometry, crop
 from pipeline.models.weights import MemberSpec
-from pipeline.records import Sample, Unit
 from pipeline.speed.rates import StageRate
 from pipeline.speed.sampling import Drawn
+from pipeline.speed.whole import Whole
 from pipeline.speed.writing import WRITTEN_ROWS, Writing
 from pipeline.stages.classify import Batch, BatchPool
 from pipeline.stages.decode import decode
-from pipeline.stages.read import UnitReader
+from pipeline.stages.nvjpeg import DeviceDecoder, trusted_decoder
 from pipeline.stages.write import Picture
 from pipeline.storage import Storage
 from pipeline.threads import Workers, one_torch_thread
@@ -93,7 +87,6 @@ class Rig:
     def __init__(self, config: LabelerConfig, blobs: Mapping[str, bytes], drawn: Drawn) -> None:
         self._config = config
         self._blobs = blobs
-        self._drawn = drawn
         self._storage = Storage(config.storage)
         self._on_gpu = config.device == "cuda"
         self._chunk = config.batch_size or (GPU_CHUNK_IMAGES if self._on_gpu else CPU_CHUNK_IMAGES)
@@ -101,8 +94,10 @@ class Rig:
         self.images = drawn.images
         self.ensemble = self._build_ensemble(config.batch_size)
         largest = max(geometry.resize_px for geometry in self.ensemble.geometries)
-        self._fast_px = largest if config.fast_decode else None
-        self._other_px = None if config.fast_decode else largest
+        self._fast_px = largest if config.decode == "fast" else None
+        self._other_px = None if config.decode == "fast" else largest
+        # on a GPU it is worth knowing whether that decodes faster than the cores
+        self._gpu_decoder = trusted_decoder(self.ensemble.device) if self._on_gpu else None
         self._pixels: list[torch.Tensor] = []
         self._pictures: list[Picture] = []
         self._decode_some()
@@ -111,19 +106,17 @@ class Rig:
             held.put(slot, pixels)
         self._crops = held.packed(range(len(self._pixels)))
         self._batches = BatchPool(self.ensemble.geometries, self._piece, pinned=self._on_gpu)
-        self._stopping = threading.Event()
-        self._copies = itertools.count()
         self._workers = Workers(config.num_threads, on_start=one_torch_thread)
-        self._labeler = Labeler(config, blobs)
+        self._whole = Whole(config, blobs, drawn, self._storage, self._chunk)
         self.writing = Writing(config, self._storage, self._predict())
 
     def __enter__(self) -> Rig:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stopping.set()
+        self._whole.stop()
         self._workers.close()
-        self._labeler.close()
+        self._whole.close()
 
     def _build_ensemble(self, at_once: int | None) -> Ensemble:
         return Ensemble(
@@ -180,13 +173,13 @@ class Rig:
         """What is to be measured, in the order of the flow."""
         step = self._chunk * self._config.num_threads
         found = [
-            self._stage("read", self._read, len(self.images), UNITS_AT_ONCE),
+            self._stage("read", self._whole.read, len(self.images), UNITS_AT_ONCE),
             self._on_threads("hash", "", lambda chunk: [hashlib.sha256(image).digest() for image in chunk]),
             *self._decodings(choices=choices),
             *(self._resize(place, geometry) for place, geometry in enumerate(self.ensemble.geometries)),
         ]
         if self._on_gpu:
-            found.append(self._on_threads("prepare", "decode + resize", self._prepare))
+            found += self._preparations(choices=choices)
         found += [stage for spec in self._config.members for stage in self._forwards(spec, choices=choices)]
         found.append(self._classify("", self.ensemble, configured=True))
         if choices and self._config.batch_size is None:
@@ -195,7 +188,7 @@ class Rig:
         found.append(self._stage("write", self.writing.run, WRITTEN_ROWS, 1))
         if not self._on_gpu:
             found.append(self._on_threads("limit", "", self._labelled, self.images))
-        found.append(self._stage("job", self._job, step, self._config.num_threads))
+        found.append(self._stage("job", self._whole.label, step, self._config.num_threads))
         return found
 
     def _stage(
@@ -238,7 +231,7 @@ class Rig:
             future.result()
 
     def _decodings(self, *, choices: bool) -> Iterator[Stage]:
-        ways = [("fast" if self._config.fast_decode else "exact", self._fast_px, True)]
+        ways = [("fast" if self._config.decode == "fast" else "exact", self._fast_px, True)]
         if choices and self._other_px is not None and self._share_of_large(self._other_px) >= _LARGE_SHARE:
             ways.append(("fast", self._other_px, False))
         for what, px, configured in ways:
@@ -262,19 +255,30 @@ class Rig:
         what = f"{geometry.resize_px} to {geometry.crop_px}, {geometry.interpolation}"
         return self._on_threads("resize", what, call, self._pixels)
 
-    def _prepared(self, chunk: list[bytes]) -> tuple[Batch, list[int]]:
+    def _preparations(self, *, choices: bool) -> Iterator[Stage]:
+        """Decoding and resizing on the cores, and with JPEGs decoded on the GPU."""
+        on_gpu = self._gpu_decoder is not None and self._config.decode == "gpu"
+        for decoder in (None, self._gpu_decoder) if self._gpu_decoder is not None else (None,):
+            configured = (decoder is not None) == on_gpu
+            if configured or choices:
+
+                def call(chunk: list[bytes], decoder: DeviceDecoder | None = decoder) -> None:
+                    self._batches.give(self._prepared(chunk, decoder)[0])
+
+                what = "decode + resize" if decoder is None else "GPU decode + resize"
+                yield self._on_threads("prepare", what, call, configured=configured)
+
+    def _prepared(self, chunk: list[bytes], decoder: DeviceDecoder | None = None) -> tuple[Batch, list[int]]:
         """A batch from the pool, and which of its slots hold a picture."""
         batch, slots = self._batches.take(), []
-        for slot, image in enumerate(chunk):
+        ahead = [None] * len(chunk) if decoder is None else decoder.decode(chunk)
+        for slot, (image, decoded) in enumerate(zip(chunk, ahead, strict=True)):
             try:
-                batch.put(slot, decode(image, fast_to_px=self._fast_px).pixels_CHW)
+                batch.put(slot, (decoded or decode(image, fast_to_px=self._fast_px)).pixels_CHW)
             except ImageError:
                 continue
             slots.append(slot)
         return batch, slots
-
-    def _prepare(self, chunk: list[bytes]) -> None:
-        self._batches.give(self._prepared(chunk)[0])
 
     def _labelled(self, chunk: list[bytes]) -> None:
         batch, slots = self._prepared(chunk)
@@ -351,45 +355,3 @@ class Rig:
             ensemble.second_pass(ensemble.first_pass(batch), where)
 
         return self._on_device("ensemble", on_device, size, what=what, configured=configured)
-
-    # -- from and to storage -----------------------------------------------------------------------------
-
-    def _units(self, number: int) -> list[Unit]:
-        """Units of at least so many samples in all; copies go by other names, or they would be done already."""
-        units = self._drawn.units(number, self._chunk, self._config.out, self._storage)
-        sizes = [unit.num_samples or unit.max_samples or 1 for unit in units]
-        found: list[Unit] = []
-        held = 0
-        for unit, size in itertools.cycle(zip(units, sizes, strict=True)):
-            if held >= number:
-                return found
-            found.append(dataclasses.replace(unit, id=f"{next(self._copies):016x}"))
-            held += size
-        raise InputError("nothing to read was found in the inputs")
-
-    def _over_units(self, number: int, call: Callable[[Unit], int]) -> int:
-        """Run a call over units, two at once as an engine does; how many samples they held."""
-        with ThreadPoolExecutor(UNITS_AT_ONCE, thread_name_prefix="unit") as pool:
-            try:
-                return sum(pool.map(call, self._units(number)))
-            except BaseException:
-                self._stopping.set()
-                raise
-
-    def _read(self, number: int) -> int:
-        def call(unit: Unit) -> int:
-            return 0 if self._stopping.is_set() else sum(isinstance(i, Sample) for i in UnitReader(unit, self._storage))
-
-        return self._over_units(number, call)
-
-    def _job(self, number: int) -> int:
-        def call(unit: Unit) -> int:
-            receipts = list(self._labeler(unit, 0, self._stopping.is_set))
-            if receipts and receipts[-1].failure:
-                raise InputError(f"{unit.uri}: {receipts[-1].message}")
-            return receipts[-1].num_samples if receipts else 0
-
-        done = self._over_units(number, call)
-        for folder in (PREDICTIONS, QUARANTINE):
-            shutil.rmtree(os.path.join(self._config.out, folder), ignore_errors=True)
-        return done

@@ -16,7 +16,7 @@ from pipeline.commission import Job, describe_job, fit_memory
 from pipeline.config import EnsembleConfig, LabelConfig
 from pipeline.engines import InlineEngine
 from pipeline.errors import Interrupted
-from pipeline.labeler import LabelerConfig
+from pipeline.labeler_config import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.speed.measure import Watch, measure
@@ -87,7 +87,7 @@ class Trial:
             device=job.device,
             batch_size=self._batch_size,
             trying=trying,
-            fast_decode=config.decode == "fast",
+            decode=config.decode,
             rows_per_part=job.rows_per_part,
             keep=(),
             num_threads=self.num_threads,

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from pipeline.labeler import LabelerConfig
+from pipeline.labeler_config import LabelerConfig
 from pipeline.ledger import PREDICTIONS
 from pipeline.models.ensemble import Predictions
 from pipeline.records import Cursor, Unit, UnitKind

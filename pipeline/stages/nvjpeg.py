@@ -9,6 +9,7 @@ photographs to what the CPU makes of them, the same each time, from several thre
 from __future__ import annotations
 
 import io
+import logging
 import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from PIL import Image
 from torchcodec.decoders import decode_jpeg
 
 from pipeline.models.recipe import Geometry, crop
+from pipeline.sample_data import sample_data
 from pipeline.stages.decode import Decoded, decode, is_upright
 
 _MAX_PIXELS = 32 << 20
@@ -27,6 +29,8 @@ _END_OF_IMAGE = b"\xff\xd9"
 _MAX_MEAN_DIFFERENCE, _MAX_DIFFERENCE = 1.0, 24.0
 _PROBE = Geometry(256, 224)
 _NUM_PROBES, _NUM_ROUNDS, _NUM_THREADS = 32, 4, 4
+
+_log = logging.getLogger(__name__)
 
 DecodeMany = Callable[[list[bytes]], list[torch.Tensor]]
 
@@ -102,6 +106,16 @@ class DeviceDecoder:
     def _crops(self, plain: Sequence[bytes]) -> torch.Tensor:
         """uint8, (B, 3, S, S), in host memory."""
         return torch.stack([crop(pixels_CHW, _PROBE).cpu() for pixels_CHW in self._decode_many(list(plain))])
+
+
+def trusted_decoder(device: torch.device) -> DeviceDecoder | None:
+    """The decoder of a GPU, if it makes of the sample photographs what the CPU makes of them."""
+    decoder = DeviceDecoder(device)
+    objection = decoder.objection(photographs(sample_data()))
+    if objection is None:
+        return decoder
+    _log.warning("JPEGs are decoded on the CPU, because nvJPEG cannot be used here: %s", objection)
+    return None
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:

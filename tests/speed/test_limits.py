@@ -96,3 +96,11 @@ def test_on_a_gpu_that_is_busy_the_members_are_what_to_change():
 def test_one_member_is_not_to_be_dropped():
     given = [s for s in on_cpu().stages if s.member != "b"]
     assert not any("without" in line for line in judge(rates(*given)).advice)
+
+
+def test_decoding_on_the_gpu_is_advised_where_the_cores_bind():
+    tried = stage("prepare", 0.5, "GPU decode + resize", configured=False)
+    assert any(line.startswith("--decode gpu: a limit of") for line in judge(on_gpu(tried)).advice)
+    assert not any("--decode gpu" in line for line in judge(on_gpu()).advice)
+    no_faster = stage("prepare", 4.0, "GPU decode + resize", configured=False)
+    assert not any("--decode gpu" in line for line in judge(on_gpu(no_faster)).advice)
