@@ -38,7 +38,7 @@ _FORMATS = tuple(
 MAX_PIXELS = 178_956_970
 # Above this only one image at a time is decoded in a process, which bounds the memory of a bad shard.
 _LARGE_PIXELS = 32 << 20
-# What takes longer hangs: the largest image allowed takes some 20 s of an idle core in the slowest format.
+# What takes longer hangs: the slowest image that the limits allow (JPEG 2000 of noise) takes 35 s of a core.
 LIMIT_S = 120.0
 # Icons hold whole pictures, whose size shows only when they are decoded: each counts as a large one.
 _ICON_MAGIC = (b"\0\0\1\0", b"icns")

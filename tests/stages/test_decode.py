@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import random
 import subprocess
 import sys
+import threading
+import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +28,7 @@ from pipeline.errors import ImageError
 from pipeline.models import recipe
 from pipeline.models.recipe import Geometry, crop
 from pipeline.records import Reason
-from pipeline.stages.decode import MAX_PIXELS, decode
+from pipeline.stages.decode import MAX_PIXELS, _Turns, decode
 
 NASTY = SHARED / "data" / "nasty"
 FILES = sorted(path.name for path in NASTY.glob("*.*") if path.suffix != ".csv") if NASTY.is_dir() else []
@@ -442,3 +445,38 @@ def test_extreme_shapes_show_their_middle_and_cost_little(size):
     middle = image.crop((left, top, left + min(width, 40), top + min(height, 40)))
     made = crop(decode(encoded(image, "PNG")).pixels_CHW, Geometry(256, 224)).permute(1, 2, 0).numpy()
     assert difference(made, reference_crop(middle, Geometry(256, 224))) <= 2
+
+
+def test_large_images_take_turns_and_one_that_hangs_loses_its_turn(monkeypatch):
+    turns, entered, left, free = _Turns(), [], [], threading.Event()
+
+    @contextlib.contextmanager
+    def waiting():
+        yield
+        left.append(len(entered))
+
+    def large(number: int) -> None:
+        with turns.one(waiting):
+            entered.append(number)
+            if number == 0:
+                free.wait(60)
+
+    first = threading.Thread(target=large, args=(0,))
+    first.start()
+    while not entered:
+        time.sleep(0.01)
+    second = threading.Thread(target=large, args=(1,))
+    second.start()
+    second.join(0.3)
+    assert entered == [0], "one at a time"
+    monkeypatch.setattr("pipeline.stages.decode.LIMIT_S", 0.1)
+    third = threading.Thread(target=large, args=(2,))
+    third.start()
+    third.join(20)
+    assert entered[:2] == [0, 2], "the one inside has been there for too long"
+    assert first.is_alive()
+    free.set()
+    for thread in (first, second):
+        thread.join(20)
+    assert sorted(entered) == [0, 1, 2]
+    assert left[:2] == [0, 1], "the time of waiting ends where the turn begins"
