@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -191,6 +192,7 @@ def replaced_jobs(content: Mapping[str, Any]) -> list[str]:
 
 def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str]:
     found = []
+    newer = json.loads(json.dumps(newer))  # as it would be read again: tuples are lists there
     for name in newer:
         if older.get(name) == newer[name]:
             continue

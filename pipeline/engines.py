@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -267,22 +267,28 @@ class RayEngine:
         patience = Patience()
         ended = threading.Event()
 
+        def pass_on(texts: Iterable[str], emit: Callable[[Item], None]) -> None:
+            for item in map(json.loads, texts):
+                if item is None:  # the worker had nothing to say
+                    continue
+                if workload.is_progress(item):
+                    patience.progress()
+                emit(item)
+
         def work(emit: Callable[[Item], None]) -> None:
             try:
                 for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                    for text in batch.column("json").to_pylist():
-                        item = json.loads(text)
-                        if workload.is_progress(item):
-                            patience.progress()
-                        emit(item)
+                    pass_on(batch.column("json").to_pylist(), emit)
             finally:
                 ended.set()
 
-        def watch(_emit: Callable[[Item], None]) -> None:
+        def watch(emit: Callable[[Item], None]) -> None:
             while not ended.wait(_POLL_S):
                 if stop.is_set():
                     supervisor.stop.remote()
-                if patience.ends(ray.get(supervisor.deaths.remote())):
+                reports, deaths = ray.get(supervisor.news.remote())
+                pass_on(reports, emit)
+                if patience.ends(deaths):
                     raise EngineError(
                         f"a worker died {MAX_DEATHS} times with nothing done in between; what kills it is in "
                         "Ray's logs and the kernel's (too little memory, as a rule)"
@@ -405,10 +411,11 @@ def _smallest_gpu_of(nodes: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 class _Supervisor:
-    """An actor that remembers whether to stop, and in how many processes each worker has lived."""
+    """An actor that remembers whether to stop, what workers report, and in how many processes each has lived."""
 
     def __init__(self) -> None:
         self._stopping = False
+        self._reports: list[str] = []
         self._lives: dict[str, set[str]] = {}
 
     def stop(self) -> None:
@@ -420,8 +427,12 @@ class _Supervisor:
     def begin(self, worker: str, process: str) -> None:
         self._lives.setdefault(worker, set()).add(process)
 
-    def deaths(self) -> dict[str, int]:
-        return {worker: len(lives) - 1 for worker, lives in self._lives.items()}
+    def report(self, text: str) -> None:
+        self._reports.append(text)
+
+    def news(self) -> tuple[list[str], dict[str, int]]:
+        reports, self._reports = self._reports, []
+        return reports, {worker: len(lives) - 1 for worker, lives in self._lives.items()}
 
 
 class _RayWorker:
@@ -458,6 +469,12 @@ class _RayWorker:
     def __call__(self, batch: Any) -> Iterator[Any]:  # noqa: ANN401 - pyarrow tables
         import pyarrow as pa
 
+        # Ray drops what a task yields again after a death, by number: one result for each item, come what may,
+        # or the last ones of a second try that has less to do are lost; what comes before takes another way.
         for text in batch.column("json").to_pylist():
+            last = None
             for result in self._worker(json.loads(text), self._stop.is_set):
-                yield pa.table({"json": [json.dumps(result)]})
+                if last is not None:
+                    self._supervisor.report.remote(json.dumps(last))
+                last = result
+            yield pa.table({"json": [json.dumps(last)]})

@@ -96,10 +96,11 @@ class Tracker:
             self._weigh(unit_id, None, +1)
 
     def take(self, receipt: Receipt) -> None:
-        """Note the latest receipt of a unit. One that a restarted worker repeats changes nothing."""
+        """Note the latest receipt of a unit. One that a restarted worker repeats, or that is late, changes nothing."""
         older = self.receipts.get(receipt.unit_id)
         if older is not None:
-            if not (receipt.finished or receipt.failure) and receipt.num_samples < older.num_samples:
+            ended = older.finished or older.failure is not None
+            if not (receipt.finished or receipt.failure) and (ended or receipt.num_samples < older.num_samples):
                 return
             receipt.parts = {**older.parts, **receipt.parts}
             receipt.started_at = min(older.started_at, receipt.started_at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -136,6 +137,26 @@ def test_a_signal_keeps_what_is_done_and_says_how_to_go_on(sample_data, tmp_path
     assert not list(tmp_path.glob("out/*/.tmp*"))
     assert run(*words, cwd=tmp_path).returncode == 0
     assert run("verify", "out", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_command_at_once(tmp_path, number):
+    """Held up before any work begins: it reads a pipe that nobody writes to."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/job.json").write_text('{"fingerprint": "0"}')
+    os.mkfifo(tmp_path / "plan.json")
+    words = command("status", "out", "--plan", "plan.json")
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=-1, stderr=-1, text=True)
+    writing = None
+    while writing is None and process.poll() is None:
+        with contextlib.suppress(OSError):  # nobody reads it yet
+            writing = os.open(tmp_path / "plan.json", os.O_WRONLY | os.O_NONBLOCK)
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate()
+    os.close(writing)
+    assert process.returncode == 130
+    assert "Traceback" not in said
 
 
 def test_a_reader_that_goes_away_is_no_traceback(sample_data, tmp_path):

@@ -353,7 +353,7 @@ def test_out_of_another_job_is_refused_until_told_otherwise(sample_data, tmp_pat
     shard = make_tar(tmp_path / "a.tar", sample_members(2))
     out = tmp_path / "out"
     label(str(shard), out, **options(sample_data))
-    with pytest.raises(OutputError, match=r"combine \(mean then, vote now\)"):
+    with pytest.raises(OutputError, match=r"differs in combine \(mean then, vote now\)\."):
         label(str(shard), out, **options(sample_data, combine="vote"))
     with pytest.raises(OutputError, match="members"):
         label(str(shard), out, **options(sample_data, model="squeezenet1_1"))

@@ -114,17 +114,18 @@ class Doomed:
         pass
 
 
-@pytest.fixture(scope="module")
-def ray_engine():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]))
-        engine = RayEngine()
-        engine.start()
-        yield engine
-        engine.close()
+@pytest.fixture
+def ray_engine(monkeypatch: pytest.MonkeyPatch):
+    """A Ray for one test: what only dies is still being started again when the job has given it up."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, Path(__file__).parents[1:3])))
+    engine = RayEngine()
+    engine.start()
+    yield engine
+    engine.close()
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # Ray Data's, when Ray ends
 @pytest.mark.parametrize(
     ("how", "says"),
     [("exit", "died 3 times"), ("raise", "no such device"), ("dies without progress", "died 3 times")],

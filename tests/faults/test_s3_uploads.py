@@ -68,7 +68,7 @@ def test_the_second_of_two_different_jobs_is_refused_on_s3(s3, sample_data, shar
 
     held_up = pytest.MonkeyPatch()
     held_up.setattr(Ledger, "write_over", late)
-    with pytest.raises(OutputError, match="was made by a different job; it differs in combine"):
+    with pytest.raises(OutputError, match=r"differs in combine \(mean then, vote now\)\."):
         label(shard, out, **words, combine="vote")
     assert verify(out, s3_endpoint=s3.endpoint).discrepancies == ()
 
