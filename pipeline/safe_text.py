@@ -27,6 +27,11 @@ _SIGNATURE = re.compile(
 )
 
 
+def one_line(text: str) -> str:
+    """Text without its line breaks, which libraries put into their messages."""
+    return " ".join(line.strip() for line in text.splitlines() if line.strip()) if "\n" in text else text
+
+
 def printable(text: object) -> str:
     r"""Text in one line that a terminal only shows: control characters become escapes such as ``\x1b``."""
     return _UNPRINTABLE.sub(_escaped, str(text))
