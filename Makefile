@@ -44,6 +44,9 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest
 
+audit: $(READY)
+	@.ci/audit $(BIN)/uv
+
 format: $(READY)
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
