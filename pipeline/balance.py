@@ -217,9 +217,10 @@ class Balancer:
         """Balance one unit."""
         unit, found = claim.unit, Balance()
         found.discrepancies += _chain_faults(claim)
-        hashes = self._loose_images(unit, found) if unit.kind == UnitKind.SLICE else None
+        loose = unit.kind == UnitKind.SLICE
+        hashes = self._loose_images(unit, found) if loose else None
         inputs = _Inputs(unit, self._storage, deep=self._deep)
-        compared = _Comparison(unit, hashes, deep=self._deep)
+        compared = _Comparison(unit, hashes, deep=self._deep and not (loose and hashes is None))
         events: Counter[str] = Counter()
         for part in claim.parts:
             try:
@@ -270,14 +271,23 @@ class Balancer:
                 found.quarantined += folder == QUARANTINE
         return account
 
-    def _loose_images(self, unit: Unit, found: Balance) -> dict[int, str]:
-        """Name the images of a slice that are not as planned; hash the others, by index, where that is asked for."""
+    def _loose_images(self, unit: Unit, found: Balance) -> dict[int, str] | None:
+        """Name the images of a slice that are not as planned; hash the others, by index, where that is asked for.
+
+        Returns:
+            The hashes; None where they were not asked for, or cannot be had.
+        """
         assert unit.keys_uri is not None
         try:
             planned = slice_entries(unit, self._storage.read(unit.keys_uri))
         except StorageError:
-            return {}  # reading the slice fails as well, and says so
-        changed, gone, now = _Named(), _Named(), _as_now([entry for _, entry in planned], unit.uri, self._storage)
+            return None  # reading the slice fails as well, and says so
+        try:
+            now = as_now([entry for _, entry in planned], unit.uri, self._storage)
+        except StorageError as error:
+            found.discrepancies.append(f"{unit.uri}: its images cannot be checked: {error}; verify again")
+            return None
+        changed, gone = _Named(), _Named()
         same: dict[int, Entry] = {}
         for index, (key, entry) in enumerate(planned):
             there = now.get(entry.uri)
@@ -296,7 +306,7 @@ class Balancer:
                 f"{unit.uri}: {gone.count} images are missing: {gone}; put them back, or {AGAIN} on what is there"
             )
         if not self._deep:
-            return {}
+            return None
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
             hashes = zip(same, pool.map(self._hash, same.values()), strict=True)
             return {index: sha256 for index, sha256 in hashes if sha256 is not None}
@@ -309,7 +319,7 @@ class Balancer:
         return hashlib.sha256(image).hexdigest()
 
 
-def _as_now(planned: list[Entry], prefix: str, storage: Storage) -> dict[str, Entry]:
+def as_now(planned: list[Entry], prefix: str, storage: Storage) -> dict[str, Entry]:
     """Those of some sorted objects that are there, as they are now."""
     wanted = {entry.uri for entry in planned}
     found: dict[str, Entry] = {}
@@ -334,7 +344,7 @@ def _as_now(planned: list[Entry], prefix: str, storage: Storage) -> dict[str, En
 def _stat(uri: str, storage: Storage) -> Entry | None:
     try:
         return storage.stat(uri)
-    except StorageError:
+    except ObjectMissing:
         return None
 
 

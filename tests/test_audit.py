@@ -238,6 +238,17 @@ def test_loose_images_that_changed_or_are_gone(tmp_path, sample_data, deep):
     assert "'0.jpg'" not in said
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_damaged_list_of_keys_is_named(tmp_path, sample_data, deep):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "0.jpg").write_bytes(jpeg(0))
+    label(str(tmp_path / "photos"), tmp_path / "out", **options(sample_data))
+    (keys,) = (tmp_path / "out" / "plan").glob("keys-*")
+    keys.write_bytes(b"nothing")
+    (line,) = verify(tmp_path / "out", deep=deep).discrepancies
+    assert f"cannot be checked: {keys}: damaged" in line
+
+
 def test_the_number_of_workers_is_checked(out):
     for workers in (0, "many"):
         with pytest.raises(RequestError, match="--workers"):

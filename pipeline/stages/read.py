@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow.parquet as pq
 
-from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError
+from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
 from pipeline.safe_text import printable
 from pipeline.stages.tar import Member, TarWalk
@@ -149,8 +149,15 @@ class UnitReader:
 
 
 def slice_entries(unit: Unit, keys_file: bytes) -> list[tuple[str, Entry]]:
-    """The (key, entry) pairs of a slice, from the content of its key list."""
-    table = pq.read_table(io.BytesIO(keys_file), columns=["key", "size_bytes", "etag"])
+    """The (key, entry) pairs of a slice, from the content of its key list.
+
+    Raises:
+        ObjectDamaged: That is no key list.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(keys_file), columns=["key", "size_bytes", "etag"])
+    except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError
+        raise ObjectDamaged(f"{unit.keys_uri}: damaged: {error}") from error
     prefix = unit.uri.rstrip("/")
     columns = (table.column(name).to_pylist() for name in ("key", "size_bytes", "etag"))
     return [
