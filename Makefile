@@ -53,6 +53,9 @@ fuzz: $(READY)
 		nice -n 19 $(BIN)/python tests/fuzz/run.py $$target -max_total_time=$(FUZZ_S); \
 	done
 
+audit: $(READY)
+	@.ci/audit $(BIN)/uv
+
 format: $(READY)
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .

@@ -2,18 +2,23 @@
 
 The inputs' member lists are read again, and per unit: samples in = predictions + quarantine, each once,
 under its own key and index; no part is missing, doubled, damaged or foreign; all damage to the shard
-that can be seen is noted. Every discrepancy is named.
+that can be seen is noted. Every discrepancy is named, with what to do about it.
 """
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import os
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 
-from pipeline.errors import ObjectDamaged, StorageError
+from pipeline.balance import AGAIN, Balance, Balancer, Claim
+from pipeline.errors import EngineError, RequestError
 from pipeline.ledger import (
     PREDICTIONS,
     QUARANTINE,
@@ -23,13 +28,16 @@ from pipeline.ledger import (
     open_output,
     unit_of,
 )
+from pipeline.machine import num_local_cpus
 from pipeline.planning import read_units
-from pipeline.records import Sample, Unit
-from pipeline.stages.read import UnitReader
-from pipeline.storage import Storage
+from pipeline.records import Unit, UnitKind
 
-_PARALLEL_UNITS = 8
-_MAX_NAMED = 3
+_UNITS_AT_ONCE = 8  # in one process: while one waits for bytes, another is compared
+_BATCHES_AHEAD = 2  # for each process
+_BYTES_WORTH_A_PROCESS = 4 << 30  # one takes seconds to start
+
+Work = TypeVar("Work")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,7 @@ class Verification:
         samples: Samples in the inputs.
         predictions, quarantined: Rows that account for them.
         discrepancies: One line each; none is what one hopes for.
+        deep: Whether the images themselves were read and hashed.
     """
 
     out: str
@@ -50,6 +59,7 @@ class Verification:
     predictions: int
     quarantined: int
     discrepancies: tuple[str, ...]
+    deep: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -57,63 +67,141 @@ class Verification:
         return 1 if self.discrepancies else 0
 
 
-@dataclass(slots=True)
-class _UnitAudit:
-    samples: int = 0
-    predictions: int = 0
-    quarantined: int = 0
-    discrepancies: tuple[str, ...] = ()
-
-
 def verify(
-    out: str | os.PathLike[str], *, s3_endpoint: str | None = None, no_sign_request: bool = False
+    out: str | os.PathLike[str],
+    *,
+    deep: bool = False,
+    workers: int | Literal["auto"] = 1,
+    s3_endpoint: str | None = None,
+    no_sign_request: bool = False,
 ) -> Verification:
     """Audit an output against its inputs.
 
     Args:
         out: Directory or ``s3://`` prefix of a job's output.
+        deep: Read every image again, and compare its hash with the one that was noted.
+        workers: Processes. With more than one, a script that calls this needs Python's usual
+            ``if __name__ == "__main__"``. ``auto``: as many as there is work for, one for each CPU at most.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
+        RequestError: The number of workers is not one.
+        EngineError: A worker died.
     """
+    if workers != "auto" and not (isinstance(workers, int) and workers > 0):
+        raise RequestError(f"--workers: 'auto' or a whole number above 0 is expected, not {workers!r}")
     ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
     fingerprint = str(ledger.job()["fingerprint"])
     units = read_units(ledger, storage)
     names = {folder: ledger.names(folder) for folder in (PREDICTIONS, QUARANTINE)}
-    found = [*_foreign_files(names, units, fingerprint), *_against_success(ledger, names)]
+    claims = _claims(units, names, fingerprint)
+    num_workers = min(_worth(units, deep=deep), num_local_cpus()) if workers == "auto" else workers
+    num_rows: dict[str, int] = {}
+    lines = list(_foreign_files(names, units, fingerprint))
+    total = Balance()
+    for found in _balanced(claims, Balancer(ledger, storage, deep=deep), num_workers):
+        total.samples += found.samples
+        total.predictions += found.predictions
+        total.quarantined += found.quarantined
+        total.discrepancies += found.discrepancies
+        num_rows |= found.num_rows
+    lines += _against_success(ledger, names, num_rows)
+    return Verification(
+        out=ledger.out,
+        units=len(units),
+        samples=total.samples,
+        predictions=total.predictions,
+        quarantined=total.quarantined,
+        discrepancies=(*lines, *total.discrepancies),
+        deep=deep,
+    )
+
+
+# -- units, several at once -------------------------------------------------------------------------------
+
+
+def _claims(units: Sequence[Unit], names: dict[str, list[str]], fingerprint: str) -> Iterator[Claim]:
     parts: dict[str, list[PartName]] = {unit.id: [] for unit in units}
+    quarantine: dict[str, set[str]] = {}
     for name in names[PREDICTIONS]:
         parsed = PartName.parse(name)
         if parsed is not None and parsed.fingerprint == fingerprint[:8] and parsed.unit_id in parts:
             parts[parsed.unit_id].append(parsed)
-    quarantined = set(names[QUARANTINE])
-    with ThreadPoolExecutor(_PARALLEL_UNITS) as pool:
-        audits = list(pool.map(lambda unit: _audit(unit, parts[unit.id], quarantined, ledger, storage), units))
-    return Verification(
-        out=ledger.out,
-        units=len(units),
-        samples=sum(audit.samples for audit in audits),
-        predictions=sum(audit.predictions for audit in audits),
-        quarantined=sum(audit.quarantined for audit in audits),
-        discrepancies=(*found, *(line for audit in audits for line in audit.discrepancies)),
-    )
+    for name in names[QUARANTINE]:
+        quarantine.setdefault(unit_of(name) or "", set()).add(name)
+    for unit in units:
+        own = sorted(parts[unit.id], key=lambda part: (part.part, part.last))
+        yield Claim(unit, tuple(own), frozenset(quarantine.get(unit.id, ())))
+
+
+def _worth(units: Sequence[Unit], *, deep: bool) -> int:
+    """How many processes there is work for; of a slice of loose images only the list is read, unless it is deep."""
+    num_bytes = sum(max(0, unit.size_bytes) for unit in units if deep or unit.kind == UnitKind.TAR)
+    return max(1, min(num_bytes // _BYTES_WORTH_A_PROCESS, len(units) // _UNITS_AT_ONCE))
+
+
+def _balanced(claims: Iterable[Claim], balancer: Balancer, num_workers: int) -> Iterator[Balance]:
+    """Balance units here or in processes of their own; what comes back is in order."""
+    if num_workers == 1:
+        with ThreadPoolExecutor(_UNITS_AT_ONCE) as pool:
+            yield from _in_order(pool, balancer, claims, _UNITS_AT_ONCE)
+        return
+    # a server that has loaded what is needed forks the workers: a fork of this process might inherit a held lock
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([Balancer.__module__, "webdataset.tariterators"])
+    iterator = iter(claims)
+    batches = iter(lambda: list(itertools.islice(iterator, _UNITS_AT_ONCE)), [])
+    with ProcessPoolExecutor(num_workers, context) as pool:
+        try:
+            for found in _in_order(pool, _Batch(balancer), batches, _BATCHES_AHEAD * num_workers):
+                yield from found
+        except BrokenProcessPool as error:
+            raise EngineError("a worker of verify died, of too little memory as a rule; try fewer --workers") from error
+
+
+class _Batch:
+    """Balances some units at once, in the process that it was sent to."""
+
+    def __init__(self, balancer: Balancer) -> None:
+        self._balancer = balancer
+
+    def __call__(self, claims: list[Claim]) -> list[Balance]:
+        """Balance them."""
+        with ThreadPoolExecutor(_UNITS_AT_ONCE) as pool:
+            return list(pool.map(self._balancer, claims))
+
+
+def _in_order(
+    pool: Executor, function: Callable[[Work], Found], items: Iterable[Work], num_ahead: int
+) -> Iterator[Found]:
+    """Call a function in a pool, a few items ahead, and yield what comes back in their order."""
+    ahead: deque[Future[Found]] = deque()
+    for item in items:
+        ahead.append(pool.submit(function, item))
+        if len(ahead) > num_ahead:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+# -- files that should not be there, or should -----------------------------------------------------------
 
 
 def _foreign_files(names: dict[str, list[str]], units: list[Unit], fingerprint: str) -> Iterator[str]:
     planned = {unit.id for unit in units}
+    committed = set(names[PREDICTIONS])
     for folder, present in names.items():
-        committed = set(names[PREDICTIONS])
         for name in present:
             unit_id = unit_of(name)
             if unit_id is None or not name.startswith(f"part-{fingerprint[:8]}-") or unit_id not in planned:
-                yield f"{folder}/{name}: a foreign file, not of this job"
+                yield f"{folder}/{name}: a foreign file, not of this job; move it away, or it is read with the others"
             elif folder == QUARANTINE and PartName.parse(name) is not None and name not in committed:
-                yield f"{folder}/{name}: quarantine without the predictions part that commits it"
+                yield f"{folder}/{name}: quarantine without the predictions part that commits it; {AGAIN}"
 
 
-def _against_success(ledger: Ledger, names: dict[str, list[str]]) -> Iterator[str]:
+def _against_success(ledger: Ledger, names: dict[str, list[str]], num_rows: dict[str, int]) -> Iterator[str]:
     """Differences to ``_SUCCESS``, where the job was finished."""
     success = ledger.read_json(SUCCESS)
     if success is None:
@@ -121,111 +209,13 @@ def _against_success(ledger: Ledger, names: dict[str, list[str]]) -> Iterator[st
     for folder in (PREDICTIONS, QUARANTINE):
         listed: dict[str, int] = success.get(folder, {})
         present = set(names[folder])
+        mend = AGAIN if folder == PREDICTIONS else f"delete the part of this name in {PREDICTIONS} too, and {AGAIN}"
         for name in sorted(listed.keys() - present):
-            yield f"{folder}/{name}: listed in {SUCCESS}, but missing"
+            yield f"{folder}/{name}: listed in {SUCCESS}, but missing; {mend}"
         for name in sorted(present - listed.keys()):
             if unit_of(name) is not None:
-                yield f"{folder}/{name}: not listed in {SUCCESS}"
+                yield f"{folder}/{name}: not listed in {SUCCESS}; if nothing else is wrong with it, {AGAIN}"
         for name in sorted(listed.keys() & present):
-            try:
-                num_rows = ledger.footer(folder, name).num_rows
-            except StorageError:
-                continue  # named by the unit's own audit
-            if num_rows != listed[name]:
-                yield f"{folder}/{name}: {num_rows} rows, but {SUCCESS} lists {listed[name]}"
-
-
-def _audit(unit: Unit, parts: list[PartName], quarantined: set[str], ledger: Ledger, storage: Storage) -> _UnitAudit:
-    audit = _UnitAudit()
-    found = list(_chain_faults(unit, parts))
-    rows: Counter[tuple[int, str]] = Counter()
-    events: Counter[str] = Counter()
-    for part in sorted(parts, key=lambda part: (part.part, part.last)):
-        try:
-            audit.predictions += _read_rows(ledger, PREDICTIONS, part, unit, rows, events)
-            if str(part) in quarantined:
-                audit.quarantined += _read_rows(ledger, QUARANTINE, part, unit, rows, events)
-        except StorageError as error:
-            found.append(str(error))
-    try:
-        expected, expected_events = _members(unit, storage)
-    except StorageError as error:
-        audit.discrepancies = (*found, f"{unit.uri}: cannot be checked: {error}")
-        return audit
-    audit.samples = expected.total()
-    found += _differences(unit, expected, rows)
-    for reason, count in (expected_events - events).items():
-        found.append(f"{unit.uri}: {count} x {reason} in the shard that quarantine does not note")
-    audit.discrepancies = tuple(found)
-    return audit
-
-
-def _chain_faults(unit: Unit, parts: list[PartName]) -> Iterator[str]:
-    """Parts that are missing or doubled."""
-    numbers = Counter(part.part for part in parts)
-    for number, count in numbers.items():
-        if count > 1:
-            yield f"{unit.uri}: part {number} is there {count} times"
-    lasts = [part.part for part in parts if part.last]
-    expected = max(lasts) if lasts else max(numbers, default=-1)
-    for number in range(expected + 1):
-        if number not in numbers:
-            yield f"{unit.uri}: part {number} is missing"
-    if not parts:
-        yield f"{unit.uri}: not labelled"
-    elif not lasts:
-        yield f"{unit.uri}: not complete, its last part is missing"
-
-
-def _read_rows(
-    ledger: Ledger,
-    folder: str,
-    part: PartName,
-    unit: Unit,
-    rows: Counter[tuple[int, str]],
-    events: Counter[str],
-) -> int:
-    """Take a part's rows in; returns how many samples they account for."""
-    footer = ledger.footer(folder, str(part))
-    if (footer.unit_id, footer.part, footer.last) != (part.unit_id, part.part, part.last):
-        raise ObjectDamaged(f"{folder}/{part}: holds another part under this name")
-    table = ledger.read_part(folder, str(part))  # every column: a damaged byte may be anywhere
-    shards = set(table.column("shard").to_pylist()) - {unit.uri}
-    if shards:
-        raise ObjectDamaged(f"{folder}/{part}: rows of another shard: {', '.join(sorted(map(str, shards)))}")
-    keys = table.column("key").to_pylist()
-    samples = 0
-    for position, (key, index) in enumerate(zip(keys, table.column("index").to_pylist(), strict=True)):
-        if key is None:
-            events[table.column("reason")[position].as_py()] += 1
-        else:
-            rows[(index, key)] += 1
-            samples += 1
-    return samples
-
-
-def _members(unit: Unit, storage: Storage) -> tuple[Counter[tuple[int, str]], Counter[str]]:
-    """The samples and the damage that the input holds now."""
-    samples: Counter[tuple[int, str]] = Counter()
-    events: Counter[str] = Counter()
-    for item in UnitReader(unit, storage, payloads=False):
-        if isinstance(item, Sample):
-            samples[(item.index, item.key)] += 1
-        else:
-            events[item.reason] += 1
-    return samples, events
-
-
-def _differences(unit: Unit, expected: Counter[tuple[int, str]], rows: Counter[tuple[int, str]]) -> Iterator[str]:
-    missing = [key for key in expected if key not in rows]
-    unexpected = [key for key in rows if key not in expected]
-    doubled = [key for key in rows if key in expected and rows[key] > 1]
-    for what, keys in (
-        ("in the input, but not in the output", missing),
-        ("in the output, but not in the input", unexpected),
-        ("more than once in the output", doubled),
-    ):
-        if keys:
-            named = ", ".join(f"{key!r} (index {index})" for index, key in sorted(keys)[:_MAX_NAMED])
-            more = f" and {len(keys) - _MAX_NAMED} more" if len(keys) > _MAX_NAMED else ""
-            yield f"{unit.uri}: {len(keys)} samples {what}: {named}{more}"
+            found = num_rows.get(f"{folder}/{name}")  # none where the unit's balance says that it is damaged
+            if found is not None and found != listed[name]:
+                yield f"{folder}/{name}: {found} rows, but {SUCCESS} lists {listed[name]}; delete it and {mend}"

@@ -21,8 +21,8 @@
 
     ImageError                       not a ShardlabelError: it never leaves a worker, it becomes a quarantine row
 
-Every one survives pickling: each takes plain strings, and keeps them in ``args``. The secrets that URIs in them may
-hold are left out, whoever raises and whoever prints.
+Every one survives pickling: each takes plain strings, and keeps them in ``args``. They are one line each, and the
+secrets that URIs in them may hold are left out, whoever raises and whoever prints.
 """
 
 # ruff: noqa: N818 - a name that says what is the matter needs no Error at its end
@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pipeline.safe_text import redacted
+from pipeline.safe_text import one_line, redacted
 
 
 class ShardlabelError(Exception):
@@ -40,7 +40,7 @@ class ShardlabelError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, *words: str) -> None:
-        super().__init__(*(redacted(word) for word in words))
+        super().__init__(*(redacted(one_line(word)) for word in words))
 
 
 class RequestError(ShardlabelError):

@@ -229,8 +229,6 @@ class Plan:
             return [entry for _, entry in slice_entries(unit, self._storage.read(unit.keys_uri))]
         except StorageError as error:
             raise OutputError(f"the plan in OUT is damaged: {error}") from error
-        except (ValueError, OSError) as error:
-            raise OutputError(f"the plan in OUT is damaged: {unit.keys_uri}: {error}") from error
 
     def _cut(self, prefix: str, found: Iterable[Entry | Unit]) -> Iterator[Unit]:
         """Cut entries into slices; slices that are found pass through."""

@@ -27,15 +27,14 @@ _SIGNATURE = re.compile(
 )
 
 
+def one_line(text: str) -> str:
+    """Text without its line breaks, which libraries put into their messages."""
+    return " ".join(line.strip() for line in text.splitlines() if line.strip()) if "\n" in text else text
+
+
 def printable(text: object) -> str:
     r"""Text in one line that a terminal only shows: control characters become escapes such as ``\x1b``."""
-    return _UNPRINTABLE.sub(_escaped, str(text))
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return (
-        match.group().encode("ascii", "backslashreplace").decode() if match.group() > "\x7e" else repr(match[0])[1:-1]
-    )
+    return _UNPRINTABLE.sub(lambda match: ascii(match.group())[1:-1], str(text))
 
 
 def json_text(content: object, *, indent: int | None = None) -> str:

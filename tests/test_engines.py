@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import threading
 import time
 from functools import partial
@@ -65,6 +67,42 @@ def ray_engine():
 @pytest.fixture(params=["inline", "ray"])
 def engine(request):
     return InlineEngine() if request.param == "inline" else request.getfixturevalue("ray_engine")
+
+
+def descendants(pid: int) -> set[int]:
+    """A process and all that it has started."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def listening(pids: set[int]) -> list[str]:
+    """Addresses that processes listen on, in hexadecimal, as the kernel has them."""
+    owned = set()
+    for pid in pids:
+        for handle in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                owned.add(os.readlink(handle))
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return [words[1].partition(":")[0] for words in lines if words[3] == "0A" and f"socket:[{words[9]}]" in owned]
+
+
+def test_ray_on_this_machine_listens_on_loopback_alone_and_wants_its_token(ray_engine, tmp_path):
+    results(ray_engine, workload(tmp_path, [{"number": 1}]))
+    found = listening(descendants(os.getpid()))
+    assert len(found) >= 5  # GCS, raylet, its agent, the driver, a worker
+    assert set(found) <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+    token = Path.home() / ".ray" / "auth_token"
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
 
 
 def test_every_item_comes_back_once(engine, tmp_path):

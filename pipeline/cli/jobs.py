@@ -148,17 +148,36 @@ def status(
     return 0
 
 
-def verify(out: Out, json_: AsJson = False, s3_endpoint: S3Endpoint = None, no_sign_request: Anonymous = None) -> int:
+def verify(
+    out: Out,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every image again, and compare its hash with the one that was noted.")
+    ] = False,
+    workers: Annotated[
+        str, typer.Option(metavar="auto|N", help="Processes. auto: one per CPU, where there is work for so many.")
+    ] = "auto",
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: Anonymous = None,
+) -> int:
     """Prove that every sample of the inputs is accounted for exactly once; exit 1 if not."""
     import pipeline
 
-    found = pipeline.verify(out, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request))
+    found = pipeline.verify(
+        out,
+        deep=deep,
+        workers=int(workers) if workers.isdecimal() else workers,  # type: ignore[arg-type]  # it says what it wants
+        s3_endpoint=s3_endpoint,
+        no_sign_request=bool(no_sign_request),
+    )
     if json_:
         print_json(found)
         return found.exit_code
     for line in found.discrepancies:
         show(f"DISCREPANCY  {line}")
     verdict = "every sample is accounted for exactly once"
+    if deep:
+        verdict += ", and every image is the one that was labelled"
     if found.discrepancies:
         verdict = f"{len(found.discrepancies)} discrepancies"
     show(

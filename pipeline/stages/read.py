@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
+from pipeline.safe_text import printable
 from pipeline.stages.tar import Member, TarWalk
 from pipeline.storage import Entry, Storage
 
@@ -150,9 +151,9 @@ class UnitReader:
             try:
                 sample.image = self._storage.fetch(entry)
             except ObjectMissing as error:
-                sample.reason, sample.message = Reason.SHARD_MISSING, str(error)
+                sample.reason, sample.message = Reason.SHARD_MISSING, printable(error)
             except ObjectForbidden as error:
-                sample.reason, sample.message = Reason.SHARD_FORBIDDEN, str(error)
+                sample.reason, sample.message = Reason.SHARD_FORBIDDEN, printable(error)
         return sample
 
 

@@ -295,3 +295,12 @@ def test_no_member_is_lost_or_doubled(tmp_path_factory, pairs, packed, data):
     begin = data.draw(st.sampled_from(samples))
     assert read(path, Cursor(1, begin.index, begin.offset, packed), keep=("json",))[0] == samples[begin.index :]
     assert listing(read(path, payloads=False)[0]) == listing(samples)
+
+
+def test_an_image_that_is_gone_can_be_noted_whatever_its_name(tmp_path):
+    keys = pa.table({"key": [b"bytes\xff.jpg"], "size_bytes": [9], "etag": ["x"]})
+    pq.write_table(keys, tmp_path / "keys.parquet")
+    unit = Unit("0" * 16, UnitKind.SLICE, f"{tmp_path}/", 9, "", str(tmp_path / "keys.parquet"), 1)
+    (sample,) = UnitReader(unit, STORAGE)
+    assert sample.reason == Reason.SHARD_MISSING
+    assert pa.array([sample.key, sample.message], pa.string()).to_pylist()[1].endswith("bytes\\udcff.jpg: no such file")
