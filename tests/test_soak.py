@@ -157,7 +157,6 @@ def test_five_thousand_images_on_s3(s3, tmp_path):
         found = soaked(f"s3://{bucket}/{kind}/", f"s3://{bucket}/out-{kind}", str(number), s3.endpoint)
         assert found["images"] == number
         assert sum(found["quarantined"].values()) > 0
-        assert max(moment["sockets"] for moment in found["moments"]) > 0
         check(found)
 
 

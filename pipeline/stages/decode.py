@@ -326,7 +326,11 @@ def _decode_heic(data: bytes, waiting: Waiting) -> Decoded:
             pixels = decode_heic(data, mode="RGB")
         except (RuntimeError, ValueError) as error:
             raise _damage(error, data) from error
-    return Decoded(pixels[0] if pixels.ndim == 4 else pixels, width, height)
+    pixels_CHW = pixels[0] if pixels.ndim == 4 else pixels
+    shown = pixels_CHW.shape[2], pixels_CHW.shape[1]
+    if sorted(shown) != sorted((width, height)):  # of several pictures it is not the largest, or it is cut to fit
+        width, height = shown
+    return Decoded(pixels_CHW, width, height)
 
 
 def _heif_size(data: bytes) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import resource
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -101,6 +102,13 @@ def icon(size: tuple[int, int], image: Image.Image) -> bytes:
 def test_the_size_is_that_of_the_picture_even_where_an_icon_says_another():
     decoded = image_is_shown_or_refused(icon((16, 16), photo(300, 200)))
     assert (decoded.width, decoded.height) == (300, 200)
+
+
+def test_the_size_is_that_of_the_picture_even_where_a_heif_file_declares_a_larger_one(shared):
+    data = (shared / "data" / "nasty" / "heic_heif-RGB-8-128x128.heif").read_bytes()
+    extent = b"\0\0\0\x14ispe\0\0\0\0" + struct.pack(">II", 300, 200)
+    decoded = image_is_shown_or_refused(data + extent)
+    assert (decoded.width, decoded.height) == (128, 128)
 
 
 @pytest.mark.parametrize("name", ["ico", "icns"])
