@@ -6,16 +6,15 @@ words. What changes results goes into the fingerprint, which is compared word by
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -23,10 +22,12 @@ from pydantic import (
     Field,
     PlainValidator,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
+from pipeline.config_file import read_config_file
 from pipeline.errors import ModelError, RequestError
 from pipeline.records import RESERVED_COLUMNS
 
@@ -142,11 +143,26 @@ def _auto_or_number(value: object) -> int | str:
     return 0 if value in (0, "0") and not isinstance(value, bool) else _auto_or_count(value)
 
 
+# what the published schema says of words that may be written in several ways
+_TEXT = {"type": "string", "minLength": 1}
+_ONE_OR_MORE = WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]})
+_LIST = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+
+
+def _auto_or(least: int) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": least}]})
+
+
 Decoding = Literal["exact", "fast", "gpu"]
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_words), _LIST]
 Text = Annotated[str, BeforeValidator(_path), Field(min_length=1)]
-AutoInt = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_count)]
-AutoNumber = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_number)]
+AutoInt = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_count), _auto_or(1)]
+AutoNumber = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_number), _auto_or(0)]
+AutoBool = Annotated[
+    bool | None,
+    BeforeValidator(lambda value: None if value == "auto" else value),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"const": "auto"}, {"type": "null"}]}),
+]
 
 
 class StorageConfig(BaseModel):
@@ -170,7 +186,7 @@ class EnsembleConfig(BaseModel):
     top_k: Annotated[int, Field(ge=1)] = 5
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "mixed", "bf16", "fp16"] = "auto"
-    compile: Annotated[bool | None, BeforeValidator(lambda value: None if value == "auto" else value)] = None
+    compile: AutoBool = None
     batch_size: AutoInt = "auto"
     decode: Decoding = "exact"
     decode_threads: AutoInt = "auto"
@@ -194,7 +210,7 @@ class EnsembleConfig(BaseModel):
         return {name: getattr(self, name) for name in EnsembleConfig.model_fields}
 
 
-InputWords = Annotated[tuple[Text, ...], BeforeValidator(_paths), Field(min_length=1)]
+InputWords = Annotated[tuple[Text, ...], BeforeValidator(_paths), Field(min_length=1), _ONE_OR_MORE]
 
 
 class LabelConfig(EnsembleConfig):
@@ -270,7 +286,11 @@ def label_config(values: Mapping[str, Any], config_file: str | None = None) -> L
     """
     merged: dict[str, Any] = {}
     if config_file is not None:
-        merged |= _read_yaml(config_file)
+        read = read_config_file(config_file)
+        if read.doubles:
+            name, line = read.doubles[0]
+            raise RequestError(f"--config {config_file}: line {line}: {option_name(name)} is given twice")
+        merged |= read.values
     return parse_config(LabelConfig, merged | dict(values))
 
 
@@ -283,34 +303,32 @@ def parse_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
     try:
         return kind(**values)
     except ValidationError as error:
-        raise RequestError("; ".join(_one_line(e) for e in error.errors()[:3])) from None
+        raise RequestError("; ".join(explain(e, kind) for e in error.errors()[:3])) from None
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
-    try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"--config {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise RequestError(f"--config {path}: not UTF-8 text") from error
-    except yaml.YAMLError as error:
-        raise RequestError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, dict):
-        raise RequestError(f"--config {path}: expected a mapping of option names to values")
-    return {str(key).replace("-", "_"): value for key, value in loaded.items()}
+def explain(error: Mapping[str, Any], kind: type[BaseModel]) -> str:
+    """What is wrong with one word of a kind of settings, in one line.
 
-
-def _one_line(error: Mapping[str, Any]) -> str:
+    Args:
+        error: One of pydantic's.
+        kind: The settings.
+    """
     message = str(error["msg"]).removeprefix("Value error, ")
     if not error["loc"]:
         return message
-    name = str(error["loc"][0]).replace("_", "-")
+    name = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
-        return f"unknown option {name!r}"
-    name = "INPUT" if name == "inputs" else f"--{name}"
+        near = difflib.get_close_matches(name, kind.model_fields, n=1)
+        meant = f" (is {near[0].replace('_', '-')!r} meant?)" if near else ""
+        return f"unknown option {name.replace('_', '-')!r}{meant}"
     if error["type"] == "missing" or error["input"] in ("", [], (), None):
-        return f"{name}: missing"
-    return f"{name}: {message}, not {error['input']!r}"
+        return f"{option_name(name)}: missing"
+    return f"{option_name(name)}: {message}, not {error['input']!r}"
+
+
+def option_name(name: str) -> str:
+    """An option as the command line calls it."""
+    return "INPUT" if name == "inputs" else f"--{name.replace('_', '-')}"
 
 
 def fingerprint(results: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn, cast
 
 import typer
 
-from pipeline.cli import jobs, models, speed
+from pipeline.cli import config, jobs, models, speed
 from pipeline.cli.printing import say
 from pipeline.errors import ShardlabelError
 from pipeline.safe_text import printable, redacted
@@ -28,6 +28,7 @@ app.command()(jobs.status)
 app.command()(jobs.verify)
 app.command()(jobs.evaluate)
 app.add_typer(models.models, name="models")
+app.add_typer(config.config, name="config")
 app.command()(speed.bench)
 app.command()(jobs.demo)
 
@@ -46,7 +47,8 @@ def main() -> NoReturn:
         say(f"shardlabel: {error}")
         code = error.exit_code
     except _UsageError as error:
-        error.message = printable(redacted(error.message))
+        if error.ctx is None or error.message != error.ctx.get_help():  # no words at all: help, which has lines
+            error.message = printable(redacted(error.message))
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):

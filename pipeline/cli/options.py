@@ -32,7 +32,10 @@ Combine = Annotated[
     Literal["mean", "geometric", "vote"] | None, typer.Option(help="How members are combined.  [default: mean]")
 ]
 TopK = Annotated[int | None, typer.Option(help="Classes kept per image.  [default: 5]")]
-Device = Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="[default: auto]")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"] | None,
+    typer.Option(help="Where networks run. auto: on GPUs, if there are any.  [default: auto]"),
+]
 Precision = Annotated[
     Literal["auto", "fp32", "mixed", "bf16", "fp16"] | None,
     typer.Option(
@@ -43,7 +46,10 @@ Precision = Annotated[
 Compile = Annotated[
     bool | None, typer.Option("--compile/--no-compile", help="Run members through torch.compile.  [default: no]")
 ]
-BatchSize = Annotated[str | None, typer.Option(metavar="auto|N", help="[default: auto]")]
+BatchSize = Annotated[
+    str | None,
+    typer.Option(metavar="auto|N", help="Images in one pass of a network. auto: what suits it.  [default: auto]"),
+]
 Decode = Annotated[
     Literal["exact", "fast", "gpu"] | None,
     typer.Option(

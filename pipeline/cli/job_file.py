@@ -1,0 +1,107 @@
+"""A job's file from the command line's own words: the schema that editors read, and a commented file to begin with.
+
+What an option is called, takes and means is asked of ``shardlabel label`` itself, and its type and default of
+:class:`LabelConfig`. So neither can say anything that the command does not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+import yaml
+
+from pipeline.cli.jobs import label
+from pipeline.config import LabelConfig
+
+_WIDTH = 100
+_DEFAULT = re.compile(r" *\[default: (.*)\]$")
+_TO_BEGIN_WITH = {"inputs": ["photos/"], "out": "labels"}
+_HEAD = """\
+# A job of shardlabel:    shardlabel label --config {path}
+# Is it sound?            shardlabel config check {path}
+# The command line wins over this file; the same command again goes on where it stopped.
+# What is commented out is the default.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """One option of ``label``: its name in files, what it means without its default, and that default in words."""
+
+    field: str
+    meaning: str
+    default: str | None
+
+    @property
+    def name(self) -> str:
+        return self.field.replace("_", "-")
+
+
+def _options() -> list[_Option]:
+    """All options of ``label`` that a file may hold, in the order of its help."""
+    app = typer.Typer()
+    app.command()(label)
+    found = []
+    for parameter in typer.main.get_command(app).params:
+        if parameter.name in LabelConfig.model_fields:
+            said = getattr(parameter, "help", None) or ""
+            default = _DEFAULT.search(said)
+            found.append(_Option(parameter.name, _DEFAULT.sub("", said), default[1] if default else None))
+    return found
+
+
+def schema() -> str:
+    """The JSON schema of a job's file. Options may be written with dashes or underscores, as in the file."""
+    raw = LabelConfig.model_json_schema()["properties"]
+    properties: dict[str, Any] = {}
+    spellings: dict[str, Any] = {}
+    for option in _options():
+        content = {name: value for name, value in raw[option.field].items() if name != "title"}
+        if content.get("default") is None:
+            content.pop("default", None)
+        default = "" if option.default is None or "default" in content else f" Default: {option.default}."
+        properties[option.name] = {"description": option.meaning + default, **content}
+        if option.name != option.field:
+            spellings[option.field] = {"$ref": f"#/properties/{option.name}"}
+    content = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A job of shardlabel",
+        "description": "The options of `shardlabel label`, as `--config FILE` takes them.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties | spellings,
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def template(path: str) -> str:
+    """A file with every option, what it means and its default; ready to run once two places are put in.
+
+    Args:
+        path: What the file will be called.
+    """
+    raw = LabelConfig.model_json_schema()["properties"]
+    return _HEAD.format(path=path) + "".join(f"\n{_entry(option, raw[option.field])}" for option in _options())
+
+
+def _entry(option: _Option, field: dict[str, Any]) -> str:
+    default = field.get("default")
+    meaning = option.meaning
+    if choices := field.get("enum"):
+        meaning = f"{meaning} One of: {', '.join(choices)}.".lstrip()
+    if default is None and option.default is not None:
+        meaning += f" Default: {option.default}."
+    comment = "".join(f"# {line}\n" for line in textwrap.wrap(meaning, _WIDTH))
+    if option.field in _TO_BEGIN_WITH:
+        return comment + _line(option.name, _TO_BEGIN_WITH[option.field])
+    return f"{comment}# {_line(option.name, default)}"
+
+
+def _line(name: str, value: object) -> str:
+    written = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").rstrip("\n")
+    return f"{name}: {written}\n"
