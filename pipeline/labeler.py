@@ -167,9 +167,9 @@ class Labeler:
 
     def close(self) -> None:
         """Wait for the threads to end; no unit is being labelled any more."""
+        self._isolated.close()
         self._workers.close()
         self._watch.close()
-        self._isolated.close()
         if self._device:
             self._device.close()
         self._uploader.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
@@ -14,6 +15,7 @@ import torch
 T = TypeVar("T")
 
 _FIRST = -1
+_CLOSE_S = 10.0
 
 
 class Workers:
@@ -69,11 +71,12 @@ class Workers:
                 return
 
     def close(self) -> None:
-        """End the threads, each after the call it is at. What waits is not run."""
+        """End the threads, each after the call it is at; one that hangs is left behind. What waits is not run."""
         for _ in self._threads:
             self._queue.put((_FIRST, next(self._order), None, int, ()))
+        deadline = time.monotonic() + _CLOSE_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def one_torch_thread() -> None:

@@ -15,6 +15,11 @@ from conftest import REPOSITORY, jpeg, make_tar, sample_members
 from test_job import ONE, options, rows
 
 from pipeline import label, verify
+from pipeline.attempts import Attempts
+from pipeline.inputs import find_inputs
+from pipeline.ledger import Ledger
+from pipeline.planning import tar_unit
+from pipeline.storage import Storage
 
 COMMON = ["shard", "key", "index", "offset", "num_bytes", "stage"]
 POISONOUS = Path(__file__).parent / "poisonous"
@@ -143,13 +148,13 @@ def test_one_that_hangs_costs_its_time_and_nothing_else(sample_data, tmp_path, p
 @pytest.mark.parametrize("make", [shard, loose])
 def test_several_in_one_unit(sample_data, tmp_path, poison, make):
     bad = {3: poisoned("segv", 3), 4: poisoned("kill", 4), 18: poisoned("exit", 18)}
-    path, out = make(tmp_path / "inputs", bad), tmp_path / "out"
+    path, out = make(tmp_path / ("a.tar" if make is shard else "photos"), bad), tmp_path / "out"
     ask = command(path, out, sample_data, "--engine", "inline", "--rows-per-part", "10")
     statuses = [subprocess.run(ask, cwd=tmp_path, check=False).returncode for _ in range(3)]
     assert statuses[2] == 0
     assert 0 not in statuses[:2]
     key = "{:05d}" if make is shard else "{:05d}.jpg"
-    words = {3: "SIGSEGV", 4: "SIGKILL", 18: "exit status 0"}
+    words = {3: "SIGSEGV", 4: "SIGKILL", 18: "exit status 3"}
     kinds = {key.format(number): f"the decoder died of it: {word}" for number, word in words.items()}
     same_but_for_the_culprits(out, undisturbed(tmp_path, path, bad, sample_data, rows_per_part=10), kinds)
 
@@ -178,6 +183,24 @@ def test_the_driver_may_be_killed_as_well(sample_data, tmp_path, poison):
     assert {path: path.stat().st_mtime_ns for path in published} == published
     kinds = {"00017": "the decoder died of it: SIGSEGV", "00035": "decoding took longer than 5 s and was ended"}
     same_but_for_the_culprits(out, undisturbed(tmp_path, path, bad, sample_data, rows_per_part=10), kinds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deaths", [0, 2])
+def test_an_interrupt_does_not_wait_for_a_decoder_that_hangs(sample_data, tmp_path, poison, deaths):
+    """Neither in the labeler's own threads nor in isolation, and no mark is left."""
+    path, out = shard(tmp_path / "a.tar", {17: poisoned("sleep", 17)}), tmp_path / "out"
+    ask = command(path, out, sample_data, "--engine", "inline", "--rows-per-part", "10")
+    unit = tar_unit(find_inputs((path,), Storage()).tars[path])
+    for _ in range(deaths):
+        Attempts(Ledger(str(out), Storage()), Storage()).begin(unit.id)
+    driver = subprocess.Popen(ask, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while "sleep" not in poison.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(60) == 130
+    assert list((out / "attempts").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -141,3 +141,14 @@ ctypes.PyDLL(None).sleep(3600)
     assert ran.stdout == "alive\n"
     assert ran.returncode == 1
     assert 'File "<string>", line 8' in ran.stderr
+
+
+def test_closing_does_not_wait_for_a_call_that_hangs(monkeypatch):
+    monkeypatch.setattr("pipeline.threads._CLOSE_S", 0.2)
+    workers = Workers(2, on_start=lambda: None)
+    free, begun = threading.Event(), threading.Event()
+    workers.submit(0, lambda: (begun.set(), free.wait()))
+    assert begun.wait(20)
+    workers.close()
+    assert sum(thread.is_alive() for thread in workers._threads) == 1
+    free.set()

@@ -71,13 +71,14 @@ class IsolatedDecoder:
         self._limit_s = limit_s
         self._lock = threading.Lock()
         self._child: _Child | None = None
+        self._closed = False
 
     def decode(self, data: bytes, *, fast_to_px: int | None = None) -> Decoded:
         """Decode one image; the arguments and what comes back are those of :func:`pipeline.stages.decode.decode`.
 
         Raises:
             ImageError: It cannot be decoded. The reason is ``decoder_crashed`` where the child died or hung.
-            EngineError: No child can be started.
+            EngineError: No child can be started, or it was closed meanwhile.
         """
         with self._lock:
             try:
@@ -97,16 +98,22 @@ class IsolatedDecoder:
         except (OSError, EOFError) as error:
             self._child = None
             status = child.end(_EXIT_S)
+            if self._closed:
+                raise EngineError("closed while an image was being decoded") from error
             if not again and (child.num_decoded > 0 or -status in _FROM_OUTSIDE):
                 raise _Unproven from error
             raise ImageError(Reason.DECODER_CRASHED, f"the decoder died of it: {_words(status)}") from error
 
     def close(self) -> None:
-        """End the child."""
-        with self._lock:
+        """End the child, whatever it is at."""
+        self._closed = True
+        if (child := self._child) is not None:
+            child.kill()  # whoever waits for it notices
+        if self._lock.acquire(timeout=_EXIT_S):
             if self._child is not None:
                 self._child.end(0)
                 self._child = None
+            self._lock.release()
 
 
 def _started(limit_s: float) -> _Child:
@@ -200,6 +207,10 @@ class _Child:
             if not got:
                 raise EOFError
             view = view[got:]
+
+    def kill(self) -> None:
+        """End it."""
+        self._process.kill()
 
     def end(self, patience_s: float) -> int:
         """Make sure that it is gone; its exit status."""

@@ -82,7 +82,7 @@ def test_death_by_the_hand_of_others_or_of_an_earlier_image_is_not_held_against_
     os.kill(isolated._child._process.pid, signal.SIGKILL)
     assert isolated.decode(jpeg(1)).width == 64
     assert refusal(isolated, poisoned("kill")) == ("decoder_crashed", "the decoder died of it: SIGKILL")
-    assert refusal(isolated, poisoned("exit")) == ("decoder_crashed", "the decoder died of it: exit status 0")
+    assert refusal(isolated, poisoned("exit")) == ("decoder_crashed", "the decoder died of it: exit status 3")
     assert [line.split()[0] for line in poison.read_text().splitlines()] == ["haunt", "kill", "kill", "exit"]
 
 
