@@ -301,6 +301,14 @@ def test_a_pickle_that_carries_code_is_refused_and_not_run(tmp_path, kind):
         assert mark.exists()
 
 
+@pytest.mark.parametrize("name", ["x.pth", "pytorch_model.bin", "x.safetensors"])
+def test_timms_networks_take_data_only_as_well(tmp_path, name):
+    torch.save({"state_dict": {}, "extra": Code(tmp_path / "mark")}, tmp_path / name)
+    with pytest.raises(WeightsError, match=r"refused, because it is a pickle that carries code|no safetensors file"):
+        get(f"timm/resnet18={tmp_path / name}")
+    assert not (tmp_path / "mark").exists()
+
+
 def test_a_whole_network_and_torchscript_are_refused(tmp_path):
     path = saved(tmp_path / "whole.pth", plain(SMALL))
     with pytest.raises(WeightsError, match=r"carries code \(torchvision\.models\.squeezenet\.SqueezeNet\)"):
