@@ -21,9 +21,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
 # Only what parses is traced; torch and pyarrow would take minutes to be, and are native code.
-with atheris.instrument_imports(
-    include=["PIL", "tarfile", "webdataset.tariterators", "pipeline.stages", "pipeline.ledger", "pipeline.storage"]
-):
+TRACED = ["tarfile", "webdataset.tariterators", "pipeline.stages", "pipeline.ledger", "pipeline.storage"]
+with atheris.instrument_imports(include=[*TRACED, *(["PIL"] if sys.argv[1:2] == ["image"] else [])]):
     from fuzz.targets import TARGETS
 
 WORKPLACE = HERE.parents[1] / ".fuzz"
@@ -41,7 +40,7 @@ def main(target: str, *options: str) -> None:
     words += [f"-artifact_prefix={WORKPLACE / target}/", "-print_final_stats=1", *options]
 
     def mutated(data: bytes, max_size: int, seed: int) -> bytes:
-        data = atheris.Mutate(data, len(data))[:max_size]
+        data = atheris.Mutate(data, max_size)
         return attacked.mend(data) if seed % 2 else data
 
     files = [] if any(not word.startswith("-") for word in options) else [str(corpus)]
