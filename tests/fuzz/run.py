@@ -26,7 +26,6 @@ with atheris.instrument_imports(include=[*TRACED, *(["PIL"] if sys.argv[1:2] == 
     from fuzz.targets import TARGETS
 
 WORKPLACE = HERE.parents[1] / ".fuzz"
-_MAX_BYTES = 64 << 10
 
 
 def main(target: str, *options: str) -> None:
@@ -36,7 +35,7 @@ def main(target: str, *options: str) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for data in attacked.seeds():
         (corpus / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
-    words = [f"-timeout={attacked.timeout_s}", f"-rss_limit_mb={attacked.rss_mb}", f"-max_len={_MAX_BYTES}"]
+    words = [f"-timeout={attacked.timeout_s}", f"-rss_limit_mb={attacked.rss_mb}", f"-max_len={attacked.max_bytes}"]
     words += [f"-artifact_prefix={WORKPLACE / target}/", "-print_final_stats=1", *options]
 
     def mutated(data: bytes, max_size: int, seed: int) -> bytes:
