@@ -21,13 +21,11 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
 # Only what parses is traced; torch and pyarrow would take minutes to be, and are native code.
-with atheris.instrument_imports(
-    include=["PIL", "tarfile", "webdataset.tariterators", "pipeline.stages", "pipeline.ledger", "pipeline.storage"]
-):
+TRACED = ["tarfile", "webdataset.tariterators", "pipeline.stages", "pipeline.ledger", "pipeline.storage"]
+with atheris.instrument_imports(include=[*TRACED, *(["PIL"] if sys.argv[1:2] == ["image"] else [])]):
     from fuzz.targets import TARGETS
 
 WORKPLACE = HERE.parents[1] / ".fuzz"
-_MAX_BYTES = 64 << 10
 
 
 def main(target: str, *options: str) -> None:
@@ -37,11 +35,11 @@ def main(target: str, *options: str) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for data in attacked.seeds():
         (corpus / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
-    words = [f"-timeout={attacked.timeout_s}", f"-rss_limit_mb={attacked.rss_mb}", f"-max_len={_MAX_BYTES}"]
+    words = [f"-timeout={attacked.timeout_s}", f"-rss_limit_mb={attacked.rss_mb}", f"-max_len={attacked.max_bytes}"]
     words += [f"-artifact_prefix={WORKPLACE / target}/", "-print_final_stats=1", *options]
 
     def mutated(data: bytes, max_size: int, seed: int) -> bytes:
-        data = atheris.Mutate(data, len(data))[:max_size]
+        data = atheris.Mutate(data, max_size)
         return attacked.mend(data) if seed % 2 else data
 
     files = [] if any(not word.startswith("-") for word in options) else [str(corpus)]

@@ -26,6 +26,7 @@ class Target:
         mend: Puts checksums right, so that damage reaches what lies behind them.
         timeout_s: Longest that one input may take.
         rss_mb: Most memory that the process may have.
+        max_bytes: Longest input; short ones are quick.
     """
 
     holds: Callable[[bytes], object]
@@ -33,6 +34,7 @@ class Target:
     mend: Callable[[bytes], bytes] = bytes
     timeout_s: int = 20
     rss_mb: int = 3000
+    max_bytes: int = 16 << 10
 
 
 def _image(data: bytes) -> None:
@@ -46,7 +48,7 @@ def _image(data: bytes) -> None:
 
 TARGETS = {
     "tar": Target(properties.shard_is_accounted_for, seeds.tars, with_tar_checksums),
-    "image": Target(_image, lambda: seeds.images().values(), with_png_checksums, timeout_s=60),
+    "image": Target(_image, lambda: seeds.images().values(), with_png_checksums, timeout_s=60, max_bytes=40 << 10),
     "part": Target(properties.part_is_read_or_damaged, seeds.parts),
     "keys": Target(properties.key_list_is_read_or_damaged, seeds.key_lists),
     "listing": Target(properties.listing_is_read_or_refused, seeds.listings),
