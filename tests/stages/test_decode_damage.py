@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ from fuzz.seeds import images, photo
 
 from pipeline.errors import ImageError
 from pipeline.records import Reason
-from pipeline.stages.decode import _one_large_image, decode
+from pipeline.stages.decode import _large_images, decode
 
 REPOSITORY = Path(__file__).parents[2]
 HEADER_BYTES = 200  # where damage does most
@@ -116,7 +117,7 @@ def test_icons_wait_for_each_other_as_large_pictures_do(name):
     """What they hold may be as large as a picture may be, and shows only when it is decoded."""
     data = images()[name]
     with ThreadPoolExecutor(1) as pool:
-        with _one_large_image:
+        with _large_images.one(nullcontext):
             waiting = pool.submit(decode, data)
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.5)
