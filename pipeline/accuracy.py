@@ -125,7 +125,7 @@ def judge(out: str, job: Mapping[str, Any], judged: Judged) -> Evaluation:
         members=dict(zip(aliases, members, strict=True)),
         combine=results["combine"],
         top_k=min(results["top_k"], len(names)),
-        temperature=job.get("calibration", {}).get("temperature"),
+        temperature=results.get("calibration", {}).get("temperature"),
         truth=judged.counts,
         gain=_gain(right_PN, aliases),
         macro_f1=macro_f1(classes),

@@ -75,6 +75,12 @@ def label(
     keep: Annotated[
         list[str] | None, typer.Option(metavar="NAMES", help="Fields of the samples (json, txt, ...) kept as columns.")
     ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="What `calibrate` saved for these members: scores that say how often they hold."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Label only the first N samples.")] = None,
     max_bad_rate: Annotated[
         float | None, typer.Option(help="Stop when more of at least 1,000 samples are quarantined.  [default: 0.5]")

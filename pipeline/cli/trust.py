@@ -37,3 +37,25 @@ def evaluate(
     else:
         print_evaluation(found)
     return 0
+
+
+def calibrate(
+    out: Out,
+    save: Annotated[str, typer.Option("--save", metavar="FILE", help="Where to write it, local or s3://.")],
+    truth: TruthFile = None,
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: Anonymous = None,
+) -> int:
+    """Fit a temperature to the consensus, where truth is known; `label --calibration FILE` applies it."""
+    from pipeline.calibrating import calibrate_and_count
+    from pipeline.cli.verdicts import print_calibration
+
+    fitted, counts = calibrate_and_count(
+        out, truth=truth, save=save, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
+    )
+    if json_:
+        print_json(fitted.model_dump(mode="json"))
+    else:
+        print_calibration(fitted, counts, save)
+    return 0

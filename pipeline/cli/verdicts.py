@@ -1,4 +1,4 @@
-"""Tables of an evaluation, for a person."""
+"""Tables of an evaluation and of a calibration, for a person."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from rich.table import Table
 from pipeline.accuracy import Accuracy, Evaluation
 from pipeline.cli.printing import say, show
 from pipeline.safe_text import printable
+from pipeline.trust.calibration import Calibration
 from pipeline.trust.intervals import Interval
 from pipeline.trust.selection import Group
+from pipeline.trust.truth import TruthCounts
 
 _MOST_SHOWN = 10
 
@@ -131,3 +133,16 @@ def _confused(found: Evaluation) -> Table:
         names = (f"  {printable(pair.truth_name)}", printable(pair.label_name))
         table.add_row(*names, f"{pair.images:,}", f"{pair.share:.1%}")
     return table
+
+
+def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> None:
+    """Print the temperature and what it does to images that it was not fitted on."""
+    for line in counts.complaints:
+        say(f"truth: {line}")
+    show(f"{fitted.out}: temperature {fitted.temperature:.4g} for the {fitted.rule} of {len(fitted.members)} members")
+    table = _table(f"{fitted.truths:,} truths", "NLL", "ECE", "floor")
+    for name, figures in (("before", fitted.before), (f"after ({fitted.folds}-fold)", fitted.after)):
+        table.add_row(f"  {name}", f"{figures.nll:.3f}", f"{figures.ece:.1%}", f"{figures.ece_floor:.1%}")
+    _print(Console(), table)
+    show(f"  top-1 stays {fitted.top1:.1%}; agreement and disagreement stay those of the pool as it is")
+    show(f"  saved: {saved}; use it with label --calibration {saved} and the same members")
