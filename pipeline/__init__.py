@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from pipeline.accuracy import evaluate
     from pipeline.audit import verify
     from pipeline.benchmark import bench
+    from pipeline.calibrating import calibrate
     from pipeline.forecast import plan
     from pipeline.job import label
     from pipeline.survey import status
 
-__all__ = ["bench", "evaluate", "label", "plan", "status", "verify"]
+__all__ = ["bench", "calibrate", "evaluate", "label", "plan", "status", "verify"]
 
 _HOMES = {
     "bench": "pipeline.benchmark",
+    "calibrate": "pipeline.calibrating",
     "evaluate": "pipeline.accuracy",
     "label": "pipeline.job",
     "plan": "pipeline.forecast",

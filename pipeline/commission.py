@@ -19,6 +19,7 @@ from pipeline.machine import has_bfloat16
 from pipeline.models.memory import Fit, Place, fit
 from pipeline.models.weights import ResolvedMember, check_one_label_space
 from pipeline.storage import Storage, absolute_uri
+from pipeline.trust.calibration import read_calibration
 from pipeline.workload import Engine
 
 DEFAULT_ROWS_PER_PART = 10_000
@@ -36,6 +37,7 @@ class Job:
     precision: Any
     compiled: bool
     rows_per_part: int
+    temperature: float = 1.0
 
 
 def describe_job(
@@ -48,7 +50,7 @@ def describe_job(
     """Settle everything that is still open (device, precision, class names) and fingerprint it.
 
     Raises:
-        RequestError: Members, class names or the device do not fit.
+        RequestError: Members, class names, the calibration or the device do not fit.
     """
     specs = [member.spec for member in members]
     num_classes = check_one_label_space(specs)
@@ -57,7 +59,7 @@ def describe_job(
     device = _device(config, engine)
     precision = config.precision if config.precision != "auto" else kept.get("precision") or _auto_precision(device)
     rows_per_part = config.rows_per_part or kept.get("rows_per_part") or DEFAULT_ROWS_PER_PART
-    results = {
+    results: dict[str, Any] = {
         "members": [_without_file(dataclasses.asdict(spec)) for spec in specs],
         "labels_sha256": hashlib.sha256("\n".join(class_names).encode()).hexdigest(),
         "combine": config.combine,
@@ -67,11 +69,18 @@ def describe_job(
         "keep": list(config.keep),
         "rows_per_part": rows_per_part,
     }
+    temperature = 1.0
+    if config.calibration is not None:
+        calibration, digest = read_calibration(config.calibration, storage)
+        calibration.check(results["members"], config.combine, config.calibration)
+        temperature = calibration.temperature
+        results["calibration"] = {"temperature": temperature, "sha256": digest}
     mark = fingerprint(results)
     content = {
         "shardlabel": _version("shardlabel"),
         "fingerprint": mark,
         "results": results,
+        "calibrated": config.calibration is not None,  # if not, scores are no probabilities of being right
         "class_names": list(class_names),
         "weights_files": {spec.alias: spec.weights_file for spec in specs},
         "inputs": _merged([], config.inputs),
@@ -80,7 +89,7 @@ def describe_job(
             name: _version(name) for name in ("torch", "torchvision", "torchcodec", "pillow", "pyarrow", "ray")
         },
     }
-    return Job(content, mark, class_names, device, precision, bool(config.compile), rows_per_part)
+    return Job(content, mark, class_names, device, precision, bool(config.compile), rows_per_part, temperature)
 
 
 def _without_file(member: dict[str, Any]) -> dict[str, Any]:
@@ -192,17 +201,24 @@ def replaced_jobs(content: Mapping[str, Any]) -> list[str]:
 
 def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str]:
     found = []
-    newer = json.loads(json.dumps(newer))  # as it would be read again: tuples are lists there
-    for name in newer:
-        if older.get(name) == newer[name]:
+    newer = json.loads(json.dumps(newer))  # as they are on disk, where tuples are lists
+    for name in dict.fromkeys([*newer, *older]):
+        if older.get(name) == newer.get(name):
             continue
         if name == "members":
             found.append(f"members ({_aliases(older.get(name, []))} then, {_aliases(newer[name])} now)")
-        elif isinstance(newer[name], str | int) and not name.endswith("sha256"):
+        elif name == "calibration":
+            found.append(f"calibration ({_temperature(older)} then, {_temperature(newer)} now)")
+        elif isinstance(newer.get(name), str | int) and not name.endswith("sha256"):
             found.append(f"{name} ({older.get(name)} then, {newer[name]} now)")
         else:
             found.append(name)
     return found
+
+
+def _temperature(results: Mapping[str, Any]) -> str:
+    fitted = results.get("calibration")
+    return f"temperature {fitted['temperature']:g} from {fitted['sha256'][:8]}" if fitted else "none"
 
 
 def _aliases(members: list[dict[str, Any]]) -> str:

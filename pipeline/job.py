@@ -273,6 +273,7 @@ def _workload(
         "class_names": job.class_names,
         "rule": config.combine,
         "top_k": config.top_k,
+        "temperature": job.temperature,
         "precision": job.precision,
         "compiled": job.compiled,
         "device": job.device,

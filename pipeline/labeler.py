@@ -86,6 +86,7 @@ class Labeler:
             precision=config.precision,
             rule=config.rule,
             top_k=config.top_k,
+            temperature=config.temperature,
             compiled=config.compiled,
             at_once=config.batch_size,
             tuning=config.tuning,

@@ -31,6 +31,7 @@ class LabelerConfig:
         keep: Fields copied through.
         num_threads: Worker threads.
         storage: How to reach S3.
+        temperature: Of the consensus; 1 where it is uncalibrated.
     """
 
     out: str
@@ -49,6 +50,7 @@ class LabelerConfig:
     keep: tuple[str, ...]
     num_threads: int
     storage: StorageConfig
+    temperature: float = 1.0
 
     @property
     def tuning(self) -> Tuning:

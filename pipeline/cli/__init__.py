@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn, cast
 
 import typer
 
-from pipeline.cli import config, jobs, models, speed
+from pipeline.cli import config, jobs, models, speed, trust
 from pipeline.cli.printing import say
 from pipeline.errors import ShardlabelError
 from pipeline.safe_text import printable, redacted
@@ -26,7 +26,8 @@ app.command(epilog=jobs.LABEL_EXAMPLES)(jobs.label)
 app.command()(speed.plan)
 app.command()(jobs.status)
 app.command()(jobs.verify)
-app.command()(jobs.evaluate)
+app.command()(trust.evaluate)
+app.command()(trust.calibrate)
 app.add_typer(models.models, name="models")
 app.add_typer(config.config, name="config")
 app.command()(speed.bench)

@@ -1,4 +1,4 @@
-"""The commands about jobs: run one, watch it, prove it, judge it, show one."""
+"""The commands about jobs: run one, watch it, prove it, show one."""
 
 from __future__ import annotations
 
@@ -74,6 +74,12 @@ def label(
     ] = None,
     keep: Annotated[
         list[str] | None, typer.Option(metavar="NAMES", help="Fields of the samples (json, txt, ...) kept as columns.")
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="What `calibrate` saved for these members: scores that say how often they hold."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Label only the first N samples.")] = None,
     max_bad_rate: Annotated[
@@ -185,23 +191,6 @@ def verify(
         f"{found.predictions:,} predictions + {found.quarantined:,} quarantined: {verdict}"
     )
     return found.exit_code
-
-
-def evaluate(out: Out, json_: AsJson = False, s3_endpoint: S3Endpoint = None, no_sign_request: Anonymous = None) -> int:
-    """Accuracy of each member and of the consensus, where the samples say what is true (.cls)."""
-    import pipeline
-
-    found = pipeline.evaluate(out, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request))
-    if json_:
-        print_json(found)
-        return 0
-    if not found.images:
-        show(f"{found.out}: no labelled sample has a .cls, so there is nothing to compare with")
-        return 0
-    rows = [*found.members.items(), (f"consensus ({found.combine})", found.consensus)]
-    shown = [(name, f"{accuracy.top1:7.1%}  {accuracy.top5:7.1%}") for name, accuracy in rows]
-    print_rows(f"{found.out}: {found.images:,} images with known truth", [("", "  top-1    top-5"), *shown])
-    return 0
 
 
 def demo(

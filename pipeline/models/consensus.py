@@ -3,7 +3,8 @@
 Shapes: M members, B images, K classes. Formulas follow the opinion-pool literature.
 Source: Genest & Zidek, "Combining probability distributions", Statistical Science 1986 (linear and
 logarithmic pools); Lakshminarayanan et al., "Deep ensembles", NeurIPS 2017, and Gal, "Uncertainty in
-deep learning", 2016 (disagreement as mutual information).
+deep learning", 2016 (disagreement as mutual information); Guo et al., "On calibration of modern neural
+networks", ICML 2017 (temperature).
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ class Consensus:
 
     Attributes:
         labels_Bk: int64, (B, k), best first.
-        scores_Bk: float32, (B, k), 0-1.
+        scores_Bk: float32, (B, k), 0-1, at the pool's temperature.
         agreement_B: float32, weighted share of members whose top-1 is the consensus label, 0-1.
-        entropy_B: float32, of the pooled distribution, nats.
-        disagreement_B: float32, mutual information of the members, nats, at least 0.
+        entropy_B: float32, of the pooled distribution at its temperature, nats.
+        disagreement_B: float32, mutual information of the members, nats, at least 0; no temperature changes it.
     """
 
     labels_Bk: torch.Tensor
@@ -38,7 +39,9 @@ class Consensus:
     disagreement_B: torch.Tensor
 
 
-def combine(probs_MBK: torch.Tensor, factors_M: torch.Tensor, rule: Rule, top_k: int) -> Consensus:
+def combine(
+    probs_MBK: torch.Tensor, factors_M: torch.Tensor, rule: Rule, top_k: int, temperature: float = 1.0
+) -> Consensus:
     """Pool the members' probabilities.
 
     Args:
@@ -48,6 +51,8 @@ def combine(probs_MBK: torch.Tensor, factors_M: torch.Tensor, rule: Rule, top_k:
             normal float. ``vote``: weighted share of members whose top-1 is the class; equal shares are
             ordered by the mean.
         top_k: How many classes to return; at most K are.
+        temperature: The pool becomes p^(1/T), normalised, with its classes in the same order; a p of 0 counts as
+            above. A vote has shares, not probabilities: its temperature is 1.
     """
     num_members, num_images, num_classes = probs_MBK.shape
     exact_M = factors_M.double() / factors_M.max()  # relative to the largest, so that no sum overflows
@@ -57,11 +62,11 @@ def combine(probs_MBK: torch.Tensor, factors_M: torch.Tensor, rule: Rule, top_k:
     top_MB = probs_MBK.argmax(dim=2)
     k = min(top_k, num_classes)
 
+    # clamped: a class that one member calls impossible stays comparable among the impossible ones
+    tiny = torch.finfo(probs_MBK.dtype).tiny
     if rule == "mean":
         pooled_BK = mean_BK
     elif rule == "geometric":
-        # clamped: a class that one member calls impossible stays comparable among the impossible ones
-        tiny = torch.finfo(probs_MBK.dtype).tiny
         logs_BK = torch.einsum("m,mbk->bk", weights_M, probs_MBK.clamp_min(tiny).log())
         pooled_BK = logs_BK.softmax(dim=1)
     else:
@@ -78,6 +83,10 @@ def combine(probs_MBK: torch.Tensor, factors_M: torch.Tensor, rule: Rule, top_k:
         scores_Bk = pooled_BK.gather(1, labels_Bk)
     else:
         scores_Bk, labels_Bk = best_first(pooled_BK, k)
+        if temperature != 1:
+            # the order is the pool's own: rounding must not make a tie, and another label, of a near tie
+            pooled_BK = (pooled_BK.clamp_min(tiny).log() / temperature).softmax(dim=1)
+            scores_Bk = pooled_BK.gather(1, labels_Bk)
 
     agreement_B = torch.einsum("m,mb->b", weights_M, (top_MB == labels_Bk[None, :, 0]).to(weights_M))
     disagreement_B = entropy(mean_BK) - torch.einsum("m,mb->b", weights_M, entropy(probs_MBK))

@@ -69,6 +69,7 @@ class Ensemble:
         precision: See :class:`pipeline.models.classifier.Classifier`.
         rule: How to combine.
         top_k: How many classes to report.
+        temperature: Of the pool; see :func:`pipeline.models.consensus.combine`.
         compiled: Whether to run members through torch.compile.
         at_once: Images in one forward pass at most; None for what suits each member.
         tuning: What is known, and may be tried, about that on a CPU.
@@ -83,6 +84,7 @@ class Ensemble:
         precision: Precision,
         rule: Rule,
         top_k: int,
+        temperature: float = 1.0,
         compiled: bool = False,
         at_once: int | None = None,
         tuning: Tuning | None = None,
@@ -100,6 +102,7 @@ class Ensemble:
         self._factors = torch.tensor([spec.factor for spec in specs], dtype=torch.float64, device=self.device)
         self._rule = rule
         self._top_k = top_k
+        self._temperature = temperature
 
     @property
     def geometries(self) -> tuple[Geometry, ...]:
@@ -152,7 +155,7 @@ class Ensemble:
                 member = self._members[place]
                 member.second_pass(first.logits_MBK[place], first.crops[member.spec.recipe.geometry], where_b)
         probs_MBK = torch.stack([logits_BK.softmax(dim=1) for logits_BK in first.logits_MBK])
-        pool = combine(probs_MBK, self._factors, self._rule, self._top_k)
+        pool = combine(probs_MBK, self._factors, self._rule, self._top_k, self._temperature)
         k = pool.labels_Bk.shape[1]
         columns = [pool.labels_Bk, pool.scores_Bk]
         columns += [values_B[:, None] for values_B in (pool.agreement_B, pool.entropy_B, pool.disagreement_B)]

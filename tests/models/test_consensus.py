@@ -160,6 +160,30 @@ def test_members_that_are_certain_of_different_classes(rule):
     assert result.disagreement_B.item() == pytest.approx(np.log(2))
 
 
+@settings(max_examples=60, deadline=None)
+@given(ensembles(), st.sampled_from(["mean", "geometric"]), st.sampled_from([0.05, 0.3, 0.9, 2.0, 20.0]))
+def test_a_temperature_changes_scores_and_entropy_alone(ensemble, rule, temperature):
+    probs, factors = ensemble
+    plain = run(probs, factors, rule, top_k=9)
+    warm = combine(torch.from_numpy(probs), torch.tensor(factors), rule, 9, temperature)
+    powers = np.exp(np.log(np.maximum(reference(probs, factors, rule)[0], TINY)) / temperature)
+    expected = powers / powers.sum(axis=1, keepdims=True)
+    assert torch.equal(warm.labels_Bk, plain.labels_Bk)
+    assert torch.equal(warm.agreement_B, plain.agreement_B)
+    assert torch.equal(warm.disagreement_B, plain.disagreement_B)
+    np.testing.assert_allclose(warm.scores_Bk, -np.sort(-expected, axis=1), atol=1e-4)
+    np.testing.assert_allclose(warm.entropy_B, h(expected), atol=1e-3)
+
+
+def test_a_near_tie_stays_what_it_was_at_any_temperature():
+    """At 20 both logarithms round to one number; the label must not become the class that comes first."""
+    probs = np.array([[[0.3, np.nextafter(np.float32(0.3), np.float32(1)), 0.4 - 2**-26]]], np.float32)
+    probs[0, 0, 2] = 0.1
+    for temperature in (0.05, 0.7, 20.0):
+        result = combine(torch.from_numpy(probs), torch.ones(1), "mean", 2, temperature)
+        assert result.labels_Bk.tolist() == [[1, 0]]
+
+
 def test_equal_values_keep_their_order():
     values = torch.zeros(2, 1000)
     values[1, 500] = 1

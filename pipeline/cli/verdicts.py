@@ -1,0 +1,148 @@
+"""Tables of an evaluation and of a calibration, for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.accuracy import Accuracy, Evaluation
+from pipeline.cli.printing import say, show
+from pipeline.safe_text import printable
+from pipeline.trust.calibration import Calibration
+from pipeline.trust.intervals import Interval
+from pipeline.trust.selection import Group
+from pipeline.trust.truth import TruthCounts
+
+_MOST_SHOWN = 10
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """Print accuracy, calibration and what can be kept; classes only where they do worst."""
+    for line in found.truth.complaints:
+        say(f"truth: {line}")
+    if not found.images:
+        show(f"{found.out}: {_nothing(found)}, so there is nothing to compare with")
+        return
+    console = Console()
+    source = "" if found.truth.source.endswith(".cls") else f" from {found.truth.source}"
+    show(f"{found.out}: {found.images:,} images with known truth{source}; intervals are Wilson's, 95 %")
+    _print(console, _predictors(found))
+    show(f"  {_gain(found)}")
+    show(f"  {_calibration(found)}")
+    show("  ECE: mean distance of score and accuracy in 15 bins; floor: what it would be if scores were perfectly true")
+    _print(console, _groups("score", found.by_score), _groups("agreement", found.by_agreement))
+    _print(console, _kept(found))
+    show("  observed on this truth; the threshold was picked on it too, so it is no promise for other images")
+    _print(console, _classes(found))
+    shown = f"; the {_MOST_SHOWN} worst of {len(found.classes):,}, --json has all"
+    show(f"  mean F1 {found.macro_f1:.1%}{shown if len(found.classes) > _MOST_SHOWN else ''}")
+    if found.confused:
+        _print(console, _confused(found))
+
+
+def _nothing(found: Evaluation) -> str:
+    if found.truth.given:
+        return f"none of {found.truth.given:,} truths can be used"
+    return "no labelled sample has a .cls" if found.truth.source.endswith(".cls") else "the truth is empty"
+
+
+def _print(console: Console, *tables: Table) -> None:
+    for table in tables:
+        console.print()
+        console.print(table, soft_wrap=True)
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"  {first}", no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _predictors(found: Evaluation) -> Table:
+    table = _table("", "top-1", "95 %", f"top-{min(5, found.top_k)}", "95 %", "ECE", "floor")
+    rows: Iterable[tuple[str, Accuracy]] = (*found.members.items(), (f"consensus ({found.combine})", found.consensus))
+    for name, accuracy in rows:
+        table.add_row(
+            f"  {printable(name)}",
+            f"{accuracy.top1:.1%}",
+            _range(accuracy.top1_interval),
+            f"{accuracy.top5:.1%}",
+            _range(accuracy.top5_interval),
+            f"{accuracy.reliability.ece:.1%}",
+            f"{accuracy.reliability.floor:.1%}",
+        )
+    return table
+
+
+def _gain(found: Evaluation) -> str:
+    gain = found.gain
+    if gain is None:
+        return "one member: the consensus is its word"
+    low, high = gain.interval
+    return (
+        f"gain over the best member, {printable(gain.over)}: {100 * gain.difference:+.1f} points "
+        f"({100 * low:+.1f} to {100 * high:+.1f}, paired); right alone {gain.only_first:,} : {gain.only_other:,} "
+        f"times, McNemar p = {gain.p_value:.2g}"
+    )
+
+
+def _calibration(found: Evaluation) -> str:
+    if found.temperature is None:
+        return "the consensus is uncalibrated: its scores promise nothing"
+    return f"the consensus is calibrated, temperature {found.temperature:.3g}"
+
+
+def _range(interval: Interval) -> str:
+    return f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f}"
+
+
+def _groups(name: str, groups: Sequence[Group]) -> Table:
+    table = _table(name, "images", "right", "95 %")
+    for group in groups:
+        shown = f"{group.low:.2f}" if group.low == group.high else f"{group.low:.2f} to {group.high:.2f}"
+        table.add_row(f"  {shown}", f"{group.images:,}", f"{group.accuracy:.1%}", _range(group.interval))
+    return table
+
+
+def _kept(found: Evaluation) -> Table:
+    table = _table("precision", "score from", "images", "share", "observed", "95 %")
+    for kept in found.kept:
+        if kept.threshold is None or kept.precision is None:
+            table.add_row(f"  {kept.target:.0%}", "-", "0", "0.0%", "not reached", "")
+            continue
+        row = (f"{kept.threshold:.4f}", f"{kept.images:,}", f"{kept.coverage:.1%}", f"{kept.precision:.1%}")
+        table.add_row(f"  {kept.target:.0%}", *row, _range(kept.interval))
+    return table
+
+
+def _classes(found: Evaluation) -> Table:
+    table = _table("class", "images", "precision", "recall", "F1")
+    for figures in sorted(found.classes, key=lambda figures: (figures.f1, -figures.images))[:_MOST_SHOWN]:
+        shares = ("-" if share is None else f"{share:.1%}" for share in (figures.precision, figures.recall))
+        table.add_row(f"  {printable(figures.name)}", f"{figures.images:,}", *shares, f"{figures.f1:.1%}")
+    return table
+
+
+def _confused(found: Evaluation) -> Table:
+    table = _table("truth", "taken for", "images", "of the class")
+    for pair in found.confused[:_MOST_SHOWN]:
+        names = (f"  {printable(pair.truth_name)}", printable(pair.label_name))
+        table.add_row(*names, f"{pair.images:,}", f"{pair.share:.1%}")
+    return table
+
+
+def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> None:
+    """Print the temperature and what it does to images that it was not fitted on."""
+    for line in counts.complaints:
+        say(f"truth: {line}")
+    show(f"{fitted.out}: temperature {fitted.temperature:.4g} for the {fitted.rule} of {len(fitted.members)} members")
+    table = _table(f"{fitted.truths:,} truths", "NLL", "ECE", "floor")
+    for name, figures in (("before", fitted.before), (f"after ({fitted.folds}-fold)", fitted.after)):
+        table.add_row(f"  {name}", f"{figures.nll:.3f}", f"{figures.ece:.1%}", f"{figures.ece_floor:.1%}")
+    _print(Console(), table)
+    show(f"  top-1 stays {fitted.top1:.1%}; agreement and disagreement stay those of the pool as it is")
+    show(f"  saved: {saved}; use it with label --calibration {saved} and the same members")

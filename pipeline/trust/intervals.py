@@ -1,0 +1,92 @@
+"""Intervals of shares, and of the difference of two shares of the same images. All are at 95 %."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+Z_95 = 1.959963984540054  # quantile 0.975 of the standard normal distribution
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """How much more often one predictor is right than another, on the same images.
+
+    Attributes:
+        over: The other one.
+        difference: Share of images right, first minus other, -1 to 1.
+        interval: Of the difference.
+        only_first: Images where only the first is right.
+        only_other: Images where only the other is right.
+        p_value: Chance of a split at least as uneven where both are right equally often, two-sided.
+    """
+
+    over: str
+    difference: float
+    interval: Interval
+    only_first: int
+    only_other: int
+    p_value: float
+
+
+def wilson(successes: int, total: int) -> Interval:
+    """Score interval of a share.
+
+    Args:
+        successes: At most ``total``.
+        total: Of how many; with 0 nothing is known, and the interval is (0, 1).
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927; recommended
+    by Brown, Cai & DasGupta, "Interval estimation for a binomial proportion", Statistical Science 2001.
+    """
+    if not total:
+        return 0.0, 1.0
+    share, weight = successes / total, Z_95**2 / total
+    centre = share + weight / 2
+    half = Z_95 * math.sqrt(share * (1 - share) / total + weight / (4 * total))
+    # at the ends rounding must not exclude what was observed
+    low = 0.0 if successes == 0 else (centre - half) / (1 + weight)
+    high = 1.0 if successes == total else (centre + half) / (1 + weight)
+    return low, high
+
+
+def paired_gain(over: str, only_first: int, only_other: int, total: int) -> Gain:
+    """Compare two predictors that were asked about the same images.
+
+    The interval is Wald's after half an image is added to each of the four cells; the p-value is McNemar's
+    exact one.
+
+    Args:
+        over: Name of the other predictor.
+        only_first: Images where only the first is right.
+        only_other: Images where only the other is right.
+        total: All images, above 0.
+
+    Source: Agresti & Min, "Simple improved confidence intervals for comparing matched proportions", Statistics in
+    Medicine 2005; McNemar, "Note on the sampling error of the difference between correlated proportions or
+    percentages", Psychometrika 1947.
+    """
+    padded, first, other = total + 2, only_first + 0.5, only_other + 0.5
+    centre = (first - other) / padded
+    half = Z_95 * math.sqrt(first + other - (first - other) ** 2 / padded) / padded
+    return Gain(
+        over=over,
+        difference=(only_first - only_other) / total,
+        interval=(max(-1.0, centre - half), min(1.0, centre + half)),
+        only_first=only_first,
+        only_other=only_other,
+        p_value=_sign_test(only_first, only_other),
+    )
+
+
+def _sign_test(wins: int, losses: int) -> float:
+    """Two-sided probability that a fair coin, thrown wins + losses times, splits at least as unevenly."""
+    throws, fewer = wins + losses, min(wins, losses)
+    steps = np.arange(1, fewer + 1)
+    log_choose = np.concatenate([[0.0], np.cumsum(np.log((throws - steps + 1) / steps))])
+    tail = np.exp(log_choose - throws * math.log(2)).sum()
+    return min(1.0, 2 * float(tail))

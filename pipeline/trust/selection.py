@@ -1,0 +1,121 @@
+"""Accuracy by score and by agreement, and how many images can be kept at a precision.
+
+What can be kept is *observed*: the threshold is picked on the same truth that it is judged by, so on other images it
+misses its target about half of the time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.trust.intervals import Interval, wilson
+
+PRECISIONS = (0.99, 0.98, 0.95)
+SCORE_EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+_MAX_LEVELS = 12
+_LEVEL_DIGITS = 4  # shares of votes that differ by less are equal on paper
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Images whose value lies in a range.
+
+    Attributes:
+        low, high: The range, 0-1, from ``low`` to below ``high`` (to 1, if that is 1); equal where it is one value.
+        images: How many.
+        accuracy: Share of them that is right, 0-1.
+        interval: Of the accuracy, Wilson's.
+    """
+
+    low: float
+    high: float
+    images: int
+    accuracy: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How many images could be kept at a precision on this truth; no promise for others.
+
+    Attributes:
+        target: The precision asked for, 0-1.
+        threshold: Images of at least this score are kept; None if no threshold reaches the target.
+        images: How many these are.
+        coverage: Which share of all images, 0-1.
+        precision: Share of the kept images that is right, as observed, 0-1; None if none are kept.
+        interval: Of the precision, Wilson's, as if the threshold had been known beforehand.
+    """
+
+    target: float
+    threshold: float | None
+    images: int
+    coverage: float
+    precision: float | None
+    interval: Interval
+
+
+def by_score(scores_N: Array, right_N: Array) -> tuple[Group, ...]:
+    """Accuracy in ranges of the score, narrower near 1; ranges without images are left out."""
+    return _by_edges(scores_N, right_N, np.asarray(SCORE_EDGES))
+
+
+def by_agreement(agreement_N: Array, right_N: Array) -> tuple[Group, ...]:
+    """Accuracy for each value of the agreement, or in tenths where there are many values."""
+    levels, places_N = np.unique(np.round(agreement_N.astype(np.float64), _LEVEL_DIGITS), return_inverse=True)
+    if len(levels) > _MAX_LEVELS:
+        return _by_edges(agreement_N, right_N, np.arange(10) / 10)
+    images = np.bincount(places_N, minlength=len(levels))
+    rights = np.bincount(places_N[right_N], minlength=len(levels))
+    return tuple(
+        _group(float(level), float(level), int(number), int(good))
+        for level, number, good in zip(levels, images, rights, strict=True)
+    )
+
+
+def _by_edges(values_N: Array, right_N: Array, edges: Array) -> tuple[Group, ...]:
+    # edges as the values' own type has them: 0.9 is less in float32, and must be in the range that begins there
+    places_N = np.clip(np.searchsorted(edges.astype(values_N.dtype), values_N, side="right") - 1, 0, len(edges) - 1)
+    images = np.bincount(places_N, minlength=len(edges))
+    rights = np.bincount(places_N[right_N], minlength=len(edges))
+    return tuple(
+        _group(float(low), float(high), int(number), int(good))
+        for low, high, number, good in zip(edges, [*edges[1:], 1.0], images, rights, strict=True)
+        if number
+    )
+
+
+def _group(low: float, high: float, images: int, right: int) -> Group:
+    return Group(low, high, images, right / images, wilson(right, images))
+
+
+def kept_at(scores_N: Array, right_N: Array, targets: tuple[float, ...] = PRECISIONS) -> tuple[Kept, ...]:
+    """For each target, the lowest threshold whose images are precise enough on this truth.
+
+    Args:
+        scores_N: Float, 0-1.
+        right_N: Bool.
+        targets: Precisions, 0-1.
+    """
+    num_images = len(scores_N)
+    order_N = np.argsort(scores_N, kind="stable")[::-1]
+    sorted_N = scores_N[order_N]
+    rights_N = np.cumsum(right_N[order_N])
+    # images of equal scores are kept together
+    lengths = np.flatnonzero(np.append(sorted_N[1:] != sorted_N[:-1], True)) + 1 if num_images else np.zeros(0, int)
+    precisions = rights_N[lengths - 1] / lengths
+    found = []
+    for target in targets:
+        enough = np.flatnonzero(precisions >= target)
+        if not len(enough):
+            found.append(Kept(target, None, 0, 0.0, None, wilson(0, 0)))
+            continue
+        kept = int(lengths[enough[-1]])
+        right = int(rights_N[kept - 1])
+        threshold = float(sorted_N[kept - 1])
+        found.append(Kept(target, threshold, kept, kept / num_images, right / kept, wilson(right, kept)))
+    return tuple(found)
