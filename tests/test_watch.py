@@ -75,17 +75,17 @@ def test_a_process_that_was_stopped_makes_nobody_late(tmp_path):
     code = """
 import time
 from pipeline.watch import Watch
-watch = Watch(2.0, lambda *what: print("overdue", flush=True))
+watch = Watch(1.0, lambda *what: print("overdue", flush=True))
 with watch.over("call"):
     print("begun", flush=True)
-    time.sleep(1.0)
+    time.sleep(0.3)
 print("in time", flush=True)
 """
     path = {"PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | path)
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGSTOP)
-    time.sleep(4.0)
+    time.sleep(2.0)
     process.send_signal(signal.SIGCONT)
     assert process.communicate()[0] == "in time\n"
 
@@ -130,7 +130,7 @@ import ctypes
 from pipeline import watch
 watch.STUCK_S = 1.0
 watch.die_when_stuck()
-import time; time.sleep(3)   # Python code goes on meanwhile
+import time; time.sleep(1.5)  # Python code goes on meanwhile
 print("alive", flush=True)
 ctypes.PyDLL(None).sleep(3600)
 """
