@@ -69,6 +69,7 @@ def test_pixels_and_how_they_lie_and_refusals_are_the_same(shared, isolated):
             assert np.array_equal(there.pixels_CHW.numpy(), here.pixels_CHW.numpy()), path.name
 
 
+@pytest.mark.slow
 def test_the_culprit_is_named_and_its_neighbours_are_decoded(poison, isolated):
     assert refusal(isolated, poisoned("segv")) == ("decoder_crashed", "the decoder died of it: SIGSEGV")
     assert len(poison.read_text().split("\n")) - 1 == 1, "the first image of a process is beyond doubt, and tried once"
