@@ -70,11 +70,11 @@ def test_driver_killed_again_and_again_until_the_job_is_done(job, tmp_path, vict
     rng, out = random.Random(victim), tmp_path / "out"
     ends = []
     for _ in range(40):
-        process = start(job, out)
-        if wait_for_parts(out, num_parts(out) + rng.randrange(9, 20), process):
-            time.sleep(rng.random() * 0.3)
-            below = descendants(process.pid)
+        before, process = num_parts(out), start(job, out)
+        if wait_for_parts(out, before + 1, process):
+            below = descendants(process.pid)  # all are there by now
             assert any("raylet" in name for name in below.values())
+            wait_for_parts(out, before + rng.randrange(2, 16), process)
             send(signal.SIGTERM if "told" in victim else signal.SIGKILL, process.pid)
             if victim == "everything":
                 send(signal.SIGKILL, *below)
