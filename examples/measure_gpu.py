@@ -93,6 +93,7 @@ def main() -> None:
             return LabelerConfig(
                 out=str(scratch / out),
                 fingerprint="0" * 64,
+                run="trial",
                 members=tuple(member.spec for member in some),
                 class_names=tuple(f"class {number}" for number in range(some[0].spec.num_classes)),
                 rule="mean",

@@ -27,17 +27,24 @@ from pipeline.storage import Storage
 
 # After so many deaths the images of a unit are decoded in a process of their own.
 DEATHS_BEFORE_ISOLATION = 2
-# After so many it was something else that killed the labelers, and the unit is given up for this run. Machines that
-# come and go hardly ever do so this often on one unit.
+# After so many within one run it was something else that killed the labelers, and the unit is given up for this run.
+# Machines that come and go hardly ever do so this often on one unit, and a driver that was killed ends its run.
 DEATHS_BEFORE_GIVING_UP = 8
 
 
 class Attempts:
-    """The marks of one output. Each beginning costs a HEAD and a PUT on S3, and each end a DELETE."""
+    """The marks of one output. Each beginning costs a HEAD and a PUT on S3, and each end a DELETE.
 
-    def __init__(self, ledger: Ledger, storage: Storage) -> None:
+    Args:
+        ledger: Of the output.
+        storage: How to reach it.
+        run: Name of this run of the job, which no other has.
+    """
+
+    def __init__(self, ledger: Ledger, storage: Storage, run: str) -> None:
         self._ledger = ledger
         self._storage = storage
+        self._run = run
 
     def begin(self, unit_id: str) -> int:
         """Leave a mark.
@@ -48,13 +55,35 @@ class Attempts:
         Raises:
             StorageError: OUT cannot be written.
         """
-        mark = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "begun_at": round(time.time())})
+        about = {"run": self._run, "host": socket.gethostname(), "pid": os.getpid(), "begun_at": round(time.time())}
+        mark = json.dumps(about)
         for deaths in itertools.count():
             uri = self._uri(unit_id, deaths)
             # a look first: not every store honours the condition that a name is free
             if not self._storage.exists(uri) and self._storage.publish(uri, mark.encode() + b"\n"):
                 return deaths
         raise AssertionError("unreachable")
+
+    def is_hopeless(self, unit_id: str, deaths: int) -> bool:
+        """Whether so many labelers have died on a unit that it is given up: those of this run count.
+
+        Args:
+            unit_id: The unit.
+            deaths: What :meth:`begin` gave.
+
+        Raises:
+            StorageError: OUT cannot be read.
+        """
+        if deaths < DEATHS_BEFORE_GIVING_UP:
+            return False
+        return sum(self._is_own(self._uri(unit_id, earlier)) for earlier in range(deaths)) >= DEATHS_BEFORE_GIVING_UP
+
+    def _is_own(self, uri: str) -> bool:
+        try:
+            mark = json.loads(self._storage.read(uri))
+        except (ObjectMissing, ValueError):
+            return False
+        return isinstance(mark, dict) and mark.get("run") == self._run
 
     def end(self, unit_id: str, deaths: int) -> None:
         """Take the mark away that was left after so many deaths. One that stays for want of an answer does no harm."""

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -269,6 +270,7 @@ def _workload(
     settings = {
         "out": out,
         "fingerprint": job.fingerprint,
+        "run": uuid.uuid4().hex,
         "members": tuple(member.spec for member in members),
         "class_names": job.class_names,
         "rule": config.combine,

@@ -28,7 +28,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipeline.attempts import DEATHS_BEFORE_GIVING_UP, DEATHS_BEFORE_ISOLATION, Attempts
+from pipeline.attempts import DEATHS_BEFORE_ISOLATION, Attempts
 from pipeline.chunks import Assembly, Chunk, Encoded, PartEnd, Piece, Ready, cut_chunks
 from pipeline.errors import ImageError, PublishError, StorageError
 from pipeline.labeler_config import LabelerConfig
@@ -102,7 +102,7 @@ class Labeler:
             self._chunks_ahead = _CHUNKS_ON_DEVICE + -(-config.num_threads * PIECE_IMAGES // self._chunk_images)
         aliases = [member.alias for member in config.members]
         self._writer = Writer(config.out, self._storage, config.fingerprint, aliases, config.class_names, config.keep)
-        self._attempts = Attempts(self._writer.ledger, self._storage)
+        self._attempts = Attempts(self._writer.ledger, self._storage, config.run)
         self._gpu_decoder = trusted_decoder(self._ensemble.device) if config.decode == "gpu" else None
         self._workers = Workers(config.num_threads, on_start=self._begin_thread)
         self._watch = Watch(LIMIT_S, self._rescue)
@@ -146,8 +146,9 @@ class Labeler:
         """Run a unit, the more carefully the more labelers have died while they were at it."""
         with _about_out():
             deaths = self._attempts.begin(unit.id)
+            hopeless = self._attempts.is_hopeless(unit.id, deaths)
         try:
-            if deaths >= DEATHS_BEFORE_GIVING_UP:
+            if hopeless:
                 receipt.failure = CRASHING
                 receipt.message = f"{unit.uri}: {deaths} labelers died while they were at it, and not of its images"
                 return

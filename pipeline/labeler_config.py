@@ -19,6 +19,7 @@ class LabelerConfig:
     Attributes:
         out: Where to publish.
         fingerprint: Of the job.
+        run: Name of this run of the job, which no other has.
         members: The ensemble, in order.
         class_names: Names of the classes.
         rule, top_k, precision, compiled: See :class:`pipeline.models.ensemble.Ensemble`.
@@ -36,6 +37,7 @@ class LabelerConfig:
 
     out: str
     fingerprint: str
+    run: str
     members: tuple[MemberSpec, ...]
     class_names: tuple[str, ...]
     rule: Rule

@@ -23,8 +23,8 @@ from pipeline.storage import Storage
 UNIT = "0123456789abcdef"
 
 
-def attempts(storage: Storage, out: str) -> Attempts:
-    return Attempts(Ledger(out, storage), storage)
+def attempts(storage: Storage, out: str, run: str = "trial") -> Attempts:
+    return Attempts(Ledger(out, storage), storage, run)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -46,7 +46,7 @@ def test_only_what_was_never_ended_counts(place):
     assert attempts(storage, out).begin(UNIT) == 2
     names = Ledger(out, storage).names("attempts")
     assert names == [f"{UNIT}-1.json", f"{UNIT}-2.json", f"{UNIT}-3.json", f"{'f' * 16}-1.json"]
-    assert {"host", "pid", "begun_at"} == set(json.loads(storage.read(f"{out}/attempts/{names[0]}")))
+    assert {"run", "host", "pid", "begun_at"} == set(json.loads(storage.read(f"{out}/attempts/{names[0]}")))
     Ledger(out, storage).remove_attempts()
     assert attempts(storage, out).begin(UNIT) == 0
 
@@ -97,9 +97,9 @@ def marks(out) -> list[str]:
     return [path.name for path in (out / "attempts").iterdir()]
 
 
-def leave_marks(out, unit_id: str, count: int) -> None:
+def leave_marks(out, unit_id: str, count: int, run: str = "trial") -> None:
     for _ in range(count):
-        attempts(Storage(), str(out)).begin(unit_id)
+        attempts(Storage(), str(out), run).begin(unit_id)
 
 
 def test_a_mark_is_there_while_a_unit_is_labelled_and_no_longer(again):
@@ -182,6 +182,16 @@ def test_a_unit_that_goes_on_killing_is_given_up(again):
     assert (receipt.failure, receipt.num_samples, receipt.finished) == ("crashing", 0, False)
     assert f"{DEATHS_BEFORE_GIVING_UP} labelers died" in receipt.message
     assert not (out / "predictions").exists()
+
+
+def test_drivers_that_were_killed_give_up_nothing(again):
+    """However often a run was killed at one unit, the next one labels it."""
+    labeler, unit, out = again
+    leave_marks(out, unit.id, DEATHS_BEFORE_GIVING_UP, run="an earlier one")
+    leave_marks(out, unit.id, DEATHS_BEFORE_GIVING_UP - 1)
+    (out / "attempts" / f"{unit.id}-3.json").write_text("damaged")
+    (*_, receipt) = labeler(unit)
+    assert (receipt.failure, receipt.num_samples, receipt.finished) == (None, 61, True)
 
 
 def test_a_job_that_comes_to_its_end_leaves_no_marks_and_overwrite_clears_them(sample_data, tmp_path, monkeypatch):

@@ -47,6 +47,7 @@ def labeler(members, out, *, device_thread: bool, batch_size: int = 20) -> Label
     config = LabelerConfig(
         out=str(out),
         fingerprint="0" * 64,
+        run="trial",
         members=tuple(member.spec for member in members),
         class_names=tuple(f"class {number}" for number in range(NUM_CLASSES)),
         rule="mean",

@@ -193,7 +193,7 @@ def test_an_interrupt_does_not_wait_for_a_decoder_that_hangs(sample_data, tmp_pa
     ask = command(path, out, sample_data, "--engine", "inline", "--rows-per-part", "10")
     unit = tar_unit(find_inputs((path,), Storage()).tars[path])
     for _ in range(deaths):
-        Attempts(Ledger(str(out), Storage()), Storage()).begin(unit.id)
+        Attempts(Ledger(str(out), Storage()), Storage(), "another").begin(unit.id)
     driver = subprocess.Popen(ask, cwd=tmp_path)
     deadline = time.monotonic() + 120
     while "sleep" not in poison.read_text() and time.monotonic() < deadline:

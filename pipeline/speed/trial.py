@@ -78,6 +78,7 @@ class Trial:
         return LabelerConfig(
             out=out,
             fingerprint=job.fingerprint,
+            run="trial",
             members=tuple(member.spec for member in self._members),
             class_names=job.class_names,
             rule=config.combine,
