@@ -132,7 +132,7 @@ def ray_engine(monkeypatch: pytest.MonkeyPatch):
 )
 def test_labelers_that_only_die_end_the_job_with_a_line(ray_engine, tmp_path, monkeypatch, how, says):
     monkeypatch.setattr("pipeline.workload.MAX_DEATHS", 3)
-    monkeypatch.setattr("pipeline.engines.MAX_DEATHS", 3)
+    monkeypatch.setattr("pipeline.engines.on_ray.MAX_DEATHS", 3)
     factory = partial(Doomed, how, str(tmp_path))
     work = Workload(factory, {}, [{"number": 1}] * 3, 1, False, 1, 1, is_progress=lambda _: False)
     with pytest.raises(EngineError, match=says) as raised:

@@ -1,7 +1,4 @@
-"""Engines: run a worker over items and stream what it yields, in this process or on Ray.
-
-What they run is described in :mod:`pipeline.workload`. This is the one module that imports Ray.
-"""
+"""The Ray engine: Ray Data schedules an actor pool of workers. This is the one module that imports Ray."""
 
 from __future__ import annotations
 
@@ -9,115 +6,30 @@ import contextlib
 import json
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.engines.stream import streamed
 from pipeline.errors import EngineError, RequestError
 from pipeline.machine import available_memory_bytes, num_local_cpus, num_local_gpus, smallest_gpu_bytes
 from pipeline.watch import die_when_stuck
 from pipeline.workload import MAX_DEATHS, Item, Patience, Share, WorkerFactory, Workload
 
-_HEARTBEAT_S = 0.2
-_STOP_GRACE_S = 10.0
 _POLL_S = 0.5
 _MAX_CONSTRUCTOR_DEATHS = 3
 _ONE_ITEM_BLOCKS = 20_000
 _GPU_PROBE_S = 60.0
 
 
-# -- inline -----------------------------------------------------------------------------------------------
-
-
-class InlineEngine:
-    """One worker in this process, called from a few threads."""
-
-    def num_gpus(self) -> int:
-        """GPUs of this machine."""
-        return num_local_gpus()
-
-    def share(self, *, on_gpu: bool, num_workers: int | None) -> Share:
-        """What is free on this machine, or on the GPU that torch takes by itself."""
-        return Share(num_local_cpus(), _free_gpu_bytes() if on_gpu else available_memory_bytes(), own_process=False)
-
-    def start(self) -> None:
-        """Nothing to get ready."""
-
-    def run(self, workload: Workload, stop: threading.Event) -> Iterator[Item | None]:
-        """Run a workload here."""
-        worker = workload.factory(workload.blobs, workload.num_threads or num_local_cpus())
-        waiting = iter(workload.items)
-        lock = threading.Lock()
-
-        def work(emit: Callable[[Item], None]) -> None:
-            while not stop.is_set():
-                with lock:
-                    item = next(waiting, None)
-                if item is None:
-                    return
-                for result in worker(item, stop.is_set):
-                    emit(result)
-
-        try:
-            yield from _streamed([work] * min(workload.items_at_once, len(workload.items)), stop)
-        finally:
-            worker.close()
-
-    def close(self) -> None:
-        """Nothing to let go of."""
-
-
-def _free_gpu_bytes() -> int:
-    import torch
-
-    return int(torch.cuda.mem_get_info(0)[0])
-
-
 def _total_gpu_bytes() -> int:
     import torch
 
     return int(torch.cuda.mem_get_info(0)[1])
-
-
-def _streamed(
-    sources: Sequence[Callable[[Callable[[Item], None]], None]], stop: threading.Event
-) -> Iterator[Item | None]:
-    """Run functions in threads and yield what they emit; the first error ends it."""
-    results: queue.SimpleQueue[Item | BaseException | None] = queue.SimpleQueue()
-
-    def run(source: Callable[[Callable[[Item], None]], None]) -> None:
-        try:
-            source(results.put)
-            results.put(None)
-        except BaseException as error:  # noqa: BLE001 - raised again by the consumer
-            results.put(error)
-
-    for source in sources:
-        threading.Thread(target=run, args=(source,), name="engine", daemon=True).start()
-    running = len(sources)
-    deadline: float | None = None
-    while running:
-        if stop.is_set() and deadline is None:
-            deadline = time.monotonic() + _STOP_GRACE_S
-        if deadline is not None and time.monotonic() > deadline:
-            return
-        try:
-            result = results.get(timeout=_HEARTBEAT_S)
-        except queue.Empty:
-            yield None
-            continue
-        if result is None:
-            running -= 1
-        elif isinstance(result, BaseException):
-            raise result
-        else:
-            yield result
 
 
 @contextlib.contextmanager
@@ -157,9 +69,6 @@ def _keep_token_private() -> None:
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "auth_token").chmod(0o600)
-
-
-# -- Ray --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +204,7 @@ class RayEngine:
                     )
 
         try:
-            yield from _streamed([work, watch], stop)
+            yield from streamed([work, watch], stop)
         except ray.exceptions.RayError as error:
             raise EngineError(f"Ray gave up: {' '.join(str(error).split())[-600:]}") from error
         finally:
