@@ -21,7 +21,8 @@ import socket
 import time
 
 from pipeline.errors import ObjectMissing, StorageError
-from pipeline.ledger import ATTEMPTS, PREDICTIONS, QUARANTINE, Ledger, PartName
+from pipeline.ledger import ATTEMPTS, PREDICTIONS, QUARANTINE, Ledger
+from pipeline.parts import PartName
 from pipeline.records import Cursor, Receipt
 from pipeline.storage import Storage
 

@@ -19,16 +19,9 @@ from typing import Literal, TypeVar
 
 from pipeline.balance import AGAIN, Balance, Balancer, Claim
 from pipeline.errors import EngineError, RequestError
-from pipeline.ledger import (
-    PREDICTIONS,
-    QUARANTINE,
-    SUCCESS,
-    Ledger,
-    PartName,
-    open_output,
-    unit_of,
-)
+from pipeline.ledger import PREDICTIONS, QUARANTINE, SUCCESS, Ledger, open_output
 from pipeline.machine import num_local_cpus
+from pipeline.parts import PartName, unit_of
 from pipeline.planning import read_units
 from pipeline.records import Unit, UnitKind
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, StorageError
-from pipeline.ledger import PREDICTIONS, QUARANTINE, Ledger, PartName
+from pipeline.ledger import PREDICTIONS, QUARANTINE, Ledger
+from pipeline.parts import PartName
 from pipeline.records import Reason, Sample, Unit, UnitKind
 from pipeline.stages.read import MAX_IMAGE_BYTES, UnitReader, slice_entries
 from pipeline.storage import Entry, Storage

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import signal
 import threading
 import time
 import uuid
@@ -25,14 +24,16 @@ from pipeline.errors import EngineError, InputError, OutputError, PublishError, 
 from pipeline.inputs import Inputs, find_inputs
 from pipeline.labeler import UNITS_AT_ONCE, Labeler
 from pipeline.labeler_config import LabelerConfig
-from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, UNITS, Ledger, Progress
+from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, UNITS, Ledger
 from pipeline.models.anatomy import of_member
 from pipeline.models.tuning import is_long
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.outcome import Budget, LabelSummary, sum_up
+from pipeline.parts import Progress
 from pipeline.planning import Plan, count_samples, read_units
 from pipeline.progress import Reporter, Tracker, make_reporter
 from pipeline.records import Receipt, Unit
+from pipeline.stopping import stop_on_signals
 from pipeline.storage import Storage
 from pipeline.workload import Engine, Item, Workload
 
@@ -115,7 +116,7 @@ def _run(
     if num_pending:
         ledger.withdraw_success()
         engine.start()
-    with _stop_on_signals(reporter) as stop:
+    with stop_on_signals(reporter) as stop:
         if num_pending:
             trying = job.device == "cpu" and _is_long(left.values(), members, engine)
             workload = _workload(config, ledger.out, job, members, agenda, trying=trying)
@@ -343,37 +344,6 @@ class LabelerWorker:
 
 
 # -- while it runs, and after -----------------------------------------------------------------------------
-
-
-class _Stop:
-    """Set by a signal or by a failure budget."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.by_signal = False
-
-
-@contextlib.contextmanager
-def _stop_on_signals(reporter: Reporter) -> Iterator[_Stop]:
-    """SIGINT and SIGTERM ask for a stop; a second SIGINT leaves at once. A no-op off the main thread."""
-    stop = _Stop()
-
-    def ask(number: int, _frame: object) -> None:
-        if stop.by_signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.by_signal = True
-        stop.event.set()
-        reporter.note("stopping: finishing the parts in flight where that takes less than 10 s (again to leave now)")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    older = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in older.items():
-            signal.signal(number, handler)
 
 
 def _declare_finished(

@@ -11,14 +11,11 @@ Each part's Parquet footer records where the next one starts, so a restart goes 
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -26,78 +23,25 @@ import pyarrow.parquet as pq
 
 from pipeline.config import StorageConfig
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, StorageError
+from pipeline.parts import (
+    DAMAGE,
+    PART_NAME,
+    UNREADABLE_NAME,
+    PartFooter,
+    PartName,
+    Progress,
+    progress_of,
+    read_footer,
+    unit_of,
+)
 from pipeline.records import Cursor, Unit
 from pipeline.storage import Entry, Storage, absolute_uri, join
 
 JOB, SUCCESS, UNITS = "job.json", "_SUCCESS", "plan/units.parquet"
 PREDICTIONS, QUARANTINE = "predictions", "quarantine"
 ATTEMPTS = "attempts"
-METADATA_KEY = b"shardlabel"
-UNREADABLE = "unreadable"
-
-_PART = re.compile(r"part-([0-9a-f]{8})-([0-9a-f]{16})-(\d{5,})(-last)?\.parquet")
-_UNREADABLE = re.compile(rf"part-([0-9a-f]{{8}})-([0-9a-f]{{16}})-{UNREADABLE}\.parquet")
 _TAIL_BYTES = 64 << 10
-# What pyarrow and json raise for bytes that are not what they should be.
-_DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RecursionError)
 _PARALLEL_READS = 32
-
-
-@dataclass(frozen=True, slots=True)
-class PartName:
-    """A part's name, taken apart."""
-
-    fingerprint: str
-    unit_id: str
-    part: int
-    last: bool
-
-    def __str__(self) -> str:
-        return f"part-{self.fingerprint[:8]}-{self.unit_id}-{self.part:05d}{'-last' if self.last else ''}.parquet"
-
-    @classmethod
-    def parse(cls, name: str) -> PartName | None:
-        """None when it is not the name of a part."""
-        match = _PART.fullmatch(name)
-        return cls(match[1], match[2], int(match[3]), match[4] is not None) if match else None
-
-
-@dataclass(frozen=True, slots=True)
-class PartFooter:
-    """What a part says of itself.
-
-    Attributes:
-        num_rows: Rows in it.
-        unit_id, fingerprint, part, last: As in its name.
-        first_index: Index of its first sample.
-        next: Where the next part starts.
-    """
-
-    num_rows: int
-    unit_id: str
-    fingerprint: str
-    part: int
-    last: bool
-    first_index: int
-    next: Cursor
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far one unit has come.
-
-    Attributes:
-        num_parts: Its published predictions parts, from the first one up to the first gap.
-        complete: The last of them is the unit's last part.
-    """
-
-    num_parts: int = 0
-    complete: bool = False
-
-    def names(self, fingerprint: str, unit_id: str) -> Iterator[str]:
-        """Names of these parts, in order."""
-        for part in range(self.num_parts):
-            yield str(PartName(fingerprint, unit_id, part, self.complete and part == self.num_parts - 1))
 
 
 class Ledger:
@@ -264,7 +208,7 @@ class Ledger:
         data = pa.BufferReader(self._storage.read(uri))
         try:
             return pq.ParquetFile(data, page_checksum_verification=True).read(columns)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise ObjectDamaged(f"{uri}: damaged: {error}") from error
 
     def progress(self, fingerprint: str) -> dict[str, Progress]:
@@ -272,12 +216,12 @@ class Ledger:
 
         A unit's parts follow each other in a listing, so that only one unit's are held at a time.
         """
-        matches = (_PART.fullmatch(name) for name, _ in self._listed(PREDICTIONS))
+        matches = (PART_NAME.fullmatch(name) for name, _ in self._listed(PREDICTIONS))
         own = (match for match in matches if match and match[1] == fingerprint[:8])
         progress: dict[str, Progress] = {}
         seen: dict[Progress, Progress] = {}
         for unit_id, parts in itertools.groupby(own, key=lambda match: match[2]):
-            found = _progress({int(match[3]): match[4] is not None for match in parts})
+            found = progress_of({int(match[3]): match[4] is not None for match in parts})
             progress[unit_id] = seen.setdefault(found, found)  # a million finished units share one object
         return progress
 
@@ -319,22 +263,7 @@ class Ledger:
         wanted = min(int.from_bytes(tail[-8:-4], "little") + 8, entry.size_bytes)
         if wanted > len(tail):
             tail = self._tail(entry, wanted)
-        try:
-            metadata = pq.read_metadata(io.BytesIO(tail))
-            own = json.loads((metadata.metadata or {})[METADATA_KEY])
-            footer = PartFooter(
-                num_rows=metadata.num_rows,
-                unit_id=own["unit"],
-                fingerprint=own["fingerprint"],
-                part=own["part"],
-                last=own["last"],
-                first_index=own["first_index"],
-                next=Cursor.from_dict(own["next"]),
-            )
-            _check_numbers(footer)
-        except _DAMAGE as error:
-            raise ObjectDamaged(f"{uri}: not a part of shardlabel: {error}") from error
-        return footer
+        return read_footer(tail, uri)
 
     def _tail(self, entry: Entry, num_bytes: int) -> bytes:
         stream = self._storage.open(entry, max(0, entry.size_bytes - num_bytes))
@@ -377,7 +306,7 @@ class Ledger:
     def remove_unreadable(self, unit_ids: set[str]) -> None:
         """Remove the notes of failed reads of units that have been read since."""
         for name in self.names(QUARANTINE):
-            match = _UNREADABLE.fullmatch(name)
+            match = UNREADABLE_NAME.fullmatch(name)
             if match and match[2] in unit_ids:
                 self._delete(QUARANTINE, name)
 
@@ -399,34 +328,3 @@ def open_output(
 def to_json(content: dict[str, Any], indent: int | None = 2) -> bytes:
     """A JSON object as it is written to OUT."""
     return json.dumps(content, indent=indent, ensure_ascii=False).encode() + b"\n"
-
-
-def unreadable_name(fingerprint: str, unit_id: str) -> str:
-    """Name of the quarantine part that notes that a unit could not be read at all."""
-    return f"part-{fingerprint[:8]}-{unit_id}-{UNREADABLE}.parquet"
-
-
-def unit_of(name: str) -> str | None:
-    """The unit that a file in ``predictions`` or ``quarantine`` belongs to."""
-    if (parsed := PartName.parse(name)) is not None:
-        return parsed.unit_id
-    match = _UNREADABLE.fullmatch(name)
-    return match[2] if match else None
-
-
-def _check_numbers(footer: PartFooter) -> None:
-    """Make sure that a unit which goes on from a footer goes forward."""
-    following = footer.next
-    numbers = (footer.part, footer.first_index, following.part, following.index, following.offset)
-    if not all(isinstance(number, int) for number in numbers):
-        raise TypeError(f"no numbers: {numbers}")
-    if following.part != footer.part + 1:
-        raise ValueError(f"part {following.part} follows part {footer.part}")
-
-
-def _progress(parts: dict[int, bool]) -> Progress:
-    """How far a unit has come whose parts have these numbers, and are its last one or not."""
-    number = 0
-    while number in parts:
-        number += 1
-    return Progress(number, number > 0 and parts[number - 1])

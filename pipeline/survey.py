@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import InputError, StorageError
-from pipeline.ledger import PREDICTIONS, QUARANTINE, SUCCESS, PartName, open_output, unit_of
+from pipeline.ledger import PREDICTIONS, QUARANTINE, SUCCESS, open_output
+from pipeline.parts import PartName, unit_of
 from pipeline.planning import read_units
 from pipeline.storage import Storage, absolute_uri
 

@@ -12,17 +12,8 @@ import pytest
 
 from pipeline import ledger as module
 from pipeline.errors import ObjectDamaged, ObjectMissing, OutputError
-from pipeline.ledger import (
-    JOB,
-    METADATA_KEY,
-    PREDICTIONS,
-    QUARANTINE,
-    SUCCESS,
-    Ledger,
-    PartName,
-    unit_of,
-    unreadable_name,
-)
+from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, Ledger
+from pipeline.parts import METADATA_KEY, PartName, unit_of, unreadable_name
 from pipeline.records import Cursor, Unit, UnitKind
 from pipeline.storage import ByteStream, Entry, Storage
 

@@ -22,7 +22,8 @@ import pytest
 import pipeline.job
 from pipeline import label
 from pipeline.inputs import find_inputs
-from pipeline.ledger import JOB, PREDICTIONS, Ledger, PartName
+from pipeline.ledger import JOB, PREDICTIONS, Ledger
+from pipeline.parts import PartName
 from pipeline.planning import Plan, read_units
 from pipeline.records import Receipt, UnitKind
 from pipeline.storage import Entry, Storage

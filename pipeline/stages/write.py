@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectChanged
-from pipeline.ledger import METADATA_KEY, PREDICTIONS, QUARANTINE, Ledger, PartName, unreadable_name
+from pipeline.ledger import PREDICTIONS, QUARANTINE, Ledger
 from pipeline.models.ensemble import MemberPredictions, Predictions
+from pipeline.parts import METADATA_KEY, PartName, unreadable_name
 from pipeline.records import QUARANTINE_SCHEMA, Cursor, Reason, Sample, ShardEvent, Stage, Unit, predictions_schema
 from pipeline.storage import Storage
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.ledger import PREDICTIONS, Ledger, PartName
+from pipeline.ledger import PREDICTIONS, Ledger
+from pipeline.parts import PartName
 from pipeline.trust.truth import Truth, TruthCounts
 
 OWN_TRUTH = "the samples' .cls"

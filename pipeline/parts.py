@@ -1,0 +1,143 @@
+"""Parts: their names, and what they say of themselves.
+
+A name tells the job, the unit and the number, and whether it is the unit's last; a listing of names is all that is
+needed to see what is done. The Parquet footer of a part tells the same and where the next part starts.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ObjectDamaged
+from pipeline.records import Cursor
+
+METADATA_KEY = b"shardlabel"
+UNREADABLE = "unreadable"
+
+PART_NAME = re.compile(r"part-([0-9a-f]{8})-([0-9a-f]{16})-(\d{5,})(-last)?\.parquet")
+UNREADABLE_NAME = re.compile(rf"part-([0-9a-f]{{8}})-([0-9a-f]{{16}})-{UNREADABLE}\.parquet")
+# What pyarrow and json raise for bytes that are not what they should be.
+DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True)
+class PartName:
+    """A part's name, taken apart."""
+
+    fingerprint: str
+    unit_id: str
+    part: int
+    last: bool
+
+    def __str__(self) -> str:
+        return f"part-{self.fingerprint[:8]}-{self.unit_id}-{self.part:05d}{'-last' if self.last else ''}.parquet"
+
+    @classmethod
+    def parse(cls, name: str) -> PartName | None:
+        """None when it is not the name of a part."""
+        match = PART_NAME.fullmatch(name)
+        return cls(match[1], match[2], int(match[3]), match[4] is not None) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class PartFooter:
+    """What a part says of itself.
+
+    Attributes:
+        num_rows: Rows in it.
+        unit_id, fingerprint, part, last: As in its name.
+        first_index: Index of its first sample.
+        next: Where the next part starts.
+    """
+
+    num_rows: int
+    unit_id: str
+    fingerprint: str
+    part: int
+    last: bool
+    first_index: int
+    next: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one unit has come.
+
+    Attributes:
+        num_parts: Its published predictions parts, from the first one up to the first gap.
+        complete: The last of them is the unit's last part.
+    """
+
+    num_parts: int = 0
+    complete: bool = False
+
+    def names(self, fingerprint: str, unit_id: str) -> Iterator[str]:
+        """Names of these parts, in order."""
+        for part in range(self.num_parts):
+            yield str(PartName(fingerprint, unit_id, part, self.complete and part == self.num_parts - 1))
+
+
+def unreadable_name(fingerprint: str, unit_id: str) -> str:
+    """Name of the quarantine part that notes that a unit could not be read at all."""
+    return f"part-{fingerprint[:8]}-{unit_id}-{UNREADABLE}.parquet"
+
+
+def unit_of(name: str) -> str | None:
+    """The unit that a file in ``predictions`` or ``quarantine`` belongs to."""
+    if (parsed := PartName.parse(name)) is not None:
+        return parsed.unit_id
+    match = UNREADABLE_NAME.fullmatch(name)
+    return match[2] if match else None
+
+
+def read_footer(tail: bytes, uri: str) -> PartFooter:
+    """What a part says of itself.
+
+    Args:
+        tail: Its end, its whole Parquet footer included.
+        uri: Of the part, for the message.
+
+    Raises:
+        ObjectDamaged: It is no part.
+    """
+    try:
+        metadata = pq.read_metadata(io.BytesIO(tail))
+        own = json.loads((metadata.metadata or {})[METADATA_KEY])
+        footer = PartFooter(
+            num_rows=metadata.num_rows,
+            unit_id=own["unit"],
+            fingerprint=own["fingerprint"],
+            part=own["part"],
+            last=own["last"],
+            first_index=own["first_index"],
+            next=Cursor.from_dict(own["next"]),
+        )
+        _check_numbers(footer)
+    except DAMAGE as error:
+        raise ObjectDamaged(f"{uri}: not a part of shardlabel: {error}") from error
+    return footer
+
+
+def _check_numbers(footer: PartFooter) -> None:
+    """Make sure that a unit which goes on from a footer goes forward."""
+    following = footer.next
+    numbers = (footer.part, footer.first_index, following.part, following.index, following.offset)
+    if not all(isinstance(number, int) for number in numbers):
+        raise TypeError(f"no numbers: {numbers}")
+    if following.part != footer.part + 1:
+        raise ValueError(f"part {following.part} follows part {footer.part}")
+
+
+def progress_of(parts: dict[int, bool]) -> Progress:
+    """How far a unit has come whose parts have these numbers, and are its last one or not."""
+    number = 0
+    while number in parts:
+        number += 1
+    return Progress(number, number > 0 and parts[number - 1])
