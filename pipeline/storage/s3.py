@@ -65,6 +65,7 @@ _TORN = (
 )
 
 T = TypeVar("T")
+_ErrorTypes = type[StorageError] | tuple[type[StorageError], ...]
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -296,9 +297,21 @@ class S3Store:
     def publish(self, uri: str, data: bytes) -> bool:
         """One PUT that fails when the key exists; a plain PUT where the store knows no conditions."""
         bucket, key = split_uri(uri)
+        put = functools.partial(self.client.put_object, Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        return self._put_if(uri, data, put, ObjectChanged)
+
+    def swap(self, uri: str, data: bytes, older: Entry) -> bool:
+        """One PUT that fails when the key holds another version; a plain PUT where the store knows no conditions."""
+        bucket, key = split_uri(uri)
+        pin = f'"{older.etag}"'
+        put = functools.partial(self.client.put_object, Bucket=bucket, Key=key, Body=data, IfMatch=pin)
+        return self._put_if(uri, data, put, (ObjectChanged, ObjectMissing))
+
+    def _put_if(self, uri: str, data: bytes, put: Callable[[], object], unmet: _ErrorTypes) -> bool:
+        """A PUT under a condition; False where the store says by one of these errors that it is not met."""
         try:
-            _patiently(uri, lambda: self.client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*"))
-        except ObjectChanged:
+            _patiently(uri, put)
+        except unmet:
             return False
         except StoreUnavailable as error:
             if _code(error.__cause__) not in _UNSUPPORTED:
@@ -310,20 +323,6 @@ class S3Store:
         """One PUT."""
         bucket, key = split_uri(uri)
         _patiently(uri, lambda: self.client.put_object(Bucket=bucket, Key=key, Body=data))
-
-    def swap(self, uri: str, data: bytes, older: Entry) -> bool:
-        """One PUT that fails when the key holds another version; a plain PUT where the store knows no conditions."""
-        bucket, key = split_uri(uri)
-        pin = f'"{older.etag}"'
-        try:
-            _patiently(uri, lambda: self.client.put_object(Bucket=bucket, Key=key, Body=data, IfMatch=pin))
-        except (ObjectChanged, ObjectMissing):
-            return False
-        except StoreUnavailable as error:
-            if _code(error.__cause__) not in _UNSUPPORTED:
-                raise
-            self.replace(uri, data)
-        return True
 
     def sweep(self, folder: str) -> None:
         """Nothing: an object is there whole or not at all."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 from botocore.awsrequest import AWSResponse
+from byte_streams import Stream
 
 from pipeline.config import StorageConfig
 from pipeline.errors import ImageError, ObjectDamaged, StorageError
@@ -32,19 +33,6 @@ _MAX_RESUMED = 6
 _MAX_MESSAGE = 2_000
 
 Items = list[Sample | ShardEvent]
-
-
-class Stream(io.BytesIO):
-    """An object in memory, as the stores hand them out."""
-
-    @property
-    def position(self) -> int:
-        return self.tell()
-
-    def skip(self, num_bytes: int) -> int:
-        skipped = max(0, min(num_bytes, len(self.getbuffer()) - self.tell()))
-        self.seek(skipped, io.SEEK_CUR)
-        return skipped
 
 
 class OneObject(Storage):

@@ -11,6 +11,7 @@ import tracemalloc
 import zlib
 
 import pytest
+from byte_streams import Stream
 from conftest import sample_members
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,19 +21,6 @@ from pipeline.stages.tar import BLOCK_BYTES, Member, TarWalk
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 END = bytes(2 * BLOCK_BYTES)
-
-
-class Stream(io.BytesIO):
-    """An object in memory, as the stores hand them out."""
-
-    @property
-    def position(self) -> int:
-        return self.tell()
-
-    def skip(self, num_bytes: int) -> int:
-        skipped = max(0, min(num_bytes, len(self.getbuffer()) - self.tell()))
-        self.seek(skipped, io.SEEK_CUR)
-        return skipped
 
 
 def archive(members, fmt=tarfile.PAX_FORMAT, padded=True, **options) -> bytes:
