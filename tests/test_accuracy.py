@@ -27,7 +27,7 @@ def made():
 @pytest.fixture(scope="module")
 def out(made, tmp_path_factory):
     probs, truth = made
-    return write_output(tmp_path_factory.mktemp("made") / "out", probs, truth)
+    return write_output(tmp_path_factory.mktemp("made") / "out", probs, truth, rows_per_part=7)
 
 
 def test_the_figures_are_those_of_the_arrays(out, made):

@@ -20,6 +20,7 @@ from pipeline.errors import InputError, StorageError
 from pipeline.storage import Storage, absolute_uri
 
 _EXAMPLES = 3
+_MOST_DIGITS = 9
 _UNKNOWN, _BLANK = -1, -2
 _SEPARATOR = "\n"  # between shard and key: neither holds one
 
@@ -188,7 +189,8 @@ def _label(word: str, by_name: dict[str, int], num_classes: int) -> int:
         return _BLANK
     if word in by_name:
         return by_name[word]
-    return int(word) if word.isascii() and word.isdecimal() and int(word) < num_classes else _UNKNOWN
+    is_number = word.isascii() and word.isdecimal() and len(word) <= _MOST_DIGITS
+    return int(word) if is_number and int(word) < num_classes else _UNKNOWN
 
 
 def _without_doubles(keys: pa.Array, labels: Array) -> tuple[pa.Array, Array, int]:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from pipeline import calibrate
 from pipeline.cli import app
+from pipeline.config import StorageConfig
 from pipeline.errors import RequestError
 from pipeline.storage import Storage
 from pipeline.trust.calibration import members_fingerprint, read_calibration
@@ -45,6 +46,15 @@ def test_it_is_read_as_it_was_written(made, tmp_path):
     assert fitted.after.nll < fitted.before.nll
     assert [member.alias for member in fitted.members] == ["m0", "m1"]
     assert fitted.truth == str(truth)
+
+
+def test_truth_and_calibration_may_be_on_s3(s3, made):
+    storage, place = Storage(StorageConfig(s3_endpoint=s3.endpoint)), f"s3://{s3.bucket()}"
+    storage.publish(f"{place}/truth.csv", made[1].read_bytes())
+    fitted = calibrate(made[0], truth=f"{place}/truth.csv", save=f"{place}/cal.json", s3_endpoint=s3.endpoint)
+    assert read_calibration(f"{place}/cal.json", storage)[0] == fitted
+    with pytest.raises(RequestError, match=r"--truth .*none\.csv"):
+        calibrate(made[0], truth=f"{place}/none.csv", s3_endpoint=s3.endpoint)
 
 
 def test_a_person_sees_what_it_does(made, tmp_path):

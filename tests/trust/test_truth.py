@@ -35,14 +35,15 @@ def test_labels_are_names_or_indices_and_everything_else_is_counted(tmp_path):
         ("6", "bird"),
         ("7", "crane"),
         ("8", ""),
+        ("9", "9" * 5000),
     ]
     truth = read(write_csv(tmp_path / "t.csv", rows))
     assert pairs(truth) == {"001": 1, "2": 1, "3": 0, "4": 4}  # '7' is a name; 'crane' is two classes
-    assert (truth.counts.given, truth.counts.unknown_labels, truth.counts.blank) == (8, 3, 1)
+    assert (truth.counts.given, truth.counts.unknown_labels, truth.counts.blank) == (9, 4, 1)
     assert truth.counts.unknown_label_examples == ("5", "bird", "crane")
     assert truth.counts.complaints == (
         "1 without a label",
-        "3 with a label that is no class, or the name of several (5, bird, crane)",
+        "4 with a label that is no class, or the name of several (5, bird, crane, ...)",
     )
 
 
