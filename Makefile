@@ -17,7 +17,7 @@ help:
 	@echo "make audit     ask an advisory service about the pinned dependencies"
 	@echo "make fuzz      attack what parses bytes from outside, FUZZ_S seconds each"
 	@echo "make format    format the code"
-	@echo "make lock      renew requirements.lock from pyproject.toml"
+	@echo "make lock      renew requirements.lock and deploy/requirements.lock from pyproject.toml"
 
 ceph:
 	.ci/ceph
@@ -63,6 +63,9 @@ format: $(READY)
 lock: $(READY)
 	$(BIN)/uv pip compile --quiet --group dev --generate-hashes --no-emit-index-url --no-header \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --upgrade pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --extra cluster --constraint requirements.lock --generate-hashes --no-emit-index-url \
+		--no-header --no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28 --upgrade \
+		pyproject.toml -o deploy/requirements.lock
 
 clean:
 	rm -rf $(VENV) demo-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .import_linter_cache
