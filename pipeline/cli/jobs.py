@@ -44,7 +44,12 @@ def label(
     ] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", metavar="OUT", help="Directory or s3:// prefix.")] = None,
     config: Annotated[
-        str | None, typer.Option("--config", metavar="FILE", help="YAML with these options; the command line wins.")
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="YAML with these options, as `config init` writes it; the command line wins.",
+        ),
     ] = None,
     model: Model = None,
     weights_dir: WeightsDir = None,

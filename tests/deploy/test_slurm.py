@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, SAMPLE_DATA
 
 SCRIPT = REPOSITORY / "deploy" / "slurm" / "shardlabel.sbatch"
 
@@ -31,6 +33,17 @@ verify) exit "$VERIFY_CODE" ;;
 config) exit "$CHECK_CODE" ;;
 esac""",
 }
+
+
+# in a namespace of its own, since Ray stops whatever Ray it sees: told to stop after two parts, then run again
+TWICE = """
+ip link set lo up
+bash "$SCRIPT" job.yaml out > first 2>&1 &
+job=$!
+until [ "$(find out/predictions -name 'part-*' 2>/dev/null | wc -l)" -ge 2 ]; do kill -0 $job || exit 9; sleep 0.1; done
+kill -TERM $job
+wait $job && cat first && exec bash "$SCRIPT" job.yaml out
+"""
 
 
 @pytest.fixture
@@ -77,7 +90,7 @@ def test_the_job_runs_on_all_machines_and_is_verified(slurm):
     assert token == "ray get-auth-token --generate"
     assert show == "scontrol show hostnames node[1-2]"
     assert srun.startswith("srun --cpus-per-task=64 ")
-    assert ray.startswith("ray symmetric-run --address node1:6379 --min-nodes 2 -- ")
+    assert ray.startswith("ray symmetric-run --address node1:6379 --min-nodes 2 --object-store-memory=2000000000 -- ")
     assert label == "shardlabel label --config job.yaml --out s3://bucket/labels --ray-address auto"
     assert verify == "shardlabel verify s3://bucket/labels"
     assert not list(Path(slurm["TMPDIR"]).glob("tmp.*"))
@@ -130,3 +143,39 @@ def test_slurm_is_told_what_resuming_needs():
     head = SCRIPT.read_text().partition("set -uo pipefail")[0]
     assert all(line.startswith("#") for line in head.splitlines())
     assert "#SBATCH" not in SCRIPT.read_text().partition("set -uo pipefail")[2]
+
+
+@pytest.mark.slow
+def test_with_the_real_ray_it_stops_and_goes_on_where_it_stopped(slurm, tmp_path: Path):
+    if shutil.which("unshare") is None or shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("only root can keep Ray's `ray stop` from other jobs of this machine (unshare, ip)")
+    for name in ("ray", "shardlabel", "python"):
+        (tmp_path / "venv" / "bin" / name).unlink(missing_ok=True)
+        (tmp_path / "venv" / "bin" / name).symlink_to(Path(sys.executable).parent / name)
+    scontrol = tmp_path / "venv" / "bin" / "scontrol"
+    scontrol.write_text(scontrol.read_text().replace('printf "node1\\nnode2\\n"', "echo 127.0.0.1"))
+    (tmp_path / "job.yaml").write_text(
+        f"inputs: {SAMPLE_DATA}\nmodel: squeezenet1_1\nweights-dir: {SAMPLE_DATA / 'weights'}\n"
+        f"labels: {SAMPLE_DATA / 'classes.txt'}\ndevice: cpu\nprecision: fp32\nrows-per-part: 10\n"
+    )
+    job = f"test{os.getpid()}"
+    done = subprocess.run(
+        ["unshare", "--net", "--pid", "--fork", "--mount-proc", "bash", "-c", TWICE],
+        cwd=tmp_path,
+        env=slurm
+        | {"SCRIPT": str(SCRIPT), "PYTHONPATH": str(REPOSITORY), "SLURM_JOB_NUM_NODES": "1"}
+        | {"SLURM_JOB_ID": job},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    shutil.rmtree(f"/tmp/ray-{job}", ignore_errors=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, again, second = done.stdout.partition("queued again, to go on from here")
+    assert again, done.stdout
+    assert "return code 130" in first
+    assert "accounted for exactly once" not in first
+    (left,) = map(int, re.findall(r"^ +images +(\d+) in ", second, re.MULTILINE))
+    assert 0 < left <= 225  # two parts at least were there already
+    assert "accounted for exactly once" in second
+    assert f"scontrol requeue {job}" in calls(slurm)
