@@ -26,6 +26,7 @@ from pipeline.storage import Storage
 _REFUSALS = {
     "slow_down": ("503 Slow Down", "SlowDown", "Please reduce your request rate."),
     "expired": ("403 Forbidden", "ExpiredToken", "The provided token has expired."),
+    "unmet": ("412 Precondition Failed", "PreconditionFailed", "A condition does not hold."),
 }
 _CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -133,8 +134,8 @@ class Fault:
 
     Attributes:
         kind: ``slow_down``: 503 instead of asking the server; ``expired``: likewise 403, as to a session that is
-            over. ``reset``: the connection is reset after ``num_bytes`` of the body. ``truncate``: it is closed
-            there. ``stall``: nothing more comes. ``lost``: the server has done what was asked, but its answer
+            over; ``unmet``: 412, as where a condition does not hold. ``reset``: the connection is reset after
+            ``num_bytes`` of the body. ``truncate``: it is closed there. ``stall``: nothing more comes. ``lost``: the server has done what was asked, but its answer
             never arrives. ``cut``: the connection is reset after ``num_bytes`` of the request's own body; the server
             never hears of it. ``late``: all goes well, after ``delay_s``.
         method: Of the request; any if empty.
@@ -145,7 +146,7 @@ class Fault:
         before: Called before anything else is done about the request.
     """
 
-    kind: Literal["slow_down", "expired", "reset", "truncate", "stall", "lost", "cut", "late"]
+    kind: Literal["slow_down", "expired", "unmet", "reset", "truncate", "stall", "lost", "cut", "late"]
     method: str = ""
     path: str = ""
     skip: int = 0
@@ -188,7 +189,6 @@ class FaultProxy:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self._loop = asyncio.new_event_loop()
-        self._serving: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._thread.start()
         self._server = self._wait(asyncio.start_server(self._serve, "127.0.0.1", 0))
@@ -206,21 +206,18 @@ class FaultProxy:
 
     async def _close(self) -> None:
         self._server.close()
-        for task in self._serving:
+        serving = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in serving:
             task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+        await asyncio.gather(*serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
         try:
             while await self._one(reader, writer):
                 pass
         except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
             pass  # a side has gone, or the test is over
         finally:
-            self._serving.discard(task)
             await _shut(writer)
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

@@ -326,8 +326,10 @@ def test_what_cannot_be_recorded_runs_as_it_is(near_ties_member, monkeypatch):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(forward_module, "Recording", refuse)
+    monkeypatch.setattr(module, "GPU_SIZES", (2,))
     classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", at_once=2)
     classifier._record_if_faster()
+    assert classifier._first._recording is None
     images = crops(2, 96)
     with torch.inference_mode():
         expected = network(published("resnet18", images))
