@@ -135,9 +135,10 @@ class Fault:
     Attributes:
         kind: ``slow_down``: 503 instead of asking the server; ``expired``: likewise 403, as to a session that is
             over; ``unmet``: 412, as where a condition does not hold. ``reset``: the connection is reset after
-            ``num_bytes`` of the body. ``truncate``: it is closed there. ``stall``: nothing more comes. ``lost``: the server has done what was asked, but its answer
-            never arrives. ``cut``: the connection is reset after ``num_bytes`` of the request's own body; the server
-            never hears of it. ``late``: all goes well, after ``delay_s``.
+            ``num_bytes`` of the body. ``truncate``: it is closed there. ``stall``: nothing more comes. ``lost``:
+            the server has done what was asked, but its answer never arrives. ``cut``: the connection is reset
+            after ``num_bytes`` of the request's own body; the server never hears of it. ``late``: all goes well,
+            after ``delay_s``.
         method: Of the request; any if empty.
         path: Part of the request's path, percent-decoded.
         skip: So many matching requests are left alone first.
