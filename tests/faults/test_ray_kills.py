@@ -17,16 +17,17 @@ from conftest import REPOSITORY
 pytestmark = pytest.mark.slow
 
 _PATIENCE_S = 300.0
+_PATH = f"{REPOSITORY / 'tests' / 'slowed'}:{REPOSITORY}"
 
 
-def start(job, out: Path, *more: str) -> subprocess.Popen:
-    """The command, with a Ray of its own unless told otherwise."""
+def start(job, out: Path, *more: str, slowed_s: float = 0.3) -> subprocess.Popen:
+    """The command, with a Ray of its own unless told otherwise; each part takes so much longer."""
     words = job.words
     command = [sys.executable, "-m", "pipeline", "label", job.inputs, "--out", str(out), "--progress", "none"]
     command += ["-m", words["model"], "--weights-dir", words["weights_dir"], "--labels", words["labels"]]
     command += ["--rows-per-part", str(words["rows_per_part"]), "--precision", words["precision"]]
     command += ["--max-bad-rate", "1", *more]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": _PATH, "SLOWED_S": str(slowed_s)})
 
 
 def num_parts(out: Path) -> int:
@@ -108,19 +109,20 @@ def test_nodes_that_come_and_go_cost_nothing(job, tmp_path, monkeypatch, gracefu
     import ray
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("PYTHONPATH", _PATH)
+    monkeypatch.setenv("SLOWED_S", "2.5")
     rng, out = random.Random(graceful), tmp_path / "out"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         process = start(job, out, "--ray-address", cluster.address)
         num_gone = 0
-        while wait_for_parts(out, num_parts(out) + rng.randrange(6, 14), process):
+        while wait_for_parts(out, num_parts(out) + rng.randrange(4, 9), process):
             cluster.remove_node(nodes.pop(0), allow_graceful=graceful)
             nodes.append(cluster.add_node(num_cpus=1))
             num_gone += 1
         assert process.wait(_PATIENCE_S) == 0
-        assert num_gone >= 3
+        assert num_gone >= 2
     finally:
         ray.shutdown()
         cluster.shutdown()
