@@ -75,7 +75,7 @@ def send(number: int, *pids: int) -> None:
 
 @pytest.mark.parametrize("victim", ["driver", "everything", "driver, as a spot machine is told to go"])
 def test_driver_killed_again_and_again_until_the_job_is_done(job, tmp_path, victim: str):
-    """Some five moments each."""
+    """Two moments each at least, five as a rule."""
     rng, out = random.Random(victim), tmp_path / "out"
     ends = []
     for _ in range(40):
@@ -84,7 +84,7 @@ def test_driver_killed_again_and_again_until_the_job_is_done(job, tmp_path, vict
         before = num_parts(out)
         if wait_for_parts(out, before + 1, process):
             below = descendants(process.pid)  # all are there by now
-            wait_for_parts(out, before + rng.randrange(2, 16), process)
+            wait_for_parts(out, before + rng.randrange(2, 9), process)
             send(signal.SIGTERM if "told" in victim else signal.SIGKILL, process.pid)
             if victim == "everything":
                 send(signal.SIGKILL, *below)
@@ -93,7 +93,7 @@ def test_driver_killed_again_and_again_until_the_job_is_done(job, tmp_path, vict
             break
         assert not (out / "_SUCCESS").exists()
     assert set(ends[:-1]) == {130 if "told" in victim else -signal.SIGKILL}
-    assert len(ends) > 3
+    assert len(ends) > 2
     job.check(out)
 
 
