@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import tarfile
 from pathlib import Path
 
@@ -18,6 +19,9 @@ SHARED = REPOSITORY.parent / "shared"
 SAMPLE_DATA = REPOSITORY / "examples" / "data"
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # started in the background: what is started from here would ignore Ctrl-C, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,7 @@ def test_a_signal_ends_every_command_at_once(tmp_path, number):
             writing = os.open(tmp_path / "plan.json", os.O_WRONLY | os.O_NONBLOCK)
         time.sleep(0.01)
     process.send_signal(number)
-    _, said = process.communicate()
+    _, said = process.communicate(timeout=60)
     os.close(writing)
     assert process.returncode == 130
     assert "Traceback" not in said
