@@ -194,6 +194,7 @@ def test_drivers_that_were_killed_give_up_nothing(again):
     assert (receipt.failure, receipt.num_samples, receipt.finished) == (None, 61, True)
 
 
+@pytest.mark.slow
 def test_a_job_that_comes_to_its_end_leaves_no_marks_and_overwrite_clears_them(sample_data, tmp_path, monkeypatch):
     shard, out = make_tar(tmp_path / "a.tar", sample_members(2)), tmp_path / "out"
     assert label(str(shard), out, **options(sample_data, limit=1)).exit_code == 0

@@ -32,6 +32,7 @@ from pipeline.stages.decode import decode
 
 # What takes seconds an image, or half a gigabyte; the slow test runs them.
 LARGE = """
+    inception_v3
     vgg11 vgg13 vgg16 vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn timm/xception41
     resnet152 resnext101_32x8d resnext101_64x4d densenet161 densenet201
     efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_v2_m efficientnet_v2_l
