@@ -7,20 +7,14 @@ pinned to one ETag. Writes build the bytes first and publish them by one conditi
 from __future__ import annotations
 
 import functools
-import os
 import random
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
-import boto3
-from botocore import UNSIGNED
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -37,6 +31,7 @@ from urllib3.exceptions import HTTPError
 from pipeline.config import StorageConfig
 from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError, StoreUnavailable
 from pipeline.storage.base import Entry
+from pipeline.storage.s3_client import connect
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -51,7 +46,6 @@ _BACKOFF_S = 0.2
 _GIVE_UP_S = 120.0
 _READ_TIMEOUT_S = 60.0
 
-_AWS_HOST = re.compile(r"\.(amazonaws\.com(\.cn)?|api\.aws)$")
 _EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # answered with status 400
 _UNSUPPORTED = {"501", "NotImplemented"}
 _TORN = (
@@ -72,13 +66,6 @@ def split_uri(uri: str) -> tuple[str, str]:
     """``s3://bucket/key`` as (bucket, key)."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
-
-
-def _refuse_credentials(endpoint: str) -> None:
-    """Requests would carry them, and so would messages about requests."""
-    if "@" in endpoint:
-        host = endpoint.rpartition("@")[2]
-        raise StorageError(f"the S3 endpoint at {host} is given with credentials; they belong in AWS's own variables")
 
 
 def _code(error: BaseException | None) -> str:
@@ -161,37 +148,14 @@ class S3Store:
         """The client, made on first use in each process."""
         with self._lock:
             if self._client is None:
-                self._client = _translated("s3://", self._connect)
+                options = {
+                    "retries": {"mode": "standard", "max_attempts": _CLIENT_RETRIES},
+                    "max_pool_connections": _MAX_CONNECTIONS,
+                    "connect_timeout": 10,
+                    "read_timeout": _READ_TIMEOUT_S,
+                }
+                self._client = _translated("s3://", lambda: connect(self._config, options))
             return self._client
-
-    def _connect(self) -> S3Client:
-        options: dict[str, Any] = {
-            "retries": {"mode": "standard", "max_attempts": _CLIENT_RETRIES},
-            "max_pool_connections": _MAX_CONNECTIONS,
-            "connect_timeout": 10,
-            "read_timeout": _READ_TIMEOUT_S,
-        }
-        if self._config.no_sign_request:
-            options["signature_version"] = UNSIGNED
-        session = boto3.session.Session()
-        _refuse_credentials(self._config.s3_endpoint or "")
-        connect = functools.partial(
-            session.client,
-            "s3",
-            endpoint_url=self._config.s3_endpoint,
-            region_name=session.region_name or "us-east-1",
-        )
-        client: S3Client = connect(config=Config(**options))
-        endpoint = client.meta.endpoint_url  # from the option, AWS's variables, a profile, or AWS's own
-        _refuse_credentials(endpoint)
-        if not _AWS_HOST.search(urlsplit(endpoint).hostname or ""):
-            # Stores other than AWS often refuse trailing checksums (411) and virtual-host addresses.
-            options["s3"] = {"addressing_style": "path"}
-            if "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
-                options["request_checksum_calculation"] = "when_required"
-                options["response_checksum_validation"] = "when_required"
-            client = connect(config=Config(**options))
-        return client
 
     @property
     def readers(self) -> ThreadPoolExecutor:
