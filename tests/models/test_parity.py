@@ -68,15 +68,15 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory):
-    """For an architecture of SMALL, the run that it is in."""
+    """For an architecture, the run that it is in: shared with others of SMALL, or its own."""
     runs = {}
     images = {name: data for name, data in photographs().items() if name in FOUR}
 
     def get(arch):
-        group = SMALL.index(arch) % NUM_GROUPS
-        if group not in runs:
-            runs[group] = Run(SMALL[group::NUM_GROUPS], images, tmp_path_factory.mktemp("parity"))
-        return runs[group]
+        archs = (arch,) if arch in LARGE else tuple(SMALL[SMALL.index(arch) % NUM_GROUPS :: NUM_GROUPS])
+        if archs not in runs:
+            runs[archs] = Run(archs, images, tmp_path_factory.mktemp("parity"))
+        return runs[archs]
 
     return get
 
@@ -108,7 +108,7 @@ WRONG = [
     ("resnet50", {"resize_size": 256}),
     ("resnet18", {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}),
     ("densenet121", other_filter("densenet121")),
-    ("inception_v3", {"crop_size": 224, "resize_size": 256}),
+    pytest.param("inception_v3", {"crop_size": 224, "resize_size": 256}, marks=pytest.mark.slow),
     ("timm/legacy_xception", {"crop_pct": 0.875}),
     ("timm/legacy_xception", {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}),
     ("timm/legacy_xception", {"interpolation": "bilinear"}),
@@ -128,7 +128,7 @@ def test_a_wrong_recipe_fails(run_of, arch, changes):
     assert found.median > 2 * MEDIAN_ERROR, found
 
 
-@pytest.mark.parametrize("arch", ["googlenet", "inception_v3"])
+@pytest.mark.parametrize("arch", ["googlenet", pytest.param("inception_v3", marks=pytest.mark.slow)])
 def test_the_inputs_of_both_inceptions_are_transformed(run_of, arch):
     run = run_of(arch)
     network = run.seeded[arch].network
