@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 READY := $(VENV)/.ready
+TEST_PROCESSES ?= 2
 FUZZ_S ?= 60
 FUZZ ?= tar image part keys listing
 
@@ -42,7 +43,7 @@ lint: $(READY)
 	$(BIN)/lint-imports --no-logo
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
 test-all: lint
 	$(BIN)/python -m pytest

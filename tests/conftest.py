@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from pipeline.cli import main
 
 pytest_plugins = ["servers"]
 
@@ -63,3 +67,23 @@ def sample_members(count: int, start: int = 0) -> list[tuple[str, bytes]]:
     for number in range(start, start + count):
         members += [(f"{number:05d}.jpg", jpeg(number)), (f"{number:05d}.cls", str(number % 14).encode())]
     return members
+
+
+@pytest.fixture
+def shardlabel(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """The command line in this process, which has torch already: what came of it, as of a process of its own."""
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+
+    def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        arguments = ["shardlabel", *map(str, words)]
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", arguments)
+            patch.chdir(cwd or Path.cwd())
+            with pytest.raises(SystemExit) as left:
+                main()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, int(left.value.code or 0), said.out, said.err)
+
+    yield run
+    signal.signal(signal.SIGTERM, on_sigterm)

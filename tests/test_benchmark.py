@@ -85,6 +85,7 @@ def test_the_table_names_what_matters(measured, capsys):
     assert "bottleneck  the members' forward passes" in said
 
 
+@pytest.mark.slow
 def test_the_size_of_a_part_is_about_that_of_a_real_one(measured, sample_data, tmp_path):
     from pipeline import label
 

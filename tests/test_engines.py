@@ -202,6 +202,7 @@ class Talker:
         pass
 
 
+@pytest.mark.slow
 def test_a_second_try_that_says_less_is_heard_to_its_end(ray_engine, tmp_path):
     items = [{"number": number} for number in range(2)]
     work = Workload(partial(Talker, str(tmp_path)), {}, items, 1, False, 1, 1)

@@ -144,7 +144,8 @@ def test_ray_and_inline_give_the_same_rows(undisturbed, sample_data, tmp_path):
     assert sorted(os.listdir(tmp_path / "out/predictions")) == sorted(os.listdir(undisturbed / "predictions"))
 
 
-@pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_kill_minus_nine_then_the_same_command(undisturbed, sample_data, tmp_path, engine):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "pipeline", "label", str(sample_data), "--out", str(out), "-m", ALL]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from conftest import jpeg, make_tar
 
-from pipeline.cli import main
 from pipeline.errors import StorageError
 from pipeline.progress import Bar, Json, Plain
 from pipeline.safe_text import holds_secret, json_text, printable, redacted
@@ -39,16 +37,12 @@ def words(sample_data: Path) -> list[str]:
 
 
 @pytest.fixture
-def shardlabel(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def shardlabel(shardlabel):
     """The command line in this process: its exit code, and all that it said."""
 
     def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["shardlabel", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out + said.err
+        done = shardlabel(*arguments)
+        return done.returncode, done.stdout + done.stderr
 
     return run
 

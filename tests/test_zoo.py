@@ -44,12 +44,6 @@ def everything():
     return {card.name: card for card in zoo.browse()}
 
 
-def run(*words, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", *map(str, words)], capture_output=True, text=True, timeout=120, **options
-    )
-
-
 # -- looking --------------------------------------------------------------------------------------------
 
 
@@ -196,8 +190,8 @@ def test_nothing_is_written_of_a_file_that_does_not_fit(tmp_path):
 # -- on the command line --------------------------------------------------------------------------------
 
 
-def test_the_list_is_whole_when_piped(everything):
-    done = run("models")
+def test_the_list_is_whole_when_piped(everything, shardlabel):
+    done = shardlabel("models")
     assert done.returncode == 0
     assert not done.stderr
     lines = done.stdout.splitlines()
@@ -227,11 +221,11 @@ def test_a_narrow_terminal_gets_whole_lines():
     assert not any(".pth" in line for line in lines)
 
 
-def test_one_in_full():
-    done = run("models", "resnet50")
+def test_one_in_full(shardlabel):
+    done = shardlabel("models", "resnet50")
     for words in ("Deep Residual Learning", "2015", "-m resnet50@IMAGENET1K_V1", "80.86 %", "resnet50-11ad3fa6.pth"):
         assert words in done.stdout
-    told = json.loads(run("models", "resnet50", "--json").stdout)
+    told = json.loads(shardlabel("models", "resnet50", "--json").stdout)
     assert (told["name"], told["family"], told["num_params"], told["weights"]) == (
         "resnet50",
         "ResNet",
@@ -241,16 +235,16 @@ def test_one_in_full():
     assert [entry["weights"] for entry in told["published"]] == ["IMAGENET1K_V2", "IMAGENET1K_V1"]
 
 
-def test_fetch_on_the_command_line(tmp_path):
+def test_fetch_on_the_command_line(tmp_path, shardlabel):
     path = checkpoint(tmp_path / "weights.pth")
     name = f"{SMALL}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
     path.rename(tmp_path / name)
-    done = run("models", "fetch", SMALL, "--weights-dir", tmp_path, "--to", tmp_path / "target", "--json")
+    done = shardlabel("models", "fetch", SMALL, "--weights-dir", tmp_path, "--to", tmp_path / "target", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)[0]["uri"] == str(tmp_path / "target" / name)
-    wrong = run("models", "fetch", "resnet49", "--to", tmp_path / "target")
+    wrong = shardlabel("models", "fetch", "resnet49", "--to", tmp_path / "target")
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
-    assert run("models", "fetch", SMALL).returncode == 2
+    assert shardlabel("models", "fetch", SMALL).returncode == 2
 
 
 def test_measured_beside_published_accuracy(shared, tmp_path):

@@ -20,6 +20,7 @@ def parts(out: Path, folder: str = "predictions") -> set[str]:
     return {path.name for path in (out / folder).glob("*.parquet")}
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_until_it_is_done(job, tmp_path):
     """One output, killed at seeded moments, each time a little after it has gone on."""
     rng, out = random.Random(SEED), tmp_path / "out"
