@@ -10,28 +10,43 @@ from typing import Annotated, NoReturn, cast
 import typer
 
 from pipeline.cli import config, jobs, models, speed, trust
+from pipeline.cli.help import MAX_WIDTH, GroupedCommand, GroupedCommands
 from pipeline.cli.printing import say
 from pipeline.errors import ShardlabelError
 from pipeline.safe_text import printable, redacted
 
+_EXIT_CODES = """\b
+Exit codes:
+    0  done: every sample is labelled or quarantined
+    1  verify found a discrepancy, OUT could no longer be written, or a bug
+    2  the request is wrong; nothing was written
+    3  too many images are bad (--max-bad-rate)
+    4  some units could not be read; the same command tries them again
+  130  interrupted; what was published stays, and the same command goes on
+
+`shardlabel COMMAND --help` has the options and examples of each."""
+_JOBS, _RESULTS, _SETUP = "Jobs", "Results", "Around them"
+
 app = typer.Typer(
     name="shardlabel",
+    cls=GroupedCommands,
     help="Label millions of images offline: shards or loose images in, an ensemble of classifiers, Parquet out.",
+    epilog=_EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_WIDTH},
 )
-app.command(epilog=jobs.LABEL_EXAMPLES)(jobs.label)
-app.command()(speed.plan)
-app.command()(jobs.status)
-app.command()(jobs.verify)
-app.command()(trust.evaluate)
-app.command()(trust.calibrate)
-app.add_typer(models.models, name="models")
-app.add_typer(config.config, name="config")
-app.command()(speed.bench)
-app.command()(jobs.demo)
+app.command(cls=GroupedCommand, rich_help_panel=_JOBS, epilog=jobs.LABEL_EXAMPLES)(jobs.label)
+app.command(cls=GroupedCommand, rich_help_panel=_JOBS, epilog=speed.PLAN_EXAMPLES)(speed.plan)
+app.command(cls=GroupedCommand, rich_help_panel=_JOBS, epilog=jobs.STATUS_EXAMPLES)(jobs.status)
+app.command(cls=GroupedCommand, rich_help_panel=_JOBS, epilog=jobs.VERIFY_EXAMPLES)(jobs.verify)
+app.command(cls=GroupedCommand, rich_help_panel=_RESULTS, epilog=trust.EVALUATE_EXAMPLES)(trust.evaluate)
+app.command(cls=GroupedCommand, rich_help_panel=_RESULTS, epilog=trust.CALIBRATE_EXAMPLES)(trust.calibrate)
+app.add_typer(models.models, name="models", rich_help_panel=_SETUP)
+app.add_typer(config.config, name="config", rich_help_panel=_SETUP)
+app.command(cls=GroupedCommand, rich_help_panel=_SETUP, epilog=speed.BENCH_EXAMPLES)(speed.bench)
+app.command(cls=GroupedCommand, rich_help_panel=_SETUP, epilog=jobs.DEMO_EXAMPLE)(jobs.demo)
 
 # the base of all usage errors, which typer does not name in public
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
@@ -43,7 +58,7 @@ def main() -> NoReturn:
     # a spot machine's notice is no less orderly than Ctrl-C; a job at work takes both over
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="shardlabel", standalone_mode=False)
     except ShardlabelError as error:
         say(f"shardlabel: {error}")
         code = error.exit_code

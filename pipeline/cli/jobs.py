@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from pipeline.cli.completion import auto
+from pipeline.cli.help import BUDGETS, MACHINES, NETWORKS, ROWS, examples
 from pipeline.cli.options import (
     Anonymous,
     AsJson,
@@ -26,10 +28,15 @@ from pipeline.cli.options import (
 )
 from pipeline.cli.printing import print_json, print_rows, reasons, say, show
 
-LABEL_EXAMPLES = (
-    "Examples:  shardlabel label photos/ --out labels/ -m resnet50   |   shardlabel label "
-    "'s3://bucket/shard-{000..127}.tar' --out s3://bucket/labels -m resnet50,densenet121 -m half:vit_b_16*0.5"
+LABEL_EXAMPLES = examples(
+    "shardlabel label photos/ --out labels -m resnet50",
+    "shardlabel label 's3://bucket/{000..127}.tar' --out s3://bucket/labels \\\n"
+    "    -m resnet50,densenet121 -m half:vit_b_16*0.5",
+    "shardlabel label --config job.yaml --limit 1000",
 )
+STATUS_EXAMPLES = examples("shardlabel status labels", "shardlabel status s3://bucket/labels --plan plan.json --json")
+VERIFY_EXAMPLES = examples("shardlabel verify labels", "shardlabel verify s3://bucket/labels --deep")
+DEMO_EXAMPLE = examples("shardlabel demo --out demo --engine inline")
 
 
 def label(
@@ -62,49 +69,81 @@ def label(
     batch_size: BatchSize = None,
     decode: Decode = None,
     engine: Annotated[
-        Literal["ray", "inline"] | None, typer.Option(help="inline: in this process, without Ray.  [default: ray]")
+        Literal["ray", "inline"] | None,
+        typer.Option(help="inline: in this process, without Ray.  [default: ray]", rich_help_panel=MACHINES),
     ] = None,
     ray_address: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS", envvar="RAY_ADDRESS", help="A running cluster.  [default: Ray on this machine]"
+            metavar="ADDRESS",
+            envvar="RAY_ADDRESS",
+            help="A running cluster.  [default: Ray on this machine]",
+            rich_help_panel=MACHINES,
         ),
     ] = None,
     workers: Annotated[
-        str | None, typer.Option(metavar="auto|N", help="Labelers. auto: one per GPU, or one per machine.")
+        str | None,
+        typer.Option(
+            metavar="auto|N",
+            help="Labelers. auto: one per GPU, or one per machine.  [default: auto]",
+            rich_help_panel=MACHINES,
+            autocompletion=auto,
+        ),
     ] = None,
     decode_threads: DecodeThreads = None,
     rows_per_part: Annotated[
-        int | None, typer.Option(help="Samples in a part at most; fixed for the life of OUT.  [default: 10000]")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Samples in a part at most; fixed for the life of OUT.  [default: 10000]",
+            rich_help_panel=ROWS,
+        ),
     ] = None,
     keep: Annotated[
-        list[str] | None, typer.Option(metavar="NAMES", help="Fields of the samples (json, txt, ...) kept as columns.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES", help="Fields of the samples (json, txt, ...) kept as columns.", rich_help_panel=ROWS
+        ),
     ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="What `calibrate` saved for these members: scores that say how often they hold."
+            metavar="FILE",
+            help="What `calibrate` saved for these members: scores that say how often they hold.",
+            rich_help_panel=NETWORKS,
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Label only the first N samples.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Label only the first N samples.", rich_help_panel=ROWS)
+    ] = None,
     max_bad_rate: Annotated[
-        float | None, typer.Option(help="Stop when more of at least 1,000 samples are quarantined.  [default: 0.5]")
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="Stop when more of at least 1,000 samples are quarantined.  [default: 0.5]",
+            rich_help_panel=BUDGETS,
+        ),
     ] = None,
     max_failed_units: Annotated[
         str | None,
         typer.Option(
             metavar="auto|N",
             help="Stop when more units than this cannot be read. auto: 1 % of all, at least 100.  [default: auto]",
+            rich_help_panel=BUDGETS,
+            autocompletion=auto,
         ),
     ] = None,
     overwrite: Annotated[
-        bool | None, typer.Option("--overwrite", help="Replace an OUT made by a different job.")
+        bool | None,
+        typer.Option("--overwrite", help="Replace an OUT made by a different job.", rich_help_panel=ROWS),
     ] = None,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: Anonymous = None,
     progress: Annotated[
         Literal["auto", "bar", "plain", "json", "none"] | None,
-        typer.Option(help="auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout."),
+        typer.Option(
+            help="auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout.  [default: auto]"
+        ),
     ] = None,
     verbose: Annotated[bool | None, typer.Option("--verbose", "-v", help="Let Ray and the libraries talk.")] = None,
 ) -> int:
@@ -166,7 +205,12 @@ def verify(
         bool, typer.Option("--deep", help="Read every image again, and compare its hash with the one that was noted.")
     ] = False,
     workers: Annotated[
-        str, typer.Option(metavar="auto|N", help="Processes. auto: one per CPU, where there is work for so many.")
+        str,
+        typer.Option(
+            metavar="auto|N",
+            help="Processes. auto: one per CPU, where there is work for so many.",
+            autocompletion=auto,
+        ),
     ] = "auto",
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
@@ -202,7 +246,13 @@ def verify(
 def demo(
     out: Annotated[
         str | None,
-        typer.Option("--out", "-o", help="Where to write.  [default: ./shardlabel-demo]", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="Directory or s3:// prefix.  [default: shardlabel-demo]",
+            show_default=False,
+        ),
     ] = None,
     engine: Annotated[Literal["ray", "inline"], typer.Option(help="inline: in this process, without Ray.")] = "ray",
 ) -> int:

@@ -6,8 +6,17 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.help import examples
 from pipeline.cli.options import Anonymous, AsJson, Out, S3Endpoint
 from pipeline.cli.printing import print_json
+
+EVALUATE_EXAMPLES = examples(
+    "shardlabel evaluate labels", "shardlabel evaluate s3://bucket/labels --truth truth.csv --json"
+)
+CALIBRATE_EXAMPLES = examples(
+    "shardlabel calibrate labels --truth truth.csv --save cal.json",
+    "shardlabel label photos/ --out calibrated -m resnet50 --calibration cal.json",
+)
 
 TruthFile = Annotated[
     str | None,
