@@ -78,7 +78,7 @@ Compile = Annotated[
     bool | None,
     typer.Option(
         "--compile/--no-compile",
-        help="Run members through torch.compile.  [default: no-compile]",
+        help="Run members through torch.compile.  [default: no]",
         rich_help_panel=MACHINES,
     ),
 ]
