@@ -30,10 +30,10 @@ from pipeline.cli.printing import print_json
 PLAN_EXAMPLES = examples(
     "shardlabel plan 's3://bucket/{000..127}.tar' \\\n    --workers 8 --price-per-hour 2.5",
     "shardlabel plan photos/ --no-measure",
-    "shardlabel plan photos/ -m resnet50 --json > plan.json    # for status --plan",
+    "shardlabel plan photos/ -m resnet50 --json > plan.json  # for status --plan",
 )
 BENCH_EXAMPLES = examples(
-    "shardlabel bench                                  # the sample data and networks",
+    "shardlabel bench    # the sample data and networks",
     "shardlabel bench photos/ -m resnet50,densenet121 --precision mixed",
 )
 _INPUT = "As for `label`: tar, directory, glob, brace range, s3:// key or prefix, or @list.txt."
