@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from pipeline.errors import RequestError, StorageError
@@ -23,7 +25,6 @@ ListFormat = Literal["csv", "label-studio", "fiftyone"]
 
 _FIFTYONE_LABELS = "labels.json"
 _CHOICE = "choice"
-_IMAGES = {"csv": "images", "label-studio": "images", "fiftyone": "data"}
 _SERVED_FROM = "/data/local-files/?d="  # Label Studio's own server of files below its document root
 _SIGNATURES = (
     (b"\xff\xd8\xff", "jpg"),
@@ -65,9 +66,15 @@ class Worklist:
         self._with_labels = with_labels
         self._model_version = model_version
         self._storage = storage
-        place = place.rstrip("/")
-        self._folder = place if kind == "fiftyone" else place.rpartition("/")[0]
-        self.file = join(place, _FIFTYONE_LABELS) if kind == "fiftyone" else place
+        if kind == "fiftyone":
+            self._folder, self._images = place.rstrip("/"), "data"
+            self.file = join(place, _FIFTYONE_LABELS)
+        else:
+            self._folder, _, name = place.rpartition("/")
+            self._images = f"{name.removesuffix('.csv').removesuffix('.json')}-images"
+            self.file = place
+            if not name or os.path.isdir(place):
+                raise RequestError(f"--save {place}: is a folder; name a file in it, or use --format fiftyone")
         if self._exists(self.file):
             raise RequestError(
                 f"--save {self.file}: is there already, and may hold somebody's truth; move it away, or name another"
@@ -86,7 +93,7 @@ class Worklist:
             RequestError: It cannot be written.
         """
         content = (row.sha256 or "")[:12]
-        name = f"{_IMAGES[self._kind]}/{number:06d}-{content}.{_extension(image)}"
+        name = f"{self._images}/{number:06d}-{content}.{_extension(image)}"
         try:
             self._storage.replace(join(self._folder, name), image)
         except StorageError as error:
@@ -154,7 +161,7 @@ class Worklist:
         for row, image in rows:
             if image is None:
                 continue
-            served = join(self._folder, image) if self._folder.startswith("s3://") else _SERVED_FROM + image
+            served = join(self._folder, image) if self._folder.startswith("s3://") else _SERVED_FROM + quote(image)
             data = {"image": served, "shard": row.shard, "key": row.key, "index": row.index, "sha256": row.sha256}
             task: dict[str, Any] = {"data": data}
             if self._with_labels:

@@ -196,8 +196,7 @@ def _content_hashes(sha256: pa.ChunkedArray, seed: int, own_N: Array) -> Array:
     known_N = sha256.is_valid().to_numpy()
     digits = pc.utf8_slice_codeunits(sha256.fill_null("0" * 16), 0, 16).to_pylist()
     words_N = np.array([int(word, 16) for word in digits], np.uint64)
-    found_N: Array = np.where(known_N, _mixed(words_N ^ _word(f"{seed}\ncontent")), own_N)
-    return found_N
+    return np.where(known_N, _mixed(words_N ^ _word(f"{seed}\ncontent")), own_N)
 
 
 def _word(text: str) -> np.uint64:
@@ -212,4 +211,5 @@ def _mixed(words_N: Array) -> Array:
     """
     words_N = (words_N ^ (words_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words_N = (words_N ^ (words_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words_N ^ (words_N >> np.uint64(31))
+    mixed_N: Array = words_N ^ (words_N >> np.uint64(31))
+    return mixed_N
