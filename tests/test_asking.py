@@ -22,7 +22,7 @@ NAMES = [*(f"thing {number}" for number in range(12)), 'a "crane" & <co>', 'a "c
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, sample_data):
-    """Two shards whose images have the same keys, and a third with one of the images once more; its names have doubles."""
+    """Two shards whose images have the same keys, and a third with one of them once more; two classes have one name."""
     folder = tmp_path_factory.mktemp("asking")
     names = folder / "names.json"
     names.write_text(json.dumps(NAMES))
