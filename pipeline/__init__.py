@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.accuracy import evaluate
+    from pipeline.asking import review, sample
     from pipeline.audit import verify
     from pipeline.benchmark import bench
     from pipeline.calibrating import calibrate
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.job import label
     from pipeline.survey import status
 
-__all__ = ["bench", "calibrate", "evaluate", "label", "plan", "status", "verify"]
+__all__ = ["bench", "calibrate", "evaluate", "label", "plan", "review", "sample", "status", "verify"]
 
 _HOMES = {
     "bench": "pipeline.benchmark",
@@ -29,6 +30,8 @@ _HOMES = {
     "evaluate": "pipeline.accuracy",
     "label": "pipeline.job",
     "plan": "pipeline.forecast",
+    "review": "pipeline.asking",
+    "sample": "pipeline.asking",
     "status": "pipeline.survey",
     "verify": "pipeline.audit",
 }
