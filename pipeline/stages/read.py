@@ -18,7 +18,7 @@ import itertools
 import os
 import re
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Container, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
@@ -65,6 +65,8 @@ class UnitReader:
         cursor: Where to start.
         keep: Fields to copy through.
         payloads: False to list samples without reading what is in them.
+        wanted: Indices of the samples whose content is wanted, where those of a tar are not all; the others come
+            without, and their bytes are passed over.
 
     Raises while iterating:
         StorageError: The unit cannot be read (any further).
@@ -78,12 +80,14 @@ class UnitReader:
         keep: tuple[str, ...] = (),
         *,
         payloads: bool = True,
+        wanted: Container[int] | None = None,
     ) -> None:
         self.unit = unit
         self._storage = storage
         self._cursor = cursor or Cursor()
         self._keep = keep
         self._payloads = payloads
+        self._wanted = wanted
         self.bytes_done = 0
         self.compressed = False  # known once the first item is out
 
@@ -109,7 +113,7 @@ class UnitReader:
             self.compressed = walk.compressed
             if cursor.compressed:
                 walk.skip_to(cursor.offset)
-            for item in _Grouping(walk, cursor.index, self._keep, payloads=self._payloads):
+            for item in _Grouping(walk, cursor.index, self._keep, payloads=self._payloads, wanted=self._wanted):
                 self.bytes_done = stream.position
                 yield item
         finally:
@@ -203,11 +207,14 @@ class _Group:
 class _Grouping:
     """Groups the members of an archive into samples."""
 
-    def __init__(self, walk: TarWalk, index: int, keep: tuple[str, ...], *, payloads: bool) -> None:
+    def __init__(
+        self, walk: TarWalk, index: int, keep: tuple[str, ...], *, payloads: bool, wanted: Container[int] | None
+    ) -> None:
         self._walk = walk
         self._index = index
         self._keep = keep
         self._payloads = payloads
+        self._wanted = wanted
 
     def __iter__(self) -> Iterator[Sample | ShardEvent]:
         group: _Group | None = None
@@ -239,7 +246,7 @@ class _Grouping:
     def _add(self, group: _Group, member: Member, field: str, *, solo: bool) -> None:
         group.fields[field] = None
         group.num_bytes += member.num_bytes
-        if not self._payloads:
+        if not self._payloads or (self._wanted is not None and group.sample.index not in self._wanted):
             return
         if solo or is_image_name(field):
             self._add_image(group, member)
@@ -261,6 +268,7 @@ class _Grouping:
         group.image_name = member.name
         sample = group.sample
         sample.image, sample.reason, sample.message = None, None, ""
+        sample.image_name = member.name
         sample.num_bytes = member.num_bytes
         if member.num_bytes == 0:
             sample.reason, sample.message = Reason.EMPTY, "the image is empty"
