@@ -117,7 +117,7 @@ def label(
         if str(words.get(name, "")).isdigit():
             words[name] = int(words[name])
     settings = label_config(words, config)
-    _quiet(verbose=settings.verbose)
+    quiet(verbose=settings.verbose)
     summary = run_label(settings)
     if settings.progress not in {"json", "none"}:
         _show_summary(summary)
@@ -208,11 +208,12 @@ def demo(
     """Label the sample photographs that ship with shardlabel. No network, about a minute."""
     from pipeline.cli.demo import run_demo
 
-    _quiet(verbose=False)
+    quiet(verbose=False)
     return run_demo(out or "shardlabel-demo", engine)
 
 
-def _quiet(*, verbose: bool) -> None:
+def quiet(*, verbose: bool) -> None:
+    """Let libraries talk, or only of errors."""
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
 
 

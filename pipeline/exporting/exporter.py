@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import StorageConfig
-from pipeline.errors import ObjectDamaged, StorageError
+from pipeline.errors import Interrupted, ObjectDamaged, PublishError, StorageError
 from pipeline.exporting.formats import WRITERS, Destination, Row, csv_file
 from pipeline.exporting.images import Image, Wanted, read_images
 from pipeline.exporting.rows import READ_COLUMNS, exported_rows
@@ -57,14 +57,6 @@ class ExporterConfig:
     storage: StorageConfig
 
 
-class _Unwritable(Exception):
-    """TO cannot be written."""
-
-
-class _Stopped(Exception):
-    """Somebody asked for a stop."""
-
-
 class Exporter:
     """Exports units. Safe to call from several threads."""
 
@@ -99,9 +91,9 @@ class Exporter:
             for part in parts:
                 yield from self._part(unit, part, receipt, stopping)
             receipt.finished = True
-        except _Stopped:
+        except Interrupted:
             pass
-        except _Unwritable as error:
+        except PublishError as error:
             receipt.failure, receipt.message = UNWRITABLE, str(error)
         except StorageError as error:
             receipt.failure, receipt.message = failure_reason(error) or UNAVAILABLE, str(error)
@@ -112,22 +104,22 @@ class Exporter:
         selected = self._target.selected(name)
         table = self._rows(part, selected)
         done = receipt.num_samples
+        omitted: list[dict[str, Any]] = []
         if self._config.format == "csv":
             path, data = csv_file(name, table)
             self._put(path, data)
-            files, omitted = {path: table.num_rows}, []
+            files = {path: table.num_rows}
         else:
             to = Destination(
                 name, self._put, self._pool, loose=unit.kind == UnitKind.SLICE, class_names=self._config.class_names
             )
             writer = WRITERS[self._config.format](to)
-            omitted = []
             ticked = time.monotonic()
             shared = dict(zip(selected["index"].to_pylist(), selected["shared"].to_pylist(), strict=True))
             rows = {row["index"]: row for row in table.to_pylist()}
             for found in self._images(unit, part, rows):
                 if stopping():
-                    raise _Stopped
+                    raise Interrupted("asked to stop")
                 if isinstance(found, Image):
                     writer.add(found, rows[found.index], shared=shared[found.index])
                 else:
@@ -167,13 +159,13 @@ class Exporter:
         try:
             self._target.put(path, data)
         except StorageError as error:
-            raise _Unwritable(f"--to cannot be written: {error}") from error
+            raise PublishError(f"--to cannot be written: {error}") from error
 
     def _commit(self, name: str, record: Mapping[str, Any]) -> None:
         try:
             self._target.commit(name, record)
         except StorageError as error:
-            raise _Unwritable(f"--to cannot be written: {error}") from error
+            raise PublishError(f"--to cannot be written: {error}") from error
 
 
 class ExportWorker:

@@ -27,7 +27,8 @@ from pipeline.stages.read import is_image_name
 
 MAX_FILE_BYTES = 256 << 20
 _ROWS_PER_GROUP = 100  # of images: what `datasets` reads at once for one row
-_PLAIN_FIELD = re.compile(r"[a-z0-9][a-z0-9_.-]{0,31}")
+_PLAIN_FIELD = re.compile(r"[a-z0-9][a-z0-9_.]{0,31}")
+_TAR_NAME = re.compile(r".*-([^-/]+)-\d{3,}\.tar")
 _UNKNOWN_FIELD = "img"
 _WRITES_AT_ONCE = 8
 
@@ -84,7 +85,7 @@ class Destination:
         return folder + slash + (base.rpartition(".")[0] or base)
 
     def extension(self, name: str) -> str:
-        """An image's extension in lower case: of a member of a tar all that follows the first dot, as WebDataset has it.
+        """An image's extension in lower case; of a member of a tar, as in WebDataset, what follows the first dot.
 
         Args:
             name: Of the member or file.
@@ -143,6 +144,12 @@ class TarWriter:
         for field in sorted(self._open):
             self._close(field)
         return self._files
+
+
+def tar_kind(path: str) -> str | None:
+    """The extension of the images in a tar, by its name; None for other files."""
+    match = _TAR_NAME.fullmatch(path)
+    return match[1] if match else None
 
 
 class _Tar:

@@ -82,7 +82,9 @@ def read_images(
         bad = Omission.MISSING if data is None else Omission.CHANGED
         yield index, bad
     if wanted and not num_good:
-        raise ObjectChanged(f"{unit.uri}: none of {len(wanted)} images is there as it was labelled ({bad}); label it again")
+        raise ObjectChanged(
+            f"{unit.uri}: none of {len(wanted)} images is there as it was labelled ({bad}); label it again"
+        )
 
 
 def _loose(unit: Unit, storage: Storage, wanted: Mapping[int, Wanted]) -> Iterator[tuple[int, str, bytes | None]]:
@@ -104,9 +106,7 @@ def _loose(unit: Unit, storage: Storage, wanted: Mapping[int, Wanted]) -> Iterat
                 future.cancel()
 
 
-def _settled(
-    index: int, future: Future[bytes | None], wanted: Mapping[int, Wanted]
-) -> tuple[int, str, bytes | None]:
+def _settled(index: int, future: Future[bytes | None], wanted: Mapping[int, Wanted]) -> tuple[int, str, bytes | None]:
     return index, wanted[index].key, future.result()
 
 

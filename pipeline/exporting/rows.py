@@ -92,8 +92,7 @@ def card_features(class_names: Sequence[str], *, image: bool) -> list[dict[str, 
     """The same for the front matter of a dataset card."""
     names = {str(index): name for index, name in enumerate(class_names)}
     found: list[dict[str, Any]] = [{"name": "image", "dtype": "image"}] if image else []
-    for field in ROWS:
-        found.append({"name": field.name, "dtype": _dtype(field.type)})
+    found += [{"name": field.name, "dtype": _dtype(field.type)} for field in ROWS]
     found[int(image)]["dtype"] = {"class_label": {"names": names}}
     return found
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import duckdb
 import numpy as np
@@ -303,8 +303,8 @@ class Selection:
         return PartSelection(self._parts[table["part"][0].as_py()], table.drop_columns(["part"]))
 
     def _number(self, query: str) -> int:
-        row: Any = self._db.sql(query).fetchone()
-        return int(row[0])
+        ((number,),) = self._db.sql(query).fetchall()
+        return int(number)
 
     def _count(self, name: str, images: int) -> None:
         self.rejected[name] += images

@@ -9,7 +9,7 @@
       export.json                  what was asked for, where it comes from, and what was selected
       plan/part-*.parquet          what is selected of each part of the source, and plan/parts.json, written last
       metadata/part-*.parquet      for loose files: what is known of those of a part
-      commits/part-*.json          a part is exported: its files, and what of it could not be; publishing it is the commit
+      commits/part-*.json          the commit of a part: its files, and what of it could not be exported
       _SUCCESS                     JSON: files with row counts; written last
 
 Names are a function of the export's fingerprint and the part of the source.
@@ -90,14 +90,24 @@ class Target:
         """
         version, owner = self.ledger.version(EXPORT), self.ledger.read_json(EXPORT)
         is_own = owner is not None and owner.get("fingerprint") == self.fingerprint
-        if is_own:
-            return
-        if owner is not None and not overwrite:
-            raise OutputError(f"--to {self.ledger.out}: another export has just begun there; choose another --to")
-        if not self.ledger.write_over(EXPORT, to_json(dict(content)), version):
-            raise OutputError(f"--to {self.ledger.out}: another export has just begun there; choose another --to")
-        if owner is not None:
+        replaces = owner is not None and (owner.get("replaces", False) if is_own else True)
+        if not is_own:
+            raced = owner is not None and not overwrite
+            if raced or not self.ledger.write_over(EXPORT, to_json({**content, "replaces": replaces}), version):
+                raise OutputError(f"--to {self.ledger.out}: another export has just begun there; choose another --to")
+        if replaces:  # again, where whoever took the place over was killed in the middle
             self._clear()
+
+    def about(self) -> dict[str, Any]:
+        """What ``export.json`` holds.
+
+        Raises:
+            OutputError: It cannot be read.
+        """
+        found = self.ledger.read_json(EXPORT)
+        if found is None or found.get("fingerprint") != self.fingerprint:
+            raise OutputError(f"--to {self.ledger.out}: another export has taken it over; choose another --to")
+        return found
 
     def _clear(self) -> None:
         """Remove what another export has left, commits first."""
@@ -147,7 +157,7 @@ class Target:
 
     def name(self, part: PartName) -> str:
         """What is called after a part of the source, without extension."""
-        return str(PartName(self.fingerprint, part.unit_id, part.part, part.last)).removesuffix(".parquet")
+        return str(PartName(self.fingerprint, part.unit_id, part.part, last=False)).removesuffix(".parquet")
 
     def write_plan(self, selections: Iterable[tuple[PartName, pa.Table]]) -> dict[str, int]:
         """Publish what is selected of each part, and then that this is all.
