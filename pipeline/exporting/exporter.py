@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import StorageConfig
-from pipeline.errors import Interrupted, ObjectDamaged, PublishError, StorageError
+from pipeline.errors import Interrupted, ObjectChanged, ObjectDamaged, PublishError, StorageError
 from pipeline.exporting.formats import WRITERS, Destination, Row, csv_file
 from pipeline.exporting.images import Image, Wanted, read_images
 from pipeline.exporting.rows import READ_COLUMNS, exported_rows
@@ -101,6 +101,7 @@ class Exporter:
 
     def _part(self, unit: Unit, part: PartName, receipt: Receipt, stopping: Callable[[], bool]) -> Iterator[Receipt]:
         name = self._target.name(part)
+        self._target.check_owner()
         selected = self._target.selected(name)
         table = self._rows(part, selected)
         done = receipt.num_samples
@@ -163,7 +164,12 @@ class Exporter:
 
     def _commit(self, name: str, record: Mapping[str, Any]) -> None:
         try:
-            self._target.commit(name, record)
+            try:
+                self._target.commit(name, record)
+            except ObjectChanged:
+                for path in record["files"]:  # somebody else's place by now
+                    self._target.take_back(path)
+                raise
         except StorageError as error:
             raise PublishError(f"--to cannot be written: {error}") from error
 

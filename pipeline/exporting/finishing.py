@@ -72,6 +72,8 @@ def finish(source: Source, target: Target, about: Mapping[str, Any], found: Tota
         StorageError: The place cannot be read or written.
     """
     names = source.class_names
+    if about["replaces"]:
+        _remove_strays(target, found, parts)
     target.put(CLASSES, "".join(f"{' '.join(name.splitlines())}\n" for name in names).encode())
     if about["asked"]["format"] == "imagefolder":
         target.put(f"{DATA}/metadata.parquet", _joined(target, parts, names))
@@ -85,6 +87,17 @@ def finish(source: Source, target: Target, about: Mapping[str, Any], found: Tota
         "files": found.files,
     }
     target.put(SUCCESS, to_json(content, None))
+
+
+def _remove_strays(target: Target, found: Totals, parts: Sequence[str]) -> None:
+    """Remove what exporters of the export that was replaced have written since."""
+    expected = set(found.files)
+    for name in parts if any(path.startswith(f"{METADATA}/") for path in expected) else ():
+        column = target.ledger.read_part(METADATA, f"{name}.parquet", ["file_name"])["file_name"]
+        expected.update(f"{DATA}/{path}" for path in column.to_pylist())
+    for name in target.ledger.names(DATA):
+        if f"{DATA}/{name}" not in expected:
+            target.take_back(f"{DATA}/{name}")
 
 
 def _joined(target: Target, parts: Sequence[str], class_names: Sequence[str]) -> bytes:

@@ -8,9 +8,11 @@ import functools
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
+
+import duckdb
 
 from pipeline.config import fingerprint, parse_config
 from pipeline.engines import InlineEngine, RayEngine
@@ -105,39 +107,55 @@ def _select(
         RequestError: Nothing is selected, or a promise cannot be made.
     """
     promise: Promise | None = None
-    with Selection(config, source, truth) as selection:
-        try:
-            selection.read()
-        except StorageError as error:
-            raise OutputError(f"{error}; `shardlabel verify` says what to do about it") from error
+    with _selection(config, source, truth) as selection:
+        selection.read()
         if config.target_precision is not None:
-            promise = _promise(config, selection)
+            promise = _promise(config, selection, truth)
         classes = selection.choose()
         if not classes:
             raise RequestError(
                 f"{source.ledger.out}: none of {selection.labelled:,} images passes: {_reasons(selection.rejected)}"
             )
+        about_truth = dataclasses.asdict(selection.truth_counts) if truth is not None else None
         content = _about(config, source, target, asked, promise) | {
+            "truth": about_truth,
             "selection": {
                 "labelled": selection.labelled,
                 "rejected": dict(selection.rejected),
                 "selected": sum(row.images for row in classes),
                 "num_classes": len(source.class_names),
                 "classes": [{"name": source.class_names[row.label]} | dataclasses.asdict(row) for row in classes],
-            }
+            },
         }
         target.claim(content, overwrite=config.overwrite)
         return target.write_plan((part.name, part.rows) for part in selection.parts())
 
 
-def _promise(config: ExportConfig, selection: Selection) -> Promise:
+@contextlib.contextmanager
+def _selection(config: ExportConfig, source: Source, truth: Truth | None) -> Iterator[Selection]:
+    """A selection whose errors are those of the request.
+
+    Raises:
+        OutputError: The output cannot be read, or there is no room to sort it in.
+    """
+    try:
+        with Selection(config, source, truth) as selection:
+            yield selection
+    except StorageError as error:
+        raise OutputError(f"{error}; `shardlabel verify` says what to do about it") from error
+    except duckdb.Error as error:
+        raise OutputError(f"nothing could be selected (is there room in TMPDIR?): {error}") from error
+
+
+def _promise(config: ExportConfig, selection: Selection, truth: Truth | None) -> Promise:
     assert config.target_precision is not None
     promise = selection.promise(config.target_precision, config.delta)
     if promise.threshold is None:
+        complaints = "".join(f"; {line}" for line in selection.truth_counts.complaints) if truth is not None else ""
         raise RequestError(
             f"a precision of {config.target_precision:g} cannot be promised at delta {config.delta:g} with "
             f"{promise.num_truths:,} truths: at least {promise.missing:,} more are needed, drawn at random from what "
-            "the other filters leave; nothing was exported"
+            f"the other filters leave; nothing was exported{complaints}"
         )
     return promise
 
@@ -166,7 +184,6 @@ def _about(
             "complete": source.complete,
             "inputs": source.job.get("inputs", []),
         },
-        "truth": None if config.target_precision is None else config.truth or "the samples' .cls",
         "promise": None if promise is None else dataclasses.asdict(promise),
     }
 

@@ -8,6 +8,7 @@ database on disk (DuckDB), which sorts and groups more rows than memory holds; s
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import tempfile
 from collections import Counter, deque
@@ -27,10 +28,11 @@ from pipeline.ledger import PREDICTIONS
 from pipeline.machine import available_memory_bytes, num_local_cpus
 from pipeline.parts import PartName
 from pipeline.trust.promise import Promise, certify, certifying
-from pipeline.trust.truth import Truth
+from pipeline.trust.truth import Truth, TruthCounts
 
 DUPLICATE, TARGET_PRECISION, MAX_PER_CLASS = "duplicate", "target_precision", "max_per_class"
 _READ_AHEAD = 8
+_EXAMPLES = 3  # of keys that are not known
 _BATCH_ROWS = 100_000
 _MEMORY_SHARE = 0.4  # of what is free; the rest is for what is read meanwhile
 _LEAST_MEMORY_BYTES = 256 << 20
@@ -215,6 +217,22 @@ class Selection:
         self._times_T += np.bincount(rows_B[rows_B >= 0], minlength=len(self._times_T))
         labels_T = np.append(self._truth.labels_T, np.int32(-1))
         return rows_B, labels_T[rows_B]
+
+    @property
+    def truth_counts(self) -> TruthCounts:
+        """What became of the truth file.
+
+        Only to be asked for where there is one.
+        """
+        assert self._truth is not None
+        lost = np.flatnonzero(self._times_T == 0)
+        return dataclasses.replace(
+            self._truth.counts,
+            used=int((self._times_T == 1).sum()),
+            unknown_keys=len(lost),
+            unknown_key_examples=tuple(self._truth.keys.take(pa.array(lost[:_EXAMPLES])).to_pylist()),
+            ambiguous_keys=int((self._times_T > 1).sum()),
+        )
 
     # -- all images at once ---------------------------------------------------------------------------
 

@@ -214,6 +214,14 @@ class Target:
         """
         self._storage.replace(self.ledger.uri(path), data)
 
+    def take_back(self, path: str) -> None:
+        """Remove a file of the dataset.
+
+        Raises:
+            StorageError: It cannot be removed.
+        """
+        self._storage.delete(self.ledger.uri(path))
+
     def commit(self, name: str, record: Mapping[str, Any]) -> None:
         """Declare a part exported.
 
