@@ -20,7 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipeline.exporting.images import Image
-from pipeline.exporting.names import file_stem, sample_key
+from pipeline.exporting.names import file_stem, sample_key, without_extension
 from pipeline.exporting.rows import IMAGE, ROWS, features, plain
 from pipeline.exporting.target import DATA, METADATA
 from pipeline.stages.read import is_image_name
@@ -79,10 +79,7 @@ class Destination:
 
     def stem(self, key: str) -> str:
         """A key without the extension that it may have."""
-        if not self.loose:
-            return key
-        folder, slash, base = key.rpartition("/")
-        return folder + slash + (base.rpartition(".")[0] or base)
+        return without_extension(key) if self.loose else key
 
     def extension(self, name: str) -> str:
         """An image's extension in lower case; of a member of a tar, as in WebDataset, what follows the first dot.

@@ -19,6 +19,7 @@ from pipeline.engines import InlineEngine, RayEngine
 from pipeline.errors import EngineError, InputError, OutputError, PublishError, RequestError, StorageError
 from pipeline.exporting.exporter import UNITS_AT_ONCE, ExporterConfig, ExportWorker
 from pipeline.exporting.finishing import Totals, finish
+from pipeline.exporting.names import file_stem
 from pipeline.exporting.selection import ClassCount, Selection
 from pipeline.exporting.settings import ExportConfig, Format
 from pipeline.exporting.source import Source, check_place, open_source
@@ -77,7 +78,7 @@ def run_export(config: ExportConfig, reporter: Reporter | None = None) -> Export
         if plan is None:
             shown.note(f"selecting from {source.ledger.out}")
             plan = _select(config, source, target, truth, asked)
-        target.sweep()
+        target.sweep(map(file_stem, source.class_names) if config.format == "imagefolder" else ())
         about = target.about()
         summary = _run(config, source, target, plan, about, shown)
         shown.finish(summary.to_dict())

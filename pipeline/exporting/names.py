@@ -28,6 +28,12 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def without_extension(key: str) -> str:
+    """A path without its last extension; a name that begins with its only dot stays as it is."""
+    folder, slash, base = key.rpartition("/")
+    return folder + slash + (base.rpartition(".")[0] or base)
+
+
 def file_stem(text: str, *, dots: bool = True) -> str:
     """A key or a class name as one name of a file or directory, without extension.
 

@@ -22,11 +22,13 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from pipeline.exporting.names import without_extension
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
 from pipeline.ledger import PREDICTIONS
 from pipeline.machine import available_memory_bytes, num_local_cpus
 from pipeline.parts import PartName
+from pipeline.records import UnitKind
 from pipeline.trust.promise import Promise, certify, certifying
 from pipeline.trust.truth import Truth, TruthCounts
 
@@ -65,7 +67,7 @@ class PartSelection:
     Attributes:
         name: Of the part of predictions.
         rows: The columns ``index``, ascending; ``copies``; and ``shared``, whether another selected image of the class
-            has the same key, up to capital letters.
+            has the same key, up to capital letters and the extensions of loose images.
     """
 
     name: PartName
@@ -90,6 +92,7 @@ class Selection:
         self._source = source
         self._truth = truth
         self._parts = [name for _, name in source.parts()]
+        self._loose = {unit.id for unit in source.units if unit.kind == UnitKind.SLICE}
         self.labelled = 0
         self.rejected: Counter[str] = Counter()
         self._times_T = np.zeros(0 if truth is None else len(truth.labels_T), np.int64)
@@ -111,7 +114,7 @@ class Selection:
         )
         self._db.execute(
             "CREATE TABLE found (part INTEGER, shard INTEGER, key VARCHAR, idx BIGINT, sha256 BLOB, label INTEGER, "
-            "score FLOAT, truth_row BIGINT, truth INTEGER)"
+            "score FLOAT, truth_row BIGINT, truth INTEGER, name VARCHAR)"
         )
         return self
 
@@ -183,8 +186,18 @@ class Selection:
             "score": table["score"],
             "truth_row": rows_B,
             "truth": truth_B,
+            "name": self._names(number, table),
         }
         return pa.table(columns).filter(pa.array(passes_B))
+
+    def _names(self, number: int, table: pa.Table) -> pa.Array:
+        """What an image's file is called, but for how that is written; nothing where no file is made of one image."""
+        if self._config.format != "imagefolder":
+            return pa.nulls(len(table), pa.string())
+        keys = table["key"].to_pylist()
+        if self._parts[number].unit_id in self._loose:
+            keys = [without_extension(key) for key in keys]
+        return pa.array([key.lower() for key in keys], pa.string())
 
     def _rejections(self, table: pa.Table) -> Iterator[tuple[str, Array]]:
         """Each filter that was asked for, and the images that it rejects. NaN is rejected by all."""
@@ -274,7 +287,7 @@ class Selection:
             place = f"row_number() OVER (PARTITION BY label ORDER BY score DESC, {_ORDER})"
         if config.max_per_class is not None:
             most = f" QUALIFY place <= {config.max_per_class}"
-        self._db.execute(f"CREATE TABLE chosen AS SELECT part, idx, key, label, {place} AS place FROM kept{most}")
+        self._db.execute(f"CREATE TABLE chosen AS SELECT part, idx, name, label, {place} AS place FROM kept{most}")
         self._db.execute("DROP TABLE kept")
         if config.max_per_class is not None:
             self._count(MAX_PER_CLASS, left - self._number("SELECT count(*) FROM chosen"))
@@ -298,7 +311,7 @@ class Selection:
         """What is selected, part by part; parts of which nothing is are left out."""
         shared = "false"
         if self._config.format == "imagefolder":
-            shared = "count(*) OVER (PARTITION BY label, lower(key)) > 1"
+            shared = "count(*) OVER (PARTITION BY label, name) > 1"
         reader = self._db.sql(
             f"SELECT part, idx AS index, ({self._copies()})::INTEGER AS copies, {shared} AS shared "
             f"FROM {self._sized()} ORDER BY part, idx"

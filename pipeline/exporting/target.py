@@ -139,9 +139,13 @@ class Target:
         if owner != self.fingerprint:
             raise ObjectChanged(f"{uri}: another export has taken this place over (--overwrite)")
 
-    def sweep(self) -> None:
-        """Remove what killed writers have left half-written."""
-        for folder in ("", PLAN, COMMITS, METADATA, DATA):
+    def sweep(self, class_folders: Iterable[str]) -> None:
+        """Remove what killed writers have left half-written.
+
+        Args:
+            class_folders: Names of folders in ``data``.
+        """
+        for folder in ("", PLAN, COMMITS, METADATA, DATA, *(f"{DATA}/{name}" for name in class_folders)):
             self._storage.sweep(self.ledger.uri(folder))
 
     def finished(self) -> dict[str, Any] | None:
