@@ -374,7 +374,7 @@ def test_a_promise_is_recorded(labelled, tmp_path):
     about = json.loads((tmp_path / "to" / "export.json").read_text())
     assert about["promise"]["threshold"] == summary.threshold
     frame = pd.concat(map(pd.read_csv, (tmp_path / "to" / "data").iterdir()))
-    assert frame["score"].min() >= np.float32(summary.threshold)
+    assert np.float32(frame["score"].min()) >= np.float32(summary.threshold)
     assert summary.rejected["target_precision"] > 0
     assert "0.7 of the labels are right" in (tmp_path / "to" / "README.md").read_text()
 
