@@ -129,7 +129,7 @@ def _packed(
         # offsets of another version lead nowhere
         unit, cursor = dataclasses.replace(unit, size_bytes=now.size_bytes, etag=now.etag), Cursor()
     left = sorted(wanted, reverse=True)
-    reader = iter(UnitReader(unit, storage, cursor, wanted=wanted))
+    reader = iter(UnitReader(unit, storage, cursor, only=wanted))
     while left and (item := next(reader, None)) is not None:
         if not isinstance(item, Sample):
             continue
