@@ -105,10 +105,11 @@ def _show_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Exp
     ]
     if summary.promise is not None:
         promise = summary.promise
+        before = ", before --max-per-class" if "max_per_class" in summary.rejected else ""
         rows.append(
             (
                 "promise",
-                f"{promise.target:g} of the labels are right, at a risk of {promise.delta:g}: score >= "
+                f"{promise.target:g} of the labels are right, at a risk of {promise.delta:g}{before}: score >= "
                 f"{promise.threshold:.4f} ({promise.right:,} of {promise.accepted:,} certifying truths were right)",
             )
         )

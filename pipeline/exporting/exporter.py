@@ -7,9 +7,10 @@ of a part are, the part is committed.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ from pipeline.workload import Item
 
 UNITS_AT_ONCE = 4
 _TICK_S = 1.0
+_GRACE_S = 5.0  # of the engine's ten, which uploading what is left takes as well
 _PUTS_AT_ONCE = 8
 
 
@@ -79,7 +81,7 @@ class Exporter:
         Args:
             unit: The unit.
             parts: Its parts of predictions, in order.
-            stopping: Asked before each image; once true, the part in flight is dropped.
+            stopping: Asked before each image; once true, the part in flight is dropped, unless little of it is left.
 
         Yields:
             Receipts, the latest of which tells all: after each part, and about once a second.
@@ -100,26 +102,51 @@ class Exporter:
         yield receipt
 
     def _part(self, unit: Unit, part: PartName, receipt: Receipt, stopping: Callable[[], bool]) -> Iterator[Receipt]:
+        if stopping():
+            raise Interrupted("asked to stop")
         name = self._target.name(part)
-        self._target.check_owner()
-        selected = self._target.selected(name)
-        table = self._rows(part, selected)
         done = receipt.num_samples
+        with _about_target():
+            self._target.check_owner()
+            selected = self._target.selected(name)
+        table = self._rows(part, selected)
         omitted: list[dict[str, Any]] = []
         if self._config.format == "csv":
             path, data = csv_file(name, table)
             self._put(path, data)
             files = {path: table.num_rows}
         else:
-            to = Destination(
-                name, self._put, self._pool, loose=unit.kind == UnitKind.SLICE, class_names=self._config.class_names
-            )
-            writer = WRITERS[self._config.format](to)
-            ticked = time.monotonic()
-            shared = dict(zip(selected["index"].to_pylist(), selected["shared"].to_pylist(), strict=True))
             rows = {row["index"]: row for row in table.to_pylist()}
-            for found in self._images(unit, part, rows):
-                if stopping():
+            shared = dict(zip(selected["index"].to_pylist(), selected["shared"].to_pylist(), strict=True))
+            files = yield from self._images(unit, part, rows, shared, omitted, receipt, stopping)
+        self._commit(name, {"shard": unit.uri, "files": files, "images": sum(files.values()), "omitted": omitted})
+        receipt.num_samples = done + table.num_rows
+        receipt.num_labelled += sum(files.values())
+        lost = Counter(receipt.num_quarantined) + Counter(str(row["reason"]) for row in omitted)
+        receipt.num_quarantined = dict(lost)
+        receipt.parts[name] = [sum(files.values()), len(omitted)]
+        receipt.committed_at = time.time()
+        yield receipt
+
+    def _images(
+        self,
+        unit: Unit,
+        part: PartName,
+        rows: Mapping[int, Row],
+        shared: Mapping[int, bool],
+        omitted: list[dict[str, Any]],
+        receipt: Receipt,
+        stopping: Callable[[], bool],
+    ) -> Generator[Receipt, None, dict[str, int]]:
+        """Write the images of a part and what is said of them; returns the files, and notes what is left out."""
+        loose = unit.kind == UnitKind.SLICE
+        to = Destination(self._target.name(part), self._put, self._pool, loose, self._config.class_names)
+        writer = WRITERS[self._config.format](to)
+        wanted = {index: Wanted(row["key"], row["sha256"]) for index, row in rows.items()}
+        begun = ticked = time.monotonic()
+        with contextlib.closing(read_images(unit, self._storage, self._cursor(unit, part), wanted)) as images:
+            for number, found in enumerate(images):
+                if stopping() and not _is_nearly_done(number, len(rows), time.monotonic() - begun):
                     raise Interrupted("asked to stop")
                 if isinstance(found, Image):
                     writer.add(found, rows[found.index], shared=shared[found.index])
@@ -130,15 +157,7 @@ class Exporter:
                 if time.monotonic() - ticked > _TICK_S:
                     ticked = time.monotonic()
                     yield receipt
-            files = writer.finish()
-        self._commit(name, {"shard": unit.uri, "files": files, "images": sum(files.values()), "omitted": omitted})
-        receipt.num_samples = done + table.num_rows
-        receipt.num_labelled += sum(files.values())
-        lost = Counter(receipt.num_quarantined) + Counter(str(row["reason"]) for row in omitted)
-        receipt.num_quarantined = dict(lost)
-        receipt.parts[name] = [sum(files.values()), len(omitted)]
-        receipt.committed_at = time.time()
-        yield receipt
+        return writer.finish()
 
     def _rows(self, part: PartName, selected: pa.Table) -> pa.Table:
         columns = [*READ_COLUMNS, *(f"members.{alias}.energy" for alias in self._config.aliases)]
@@ -148,30 +167,39 @@ class Exporter:
         except ObjectDamaged as error:
             raise ObjectDamaged(f"{self._source.uri(PREDICTIONS, str(part))}: {error}") from error
 
-    def _images(self, unit: Unit, part: PartName, rows: Mapping[int, Row]) -> Iterator[Any]:
-        cursor = Cursor()
-        if part.part and unit.kind == UnitKind.TAR:
-            before = PartName(part.fingerprint, part.unit_id, part.part - 1, last=False)
-            cursor = self._source.footer(PREDICTIONS, str(before)).next
-        wanted = {index: Wanted(row["key"], row["sha256"]) for index, row in rows.items()}
-        return read_images(unit, self._storage, cursor, wanted)
+    def _cursor(self, unit: Unit, part: PartName) -> Cursor:
+        """Where a part starts in its tar."""
+        if not part.part or unit.kind == UnitKind.SLICE:
+            return Cursor()
+        before = PartName(part.fingerprint, part.unit_id, part.part - 1, last=False)
+        return self._source.footer(PREDICTIONS, str(before)).next
 
     def _put(self, path: str, data: bytes) -> None:
-        try:
+        with _about_target():
             self._target.put(path, data)
-        except StorageError as error:
-            raise PublishError(f"--to cannot be written: {error}") from error
 
     def _commit(self, name: str, record: Mapping[str, Any]) -> None:
-        try:
+        with _about_target():
             try:
                 self._target.commit(name, record)
             except ObjectChanged:
-                for path in record["files"]:  # somebody else's place by now
+                for path in record["files"]:  # the place is somebody else's by now
                     self._target.take_back(path)
                 raise
-        except StorageError as error:
-            raise PublishError(f"--to cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def _about_target() -> Iterator[None]:
+    """Errors in here are about TO, not about what is read."""
+    try:
+        yield
+    except StorageError as error:
+        raise PublishError(f"--to cannot be used: {error}") from error
+
+
+def _is_nearly_done(done: int, total: int, elapsed_s: float) -> bool:
+    """Whether a part will be done within the grace period; one not begun is not."""
+    return done > 0 and (total - done) * elapsed_s / done < _GRACE_S
 
 
 class ExportWorker:

@@ -1,16 +1,17 @@
 """The images of a part, read again from where they were labelled, each checked against the hash that was noted.
 
 What counts is the hash: a shard that was copied or touched since is as good as before. An image whose bytes are not
-what was labelled is left out and said; so is one that is gone. A part of which no image is left as it was is no
-damage to single images, but a place that is gone or was written anew: that is an error.
+what was labelled is left out and said; so is one that is gone. Where none is left as it was, and the shard is another
+version, or nothing else of the slice is as it was either, the place is gone or was written anew: that is an error.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,7 @@ from pipeline.stages.read import UnitReader, slice_entries
 from pipeline.storage import Entry, Storage
 
 _LOOSE_IN_FLIGHT = {"s3": 32, "file": 4}
+_LOOKS = 32
 
 
 class Omission(StrEnum):
@@ -60,7 +62,7 @@ class Image:
 
 def read_images(
     unit: Unit, storage: Storage, cursor: Cursor, wanted: Mapping[int, Wanted]
-) -> Iterator[Image | tuple[int, Omission]]:
+) -> Generator[Image | tuple[int, Omission], None, None]:
     """Read some images of a unit, ascending by index; for those that cannot be had, why.
 
     Args:
@@ -70,7 +72,7 @@ def read_images(
         wanted: The images, by index.
 
     Raises while iterating:
-        StorageError: The unit cannot be read; or none of these images is there as it was.
+        StorageError: The unit cannot be read, or was written anew.
     """
     found = _loose(unit, storage, wanted) if unit.kind == UnitKind.SLICE else _packed(unit, storage, cursor, wanted)
     num_good, bad = 0, Omission.MISSING
@@ -81,21 +83,34 @@ def read_images(
             continue
         bad = Omission.MISSING if data is None else Omission.CHANGED
         yield index, bad
-    if wanted and not num_good:
+    if wanted and not num_good and not _is_as_planned(unit, storage):
         raise ObjectChanged(
             f"{unit.uri}: none of {len(wanted)} images is there as it was labelled ({bad}); label it again"
         )
+
+
+def _is_as_planned(unit: Unit, storage: Storage) -> bool:
+    """Whether a shard is the version that was labelled, or anything of a slice is, as far as a few looks tell."""
+    planned = [Entry(unit.uri, unit.size_bytes, unit.etag)]
+    if unit.kind == UnitKind.SLICE:
+        assert unit.keys_uri is not None
+        planned = [entry for _, entry in slice_entries(unit, storage.read(unit.keys_uri))][:_LOOKS]
+    for entry in planned:
+        with contextlib.suppress(ObjectMissing):
+            now = storage.stat(entry.uri)
+            if (now.size_bytes, now.etag) == (entry.size_bytes, entry.etag):
+                return True
+    return False
 
 
 def _loose(unit: Unit, storage: Storage, wanted: Mapping[int, Wanted]) -> Iterator[tuple[int, str, bytes | None]]:
     assert unit.keys_uri is not None
     entries = slice_entries(unit, storage.read(unit.keys_uri))
     width = _LOOSE_IN_FLIGHT["s3" if unit.uri.startswith("s3://") else "file"]
-    waiting: Iterable[int] = iter(sorted(wanted))
     ahead: deque[tuple[int, Future[bytes | None]]] = deque()
     with ThreadPoolExecutor(width, thread_name_prefix="loose") as pool:
         try:
-            for index in waiting:
+            for index in sorted(wanted):
                 ahead.append((index, pool.submit(_fetched, entries[index][1], storage)))
                 if len(ahead) >= width:
                     yield _settled(*ahead.popleft(), wanted)

@@ -8,29 +8,29 @@ import functools
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, overload
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import duckdb
 
 from pipeline.config import fingerprint, parse_config
 from pipeline.engines import InlineEngine, RayEngine
 from pipeline.errors import EngineError, InputError, OutputError, PublishError, RequestError, StorageError
+from pipeline.exporting.agenda import Agenda
 from pipeline.exporting.exporter import UNITS_AT_ONCE, ExporterConfig, ExportWorker
 from pipeline.exporting.finishing import Totals, finish
 from pipeline.exporting.names import file_stem
-from pipeline.exporting.selection import ClassCount, Selection
+from pipeline.exporting.selection import Selection
 from pipeline.exporting.settings import ExportConfig, Format
 from pipeline.exporting.source import Source, check_place, open_source
-from pipeline.exporting.summary import ExportSummary
+from pipeline.exporting.summary import ExportSummary, sum_up
 from pipeline.exporting.target import Target
-from pipeline.outcome import Budget, FailedUnit
+from pipeline.outcome import Budget
 from pipeline.progress import Reporter, Tracker, Wording, make_reporter
-from pipeline.records import Receipt, Unit
+from pipeline.records import Receipt
 from pipeline.stopping import stop_on_signals
 from pipeline.storage import Storage, absolute_uri
-from pipeline.trust.promise import Level, Promise
+from pipeline.trust.promise import Promise
 from pipeline.trust.truth import Truth, read_truth
 from pipeline.workload import Engine, Item, Workload
 
@@ -200,7 +200,7 @@ def _run(
     about: Mapping[str, Any],
     reporter: Reporter,
 ) -> ExportSummary:
-    agenda = _Agenda(source, target, plan, target.committed())
+    agenda = Agenda(source, target, plan, target.committed())
     tracker = Tracker({left.unit.id: (left.unit, left.images) for left in agenda.pending})
     budget = Budget(1.0, "auto", len(agenda.pending))
     by_signal = False
@@ -228,57 +228,7 @@ def _engine(config: ExportConfig) -> Engine:
     return InlineEngine() if config.engine == "inline" else RayEngine(config.ray_address, verbose=config.verbose)
 
 
-@dataclass(slots=True)
-class _Pending:
-    """A unit of which something is to be exported.
-
-    Attributes:
-        unit: The unit.
-        parts: Numbers of the parts to be exported, and whether they are the unit's last.
-        images: How many images that is.
-    """
-
-    unit: Unit
-    parts: list[tuple[int, bool]] = field(default_factory=list)
-    images: int = 0
-
-
-class _Agenda(Sequence[Item]):
-    """What exporters are called with: units, and those of their parts that are selected from and not done.
-
-    Attributes:
-        pending: The units.
-        num_done: Parts that are done.
-    """
-
-    def __init__(self, source: Source, target: Target, plan: Mapping[str, int], done: set[str]) -> None:
-        self.pending: list[_Pending] = []
-        self.num_done = len(done & plan.keys())
-        for unit, part in source.parts():
-            name = target.name(part)
-            if name not in plan or name in done:
-                continue
-            if not self.pending or self.pending[-1].unit is not unit:
-                self.pending.append(_Pending(unit))
-            self.pending[-1].parts.append((part.part, part.last))
-            self.pending[-1].images += plan[name]
-
-    def __len__(self) -> int:
-        return len(self.pending)
-
-    @overload
-    def __getitem__(self, at: int) -> Item: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[Item]: ...
-
-    def __getitem__(self, at: int | slice) -> Item | list[Item]:
-        if isinstance(at, slice):
-            return [self[number] for number in range(*at.indices(len(self)))]
-        return {"unit": self.pending[at].unit.to_dict(), "parts": self.pending[at].parts}
-
-
-def _workload(config: ExportConfig, source: Source, target: Target, agenda: _Agenda) -> Workload:
+def _workload(config: ExportConfig, source: Source, target: Target, agenda: Agenda) -> Workload:
     settings = ExporterConfig(
         out=source.ledger.out,
         fingerprint=source.fingerprint,
@@ -337,58 +287,10 @@ def _conclude(
             finish(source, target, about, found, done)
     except (StorageError, OutputError) as error:
         raise PublishError(f"{error}; what was exported stays, the same command goes on from there") from error
-    summary = _sum_up(source, target, plan, about, tracker, found, len(done))
+    summary = sum_up(source, target, plan, about, tracker, found, len(done))
     summary = dataclasses.replace(
         summary, interrupted=interrupted and not finished, failed_units_exceeded=budget.failed_units_exceeded
     )
     if not (finished or interrupted or budget.exceeded or summary.failures):
         raise EngineError(f"{len(plan) - len(done)} parts came back unfinished; the same command takes them up again")
     return summary
-
-
-def _sum_up(
-    source: Source,
-    target: Target,
-    plan: Mapping[str, int],
-    about: Mapping[str, Any],
-    tracker: Tracker,
-    found: Totals,
-    num_done: int,
-) -> ExportSummary:
-    receipts = list(tracker.receipts.values())
-    uris = {unit.id: unit.uri for unit in source.units}
-    selection, promise = about["selection"], about["promise"]
-    images = sum(receipt.num_labelled for receipt in receipts)
-    started = min((receipt.started_at for receipt in receipts), default=0.0)
-    seconds = max(0.0, max((receipt.committed_at for receipt in receipts), default=0.0) - started)
-    return ExportSummary(
-        out=source.ledger.out,
-        to=target.ledger.out,
-        format=about["asked"]["format"],
-        labelled=selection["labelled"],
-        rejected=dict(selection["rejected"]),
-        selected=selection["selected"],
-        exported=found.images,
-        omitted=dict(found.omitted),
-        classes=tuple(ClassCount(row["label"], row["images"], row["copies"]) for row in selection["classes"]),
-        num_classes=selection["num_classes"],
-        threshold=promise["threshold"] if promise else None,
-        promise=_read_promise(promise) if promise else None,
-        calibrated=about["source"]["calibrated"],
-        complete=about["source"]["complete"],
-        images=images,
-        seconds=seconds,
-        images_per_s=images / seconds if seconds else 0.0,
-        parts_done=num_done,
-        parts_total=len(plan),
-        failures=tuple(
-            FailedUnit(uris[receipt.unit_id], receipt.failure, receipt.message)
-            for receipt in receipts
-            if receipt.failure
-        ),
-    )
-
-
-def _read_promise(content: Mapping[str, Any]) -> Promise:
-    """A promise as ``export.json`` holds it."""
-    return Promise(**{**content, "levels": tuple(Level(**level) for level in content["levels"])})

@@ -93,6 +93,7 @@ class Selection:
         self._truth = truth
         self._parts = [name for _, name in source.parts()]
         self._loose = {unit.id for unit in source.units if unit.kind == UnitKind.SLICE}
+        self._num_classes = len(source.job["class_names"])
         self.labelled = 0
         self.rejected: Counter[str] = Counter()
         self._times_T = np.zeros(0 if truth is None else len(truth.labels_T), np.int64)
@@ -224,7 +225,7 @@ class Selection:
             return nowhere, nowhere.astype(np.int32)
         if self._truth is None:
             truth_B = table["truth"].fill_null(-1).to_numpy()
-            known_B = (truth_B >= 0) & (truth_B < len(self._source.class_names))
+            known_B = (truth_B >= 0) & (truth_B < self._num_classes)
             return nowhere, np.where(known_B, truth_B, -1).astype(np.int32)
         rows_B = self._truth.find(table["shard"], table["key"])
         self._times_T += np.bincount(rows_B[rows_B >= 0], minlength=len(self._times_T))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import Interrupted
+from pipeline.exporting.finishing import Totals
 from pipeline.exporting.selection import ClassCount
+from pipeline.exporting.source import Source
+from pipeline.exporting.target import Target
 from pipeline.outcome import FailedUnit
-from pipeline.trust.promise import Promise
+from pipeline.progress import Tracker
+from pipeline.trust.promise import Level, Promise
 
 _UNITS_FAILED = 4
 
@@ -78,3 +83,62 @@ class ExportSummary:
         """A JSON-able form."""
         values = dataclasses.asdict(self) | {"failed_units": len(self.failures)}
         return {name: round(v, 3) if name in {"seconds", "images_per_s"} else v for name, v in values.items()}
+
+
+def sum_up(
+    source: Source,
+    target: Target,
+    plan: Mapping[str, int],
+    about: Mapping[str, Any],
+    tracker: Tracker,
+    found: Totals,
+    num_done: int,
+) -> ExportSummary:
+    """Add up what there is of an export, and what a run of it did.
+
+    Args:
+        source: What it is made of.
+        target: Where it goes.
+        plan: How many images are selected of each part.
+        about: What ``export.json`` holds.
+        tracker: The receipts of this run.
+        found: What is exported by now.
+        num_done: How many parts that is.
+    """
+    receipts = list(tracker.receipts.values())
+    uris = {unit.id: unit.uri for unit in source.units}
+    selection, promise = about["selection"], about["promise"]
+    images = sum(receipt.num_labelled for receipt in receipts)
+    started = min((receipt.started_at for receipt in receipts), default=0.0)
+    seconds = max(0.0, max((receipt.committed_at for receipt in receipts), default=0.0) - started)
+    return ExportSummary(
+        out=source.ledger.out,
+        to=target.ledger.out,
+        format=about["asked"]["format"],
+        labelled=selection["labelled"],
+        rejected=dict(selection["rejected"]),
+        selected=selection["selected"],
+        exported=found.images,
+        omitted=dict(found.omitted),
+        classes=tuple(ClassCount(row["label"], row["images"], row["copies"]) for row in selection["classes"]),
+        num_classes=selection["num_classes"],
+        threshold=promise["threshold"] if promise else None,
+        promise=_read_promise(promise) if promise else None,
+        calibrated=about["source"]["calibrated"],
+        complete=about["source"]["complete"],
+        images=images,
+        seconds=seconds,
+        images_per_s=images / seconds if seconds else 0.0,
+        parts_done=num_done,
+        parts_total=len(plan),
+        failures=tuple(
+            FailedUnit(uris[receipt.unit_id], receipt.failure, receipt.message)
+            for receipt in receipts
+            if receipt.failure
+        ),
+    )
+
+
+def _read_promise(content: Mapping[str, Any]) -> Promise:
+    """A promise as ``export.json`` holds it."""
+    return Promise(**{**content, "levels": tuple(Level(**level) for level in content["levels"])})

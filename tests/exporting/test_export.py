@@ -312,6 +312,17 @@ def test_images_that_changed_or_are_gone_are_left_out_and_said(labelled, tmp_pat
     assert "| changed or gone since they were labelled | 2 |" in (tmp_path / "to" / "README.md").read_text()
 
 
+def test_a_folder_that_is_gone_is_no_lack_of_images(labelled, tmp_path):
+    labelled.loose.rename(tmp_path / "away")
+    try:
+        summary = export(labelled.out, tmp_path / "to", "imagefolder", engine="inline")
+    finally:
+        (tmp_path / "away").rename(labelled.loose)
+    assert (summary.exit_code, summary.omitted) == (4, {})
+    assert [failure.uri for failure in summary.failures] == [f"{labelled.loose}/"]
+    assert export(labelled.out, tmp_path / "to", "imagefolder", engine="inline").exported == 249
+
+
 def test_shards_that_cannot_be_read_are_named_and_tried_again(labelled, tmp_path):
     shard = sorted(labelled.shards.iterdir())[0]
     words = ["export", str(labelled.out), "--to", str(tmp_path / "to"), "--format", "webdataset", "--engine", "inline"]
