@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.accuracy import evaluate
+    from pipeline.asking import review, sample
     from pipeline.audit import verify
     from pipeline.benchmark import bench
     from pipeline.calibrating import calibrate
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.job import label
     from pipeline.survey import status
 
-__all__ = ["bench", "calibrate", "evaluate", "export", "label", "plan", "status", "verify"]
+__all__ = ["bench", "calibrate", "evaluate", "export", "label", "plan", "review", "sample", "status", "verify"]
 
 _HOMES = {
     "bench": "pipeline.benchmark",
@@ -31,6 +32,8 @@ _HOMES = {
     "export": "pipeline.exporting.job",
     "label": "pipeline.job",
     "plan": "pipeline.forecast",
+    "review": "pipeline.asking",
+    "sample": "pipeline.asking",
     "status": "pipeline.survey",
     "verify": "pipeline.audit",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,9 +15,31 @@ TruthFile = Annotated[
         "--truth",
         metavar="FILE",
         help="CSV or Parquet, local or s3://, with the columns key and label (class name or index), and shard where "
-        "keys alone name several images.  [default: the samples' .cls]",
+        "keys alone name several images; a list of `sample` with its column truth filled in; JSON of Label Studio or "
+        "FiftyOne.  [default: the samples' .cls]",
     ),
 ]
+ListFile = Annotated[
+    str,
+    typer.Option(
+        "--save",
+        metavar="FILE",
+        help="Where to write the list, a folder for fiftyone; local or s3://. One that is there is kept.",
+    ),
+]
+ListFormat = Annotated[
+    Literal["csv", "label-studio", "fiftyone"],
+    typer.Option(
+        "--format",
+        help="csv: with an empty column truth. label-studio: tasks, and the labelling config beside them. fiftyone: a "
+        "FiftyOneImageClassificationDataset.",
+    ),
+]
+Images = Annotated[
+    bool, typer.Option("--images/--no-images", help="Write the images beside the list; a CSV can do without.")
+]
+Unique = Annotated[bool, typer.Option("--unique", help="Of images with equal bytes, only one.")]
+Seed = Annotated[int, typer.Option(help="Another seed draws others, and orders equal ones differently.")]
 
 
 def evaluate(
@@ -58,4 +80,81 @@ def calibrate(
         print_json(fitted.model_dump(mode="json"))
     else:
         print_calibration(fitted, counts, save)
+    return 0
+
+
+def sample(
+    out: Out,
+    save: ListFile,
+    num: Annotated[int, typer.Option("--num", "-n", help="How many images.")] = 1000,
+    format_: ListFormat = "csv",
+    with_labels: Annotated[
+        bool, typer.Option("--with-labels", help="Show what the consensus says, which people tend to agree with.")
+    ] = False,
+    unique: Unique = False,
+    seed: Seed = 0,
+    images: Images = True,
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: Anonymous = None,
+) -> int:
+    """Draw images at random for people to label; the filled-in list is a --truth."""
+    import pipeline
+    from pipeline.cli.verdicts import print_list
+
+    found = pipeline.sample(
+        out,
+        save=save,
+        num=num,
+        format=format_,
+        with_labels=with_labels,
+        unique=unique,
+        seed=seed,
+        images=images,
+        s3_endpoint=s3_endpoint,
+        no_sign_request=bool(no_sign_request),
+    )
+    if json_:
+        print_json(found)
+    else:
+        print_list(found)
+    return 0
+
+
+def review(
+    out: Out,
+    save: ListFile,
+    num: Annotated[int, typer.Option("--num", "-n", help="How many images.")] = 200,
+    order: Annotated[
+        Literal["disagreement", "entropy", "score", "random"],
+        typer.Option(help="Which come first: most disagreement or entropy, smallest score."),
+    ] = "disagreement",
+    format_: ListFormat = "csv",
+    unique: Unique = False,
+    seed: Seed = 0,
+    images: Images = True,
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: Anonymous = None,
+) -> int:
+    """List the images that people should look at first, with their labels; most disagreeing first."""
+    import pipeline
+    from pipeline.cli.verdicts import print_list
+
+    found = pipeline.review(
+        out,
+        save=save,
+        num=num,
+        order=order,
+        format=format_,
+        unique=unique,
+        seed=seed,
+        images=images,
+        s3_endpoint=s3_endpoint,
+        no_sign_request=bool(no_sign_request),
+    )
+    if json_:
+        print_json(found)
+    else:
+        print_list(found)
     return 0

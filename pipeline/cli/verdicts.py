@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.accuracy import Accuracy, Evaluation
+from pipeline.asking import Listed
 from pipeline.cli.printing import say, show
 from pipeline.safe_text import printable
 from pipeline.trust.calibration import Calibration
@@ -16,6 +17,12 @@ from pipeline.trust.selection import Group
 from pipeline.trust.truth import TruthCounts
 
 _MOST_SHOWN = 10
+_HOW_TO_GO_ON = {
+    "csv": "fill in the column truth with class names or indices, and save it as CSV",
+    "label-studio": "serve this folder (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT), import the tasks, export as JSON",
+    "label-studio on s3": "connect the bucket as cloud storage of the project, import the tasks, export as JSON",
+    "fiftyone": "import it as FiftyOneImageClassificationDataset, label, export labels.json into this folder",
+}
 
 
 def print_evaluation(found: Evaluation) -> None:
@@ -146,3 +153,19 @@ def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> N
     _print(Console(), table)
     show(f"  top-1 stays {fitted.top1:.1%}; agreement and disagreement stay those of the pool as it is")
     show(f"  saved: {saved}; use it with label --calibration {saved} and the same members")
+
+
+def print_list(found: Listed) -> None:
+    """Print what was listed, and how to go on."""
+    for line in found.problems:
+        say(line)
+    if (more := found.without_image - len(found.problems)) > 0:
+        say(f"and {more:,} more")
+    drawn = "drawn at random from" if found.order == "random" else f"by {found.order}, of"
+    show(f"{found.files[-1]}: {found.images:,} images {drawn} {found.labelled:,} labelled ones")
+    if found.without_image:
+        show(f"  {found.without_image:,} of them have no image any more")
+    for name in found.files[:-1]:
+        show(f"  with {name}")
+    on_s3 = found.format == "label-studio" and found.files[-1].startswith("s3://")
+    show(f"  {_HOW_TO_GO_ON['label-studio on s3' if on_s3 else found.format]}; give that to --truth")
