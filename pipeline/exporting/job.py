@@ -15,7 +15,7 @@ import duckdb
 
 from pipeline.config import fingerprint, parse_config
 from pipeline.engines import InlineEngine, RayEngine
-from pipeline.errors import EngineError, InputError, OutputError, PublishError, RequestError, StorageError
+from pipeline.errors import EngineError, OutputError, PublishError, RequestError, StorageError
 from pipeline.exporting.agenda import Agenda
 from pipeline.exporting.exporter import UNITS_AT_ONCE, ExporterConfig, ExportWorker
 from pipeline.exporting.finishing import Totals, finish
@@ -29,7 +29,7 @@ from pipeline.outcome import Budget
 from pipeline.progress import Reporter, Tracker, Wording, make_reporter
 from pipeline.records import Receipt
 from pipeline.stopping import stop_on_signals
-from pipeline.storage import Storage, absolute_uri
+from pipeline.storage import Storage
 from pipeline.trust.promise import Promise
 from pipeline.trust.truth import Truth, read_truth
 from pipeline.workload import Engine, Item, Workload
@@ -69,8 +69,11 @@ def run_export(config: ExportConfig, reporter: Reporter | None = None) -> Export
     storage = Storage(config.storage)
     source = open_source(config.out, storage, partial=config.partial)
     place = check_place(source, config.to)
-    truth, digest = _truth(config, source, storage)
-    asked = config.choices | {"source": source.digest()} | ({"truth_sha256": digest} if digest else {})
+    asked = config.choices | {"source": source.digest()}
+    truth = None
+    if config.truth is not None:
+        truth = read_truth(config.truth, storage, source.job["class_names"])
+        asked["truth_sha256"] = _truth_digest(truth)
     target = Target(place, storage, fingerprint(asked))
     with contextlib.closing(reporter or make_reporter(config.progress, _WORDING)) as shown:
         is_own = target.check(asked, overwrite=config.overwrite)
@@ -85,15 +88,12 @@ def run_export(config: ExportConfig, reporter: Reporter | None = None) -> Export
     return summary
 
 
-def _truth(config: ExportConfig, source: Source, storage: Storage) -> tuple[Truth | None, str | None]:
-    """The truth file, and the hash of its bytes; None where the samples' own truth is meant."""
-    if config.truth is None:
-        return None, None
-    truth = read_truth(config.truth, storage, source.job["class_names"])
-    try:
-        return truth, hashlib.sha256(storage.read(absolute_uri(config.truth))).hexdigest()
-    except StorageError as error:
-        raise InputError(f"--truth {error}") from error
+def _truth_digest(truth: Truth) -> str:
+    """Hash of what a truth file says, in whatever format."""
+    found = hashlib.sha256(truth.labels_T.tobytes())
+    for key in truth.keys.to_pylist():
+        found.update(f"{len(key)} {key}".encode())
+    return found.hexdigest()
 
 
 # -- what is to be exported -------------------------------------------------------------------------------

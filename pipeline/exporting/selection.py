@@ -41,8 +41,11 @@ _LEAST_MEMORY_BYTES = 256 << 20
 
 Array = np.ndarray
 
-# Which of some images with the same bytes is kept, and which of some with the same score comes first.
+# Which of some images with the same score comes first.
 _ORDER = "shard, key, idx, part"
+# Which of some images with the same bytes is kept: the one that `shardlabel sample --unique` draws from, or truths
+# about the others would be lost, and images with copies would be too few among those that certify.
+_FIRST_COPY = "part, idx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class Selection:
         self._config = config
         self._source = source
         self._truth = truth
-        self._parts = [name for _, name in source.parts()]
+        self._parts = sorted((name for _, name in source.parts()), key=str)
         self._loose = {unit.id for unit in source.units if unit.kind == UnitKind.SLICE}
         self._num_classes = len(source.job["class_names"])
         self.labelled = 0
@@ -148,7 +151,7 @@ class Selection:
     def _without_duplicates(self) -> str:
         if not self._config.dedupe:
             return ""
-        return f" QUALIFY row_number() OVER (PARTITION BY sha256 ORDER BY {_ORDER}) = 1"
+        return f" QUALIFY row_number() OVER (PARTITION BY sha256 ORDER BY {_FIRST_COPY}) = 1"
 
     def _tables(self) -> Iterator[pa.Table]:
         """The parts in order, some read ahead."""

@@ -27,7 +27,7 @@ from conftest import jpeg
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline import export, label
+from pipeline import export, label, sample
 from pipeline.cli import app
 from pipeline.errors import OutputError, RequestError
 from pipeline.exporting import formats
@@ -68,15 +68,15 @@ def checked(labelled, row: dict, data: bytes) -> tuple[str, str]:
 def test_webdataset_reads_the_tars(labelled, datasets):
     urls = sorted(map(str, (datasets["webdataset"] / "data").glob("*.tar")))
     places, fields = set(), Counter()
-    for sample in webdataset.WebDataset(urls, shardshuffle=False):
-        (field,) = {name for name in sample if not name.startswith("__")} - {"cls", "json"}
+    for found in webdataset.WebDataset(urls, shardshuffle=False):
+        (field,) = {name for name in found if not name.startswith("__")} - {"cls", "json"}
         fields[field] += 1
-        row = json.loads(sample["json"])
-        places.add(checked(labelled, row, sample[field]))
-        assert int(sample["cls"]) == row["label"]
+        row = json.loads(found["json"])
+        places.add(checked(labelled, row, found[field]))
+        assert int(found["cls"]) == row["label"]
         assert field == row["key"].rpartition(".")[2].lower() or "." not in row["key"]
         if row["shard"].endswith(".tar"):
-            assert sample["__key__"] == row["key"]
+            assert found["__key__"] == row["key"]
     assert len(places) == 249
     assert fields.keys() == {"jpg", "jpeg", "png", "webp"}
 
@@ -178,8 +178,9 @@ def test_what_describes_the_whole(labelled, datasets, kind):
 
 def test_the_first_of_two_with_the_same_bytes_stays(labelled, datasets, tmp_path):
     frame = pd.concat(map(pd.read_csv, (datasets["csv"] / "data").iterdir()))
-    keys = {key for (_, key), data in labelled.images.items() if data == jpeg(SAME)}
-    assert set(frame["key"]) & keys == {min(keys)}
+    keys = sorted(key for (_, key), data in labelled.images.items() if data == jpeg(SAME))
+    assert len(keys) == 2
+    assert set(frame["key"]) & set(keys) == {keys[0]}
     summary = export(labelled.out, tmp_path / "all", "csv", engine="inline", dedupe=False)
     assert (summary.exported, summary.rejected) == (250, {})
 
@@ -377,6 +378,18 @@ def test_a_promise_that_cannot_be_made_exports_nothing(labelled, tmp_path):
     assert "with 0 truths" in str(result.exception)
     assert "1 whose key is not among the labelled images (nowhere)" in str(result.exception)
     assert not (tmp_path / "to").exists()
+
+
+def test_truths_drawn_from_distinct_images_all_count(labelled, tmp_path):
+    """Of some images with the same bytes it is the one that was drawn that stays."""
+    drawn = sample(labelled.out, save=tmp_path / "drawn.csv", num=1000, unique=True, images=False)
+    assert drawn.images == 249
+    frame = pd.read_csv(tmp_path / "drawn.csv")
+    labels = {row["key"]: row["class_name"] for row in labelled.rows()}
+    frame["truth"] = [labels[key] for key in frame["key"]]
+    frame.to_csv(tmp_path / "truth.csv", index=False)
+    words = {"target_precision": 0.9, "truth": tmp_path / "truth.csv", "engine": "inline"}
+    assert export(labelled.out, tmp_path / "to", "csv", **words).promise.num_truths == 249
 
 
 def test_a_promise_is_recorded(labelled, tmp_path):

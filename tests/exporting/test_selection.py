@@ -84,7 +84,7 @@ def one_by_one(rows, *, dedupe=True, max_per_class=None, repeat_to=None, thresho
         else:
             left.append(row)
     seen, kept = set(), []
-    for row in sorted(left, key=lambda row: (row["shard"], row["key"])):
+    for row in left:
         if dedupe and row["sha256"] in seen:
             rejected["duplicate"] += 1
         elif threshold is not None and row["score"] < threshold:
