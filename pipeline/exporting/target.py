@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, StorageError
 from pipeline.ledger import SUCCESS, Ledger, to_json
 from pipeline.parts import DAMAGE, PartName
-from pipeline.storage import Storage
+from pipeline.storage import Entry, Storage
 
 EXPORT, CARD, CLASSES, PARTS = "export.json", "README.md", "classes.txt", "plan/parts.json"
 DATA, PLAN, COMMITS, METADATA = "data", "plan", "commits", "metadata"
@@ -93,10 +93,18 @@ class Target:
         replaces = owner is not None and (owner.get("replaces", False) if is_own else True)
         if not is_own:
             raced = owner is not None and not overwrite
-            if raced or not self.ledger.write_over(EXPORT, to_json({**content, "replaces": replaces}), version):
+            if raced or not self._write_over(to_json({**content, "replaces": replaces}), version):
                 raise OutputError(f"--to {self.ledger.out}: another export has just begun there; choose another --to")
         if replaces:  # again, where whoever took the place over was killed in the middle
             self._clear()
+
+    def _write_over(self, data: bytes, older: Entry | None) -> bool:
+        """Write ``export.json``, unless somebody else has since it had the given version."""
+        uri = self.ledger.uri(EXPORT)
+        try:
+            return self._storage.publish(uri, data) if older is None else self._storage.swap(uri, data, older)
+        except StorageError as error:
+            raise OutputError(f"--to cannot be written: {error}") from error
 
     def about(self) -> dict[str, Any]:
         """What ``export.json`` holds.
@@ -185,9 +193,9 @@ class Target:
             with ThreadPoolExecutor(_PARALLEL) as pool:
                 for some in _batched(selections, _PARALLEL):
                     counts.update(pool.map(put, some))
+            self.put(PARTS, to_json({"fingerprint": self.fingerprint, "parts": counts}, None))
         except StorageError as error:
             raise OutputError(f"--to cannot be written: {error}") from error
-        self.ledger.write_json(PARTS, {"fingerprint": self.fingerprint, "parts": counts}, indent=None)
         return counts
 
     def plan(self) -> dict[str, int] | None:
