@@ -121,7 +121,9 @@ def _trust(about: Mapping[str, Any]) -> list[str]:
         more = "; the promise does not depend on that" if promise is not None else ""
         lines += ["", f"The scores are **not calibrated**: they order images, but say nothing about how often{more}."]
     else:
-        lines += ["", f"The scores were calibrated with a temperature of {about['source']['temperature']:g}."]
+        temperature = about["source"]["temperature"]
+        how = "" if temperature is None else f", with a temperature of {temperature:g}"
+        lines += ["", f"The scores were calibrated{how}."]
     return lines
 
 

@@ -117,15 +117,15 @@ def _select(
             raise RequestError(
                 f"{source.ledger.out}: none of {selection.labelled:,} images passes: {_reasons(selection.rejected)}"
             )
-        about_truth = dataclasses.asdict(selection.truth_counts) if truth is not None else None
+        names = source.class_names
         content = _about(config, source, target, asked, promise) | {
-            "truth": about_truth,
+            "truth": None if truth is None else dataclasses.asdict(selection.truth_counts),
             "selection": {
                 "labelled": selection.labelled,
                 "rejected": dict(selection.rejected),
                 "selected": sum(row.images for row in classes),
-                "num_classes": len(source.class_names),
-                "classes": [{"name": source.class_names[row.label]} | dataclasses.asdict(row) for row in classes],
+                "num_classes": len(names),
+                "classes": [{"name": names[row.label]} | dataclasses.asdict(row) for row in classes],
             },
         }
         target.claim(content, overwrite=config.overwrite)
@@ -181,7 +181,7 @@ def _about(
             "members": [{name: member[name] for name in known if name in member} for member in results["members"]],
             "combine": results["combine"],
             "calibrated": bool(source.job.get("calibrated")),
-            "temperature": results.get("calibration", {}).get("temperature"),
+            "temperature": (results.get("calibration") or {}).get("temperature"),
             "complete": source.complete,
             "inputs": source.job.get("inputs", []),
         },

@@ -440,6 +440,8 @@ def test_an_unfinished_job_is_exported_only_on_request(labelled, tmp_path):
     assert 200 < summary.exported < 249
     assert not summary.complete
     assert "**The job was not finished**" in (tmp_path / "to" / "README.md").read_text()
+    with pytest.raises(OutputError, match="it differs in the output that it is made of"):
+        export(labelled.out, tmp_path / "to", "csv", engine="inline")
 
 
 def test_on_s3(s3, sample_data: Path):
