@@ -28,6 +28,7 @@ def test_the_public_surface():
         "bench",
         "calibrate",
         "evaluate",
+        "export",
         "label",
         "plan",
         "review",

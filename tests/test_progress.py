@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from pipeline.progress import Bar, Json, Plain, Silent, Snapshot, Tracker, describe, make_reporter
+from pipeline.progress import Bar, Json, Plain, Silent, Snapshot, Tracker, Wording, describe, make_reporter
 from pipeline.records import UNWRITABLE, Receipt, Unit
 
 
@@ -66,6 +66,17 @@ def test_a_line_says_how_long_it_will_take():
     line = describe(found.snapshot())
     assert re.match(r"50 of 100 images, \d\.\d images/s, 0:\d\d left", line)
     assert "3 quarantined" in line
+
+
+def test_a_job_speaks_of_what_it_does(capsys):
+    wording = Wording(doing="exporting", dropped="omitted")
+    found = tracker(100)
+    found.take(receipt(0, 50, num_quarantined={"changed": 3}))
+    Plain(wording, every_s=0.0).update(found.snapshot())
+    Json(wording).update(found.snapshot())
+    shown = capsys.readouterr()
+    assert "3 omitted" in shown.err
+    assert json.loads(shown.out)["omitted"] == {"changed": 3}
 
 
 def test_plain_lines_come_now_and_then(capsys):

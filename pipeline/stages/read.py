@@ -264,6 +264,7 @@ class _Grouping:
         group.image_name = member.name
         sample = group.sample
         sample.image, sample.reason, sample.message = None, None, ""
+        sample.image_name = member.name
         sample.num_bytes = member.num_bytes
         if member.num_bytes == 0:
             sample.reason, sample.message = Reason.EMPTY, "the image is empty"
