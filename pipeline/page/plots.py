@@ -58,9 +58,10 @@ _REFERENCES = re.compile(r"(\bid=\"|xlink:href=\"#|url\(#)")
 _MARKS = re.compile("#01020[3-8]")
 
 Array = np.ndarray
+Paint = Callable[[Axes], None]
 
 
-def draw(name: str, title: str, words: str, paint: Callable[[Axes], None], *, height: int = _HEIGHT) -> Markup:
+def draw(name: str, title: str, words: str, paint: Paint, *, height: int = _HEIGHT) -> Markup:
     """One drawing.
 
     Args:

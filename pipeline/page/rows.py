@@ -32,12 +32,13 @@ class Labelled:
     """An image that is shown.
 
     Attributes:
-        unit_id: Its unit.
+        unit_id, part: Its unit, and which part of it.
         shard, key, index, sha256, class_name, score, entropy, agreement, disagreement, truth: As in its row.
         opinions: Of the members, in order.
     """
 
     unit_id: str
+    part: int
     shard: str
     key: str
     index: int
@@ -53,7 +54,7 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rejected:
-    """An example of what could not be labelled, as in its row; ``key`` is empty for damage to the shard itself."""
+    """An example of what could not be labelled, as in its row; texts are empty and numbers -1 where it has none."""
 
     shard: str
     index: int
@@ -64,6 +65,7 @@ class Rejected:
     reason: str
     message: str
     unit_id: str
+    part: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,13 @@ def read_labelled(ledger: Ledger, picks: Iterable[Pick]) -> dict[Pick, Labelled]
     found = {}
     for name, of_part in itertools.groupby(picks, key=lambda pick: pick.part):
         wanted = list(of_part)
-        unit = PartName.parse(name)
+        parsed = PartName.parse(name)
+        unit_id, part = (parsed.unit_id, parsed.part) if parsed else ("", 0)
         table = ledger.read_part(PREDICTIONS, name, [*_LABELLED, "members"]).take([pick.row for pick in wanted])
         for pick, row in zip(wanted, table.to_pylist(), strict=True):
             members = row.pop("members")
             opinions = tuple(Opinion(alias, own["labels"][0], own["scores"][0]) for alias, own in members.items())
-            found[pick] = Labelled(unit_id=unit.unit_id if unit else "", opinions=opinions, **row)
+            found[pick] = Labelled(unit_id=unit_id, part=part, opinions=opinions, **row)
     return found
 
 
@@ -134,10 +137,10 @@ def read_quarantine(ledger: Ledger, job: Mapping[str, Any], committed: Mapping[s
         samples.update(reason for key, reason in zip(keys, reasons, strict=True) if key is not None)
         events.update(reason for key, reason in zip(keys, reasons, strict=True) if key is None)
         per_part[name] = sum(key is not None for key in keys)
-        unit_id = note[2] if note else name.split("-")[2]
+        parsed = PartName.parse(name)
         for reason in dict.fromkeys(reasons):
             places = itertools.islice((at for at, own in enumerate(reasons) if own == reason), PER_REASON)
-            rows = [_rejected(row, unit_id) for row in table.take(list(places)).to_pylist()]
+            rows = [_rejected(row, parsed) for row in table.take(list(places)).to_pylist()]
             examples[reason] = heapq.nsmallest(PER_REASON, [*examples.get(reason, ()), *rows])
     frequent = dict(samples.most_common())
     return Quarantine(
@@ -149,7 +152,8 @@ def read_quarantine(ledger: Ledger, job: Mapping[str, Any], committed: Mapping[s
     )
 
 
-def _rejected(row: dict[str, Any], unit_id: str) -> Rejected:
+def _rejected(row: dict[str, Any], part: PartName | None) -> Rejected:
     numbers = {name: -1 if row[name] is None else row[name] for name in ("index", "num_bytes")}
     texts = {name: row[name] or "" for name in _REJECTED if name not in numbers}
-    return Rejected(**texts, **numbers, unit_id=unit_id)
+    unit_id, number = (part.unit_id, part.part) if part else ("", -1)
+    return Rejected(**texts, **numbers, unit_id=unit_id, part=number)
