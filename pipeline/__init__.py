@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from pipeline.calibrating import calibrate
     from pipeline.forecast import plan
     from pipeline.job import label
+    from pipeline.reporting import report
     from pipeline.survey import status
 
-__all__ = ["bench", "calibrate", "evaluate", "label", "plan", "status", "verify"]
+__all__ = ["bench", "calibrate", "evaluate", "label", "plan", "report", "status", "verify"]
 
 _HOMES = {
     "bench": "pipeline.benchmark",
@@ -29,6 +30,7 @@ _HOMES = {
     "evaluate": "pipeline.accuracy",
     "label": "pipeline.job",
     "plan": "pipeline.forecast",
+    "report": "pipeline.reporting",
     "status": "pipeline.survey",
     "verify": "pipeline.audit",
 }

@@ -171,7 +171,9 @@ def _notices(found: Findings) -> list[str]:
     notices = []
     left = found.units_total - found.units_done
     if not found.finished:
-        of_units = f": {words.plural(left, 'unit is', 'units are')} left of {words.count(found.units_total)}" * bool(left)
+        of_units = f": {words.plural(left, 'unit is', 'units are')} left of {words.count(found.units_total)}" * bool(
+            left
+        )
         notices.append(f"This job is not finished{of_units}. Everything below is about what is there so far.")
     if found.quarantine.unreadable:
         many = words.plural(found.quarantine.unreadable, "unit", "units")
@@ -202,7 +204,9 @@ def _tiles(found: Findings, seen: int) -> list[tuple[str, str, str]]:
         tiles.append(("all members agree", words.percent(full), "of the images"))
     if found.evaluation is not None and found.evaluation.images:
         low, high = found.evaluation.consensus.top1_interval
-        tiles.append(("top-1", words.percent(found.evaluation.consensus.top1), f"95 %: {100 * low:.1f}–{100 * high:.1f}"))
+        tiles.append(
+            ("top-1", words.percent(found.evaluation.consensus.top1), f"95 %: {100 * low:.1f} to {100 * high:.1f}")
+        )
     if found.timeline.images_per_s is not None:
         tiles.append(("images/s", words.rate(found.timeline.images_per_s), "pauses left out"))
     return tiles
@@ -221,12 +225,27 @@ def _facts(found: Findings) -> list[tuple[str, list[str]]]:
         ("Output", [found.out]),
         ("Inputs", [*inputs[:_SHOWN_INPUTS], *more]),
         ("Units", [f"{words.count(found.units_done)} of {words.count(found.units_total)} done"]),
-        ("Consensus", [f"{results['combine']} of {words.plural(len(results['members']), 'member', 'members')}, top {top_k}"]),
-        ("Calibration", [f"temperature {calibration['temperature']:.4g}, file {calibration['sha256'][:12]}" if calibration else "none"]),
+        (
+            "Consensus",
+            [f"{results['combine']} of {words.plural(len(results['members']), 'member', 'members')}, top {top_k}"],
+        ),
+        (
+            "Calibration",
+            [
+                f"temperature {calibration['temperature']:.4g}, file {calibration['sha256'][:12]}"
+                if calibration
+                else "none"
+            ],
+        ),
         ("Precision", [", ".join(filter(None, (results.get("precision", ""), job.get("device", ""))))]),
         ("Decoding", [results.get("decode", "")]),
         ("Kept fields", [", ".join(results.get("keep", ()))]),
-        ("Published", [f"{words.moment(found.timeline.first_s)} to {words.moment(found.timeline.last_s)}"] if found.timeline.first_s else []),
+        (
+            "Published",
+            [f"{words.moment(found.timeline.first_s)} to {words.moment(found.timeline.last_s)}"]
+            if found.timeline.first_s
+            else [],
+        ),
         ("Fingerprint", [job["fingerprint"]]),
         ("Versions", [versions and f"shardlabel {job.get('shardlabel', '')}, {versions}"]),
     ]
@@ -287,8 +306,8 @@ def _gain_words(found: Evaluation | None) -> str:
     low, high = gain.interval
     return (
         f"Against its best member here, {gain.over}, the consensus gains {100 * gain.difference:+.1f} points "
-        f"(95 %: {100 * low:+.1f} to {100 * high:+.1f}); it alone is right {words.plural(gain.only_first, 'time', 'times')}, "
-        f"the member alone {words.plural(gain.only_other, 'time', 'times')}."
+        f"(95 %: {100 * low:+.1f} to {100 * high:+.1f}); it alone is right "
+        f"{words.plural(gain.only_first, 'time', 'times')}, the member alone {words.plural(gain.only_other, 'time', 'times')}."
     )
 
 
@@ -323,7 +342,9 @@ def _sheets(found: Findings, *, several: bool) -> list[Sheet]:
 def _class_sheets(found: Findings) -> list[Sheet]:
     names, counts_K = found.job["class_names"], found.census.counts_K
     return [
-        Sheet(f"class-{label}", names[label], words.plural(int(counts_K[label]), "image", "images"), _cards(found, picks))
+        Sheet(
+            f"class-{label}", names[label], words.plural(int(counts_K[label]), "image", "images"), _cards(found, picks)
+        )
         for label, picks in found.census.of_classes.items()
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -113,9 +114,7 @@ def throughput(found: Timeline) -> tuple[Figure, ...]:
         )
         note = f"Between {words.rate(min(rates))} and {words.rate(max(rates))} images/s, by time of publication."
         figures.append(
-            _figure(
-                "rate", "Images per second over time", note, lambda axes: plots.rate_over_time(axes, found), table
-            )
+            _figure("rate", "Images per second over time", note, lambda axes: plots.rate_over_time(axes, found), table)
         )
     return tuple(figures)
 
@@ -133,7 +132,11 @@ def common_classes(census: Census, names: Sequence[str]) -> Table:
         f"The {len(shown)} commonest classes" if len(shown) > 1 else "The only class",
         ("class", "images", "share"),
         tuple(
-            (names[label], words.count(int(census.counts_K[label])), words.percent(census.counts_K[label] / census.images))
+            (
+                names[label],
+                words.count(int(census.counts_K[label])),
+                words.percent(census.counts_K[label] / census.images),
+            )
             for label in shown
         ),
         shares=tuple(int(census.counts_K[label]) / most for label in shown),
@@ -189,7 +192,7 @@ def _spread(name: str, title: str, label: str, found: Spread) -> Figure:
     edges, images = found.bins(_BINS)
     rows = tuple(
         (f"{low:.2f} to {high:.2f}", words.count(int(many)), words.percent(many / found.images))
-        for low, high, many in zip(edges, edges[1:], images, strict=True)
+        for low, high, many in zip(edges[:-1], edges[1:], images, strict=True)
     )
     low, middle, high = (words.score(found.quantile(share)) for share in (0.1, 0.5, 0.9))
     return _figure(
@@ -204,7 +207,9 @@ def _spread(name: str, title: str, label: str, found: Spread) -> Figure:
 def _agreement(levels: Mapping[float, int]) -> Figure:
     total = sum(levels.values())
     full = levels.get(1.0, 0)
-    note = f"Weighted share of members whose first class is the consensus: all of them for {words.percent(full / total)}."
+    note = (
+        f"Weighted share of members whose first class is the consensus: all of them for {words.percent(full / total)}."
+    )
     if len(levels) <= _MOST_LEVELS:
         values, images = list(levels), np.array(list(levels.values()))
         return _figure(
@@ -224,7 +229,7 @@ def _agreement(levels: Mapping[float, int]) -> Figure:
     images, edges = np.histogram(list(levels), _BINS, (0.0, 1.0), weights=np.array(list(levels.values())))
     rows = tuple(
         (f"{low:.2f} to {high:.2f}", words.count(int(many)), words.percent(many / total))
-        for low, high, many in zip(edges, edges[1:], images, strict=True)
+        for low, high, many in zip(edges[:-1], edges[1:], images, strict=True)
     )
     return _figure(
         "agreement",
@@ -270,7 +275,7 @@ def _predictor(name: str, own: Accuracy) -> tuple[str, ...]:
 
 
 def _range(interval: Interval) -> str:
-    return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
 
 
 def reliability_diagrams(found: Evaluation) -> tuple[Figure, ...]:
@@ -281,20 +286,26 @@ def reliability_diagrams(found: Evaluation) -> tuple[Figure, ...]:
             f"Bins of equally many images: {name}",
             ("scores", "images", "mean score", "right"),
             tuple(
-                (f"{bin_.low:.3f} to {bin_.high:.3f}", words.count(bin_.images), words.score(bin_.score), words.percent(bin_.accuracy))
+                (
+                    f"{bin_.low:.3f} to {bin_.high:.3f}",
+                    words.count(bin_.images),
+                    words.score(bin_.score),
+                    words.percent(bin_.accuracy),
+                )
                 for bin_ in own.reliability.bins
             ),
         )
         note = (
             f"Calibration error {words.percent(own.reliability.ece)}; true scores would show "
-            f"{words.percent(own.reliability.floor)} by chance. Above the dashed line scores are too low, below too high."
+            f"{words.percent(own.reliability.floor)} by chance. Above the dashed line scores are too low, below it "
+            "too high."
         )
         figures.append(
             _figure(
                 f"reliability-{number}",
                 f"Reliability: {name}",
                 note,
-                lambda axes, own=own: plots.reliability_diagram(axes, own.reliability),
+                functools.partial(plots.reliability_diagram, found=own.reliability),
                 table,
                 height=300,
             )
@@ -328,7 +339,7 @@ def selection(found: Evaluation, judged: Judged) -> Figure:
 def kept(found: Evaluation) -> Table:
     """What can be kept at some precisions."""
     rows = [
-        (words.percent(own.target, 0), "–", "0", words.percent(0.0), "not reached", "")
+        (words.percent(own.target, 0), words.NONE, "0", words.percent(0.0), "not reached", "")
         if own.threshold is None
         else (
             words.percent(own.target, 0),
@@ -371,7 +382,13 @@ def worst_classes(found: Evaluation) -> Table:
         f"The {len(worst)} worst of {words.plural(len(found.classes), 'class', 'classes')}",
         ("class", "images", "precision", "recall", "F1"),
         tuple(
-            (own.name, words.count(own.images), words.percent(own.precision), words.percent(own.recall), words.percent(own.f1))
+            (
+                own.name,
+                words.count(own.images),
+                words.percent(own.precision),
+                words.percent(own.recall),
+                words.percent(own.f1),
+            )
             for own in worst
         ),
     )

@@ -10,6 +10,7 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -25,7 +26,7 @@ from pipeline.trust.reliability import Reliability
 INK, MUTED, LINE, ACCENT, SECOND, WASH = "#010203", "#010204", "#010205", "#010206", "#010207", "#010208"
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", ACCENT: "accent", SECOND: "second", WASH: "wash"}
 
-_STYLE = {
+_STYLE: dict[Any, object] = {
     "axes.axisbelow": True,
     "axes.edgecolor": LINE,
     "axes.grid": True,
@@ -188,7 +189,11 @@ def rate_over_time(axes: Axes, found: Timeline) -> None:
 def time_unit(seconds: float) -> tuple[float, str]:
     """Seconds in the unit that suits so long a time, and its name."""
     return next(
-        ((size, name) for size, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")) if seconds > 3 * size),
+        (
+            (size, name)
+            for size, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"))
+            if seconds > 3 * size
+        ),
         (1.0, "seconds"),
     )
 

@@ -146,14 +146,16 @@ def read_quarantine(ledger: Ledger, job: Mapping[str, Any], committed: Mapping[s
     return Quarantine(
         samples=frequent,
         events=dict(events.most_common()),
-        examples={reason: tuple(examples[reason]) for reason in dict.fromkeys([*frequent, *dict(events.most_common())])},
+        examples={
+            reason: tuple(examples[reason]) for reason in dict.fromkeys([*frequent, *dict(events.most_common())])
+        },
         unreadable=unreadable,
         per_part=per_part,
     )
 
 
 def _rejected(row: dict[str, Any], part: PartName | None) -> Rejected:
-    numbers = {name: -1 if row[name] is None else row[name] for name in ("index", "num_bytes")}
-    texts = {name: row[name] or "" for name in _REJECTED if name not in numbers}
     unit_id, number = (part.unit_id, part.part) if part else ("", -1)
-    return Rejected(**texts, **numbers, unit_id=unit_id, part=number)
+    values: dict[str, Any] = {name: -1 if row[name] is None else row[name] for name in ("index", "num_bytes")}
+    values |= {name: row[name] or "" for name in _REJECTED if name not in values}
+    return Rejected(**values, unit_id=unit_id, part=number)

@@ -93,5 +93,5 @@ def _bins(seconds_T: Array, counts_T: Array) -> tuple[tuple[float, float, float]
     width = float(edges[1])
     return tuple(
         (float(low), float(high), float(many) / width)
-        for low, high, many in zip(edges, edges[1:], images, strict=True)
+        for low, high, many in zip(edges[:-1], edges[1:], images, strict=True)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 
+NONE = "-"
 _SIZES = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -16,7 +17,7 @@ def count(number: int) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """A share (0-1) as per cent; what is neither none nor all is never rounded to it."""
     if share is None or math.isnan(share):
-        return "–"
+        return NONE
     shown = f"{100 * share:.{digits}f}"
     least = 10.0**-digits
     if share > 0 and float(shown) == 0:
@@ -28,13 +29,13 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 def score(value: float | None) -> str:
     """A score, an agreement or nats."""
-    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+    return NONE if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def rate(images_per_s: float | None) -> str:
     """Images per second in three digits."""
     if images_per_s is None:
-        return "–"
+        return NONE
     return f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.3g}"
 
 
