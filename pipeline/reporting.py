@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
 
 from pipeline.accuracy import Evaluation, judge
 from pipeline.errors import OutputError, RequestError, StorageError
@@ -18,14 +21,12 @@ from pipeline.page.rows import Labelled, Quarantine, read_labelled, read_quarant
 from pipeline.page.thumbnails import Thumbnail, thumbnail
 from pipeline.page.timeline import read_timeline
 from pipeline.planning import read_units
-from pipeline.records import Reason
+from pipeline.records import Reason, Stage
 from pipeline.storage import Storage, absolute_uri
 from pipeline.trust.judged import Judged, read_judged
 from pipeline.trust.truth import Truth, read_truth
 
 REPORT = "report.html"
-# What was put aside for one of these is not decoded again: nothing can be seen of it, or it is not safe.
-_NOT_SHOWN = frozenset({Reason.NO_IMAGE, Reason.EMPTY, Reason.TOO_LARGE, Reason.DECODER_CRASHED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def _find(ledger: Ledger, storage: Storage, job: Mapping[str, Any], given: Truth
     """Everything that the page tells."""
     census = take_census(ledger, job)
     quarantine = read_quarantine(ledger, job, census.parts)
-    rows = read_labelled(ledger, census.picks)
+    rows = _told(read_labelled(ledger, census.picks), given)
     evaluation, judged = _judge(ledger, job, given, census)
     pictures, note = _pictures(ledger, storage, rows, quarantine) if images else ({}, "Made without pictures.")
     units = {unit.id for unit in read_units(ledger, storage, str(job["fingerprint"]))}
@@ -123,6 +124,17 @@ def _find(ledger: Ledger, storage: Storage, job: Mapping[str, Any], given: Truth
     )
 
 
+def _told(rows: dict[Pick, Labelled], given: Truth | None) -> dict[Pick, Labelled]:
+    """Rows with the truth of a file, where there is one, in place of their own."""
+    if given is None or not rows:
+        return rows
+    found = given.find(
+        *(pa.chunked_array([[getattr(row, name) for row in rows.values()]]) for name in ("shard", "key"))
+    )
+    truths = [int(given.labels_T[at]) if at >= 0 else None for at in found.tolist()]
+    return {pick: dataclasses.replace(row, truth=own) for (pick, row), own in zip(rows.items(), truths, strict=True)}
+
+
 def _judge(
     ledger: Ledger, job: Mapping[str, Any], given: Truth | None, census: Census
 ) -> tuple[Evaluation | None, Judged | None]:
@@ -136,13 +148,16 @@ def _judge(
 def _pictures(
     ledger: Ledger, storage: Storage, rows: Mapping[Pick, Labelled], quarantine: Quarantine
 ) -> tuple[dict[tuple[str, int], Thumbnail], str]:
-    """Thumbnails by unit and index, and why some of the labelled images have none."""
+    """Thumbnails by unit and index, and why some of the labelled images have none.
+
+    Of what is in quarantine only images are read that something may be seen of without harm.
+    """
     labelled = {Wanted(row.unit_id, row.part, row.index, row.key, row.sha256) for row in rows.values()}
     rejected = {
         Wanted(row.unit_id, row.part, row.index, row.key, row.sha256)
         for examples in quarantine.examples.values()
         for row in examples
-        if row.sha256 and row.part >= 0 and row.reason not in _NOT_SHOWN
+        if row.sha256 and row.part >= 0 and (row.reason == Reason.TRUNCATED_IMAGE or row.stage == Stage.CLASSIFY)
     }
     pictures: dict[tuple[str, int], Thumbnail] = {}
     problems: Counter[str] = Counter()

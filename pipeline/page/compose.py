@@ -201,7 +201,7 @@ def _tiles(found: Findings, seen: int) -> list[tuple[str, str, str]]:
         tiles.append(("median score", words.score(census.score.quantile(0.5)), "of the consensus"))
     if census.images and len(found.job["results"]["members"]) > 1:
         full = census.agreement.get(1.0, 0) / census.images
-        tiles.append(("all members agree", words.percent(full), "of the images"))
+        tiles.append(("all agree", words.percent(full), "of the images"))
     if found.evaluation is not None and found.evaluation.images:
         low, high = found.evaluation.consensus.top1_interval
         tiles.append(
@@ -304,10 +304,12 @@ def _gain_words(found: Evaluation | None) -> str:
         return ""
     gain = found.gain
     low, high = gain.interval
+    compared = f"{abs(100 * gain.difference):.1f} points {'above' if gain.difference > 0 else 'below'}"
     return (
-        f"Against its best member here, {gain.over}, the consensus gains {100 * gain.difference:+.1f} points "
-        f"(95 %: {100 * low:+.1f} to {100 * high:+.1f}); it alone is right "
-        f"{words.plural(gain.only_first, 'time', 'times')}, the member alone {words.plural(gain.only_other, 'time', 'times')}."
+        f"The consensus is {compared if gain.difference else 'as often right as'} its best member here, {gain.over} "
+        f"(difference {100 * gain.difference:+.1f}, 95 %: {100 * low:+.1f} to {100 * high:+.1f}). It alone is right "
+        f"{words.plural(gain.only_first, 'time', 'times')}, that member alone "
+        f"{words.plural(gain.only_other, 'time', 'times')}."
     )
 
 

@@ -18,7 +18,7 @@ from pipeline.trust.judged import Judged
 from pipeline.trust.selection import Group
 
 _BINS = 20
-_TOP_CLASSES = 25
+_TOP_CLASSES = 16
 _WORST_CLASSES = 12
 _MOST_LEVELS = 25
 _MOST_DIAGRAMS = 8

@@ -139,21 +139,25 @@ def _short(value: float, _: object = None) -> str:
 
 
 def rank_curve(axes: Axes, counts: Array) -> None:
-    """Images of each class, the commonest first, both axes logarithmic.
+    """Images of each class, the commonest first, logarithmic where they differ much.
 
     Args:
         axes: Drawn into.
         counts: Descending, above 0.
     """
+    many, unequal = len(counts) > 30, counts[0] > 20 * counts[-1]
     ranks = np.unique(np.geomspace(1, len(counts), min(len(counts), _MOST_POINTS)).astype(int))
-    axes.plot(ranks, counts[ranks - 1], color=ACCENT, linewidth=1.8, marker="o" if len(counts) < 30 else "", ms=3.5)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_ylim(0.8, 1.5 * float(counts[0]))
-    axes.set_xlim(0.9, 1.1 * len(counts) + 0.1)
+    axes.plot(ranks, counts[ranks - 1], color=ACCENT, linewidth=1.8, marker="" if many else "o", markersize=3.5)
+    if many:
+        axes.set_xscale("log")
+    if unequal:
+        axes.set_yscale("log")
+    axes.set_ylim(0.8 if unequal else 0, 1.1 * float(counts[0]))
     axes.minorticks_off()
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(_short)
+    if not unequal:
+        axes.locator_params(axis="y", integer=True, nbins=6)
     axes.set_xlabel("classes, the commonest first")
     axes.set_ylabel("images")
 
@@ -226,6 +230,6 @@ def precision_curve(axes: Axes, coverage: Array, precision: Array, targets: Sequ
     axes.set_ylim(max(0.0, low - 0.1 * (1 - low) - 0.01), 1.005)
     axes.set_xlim(0, 1.0)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
+        axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
     axes.set_xlabel("images kept, best scores first")
     axes.set_ylabel("of these, right")

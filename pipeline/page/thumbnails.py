@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from PIL import Image
 
 from pipeline.errors import ImageError
-from pipeline.stages.decode import decode
+from pipeline.records import Reason
+from pipeline.stages.decode import Decoded, decode
 
 SIDE_PX = 176
 _QUALITY = 72
+_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _MOST_ELONGATED = 8  # a panorama is scaled to at least so many pixels less across
 
 
@@ -31,14 +33,13 @@ class Thumbnail:
 
 
 def thumbnail(encoded: bytes) -> Thumbnail | None:
-    """Scale an image down, as it is seen upright; None where it cannot be decoded.
+    """Scale an image down, as it is seen upright; None where nothing can be seen of it.
 
     Args:
-        encoded: Of any format that can be labelled.
+        encoded: Of any format that can be labelled; of a JPEG, the beginning is enough.
     """
-    try:
-        decoded = decode(encoded, fast_to_px=SIDE_PX)
-    except ImageError:
+    decoded = _decoded(encoded)
+    if decoded is None:
         return None
     picture = Image.fromarray(decoded.pixels_CHW.permute(1, 2, 0).contiguous().numpy())
     scale = min(1.0, SIDE_PX / max(picture.size))
@@ -49,3 +50,13 @@ def thumbnail(encoded: bytes) -> Thumbnail | None:
     small.save(buffer, "WEBP", quality=_QUALITY, method=4)
     uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
     return Thumbnail(uri, *small.size)
+
+
+def _decoded(encoded: bytes) -> Decoded | None:
+    """Pixels; of a JPEG that is cut short, as far as they go."""
+    try:
+        return decode(encoded, fast_to_px=SIDE_PX)
+    except ImageError as error:
+        if error.reason != Reason.TRUNCATED_IMAGE or not encoded.startswith(_JPEG) or encoded.endswith(_JPEG_END):
+            return None
+    return _decoded(encoded + _JPEG_END)
