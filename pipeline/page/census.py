@@ -287,12 +287,12 @@ class _LowestOfClasses:
 def _ties(unit_id: str, index_B: Array) -> Array:
     """A number for each row that looks random and depends on its place alone: uint64.
 
-    Its upper half is the unit's: rows are drawn from as few units as possible, because the originals of those shown
+    Its upper 16 bits are the unit's: rows are drawn from as few units as possible, because the originals of those shown
     must be read again, and a unit may be a gigabyte.
     """
     unit = _mixed(np.array([int(unit_id, 16)], np.uint64))
     rows_B = _mixed(unit ^ index_B.astype(np.uint64))
-    tied_B: Array = (unit & np.uint64(0xFFFFFFFF00000000)) | (rows_B >> np.uint64(32))
+    tied_B: Array = (unit & np.uint64(0xFFFF000000000000)) | (rows_B >> np.uint64(16))
     return tied_B
 
 
