@@ -81,12 +81,12 @@ class Matrix:
 
 
 def _figure(name: str, title: str, note: str, paint: plots.Paint, table: Table, *, height: int = 250) -> Figure:
-    return Figure(title, note, plots.draw(name, title, note, paint, height=height), table)
+    return Figure(title, note, plots.draw(f"plot-{name}", title, note, paint, height=height), table)
 
 
 def throughput(found: Timeline) -> tuple[Figure, ...]:
     """Images done over time, and their rate where there are enough parts to tell."""
-    if len(found.seconds_T) < 2 or found.seconds_T[-1] <= 0:
+    if found.images_per_s is None:
         return ()
     kept = np.unique(np.linspace(0, len(found.seconds_T) - 1, min(len(found.seconds_T), 25)).astype(int))
     done = Table(

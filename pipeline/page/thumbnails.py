@@ -6,11 +6,11 @@ import base64
 import io
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.errors import ImageError
 from pipeline.records import Reason
-from pipeline.stages.decode import Decoded, decode
+from pipeline.stages.decode import decode
 
 SIDE_PX = 176
 _QUALITY = 72
@@ -38,10 +38,9 @@ def thumbnail(encoded: bytes) -> Thumbnail | None:
     Args:
         encoded: Of any format that can be labelled; of a JPEG, the beginning is enough.
     """
-    decoded = _decoded(encoded)
-    if decoded is None:
+    picture = _seen(encoded)
+    if picture is None:
         return None
-    picture = Image.fromarray(decoded.pixels_CHW.permute(1, 2, 0).contiguous().numpy())
     scale = min(1.0, SIDE_PX / max(picture.size))
     least = max(1, SIDE_PX // _MOST_ELONGATED)
     size = tuple(max(min(side, least), round(side * scale)) for side in picture.size)
@@ -52,11 +51,22 @@ def thumbnail(encoded: bytes) -> Thumbnail | None:
     return Thumbnail(uri, *small.size)
 
 
-def _decoded(encoded: bytes) -> Decoded | None:
-    """Pixels; of a JPEG that is cut short, as far as they go."""
+def _seen(encoded: bytes) -> Image.Image | None:
+    """An upright picture; of a JPEG that is cut short, as far as it goes."""
     try:
-        return decode(encoded, fast_to_px=SIDE_PX)
+        decoded = decode(encoded, fast_to_px=SIDE_PX)
     except ImageError as error:
-        if error.reason != Reason.TRUNCATED_IMAGE or not encoded.startswith(_JPEG) or encoded.endswith(_JPEG_END):
+        if error.reason != Reason.TRUNCATED_IMAGE or not encoded.startswith(_JPEG):
             return None
-    return _decoded(encoded + _JPEG_END)
+        return _beginning(encoded)
+    return Image.fromarray(decoded.pixels_CHW.permute(1, 2, 0).contiguous().numpy())
+
+
+def _beginning(encoded: bytes) -> Image.Image | None:
+    """With an end marker, decoders take what is missing for grey."""
+    try:
+        picture = Image.open(io.BytesIO(encoded + _JPEG_END), formats=("JPEG",))
+        picture.draft("RGB", (SIDE_PX, SIDE_PX))
+        return ImageOps.exif_transpose(picture).convert("RGB")
+    except Exception:  # noqa: BLE001 - Pillow's plugins raise whatever they run into
+        return None
