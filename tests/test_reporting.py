@@ -30,10 +30,12 @@ class Page(HTMLParser):
         self.tags, self.shown = [], []
         self.source = path.read_text("utf-8")
         self.feed(self.source)
-        self.text = " ".join(" ".join(self.shown).split())
+        self.text = " ".join("".join(self.shown).split())
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+        if tag != "wbr":
+            self.shown.append(" ")
 
     def handle_data(self, data):
         self.shown.append(data)
@@ -84,7 +86,7 @@ def test_it_tells_what_was_run_and_what_came_of_it(labelled):
     for said in (
         job["fingerprint"],
         f"mean of 2 members, top {job['results']['top_k']}",
-        "shufflenet_v2_x0_5 shufflenet_v2_x0_5 50.0 %",
+        "shufflenet_v2_x0_5 50.0 % resize 256, crop 224, bilinear",
         str(labelled / "shard.tar"),
         f"torch {job['versions']['torch']}",
         "The consensus is not calibrated",
@@ -171,7 +173,12 @@ def test_an_output_without_any_part(tmp_path):
     made = report(out)
     page = Page(out / "report.html")
     assert (made.images, made.pictures) == (0, 0)
-    for said in ("not finished", "No image is labelled", "Nothing has been published yet.", "Nothing had to be put aside."):
+    for said in (
+        "not finished",
+        "No image is labelled",
+        "Nothing has been published yet.",
+        "Nothing had to be put aside.",
+    ):
         assert said in page.text
     assert not page.all("svg")
 

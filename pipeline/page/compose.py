@@ -7,6 +7,7 @@ itself scripts and every request.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -25,6 +26,7 @@ from pipeline.safe_text import printable
 from pipeline.trust.judged import Judged
 
 _SHOWN_INPUTS = 12
+_BEHIND_SIGNS = re.compile(r"(?<=[_/.-])(?=[^_/.-])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ def compose(found: Findings) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["soft"] = _soft
     style = Markup(folder.joinpath("style.css").read_text("utf-8"))  # noqa: S704 - ships with this module
     page = environment.get_template("page.html.j2").render(style=style, **_content(found))
     return page.encode("utf-8")
@@ -123,6 +126,11 @@ def compose(found: Findings) -> bytes:
 def _shown(value: object) -> object:
     """Text from anywhere, as it may be shown; what was made for the page stays as it is."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _soft(text: str) -> Markup:
+    """Text that may go on in the next line behind the signs that hold names together."""
+    return Markup("<wbr>").join(printable(piece) for piece in _BEHIND_SIGNS.split(text))
 
 
 def _content(found: Findings) -> dict[str, Any]:
@@ -255,10 +263,11 @@ def _facts(found: Findings) -> list[tuple[str, list[str]]]:
 def _members(job: Mapping[str, Any]) -> figures.Table:
     members = job["results"]["members"]
     total = sum(member["factor"] for member in members)
+    named = any(member["alias"] != member["arch"].removeprefix("timm/") for member in members)
     rows = tuple(
         (
             member["alias"],
-            member["arch"],
+            *((member["arch"],) if named else ()),
             words.percent(member["factor"] / total),
             _recipe(member.get("recipe")),
             str(job.get("weights_files", {}).get(member["alias"], "")),
@@ -266,8 +275,9 @@ def _members(job: Mapping[str, Any]) -> figures.Table:
         )
         for member in members
     )
-    heads = ("member", "architecture", "weight", "preprocessing", "weights file", "sha256")
-    return figures.Table("Members of the ensemble", heads, rows, words_in=frozenset({1, 3, 4, 5}))
+    heads = ("member", *(("architecture",) if named else ()), "weight", "preprocessing", "weights file", "sha256")
+    in_words = frozenset(at for at, head in enumerate(heads) if head != "weight")
+    return figures.Table("Members of the ensemble", heads, rows, words_in=in_words)
 
 
 def _recipe(recipe: Mapping[str, Any] | None) -> str:

@@ -128,8 +128,9 @@ def common_classes(census: Census, names: Sequence[str]) -> Table:
     order = np.argsort(-census.counts_K, kind="stable")[:_TOP_CLASSES]
     shown = [label for label in order.tolist() if census.counts_K[label]]
     most = int(census.counts_K.max(initial=0))
+    every = len(shown) == int((census.counts_K > 0).sum())
     return Table(
-        f"The {len(shown)} commonest classes" if len(shown) > 1 else "The only class",
+        "Images of each class" if every else f"The {len(shown)} commonest classes",
         ("class", "images", "share"),
         tuple(
             (

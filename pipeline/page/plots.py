@@ -146,7 +146,9 @@ def rank_curve(axes: Axes, counts: Array) -> None:
         counts: Descending, above 0.
     """
     many, unequal = len(counts) > 30, counts[0] > 20 * counts[-1]
-    ranks = np.unique(np.geomspace(1, len(counts), min(len(counts), _MOST_POINTS)).astype(int))
+    ranks = np.arange(1, len(counts) + 1)
+    if len(counts) > _MOST_POINTS:
+        ranks = np.unique(np.geomspace(1, len(counts), _MOST_POINTS).astype(int))
     axes.plot(ranks, counts[ranks - 1], color=ACCENT, linewidth=1.8, marker="" if many else "o", markersize=3.5)
     if many:
         axes.set_xscale("log")

@@ -26,7 +26,9 @@ def views():
 @pytest.fixture
 def taken(views, tmp_path):
     def take(rows_per_part, **more):
-        out = write_output(tmp_path / f"{rows_per_part}", views, [None] * NUM_IMAGES, rows_per_part=rows_per_part, **more)
+        out = write_output(
+            tmp_path / f"{rows_per_part}", views, [None] * NUM_IMAGES, rows_per_part=rows_per_part, **more
+        )
         ledger = Ledger(str(out), Storage())
         census = take_census(ledger, ledger.job())
         return census, read_labelled(ledger, census.picks)

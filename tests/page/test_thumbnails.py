@@ -23,7 +23,13 @@ def opened(found) -> Image.Image:
 
 @pytest.mark.parametrize(
     ("size", "small"),
-    [((640, 480), (176, 132)), ((30, 20), (30, 20)), ((1200, 1600), (132, 176)), ((4000, 20), (176, 20)), ((1, 1), (1, 1))],
+    [
+        ((640, 480), (176, 132)),
+        ((30, 20), (30, 20)),
+        ((1200, 1600), (132, 176)),
+        ((4000, 20), (176, 20)),
+        ((1, 1), (1, 1)),
+    ],
 )
 def test_sizes(size, small):
     assert opened(thumbnail(jpeg(size=size))).size == small
@@ -45,7 +51,9 @@ def test_a_picture_stands_upright():
 
 def test_of_a_jpeg_that_is_cut_short_the_beginning_is_seen():
     whole = jpeg(size=(600, 400))
-    seen, cut = (np.asarray(opened(thumbnail(data)).convert("RGB"), int) for data in (whole, whole[: len(whole) * 2 // 3]))
+    seen, cut = (
+        np.asarray(opened(thumbnail(data)).convert("RGB"), int) for data in (whole, whole[: len(whole) * 2 // 3])
+    )
     assert seen.shape == cut.shape
     assert np.abs(seen[:40] - cut[:40]).mean() < 3
     assert np.abs(seen[-20:] - cut[-20:]).mean() > 10
