@@ -26,7 +26,7 @@ from pipeline.safe_text import printable
 from pipeline.trust.judged import Judged
 
 _SHOWN_INPUTS = 12
-_BEHIND_SIGNS = re.compile(r"(?<=[_/.-])(?=[^_/.-])")
+_BEHIND_SIGNS = re.compile(r"(?<=[_/.-])(?=[^_/.0-9-])")
 
 
 @dataclass(frozen=True, slots=True)
