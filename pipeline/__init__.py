@@ -21,9 +21,22 @@ if TYPE_CHECKING:
     from pipeline.exporting.job import export
     from pipeline.forecast import plan
     from pipeline.job import label
+    from pipeline.reporting import report
     from pipeline.survey import status
 
-__all__ = ["bench", "calibrate", "evaluate", "export", "label", "plan", "review", "sample", "status", "verify"]
+__all__ = [
+    "bench",
+    "calibrate",
+    "evaluate",
+    "export",
+    "label",
+    "plan",
+    "report",
+    "review",
+    "sample",
+    "status",
+    "verify",
+]
 
 _HOMES = {
     "bench": "pipeline.benchmark",
@@ -32,6 +45,7 @@ _HOMES = {
     "export": "pipeline.exporting.job",
     "label": "pipeline.job",
     "plan": "pipeline.forecast",
+    "report": "pipeline.reporting",
     "review": "pipeline.asking",
     "sample": "pipeline.asking",
     "status": "pipeline.survey",

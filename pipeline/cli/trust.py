@@ -158,3 +158,31 @@ def review(
     else:
         print_list(found)
     return 0
+
+
+def report(
+    out: Out,
+    truth: TruthFile = None,
+    save: Annotated[
+        str | None,
+        typer.Option("--save", metavar="FILE", help="Where to write it, local or s3://.  [default: OUT/report.html]"),
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Show thumbnails; a few originals are read again for them.")
+    ] = True,
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: Anonymous = None,
+) -> int:
+    """Write one self-contained HTML page: what was run, classes, certainty, accuracy, pictures, quarantine."""
+    import pipeline
+    from pipeline.cli.verdicts import print_report
+
+    made = pipeline.report(
+        out, truth=truth, save=save, images=images, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
+    )
+    if json_:
+        print_json(made)
+    else:
+        print_report(made)
+    return 0

@@ -1,4 +1,4 @@
-"""Tables of an evaluation and of a calibration, for a person."""
+"""What evaluate, calibrate and report have to say, for a person."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.table import Table
 from pipeline.accuracy import Accuracy, Evaluation
 from pipeline.asking import Listed
 from pipeline.cli.printing import say, show
+from pipeline.reporting import Report
 from pipeline.safe_text import printable
 from pipeline.trust.calibration import Calibration
 from pipeline.trust.intervals import Interval
@@ -140,6 +141,14 @@ def _confused(found: Evaluation) -> Table:
         names = (f"  {printable(pair.truth_name)}", printable(pair.label_name))
         table.add_row(*names, f"{pair.images:,}", f"{pair.share:.1%}")
     return table
+
+
+def print_report(made: Report) -> None:
+    """Print where the page is, and what is in it."""
+    if made.note and not made.pictures:
+        say(f"pictures: {made.note}")
+    parts = [f"{made.images:,} images", f"{made.quarantined:,} quarantined", f"{made.judged:,} with known truth"]
+    show(f"{made.saved}: {', '.join(parts)}, {made.pictures:,} pictures, {made.num_bytes / 1e6:.1f} MB")
 
 
 def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> None:
