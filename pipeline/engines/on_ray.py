@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.engines.stream import streamed
 from pipeline.errors import EngineError, RequestError
 from pipeline.machine import available_memory_bytes, num_local_cpus, num_local_gpus, smallest_gpu_bytes
+from pipeline.metrics import LABELER_DEATHS, Kind, Meter, Metric
 from pipeline.watch import die_when_stuck
 from pipeline.workload import MAX_DEATHS, Item, Patience, Share, WorkerFactory, Workload
 
@@ -175,6 +176,7 @@ class RayEngine:
         dataset = self._dataset(workload, blobs, supervisor)
         patience = Patience()
         ended = threading.Event()
+        meter = _RayMeter(workload.labels)
 
         def pass_on(texts: Iterable[str], emit: Callable[[Item], None]) -> None:
             for item in map(json.loads, texts):
@@ -197,6 +199,7 @@ class RayEngine:
                     supervisor.stop.remote()
                 reports, deaths = ray.get(supervisor.news.remote())
                 pass_on(reports, emit)
+                meter.count_to(LABELER_DEATHS, sum(deaths.values()))
                 if patience.ends(deaths):
                     raise EngineError(
                         f"a worker died {MAX_DEATHS} times with nothing done in between; what kills it is in "
@@ -241,7 +244,7 @@ class RayEngine:
         threads = workload.num_threads or shape.num_cpus
         return ray.data.from_blocks(blocks).map_batches(
             _RayWorker,
-            fn_constructor_args=(workload.factory, blobs, supervisor, threads),
+            fn_constructor_args=(workload.factory, blobs, supervisor, threads, dict(workload.labels)),
             batch_size=1,
             batch_format="pyarrow",
             compute=self._pool(workload, shape),
@@ -283,6 +286,10 @@ class RayEngine:
             # machines that join later are used; those that leave are waited for or replaced
             return ActorPoolStrategy(min_size=size, max_size=most, initial_size=size, **options)
         return ActorPoolStrategy(size=size, **options)
+
+    def meter(self, workload: Workload) -> Meter:
+        """The metrics of this process, which Ray's agent on this machine collects."""
+        return _RayMeter(workload.labels)
 
     def close(self) -> None:
         """Leave the cluster, or stop the Ray that was started here."""
@@ -344,6 +351,62 @@ class _Supervisor:
         return reports, {worker: len(lives) - 1 for worker, lives in self._lives.items()}
 
 
+class _RayMeter:
+    """Metrics of this process on their way to Ray's agent on the machine, which serves them to Prometheus.
+
+    Ray adds the prefix ``ray_`` and, to counters, ``_total``. A call takes 2 microseconds and hands a number over to
+    Ray's core, which sends them every ten seconds; where nobody collects them (Ray without its dashboard's packages)
+    they are dropped. A gauge is forgotten within twenty seconds unless it is set again.
+
+    Args:
+        labels: On every metric.
+    """
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self._labels = dict(labels)
+        self._made: dict[Metric, Any] = {}
+        self._totals: dict[Metric, float] = {}
+        self._samples: list[tuple[Metric, Callable[[], float | None], dict[str, str]]] = []
+        self._lock = threading.Lock()
+
+    def _ray_metric(self, metric: Metric) -> Any:  # noqa: ANN401 - Ray's own type
+        with self._lock:
+            if metric not in self._made:
+                from ray.util import metrics
+
+                kinds = {Kind.COUNTER: metrics.Counter, Kind.GAUGE: metrics.Gauge, Kind.HISTOGRAM: metrics.Histogram}
+                options: dict[str, Any] = {"boundaries": list(metric.buckets)} if metric.buckets else {}
+                self._made[metric] = kinds[metric.kind](
+                    metric.full_name, metric.description, tag_keys=(*self._labels, *metric.labels), **options
+                )
+            return self._made[metric]
+
+    def add(self, metric: Metric, value: float, **labels: str) -> None:
+        if value > 0:
+            self._ray_metric(metric).inc(value, self._labels | labels)
+
+    def observe(self, metric: Metric, value: float, **labels: str) -> None:
+        self._ray_metric(metric).observe(value, self._labels | labels)
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None:
+        self._ray_metric(metric).set(value, self._labels | labels)
+
+    def sample(self, metric: Metric, read: Callable[[], float | None], **labels: str) -> None:
+        self._samples.append((metric, read, labels))
+
+    def count_to(self, metric: Metric, total: float) -> None:
+        """Bring a counter to what somebody else has counted."""
+        self.add(metric, total - self._totals.get(metric, 0.0))
+        self._totals[metric] = total
+
+    def read(self) -> None:
+        """Read all gauges that are to be sampled."""
+        for metric, read, labels in tuple(self._samples):
+            value = read()
+            if value is not None:
+                self.set(metric, value, **labels)
+
+
 class _RayWorker:
     """A worker inside an actor of Ray Data's pool."""
 
@@ -353,6 +416,7 @@ class _RayWorker:
         blobs: Mapping[str, Any],
         supervisor: Any,  # noqa: ANN401 - an actor's handle
         num_threads: int,
+        labels: Mapping[str, str],
     ) -> None:
         import ray
 
@@ -361,7 +425,9 @@ class _RayWorker:
         about = ray.get_runtime_context()
         # known to have begun before anything of its own runs, which may be what kills it
         ray.get(supervisor.begin.remote(about.get_actor_id(), about.get_worker_id()))
-        self._worker = factory({name: ray.get(reference) for name, reference in blobs.items()}, num_threads)
+        self._meter = _RayMeter(labels)
+        fetched = {name: ray.get(reference) for name, reference in blobs.items()}
+        self._worker = factory(fetched, num_threads, self._meter)
         threading.Thread(target=self._watch, name="stop", daemon=True).start()
         die_when_stuck()
 
@@ -369,6 +435,7 @@ class _RayWorker:
         import ray
 
         while not self._stop.wait(_POLL_S):
+            self._meter.read()
             try:
                 if ray.get(self._supervisor.is_stopping.remote()):
                     self._stop.set()
