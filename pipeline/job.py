@@ -41,7 +41,7 @@ from pipeline.workload import Engine, Item, Workload
 
 _COUNT_BUDGET_S = 2.0
 _USUAL_IMAGE_BYTES = 100_000
-_JOB_DIGITS = 12  # of its fingerprint, in the label of metrics
+_JOB_DIGITS = 8  # of its fingerprint, in the label of metrics as in the names of parts
 
 
 def label(

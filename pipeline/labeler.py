@@ -33,8 +33,7 @@ from pipeline.attempts import DEATHS_BEFORE_ISOLATION, Attempts
 from pipeline.chunks import Assembly, Chunk, Encoded, PartEnd, Piece, Ready, cut_chunks
 from pipeline.errors import ImageError, PublishError, StorageError
 from pipeline.labeler_config import LabelerConfig
-from pipeline.machine import available_memory_bytes, device_memory_bytes, process_memory_bytes
-from pipeline.metering import Timed, UnitMeter
+from pipeline.metering import Timed, UnitMeter, sample_memory
 from pipeline.metrics import Meter, NoMeter
 from pipeline.models.device import DeviceQueue
 from pipeline.models.ensemble import Ensemble
@@ -137,14 +136,9 @@ class Labeler:
         depth("read", lambda: sum(ahead.depth for ahead in tuple(self._reading)))
         depth("work", lambda: self._workers.depth)
         depth("publish", lambda: len(self._publishing))
-        if self._device:
-            depth("device", lambda device=self._device: device.depth)
+        depth("device", lambda: self._device.depth if self._device else 0)
         meter.sample(metrics.HANGING_THREADS, lambda: self._workers.num_lost)
-        meter.sample(metrics.PROCESS_MEMORY, process_memory_bytes)
-        meter.sample(metrics.AVAILABLE_MEMORY, available_memory_bytes)
-        if self._config.device == "cuda":
-            meter.sample(metrics.DEVICE_MEMORY, lambda: device_memory_bytes()[0])
-            meter.sample(metrics.DEVICE_MEMORY_TOTAL, lambda: device_memory_bytes()[1])
+        sample_memory(meter, on_gpu=self._config.device == "cuda")
 
     def __call__(
         self, unit: Unit, parts_done: int = 0, stopping: Callable[[], bool] = lambda: False

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
 from pipeline import metrics
+from pipeline.machine import available_memory_bytes, device_memory_bytes, process_memory_bytes
 from pipeline.metrics import Meter
 from pipeline.progress import Snapshot
 from pipeline.records import Receipt
@@ -53,8 +54,8 @@ class UnitMeter:
         self._labelled = before.num_labelled
         self._bytes = skipped_bytes
         self._parts = len(before.parts)
-        self._quarantined = dict(before.num_quarantined)
-        self._events = dict(before.num_events)
+        self._quarantined: dict[str, float] = dict(before.num_quarantined)
+        self._events: dict[str, float] = dict(before.num_events)
         self._stage_s: dict[str, float] = {}
         self._wait_s: dict[str, float] = {}
 
@@ -81,6 +82,15 @@ class UnitMeter:
         outcome = "finished" if receipt.finished else receipt.failure or "stopped"
         self._meter.add(metrics.UNITS, 1, outcome=outcome)
         self._meter.observe(metrics.UNIT_SECONDS, time.monotonic() - self._began)
+
+
+def sample_memory(meter: Meter, *, on_gpu: bool) -> None:
+    """Have this process's memory sampled, and its GPU's."""
+    meter.sample(metrics.PROCESS_MEMORY, process_memory_bytes)
+    meter.sample(metrics.AVAILABLE_MEMORY, available_memory_bytes)
+    if on_gpu:
+        meter.sample(metrics.DEVICE_MEMORY, lambda: device_memory_bytes()[0])
+        meter.sample(metrics.DEVICE_MEMORY_TOTAL, lambda: device_memory_bytes()[1])
 
 
 def _gain(now: Mapping[str, float], then: dict[str, float]) -> Iterator[tuple[str, float]]:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Protocol
 
 PREFIX = "shardlabel"
-JOB_LABEL = "fingerprint"  # on every metric: the job's, as in job.json and in the names of parts, its first 12 digits
+JOB_LABEL = "fingerprint"  # on every metric: the job's, as in job.json, its first 8 digits as in the names of parts
 LABELER, DRIVER = "labeler", "driver"
 
 
@@ -277,12 +277,7 @@ def markdown_table() -> str:
     lines = ["| metric | kind | labels | of | what |", "|---|---|---|---|---|"]
     for metric in CATALOGUE:
         labels = " ".join(f"`{label}`" for label in metric.labels)
-        cells = (
-            f"`{metric.exported_name}`",
-            metric.kind,
-            labels,
-            metric.source,
-            f"{metric.description} ({metric.unit})",
-        )
+        about = f"{metric.description} ({metric.unit})"
+        cells = (f"`{metric.exported_name}`", metric.kind, labels, metric.source, about)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

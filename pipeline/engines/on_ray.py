@@ -9,12 +9,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.engines.stream import streamed
+from pipeline.engines.supervisor import Supervisor
 from pipeline.errors import EngineError, RequestError
 from pipeline.machine import available_memory_bytes, num_local_cpus, num_local_gpus, smallest_gpu_bytes
 from pipeline.metrics import LABELER_DEATHS, Kind, Meter, Metric
@@ -22,6 +24,7 @@ from pipeline.watch import die_when_stuck
 from pipeline.workload import MAX_DEATHS, Item, Patience, Share, WorkerFactory, Workload
 
 _POLL_S = 0.5
+_SAMPLE_S = 1.0
 _MAX_CONSTRUCTOR_DEATHS = 3
 _ONE_ITEM_BLOCKS = 20_000
 _GPU_PROBE_S = 60.0
@@ -221,7 +224,7 @@ class RayEngine:
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-        return ray.remote(**options)(_Supervisor).remote()
+        return ray.remote(**options)(Supervisor).remote()
 
     def _dataset(self, workload: Workload, blobs: Mapping[str, Any], supervisor: Any) -> Any:  # noqa: ANN401 - Ray's types
         import pyarrow as pa
@@ -326,31 +329,6 @@ def _smallest_gpu_of(nodes: Sequence[Mapping[str, Any]]) -> int | None:
     return None
 
 
-class _Supervisor:
-    """An actor that remembers whether to stop, what workers report, and in how many processes each has lived."""
-
-    def __init__(self) -> None:
-        self._stopping = False
-        self._reports: list[str] = []
-        self._lives: dict[str, set[str]] = {}
-
-    def stop(self) -> None:
-        self._stopping = True
-
-    def is_stopping(self) -> bool:
-        return self._stopping
-
-    def begin(self, worker: str, process: str) -> None:
-        self._lives.setdefault(worker, set()).add(process)
-
-    def report(self, text: str) -> None:
-        self._reports.append(text)
-
-    def news(self) -> tuple[list[str], dict[str, int]]:
-        reports, self._reports = self._reports, []
-        return reports, {worker: len(lives) - 1 for worker, lives in self._lives.items()}
-
-
 class _RayMeter:
     """Metrics of this process on their way to Ray's agent on the machine, which serves them to Prometheus.
 
@@ -399,12 +377,14 @@ class _RayMeter:
         self.add(metric, total - self._totals.get(metric, 0.0))
         self._totals[metric] = total
 
-    def read(self) -> None:
-        """Read all gauges that are to be sampled."""
-        for metric, read, labels in tuple(self._samples):
-            value = read()
-            if value is not None:
-                self.set(metric, value, **labels)
+    def keep_reading(self) -> None:
+        """Read all gauges that are to be sampled, again and again until the process ends."""
+        while True:
+            for metric, read, labels in tuple(self._samples):
+                value = read()
+                if value is not None:
+                    self.set(metric, value, **labels)
+            time.sleep(_SAMPLE_S)
 
 
 class _RayWorker:
@@ -429,13 +409,13 @@ class _RayWorker:
         fetched = {name: ray.get(reference) for name, reference in blobs.items()}
         self._worker = factory(fetched, num_threads, self._meter)
         threading.Thread(target=self._watch, name="stop", daemon=True).start()
+        threading.Thread(target=self._meter.keep_reading, name="meter", daemon=True).start()
         die_when_stuck()
 
     def _watch(self) -> None:
         import ray
 
         while not self._stop.wait(_POLL_S):
-            self._meter.read()
             try:
                 if ray.get(self._supervisor.is_stopping.remote()):
                     self._stop.set()
