@@ -67,6 +67,24 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = kept
 
 
+@contextlib.contextmanager
+def _stdout_left_alone(*, verbose: bool) -> Iterator[None]:
+    """Have Ray print nothing, or to stderr: it tells of deaths on stdout, in between whoever's JSON, if it may or not."""
+    from ray._private import worker
+
+    talk = worker.print_to_stdstream
+
+    def elsewhere(data: Mapping[str, Any], *options: Any, **named: Any) -> None:  # noqa: ANN401 - Ray's own
+        if verbose:
+            talk({**data, "is_err": True}, *options, **named)
+
+    worker.print_to_stdstream = elsewhere
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = talk
+
+
 def _keep_token_private() -> None:
     """Let nobody else read the token that opens a Ray started here; Ray leaves that to the umask."""
     folder = Path.home() / ".ray"
@@ -96,6 +114,7 @@ class RayEngine:
         self._address = address
         self._verbose = verbose
         self._started_here = False
+        self._until_closed = contextlib.ExitStack()
 
     def num_gpus(self) -> int:
         """GPUs of the cluster, or of this machine where Ray is still to be started on it."""
@@ -161,6 +180,7 @@ class RayEngine:
         if self._address is None:
             _keep_token_private()  # it may be a new one
         self._started_here = True
+        self._until_closed.enter_context(_stdout_left_alone(verbose=self._verbose))
         if on_sigterm is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there
 
@@ -300,6 +320,7 @@ class RayEngine:
             import ray
 
             ray.shutdown()
+            self._until_closed.close()
             self._started_here = False
 
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import secrets
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+import urllib.request
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import yaml
@@ -25,6 +36,8 @@ from pipeline.metrics import (
     Kind,
     markdown_table,
 )
+
+T = TypeVar("T")
 
 DEPLOY = REPOSITORY / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "shardlabel.json").read_text())
@@ -139,6 +152,113 @@ def test_what_a_live_job_shows_is_true(scraped):
         assert value("stage_seconds_total", stage) > 0
     assert value("process_memory_bytes", job) > 100 << 20
     assert scraped.said == ""  # nobody hears of metrics on a terminal
+
+
+@pytest.fixture
+def cluster(tmp_path: Path):
+    """A Ray cluster of one machine as `ray start` makes it, on 127.0.0.1: its environment and its folder."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # a short path: sockets are in it
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "RAY_metrics_report_interval_ms": "1000",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ADDRESS": f"127.0.0.1:{port}",
+    }
+    words = [f"--port={port}", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--dashboard-port=0"]
+    head = subprocess.Popen(
+        [Path(sys.executable).with_name("ray"), "start", "--head", "--block", *words, "--temp-dir", folder],
+        env={name: value for name, value in environment.items() if name != "RAY_ADDRESS"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield environment, folder
+    finally:
+        head.terminate()
+        head.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def command(given: Path, out: Path) -> list[str]:
+    words = ["-m", "pipeline", "label", str(given), "--out", str(out), "--model", "shufflenet_v2_x0_5"]
+    words += ["--weights-dir", str(SAMPLE_DATA / "weights"), "--labels", str(SAMPLE_DATA / "classes.txt")]
+    return [sys.executable, *words, "--precision", "fp32", "--progress", "json"]
+
+
+def until(answer: Callable[[], T | None], within_s: float = 90.0) -> T:
+    deadline = time.monotonic() + within_s
+    while (found := answer()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return found
+
+
+@pytest.mark.slow
+def test_on_a_cluster_prometheus_finds_the_job_and_hears_of_a_death(cluster, tmp_path: Path):
+    environment, folder = cluster
+    listed = until(lambda: next(folder.glob("prom_metrics_service_discovery.json"), None))  # what prometheus.yaml reads
+    for number in range(12):
+        shutil.copy(SAMPLE_DATA / f"shard-00{number % 3}.tar", tmp_path / f"{number}.tar")
+    job = subprocess.Popen(
+        [*command(tmp_path, tmp_path / "out"), "--rows-per-part=20", "--ray-address", environment["RAY_ADDRESS"]],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def victim() -> int | None:
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            for mark in (tmp_path / "out" / "attempts").glob("*-1.json"):
+                if any((tmp_path / "out" / "predictions").iterdir()):
+                    return json.loads(mark.read_text())["pid"]
+        return None
+
+    def deaths() -> float | None:
+        targets = [address for group in json.loads(listed.read_text()) for address in group["targets"]]
+        texts = []
+        for target in targets:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=5) as answer:
+                texts.append(answer.read().decode())
+        found = read(texts, "", "")
+        if LABELER_DEATHS.exported_name not in found.kinds:
+            return None
+        assert found.kinds[LABELER_DEATHS.exported_name] == "counter"
+        assert {"SessionName", "fingerprint"} <= found.labels[LABELER_DEATHS.exported_name]
+        return next(value for (name, _), value in found.values.items() if name == LABELER_DEATHS.exported_name)
+
+    os.kill(until(victim), signal.SIGKILL)
+    assert until(deaths) == 1
+    said, _ = job.communicate(timeout=120)
+    assert job.returncode == 0
+    lines = [json.loads(line) for line in said.splitlines()]  # not a word of Ray in between
+    assert lines[-1]["event"] == "summary"
+    assert lines[-1]["images"] == 4 * 245
+
+
+@pytest.mark.slow
+def test_without_the_packages_of_rays_dashboard_jobs_run_the_same_and_nobody_is_told(tmp_path: Path):
+    # as `pip install ray[data]` alone leaves it: what ray[default] adds cannot be imported, by any of Ray's processes
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "for name in ('aiohttp_cors', 'opencensus', 'opentelemetry', 'prometheus_client', 'colorful'):\n"
+        "    sys.modules[name] = None\n"
+    )
+    done = subprocess.run(
+        command(SAMPLE_DATA / "shard-000.tar", tmp_path / "out"),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    assert events[-1] == "summary"
+    assert set(events) <= {"progress", "note", "summary"}
 
 
 def test_the_page_lists_the_catalogue():
