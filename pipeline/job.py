@@ -25,6 +25,8 @@ from pipeline.inputs import Inputs, find_inputs
 from pipeline.labeler import UNITS_AT_ONCE, Labeler
 from pipeline.labeler_config import LabelerConfig
 from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, UNITS, Ledger
+from pipeline.metering import JobMeter
+from pipeline.metrics import JOB_LABEL, Meter
 from pipeline.models.anatomy import of_member
 from pipeline.models.tuning import is_long
 from pipeline.models.weights import ResolvedMember, resolve
@@ -39,6 +41,7 @@ from pipeline.workload import Engine, Item, Workload
 
 _COUNT_BUDGET_S = 2.0
 _USUAL_IMAGE_BYTES = 100_000
+_JOB_DIGITS = 8  # of its fingerprint, in the label of metrics as in the names of parts
 
 
 def label(
@@ -120,10 +123,13 @@ def _run(
         if num_pending:
             trying = job.device == "cpu" and _is_long(left.values(), members, engine)
             workload = _workload(config, ledger.out, job, members, agenda, trying=trying)
+            metered = JobMeter(engine.meter(workload), budget.max_bad_rate, budget.max_failed_units)
             for item in engine.run(workload, stop.event):
                 if item is not None:
                     tracker.take(Receipt.from_dict(item))
-                reporter.update(tracker.snapshot())
+                snapshot = tracker.snapshot()
+                reporter.update(snapshot)
+                metered.update(snapshot)
                 if budget.exceeded_by(tracker) or tracker.unwritable:
                     stop.event.set()
     try:
@@ -296,6 +302,7 @@ def _workload(
         num_workers=None if config.workers == "auto" else config.workers,
         num_threads=None if config.decode_threads == "auto" else config.decode_threads,
         is_progress=_is_progress,
+        labels={JOB_LABEL: job.fingerprint[:_JOB_DIGITS]},
     )
 
 
@@ -330,8 +337,8 @@ class _Items(Sequence[Item]):
 class LabelerWorker:
     """A labeler as engines want it: dicts in, dicts out."""
 
-    def __init__(self, settings: Mapping[str, Any], blobs: Mapping[str, bytes], num_threads: int) -> None:
-        self._labeler = Labeler(LabelerConfig(num_threads=num_threads, **settings), blobs)
+    def __init__(self, settings: Mapping[str, Any], blobs: Mapping[str, bytes], num_threads: int, meter: Meter) -> None:
+        self._labeler = Labeler(LabelerConfig(num_threads=num_threads, **settings), blobs, meter=meter)
 
     def __call__(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]:
         """Label the unit of an item."""

@@ -28,10 +28,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from pipeline import metrics
 from pipeline.attempts import DEATHS_BEFORE_ISOLATION, Attempts
 from pipeline.chunks import Assembly, Chunk, Encoded, PartEnd, Piece, Ready, cut_chunks
 from pipeline.errors import ImageError, PublishError, StorageError
 from pipeline.labeler_config import LabelerConfig
+from pipeline.metering import Timed, UnitMeter, sample_memory
+from pipeline.metrics import Meter, NoMeter
 from pipeline.models.device import DeviceQueue
 from pipeline.models.ensemble import Ensemble
 from pipeline.records import CRASHING, UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Sample, ShardEvent, Stage, Unit
@@ -64,6 +67,7 @@ class _Committed:
     name: str
     num_rows: list[int]
     at: float
+    seconds: float
 
 
 class Labeler:
@@ -74,9 +78,17 @@ class Labeler:
         blobs: The members' tensors by alias, as safetensors bytes.
         device_thread: Whether forward passes run in a thread of their own, as a GPU needs it, or in the threads
             that decode, as is fastest on a CPU; None for what suits the device.
+        meter: Where its metrics go; None for nowhere.
     """
 
-    def __init__(self, config: LabelerConfig, blobs: Mapping[str, bytes], *, device_thread: bool | None = None) -> None:
+    def __init__(
+        self,
+        config: LabelerConfig,
+        blobs: Mapping[str, bytes],
+        *,
+        device_thread: bool | None = None,
+        meter: Meter | None = None,
+    ) -> None:
         self._config = config
         self._storage = Storage(config.storage)
         self._ensemble = Ensemble(
@@ -112,6 +124,21 @@ class Labeler:
         self._turns = itertools.count()
         largest = max(geometry.resize_px for geometry in self._ensemble.geometries)
         self._fast_to_px = largest if config.decode == "fast" else None
+        self._reading: set[ReadAhead[Chunk | PartEnd]] = set()
+        self._publishing: set[Future[_Committed]] = set()
+        self._meter = meter or NoMeter()
+        self._meter_gauges(self._meter)
+
+    def _meter_gauges(self, meter: Meter) -> None:
+        def depth(queue: str, read: Callable[[], int]) -> None:
+            meter.sample(metrics.QUEUE_DEPTH, read, queue=queue)
+
+        depth("read", lambda: sum(ahead.depth for ahead in tuple(self._reading)))
+        depth("work", lambda: self._workers.depth)
+        depth("publish", lambda: len(self._publishing))
+        depth("device", lambda: self._device.depth if self._device else 0)
+        meter.sample(metrics.HANGING_THREADS, lambda: self._workers.num_lost)
+        sample_memory(meter, on_gpu=self._config.device == "cuda")
 
     def __call__(
         self, unit: Unit, parts_done: int = 0, stopping: Callable[[], bool] = lambda: False
@@ -130,16 +157,21 @@ class Labeler:
         if stopping():
             return
         receipt = Receipt(unit.id, started_at=time.time())
+        metered = UnitMeter(self._meter, receipt, 0)
         try:
             with _about_out():
                 cursor, receipt.finished = self._writer.ledger.advance(unit, self._config.fingerprint, parts_done)
                 self._attempts.count_published(receipt, self._config.fingerprint, parts_done, cursor)
+            metered = UnitMeter(self._meter, receipt, 0 if cursor.compressed else cursor.offset)
             if not receipt.finished:
-                yield from self._attempt(unit, cursor, receipt, stopping)
+                for so_far in self._attempt(unit, cursor, receipt, stopping):
+                    metered.take(so_far)
+                    yield so_far
         except StorageError as error:
             self._note_failure(unit, receipt, error)
         except PublishError as error:
             receipt.failure, receipt.message = UNWRITABLE, str(error)
+        metered.end(receipt)
         yield receipt
 
     def _attempt(self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool]) -> Iterator[Receipt]:
@@ -183,18 +215,22 @@ class Labeler:
         part = Part(cursor.part, cursor.index)
         upload: Future[_Committed] | None = None
         begun = ticked = time.monotonic()
+        reading = Timed(cut_chunks(reader, cursor, self._config.rows_per_part, self._chunk_images))
         with (
-            ReadAhead(
-                cut_chunks(reader, cursor, self._config.rows_per_part, self._chunk_images), _CHUNKS_READ_AHEAD
-            ) as chunks,
-            contextlib.closing(self._in_order(chunks, isolated=isolated)) as results,
+            self._read_ahead(reading) as read,
+            contextlib.closing(self._in_order(chunks := Timed(read), isolated=isolated)) as in_order,
         ):
+            results = Timed(in_order)
             for result in results:
+                receipt.stage_s["read"] = reading.seconds
+                receipt.wait_s |= {"read": chunks.seconds, "compute": results.seconds - chunks.seconds}
                 if isinstance(result, PartEnd):
                     if upload is not None:
                         self._commit(upload, receipt)
                         yield receipt
                     upload = self._uploader.submit(self._publish, unit, part, result)
+                    self._publishing.add(upload)
+                    upload.add_done_callback(self._publishing.discard)
                     part = Part(result.following.part, result.following.index)
                 else:
                     self._gather(part, result, receipt)
@@ -208,6 +244,16 @@ class Labeler:
                 receipt.finished = True
         if upload is not None:
             self._commit(upload, receipt)
+
+    @contextlib.contextmanager
+    def _read_ahead(self, source: Iterator[Chunk | PartEnd]) -> Iterator[Iterator[Chunk | PartEnd]]:
+        ahead = ReadAhead(source, _CHUNKS_READ_AHEAD)
+        self._reading.add(ahead)
+        try:
+            with ahead as read:
+                yield read
+        finally:
+            self._reading.discard(ahead)
 
     def _in_order(self, chunks: Iterator[Chunk | PartEnd], *, isolated: bool) -> Generator[Ready | PartEnd, None, None]:
         """Send chunks to the worker threads, a few ahead, and yield what comes back in their order."""
@@ -365,16 +411,21 @@ class Labeler:
         ready.count_in(receipt)
 
     def _publish(self, unit: Unit, part: Part, end: PartEnd) -> _Committed:
+        begun = time.perf_counter()
         with _about_out():
             name = self._writer.publish(unit, part, end.following, last=end.last)
-        return _Committed(str(name), [len(part.pictures), len(part.rejected)], time.time())
+        seconds = time.perf_counter() - begun
+        return _Committed(str(name), [len(part.pictures), len(part.rejected)], time.time(), seconds)
 
     @staticmethod
     def _commit(upload: Future[_Committed], receipt: Receipt) -> None:
         """Wait for a part to be published. Parts of a unit are published strictly one after another."""
+        begun = time.perf_counter()
         done = upload.result()
         receipt.parts[done.name] = done.num_rows
         receipt.committed_at = done.at
+        receipt.stage_s["write"] = receipt.stage_s.get("write", 0.0) + done.seconds
+        receipt.wait_s["publish"] = receipt.wait_s.get("publish", 0.0) + time.perf_counter() - begun
 
 
 @contextlib.contextmanager

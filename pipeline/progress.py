@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 from rich.console import Console
@@ -245,7 +246,7 @@ class Plain(Silent):
 
 
 class Json(Silent):
-    """One JSON object a line on stdout; the summary is the last one."""
+    """One JSON object a line on stdout, each with the time in UTC; the summary is the last one."""
 
     def __init__(self, wording: Wording | None = None) -> None:
         super().__init__(wording)
@@ -287,7 +288,8 @@ class Json(Silent):
 
     @staticmethod
     def _print(content: Mapping[str, object]) -> None:
-        print(json_text(content), flush=True)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        print(json_text({"time": now, **content}), flush=True)
 
 
 class _Rate(ProgressColumn):

@@ -162,6 +162,7 @@ class Receipt(_Json):
         failure: Set when the unit could not be read at all: the reason.
         message: What went wrong, in one line.
         stage_s: Seconds spent per stage, summed over threads.
+        wait_s: Seconds for which the unit waited for something: see :data:`pipeline.metrics.WAIT_SECONDS`.
         started_at, committed_at: Unix seconds of the first read and of the last commit.
     """
 
@@ -176,6 +177,7 @@ class Receipt(_Json):
     failure: str | None = None
     message: str = ""
     stage_s: dict[str, float] = field(default_factory=dict)
+    wait_s: dict[str, float] = field(default_factory=dict)
     started_at: float = 0.0
     committed_at: float = 0.0
 

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -91,8 +92,11 @@ def test_json_lines_are_one_object_each(capsys):
     reporter.note("x")
     reporter.update(tracker(10).snapshot())
     reporter.finish({"images": 1})
-    events = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
-    assert events == ["note", "progress", "summary"]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event"] for line in lines] == ["note", "progress", "summary"]
+    times = [datetime.fromisoformat(line["time"]) for line in lines]
+    assert times == sorted(times)
+    assert all(said.utcoffset() == timedelta(0) for said in times)
 
 
 def test_auto_is_a_bar_on_a_terminal_only(monkeypatch):
@@ -127,6 +131,7 @@ def test_downloads_are_shown_in_every_way(capsys):
         reporter.download("a.pth", done, 3)
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["bytes"] for event in events] == [1, 3]  # one a second, and the last
+    del events[-1]["time"]
     assert events[-1] == {"event": "download", "name": "a.pth", "bytes": 3, "total_bytes": 3}
 
 

@@ -170,6 +170,11 @@ class DeviceQueue:
         self._tasks.put(task)
         return task.future
 
+    @property
+    def depth(self) -> int:
+        """Batches that wait for the device."""
+        return self._tasks.qsize()
+
     def close(self) -> None:
         """End the thread; what was submitted before is answered."""
         self._tasks.put(_Task(_LAST_TURN, next(self._order), None, Future()))
