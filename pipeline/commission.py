@@ -69,6 +69,8 @@ def describe_job(
         "keep": list(config.keep),
         "rows_per_part": rows_per_part,
     }
+    if config.keep_probs:
+        results["keep_probs"] = True
     temperature = 1.0
     if config.calibration is not None:
         calibration, digest = read_calibration(config.calibration, storage)
@@ -209,7 +211,7 @@ def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str
             found.append(f"members ({_aliases(older.get(name, []))} then, {_aliases(newer[name])} now)")
         elif name == "calibration":
             found.append(f"calibration ({_temperature(older)} then, {_temperature(newer)} now)")
-        elif isinstance(newer.get(name), str | int) and not name.endswith("sha256"):
+        elif isinstance(newer.get(name), str | int) and name in older and not name.endswith("sha256"):
             found.append(f"{name} ({older.get(name)} then, {newer[name]} now)")
         else:
             found.append(name)

@@ -224,6 +224,8 @@ class LabelConfig(EnsembleConfig):
     rows_per_part: Annotated[int, Field(ge=1)] | None = None
     keep: Words = ()
     calibration: Text | None = None
+    keep_probs: bool = False
+    reuse: Text | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
     max_bad_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
     max_failed_units: AutoNumber = "auto"

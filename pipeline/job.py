@@ -277,6 +277,7 @@ def _workload(
         "rule": config.combine,
         "top_k": config.top_k,
         "temperature": job.temperature,
+        "keep_probs": config.keep_probs,
         "precision": job.precision,
         "compiled": job.compiled,
         "device": job.device,

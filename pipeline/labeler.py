@@ -90,6 +90,7 @@ class Labeler:
             compiled=config.compiled,
             at_once=config.batch_size,
             tuning=config.tuning,
+            keep_probs=config.keep_probs,
         )
         on_cpu = config.device == "cpu"
         self._chunk_images = config.batch_size or (CPU_CHUNK_IMAGES if on_cpu else GPU_CHUNK_IMAGES)
@@ -101,7 +102,15 @@ class Labeler:
         if self._device:
             self._chunks_ahead = _CHUNKS_ON_DEVICE + -(-config.num_threads * PIECE_IMAGES // self._chunk_images)
         aliases = [member.alias for member in config.members]
-        self._writer = Writer(config.out, self._storage, config.fingerprint, aliases, config.class_names, config.keep)
+        self._writer = Writer(
+            config.out,
+            self._storage,
+            config.fingerprint,
+            aliases,
+            config.class_names,
+            config.keep,
+            keep_probs=config.keep_probs,
+        )
         self._attempts = Attempts(self._writer.ledger, self._storage, config.run)
         self._gpu_decoder = trusted_decoder(self._ensemble.device) if config.decode == "gpu" else None
         self._workers = Workers(config.num_threads, on_start=self._begin_thread)

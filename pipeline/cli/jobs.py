@@ -86,6 +86,20 @@ def label(
             metavar="FILE", help="What `calibrate` saved for these members: scores that say how often they hold."
         ),
     ] = None,
+    keep_probs: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-probs",
+            help="Store every member's full probabilities too (2 bytes a class): for `combine`, --reuse and `calibrate`.",
+        ),
+    ] = None,
+    reuse: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUT",
+            help="An output labelled with --keep-probs: members that it has are taken from there, only others run.",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Label only the first N samples.")] = None,
     max_bad_rate: Annotated[
         float | None, typer.Option(help="Stop when more of at least 1,000 samples are quarantined.  [default: 0.5]")
