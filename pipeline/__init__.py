@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from pipeline.calibrating import calibrate
     from pipeline.forecast import plan
     from pipeline.job import label
+    from pipeline.recombine import combine
     from pipeline.survey import status
 
-__all__ = ["bench", "calibrate", "evaluate", "label", "plan", "status", "verify"]
+__all__ = ["bench", "calibrate", "combine", "evaluate", "label", "plan", "status", "verify"]
 
 _HOMES = {
     "bench": "pipeline.benchmark",
     "calibrate": "pipeline.calibrating",
+    "combine": "pipeline.recombine",
     "evaluate": "pipeline.accuracy",
     "label": "pipeline.job",
     "plan": "pipeline.forecast",

@@ -32,6 +32,7 @@ from pipeline.attempts import DEATHS_BEFORE_ISOLATION, Attempts
 from pipeline.chunks import Assembly, Chunk, Encoded, PartEnd, Piece, Ready, cut_chunks
 from pipeline.errors import ImageError, PublishError, StorageError
 from pipeline.labeler_config import LabelerConfig
+from pipeline.ledger import about_out
 from pipeline.models.device import DeviceQueue
 from pipeline.models.ensemble import Ensemble
 from pipeline.records import CRASHING, UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Sample, ShardEvent, Stage, Unit
@@ -140,7 +141,7 @@ class Labeler:
             return
         receipt = Receipt(unit.id, started_at=time.time())
         try:
-            with _about_out():
+            with about_out():
                 cursor, receipt.finished = self._writer.ledger.advance(unit, self._config.fingerprint, parts_done)
                 self._attempts.count_published(receipt, self._config.fingerprint, parts_done, cursor)
             if not receipt.finished:
@@ -153,7 +154,7 @@ class Labeler:
 
     def _attempt(self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool]) -> Iterator[Receipt]:
         """Run a unit, the more carefully the more labelers have died while they were at it."""
-        with _about_out():
+        with about_out():
             deaths = self._attempts.begin(unit.id)
             hopeless = self._attempts.is_hopeless(unit.id, deaths)
         try:
@@ -173,7 +174,7 @@ class Labeler:
         receipt.failure = reason or UNAVAILABLE
         receipt.message = str(error)
         if reason is not None:
-            with _about_out():
+            with about_out():
                 self._writer.note_unreadable(unit, reason, str(error))
 
     def close(self) -> None:
@@ -374,7 +375,7 @@ class Labeler:
         ready.count_in(receipt)
 
     def _publish(self, unit: Unit, part: Part, end: PartEnd) -> _Committed:
-        with _about_out():
+        with about_out():
             name = self._writer.publish(unit, part, end.following, last=end.last)
         return _Committed(str(name), [len(part.pictures), len(part.rejected)], time.time())
 
@@ -384,12 +385,3 @@ class Labeler:
         done = upload.result()
         receipt.parts[done.name] = done.num_rows
         receipt.committed_at = done.at
-
-
-@contextlib.contextmanager
-def _about_out() -> Iterator[None]:
-    """What fails in here is OUT, not the unit."""
-    try:
-        yield
-    except StorageError as error:
-        raise PublishError(f"OUT cannot be used: {error}") from error

@@ -11,6 +11,7 @@ Each part's Parquet footer records where the next one starts, so a restart goes 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import StorageConfig
-from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, StorageError
+from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, PublishError, StorageError
 from pipeline.parts import (
     DAMAGE,
     PART_NAME,
@@ -315,6 +316,15 @@ class Ledger:
             match = UNREADABLE_NAME.fullmatch(name)
             if match and match[2] in unit_ids:
                 self._delete(QUARANTINE, name)
+
+
+@contextlib.contextmanager
+def about_out() -> Iterator[None]:
+    """What fails in here is OUT, not the unit."""
+    try:
+        yield
+    except StorageError as error:
+        raise PublishError(f"OUT cannot be used: {error}") from error
 
 
 def _base(name: str) -> str:

@@ -9,6 +9,7 @@ The rows are those of the predictions part, in its order. One file a member, so 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import ObjectDamaged
+from pipeline.errors import ObjectDamaged, ObjectMissing, RequestError
 from pipeline.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.parts import DAMAGE, METADATA_KEY, PartName
 from pipeline.records import Cursor
@@ -92,6 +93,22 @@ def aliases_kept(job: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(member["alias"] for member in results["members"]) if results.get("keep_probs") else ()
 
 
+def source_of(ledger: Ledger, job: Mapping[str, Any]) -> Source:
+    """What is stored of an output.
+
+    Args:
+        ledger: Of the output.
+        job: Its ``job.json``.
+
+    Raises:
+        RequestError: Nothing is.
+    """
+    aliases = aliases_kept(job)
+    if not aliases:
+        raise RequestError(f"{ledger.out}: holds no probabilities; they are stored by `label` with --keep-probs")
+    return Source(ledger.out, str(job["fingerprint"]), aliases)
+
+
 def probabilities_table(index_N: Array, probs_NK: Array) -> pa.Table:
     """A member's probabilities as they are written.
 
@@ -129,7 +146,7 @@ def read_probabilities(ledger: Ledger, alias: str, name: PartName, num_classes: 
         said = (about["member"], str(about["fingerprint"])[:8], about["unit"], about["part"], about["last"])
         lists = table["probs"].combine_chunks()
         kind, own_N = lists.type, table["index"].to_numpy()
-        probs_NK = lists.flatten().to_numpy().reshape(len(table), kind.list_size)
+        probs_NK: Array = lists.flatten().to_numpy().reshape(len(table), kind.list_size)
     except DAMAGE as error:
         raise ObjectDamaged(f"{uri}: no probabilities of shardlabel: {error!r}") from error
     if said != (alias, name.fingerprint[:8], name.unit_id, name.part, name.last):
@@ -141,7 +158,7 @@ def read_probabilities(ledger: Ledger, alias: str, name: PartName, num_classes: 
     return probs_NK
 
 
-def read_stored(ledger: Ledger, source: Source, name: PartName, num_classes: int, *, rejected: bool) -> StoredPart:
+def read_stored(ledger: Ledger, source: Source, name: PartName, num_classes: int) -> StoredPart:
     """A part with all that its members said.
 
     Args:
@@ -149,14 +166,15 @@ def read_stored(ledger: Ledger, source: Source, name: PartName, num_classes: int
         source: What is used of it.
         name: Of the part.
         num_classes: K.
-        rejected: Whether the part has a file in the quarantine.
 
     Raises:
         StorageError: A file of it is missing, damaged, or cannot be read.
     """
     footer = ledger.footer(PREDICTIONS, str(name))
     table = ledger.read_part(PREDICTIONS, str(name)).replace_schema_metadata()
-    quarantine = ledger.read_part(QUARANTINE, str(name)).replace_schema_metadata() if rejected else None
+    rejected = None
+    with contextlib.suppress(ObjectMissing):
+        rejected = ledger.read_part(QUARANTINE, str(name))
     index_N = table["index"].to_numpy()
     words = {}
     try:
@@ -169,7 +187,7 @@ def read_stored(ledger: Ledger, source: Source, name: PartName, num_classes: int
             words[alias] = Word(labels_Nk, scores_Nk, energy_N, probs_NK)
     except DAMAGE as error:
         raise ObjectDamaged(f"{ledger.uri(PREDICTIONS, str(name))}: damaged: {error!r}") from error
-    return StoredPart(name, footer.first_index, footer.next, table, quarantine, words)
+    return StoredPart(name, footer.first_index, footer.next, table, rejected, words)
 
 
 def lists_of(lists: pa.ListArray, num_rows: int) -> Array:

@@ -31,7 +31,9 @@ def pool(
     Args:
         words: Of each member, of the same B images.
         factors: Of each member.
-        rule, top_k, temperature: See :func:`pipeline.models.consensus.combine`.
+        rule: See :func:`pipeline.models.consensus.combine`.
+        top_k: Likewise.
+        temperature: Likewise.
         keep_probs: Whether the predictions are to hold what is stored.
     """
     restored = [restored_probs(word) for word in words]
@@ -55,10 +57,10 @@ def restored_probs(word: Word) -> torch.Tensor:
         float32, (B, K).
     """
     probs_BK = torch.from_numpy(word.probs_BK.astype(np.float32))
-    scores_Bk = torch.from_numpy(word.scores_Bk)
+    scores_Bk = torch.tensor(word.scores_Bk)
     below_B1 = torch.nextafter(scores_Bk[:, -1:], torch.zeros(1))
     probs_BK = torch.minimum(probs_BK, below_B1)
-    return probs_BK.scatter_(1, torch.from_numpy(word.labels_Bk).long(), scores_Bk)
+    return probs_BK.scatter_(1, torch.tensor(word.labels_Bk, dtype=torch.int64), scores_Bk)
 
 
 def _own(word: Word, probs_BK: torch.Tensor, k: int) -> MemberPredictions:

@@ -172,7 +172,8 @@ class Writer:
         for place, alias in enumerate(self._members):
             found = [batch.probs_MBK[place] for batch in part.predictions if batch.probs_MBK is not None]
             probs_NK = np.concatenate([np.zeros((0, len(self._class_names)), np.float16), *found])
-            self._put(f"{PROBABILITIES}/{alias}", name, probabilities_table(index_N, probs_NK), {**about, "member": alias})
+            table = probabilities_table(index_N, probs_NK)
+            self._put(f"{PROBABILITIES}/{alias}", name, table, {**about, "member": alias})
 
     def _put(self, folder: str, name: str, table: pa.Table, about: Mapping[str, object]) -> None:
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True)})
