@@ -32,7 +32,9 @@ from pipeline.outcome import Budget, LabelSummary, sum_up
 from pipeline.parts import Progress
 from pipeline.planning import Plan, count_samples, read_units
 from pipeline.progress import Reporter, Tracker, make_reporter
-from pipeline.records import Receipt, Unit
+from pipeline.records import UNAVAILABLE, Receipt, Unit
+from pipeline.replay import Replayer
+from pipeline.reuse import Shared, open_older, shared_with
 from pipeline.stopping import stop_on_signals
 from pipeline.storage import Storage
 from pipeline.workload import Engine, Item, Workload
@@ -73,13 +75,14 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
     ledger = Ledger(config.out, storage)
     earlier = ledger.read_json(JOB)
     requested = config.members
+    older = None if config.reuse is None else open_older(config.reuse, ledger, storage)
     inputs = find_inputs(config.inputs, storage)
     with (
         contextlib.closing(make_engine(config)) as engine,
         contextlib.closing(reporter or make_reporter(config.progress)) as shown,
     ):
         members = [resolve(member, config.weights_dir, storage, shown.download) for member in requested]
-        job = describe_job(config, members, engine, storage, earlier)
+        job = describe_job(config, members, engine, storage, earlier, older.job if older else None)
         fitting = fit_memory(config, members, job, engine)
         config = config.model_copy(update={"batch_size": fitting.batch_size or "auto"})
         claim(ledger, job, overwrite=config.overwrite)
@@ -90,11 +93,17 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
         prepare = functools.partial(_agenda, config, ledger, storage, inputs, job.fingerprint)
         agenda = _while_starting(engine, ledger, prepare)
         del inputs  # of a million tars, 300 MB
+        shared = None
+        if older is not None:
+            shared = shared_with(older, job.content["results"])
+            stored = shared.stored(older.ledger, agenda.pending)
+            agenda = dataclasses.replace(agenda, stored=stored)
+            shown.note(shared.note(len(stored), len(agenda.pending)))
         left = _left_to_do(agenda, job, storage)
 
         def workload() -> Workload:
             trying = job.device == "cpu" and _is_long(left.values(), members, engine)
-            return _workload(config, ledger.out, job, members, agenda, trying=trying)
+            return _workload(config, ledger.out, job, members, agenda, shared, trying=trying)
 
         summary = carry_out(config, agenda, left, job, workload, engine, ledger, storage, shown)
         summary = dataclasses.replace(summary, notes=notes)
@@ -190,6 +199,7 @@ def _conclude(
 
 
 def make_engine(config: RunConfig) -> Engine:
+    """The engine that is asked for."""
     if config.engine == "inline":
         return InlineEngine()
     return RayEngine(config.ray_address, verbose=config.verbose)
@@ -292,6 +302,7 @@ def _workload(
     job: Job,
     members: list[ResolvedMember],
     agenda: Agenda,
+    shared: Shared | None,
     *,
     trying: bool,
 ) -> Workload:
@@ -315,6 +326,8 @@ def _workload(
         "keep": config.keep,
         "storage": config.storage,
     }
+    if shared is not None and shared.aliases:
+        settings |= {"reused": shared.aliases, "reused_from": shared.source, "replayed": shared.whole}
     return Workload(
         factory=functools.partial(LabelerWorker, settings),
         blobs={member.spec.alias: member.blob for member in members},
@@ -361,16 +374,29 @@ class LabelerWorker:
     """A labeler as engines want it: dicts in, dicts out."""
 
     def __init__(self, settings: Mapping[str, Any], blobs: Mapping[str, bytes], num_threads: int) -> None:
-        self._labeler = Labeler(LabelerConfig(num_threads=num_threads, **settings), blobs)
+        config = LabelerConfig(num_threads=num_threads, **settings)
+        self._labeler = Labeler(config, blobs)
+        self._replayer = Replayer(config) if config.replayed else None
 
     def __call__(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]:
-        """Label the unit of an item."""
-        for receipt in self._labeler(Unit.from_dict(item["unit"]), item["parts_done"], stopping):
+        """Label the unit of an item, or publish again what is stored of it."""
+        unit, done = Unit.from_dict(item["unit"]), item["parts_done"]
+        stored = Progress(**item["stored"]) if "stored" in item else None
+        if self._replayer is not None and stored is not None:
+            receipt = None
+            for receipt in self._replayer(unit, done, stored, stopping):
+                if receipt.failure != UNAVAILABLE:
+                    yield receipt.to_dict()
+            if receipt is None or receipt.failure != UNAVAILABLE:
+                return
+        for receipt in self._labeler(unit, done, stopping, stored):
             yield receipt.to_dict()
 
     def close(self) -> None:
-        """Let go of the labeler's threads."""
+        """Let go of threads."""
         self._labeler.close()
+        if self._replayer is not None:
+            self._replayer.close()
 
 
 # -- while it runs, and after -----------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class LabelerConfig:
         keep_probs: Whether the members' full probabilities are published, too.
         reused: Aliases of the members whose probabilities may be taken from an older output, each with its alias there.
         reused_from: That output.
+        replayed: Whether all that is needed of a unit that is complete there can be taken from there.
     """
 
     out: str
@@ -61,6 +62,7 @@ class LabelerConfig:
     keep_probs: bool = False
     reused: Mapping[str, str] = field(default_factory=dict)
     reused_from: Source | None = None
+    replayed: bool = False
 
     @property
     def tuning(self) -> Tuning:

@@ -83,7 +83,7 @@ def label(
         bool | None,
         typer.Option(
             "--keep-probs",
-            help="Store every member's full probabilities too (2 bytes a class): for `combine`, --reuse and `calibrate`.",
+            help="Store each member's full probabilities too (2 bytes a class): for `combine`, --reuse, `calibrate`.",
         ),
     ] = None,
     reuse: Annotated[
