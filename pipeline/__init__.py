@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from pipeline.exporting.job import export
     from pipeline.forecast import plan
     from pipeline.job import label
+    from pipeline.recombine import combine
     from pipeline.reporting import report
     from pipeline.survey import status
 
 __all__ = [
     "bench",
     "calibrate",
+    "combine",
     "evaluate",
     "export",
     "label",
@@ -41,6 +43,7 @@ __all__ = [
 _HOMES = {
     "bench": "pipeline.benchmark",
     "calibrate": "pipeline.calibrating",
+    "combine": "pipeline.recombine",
     "evaluate": "pipeline.accuracy",
     "export": "pipeline.exporting.job",
     "label": "pipeline.job",

@@ -58,6 +58,7 @@ class Evaluation:
         confused: The pairs of classes mistaken most often.
         by_agreement, by_score: Accuracy of the consensus.
         kept: How many images could be kept at some precisions, as observed on these images: no promise for others.
+        weights: Of the members, by alias, where they are pooled in a fitted log-stack.
     """
 
     out: str
@@ -75,6 +76,7 @@ class Evaluation:
     by_agreement: tuple[Group, ...]
     by_score: tuple[Group, ...]
     kept: tuple[Kept, ...]
+    weights: dict[str, float] | None = None
 
 
 def evaluate(
@@ -118,6 +120,7 @@ def judge(out: str, job: Mapping[str, Any], judged: Judged) -> Evaluation:
     consensus, *members = (
         _accuracy(places_N, scores_N) for places_N, scores_N in zip(judged.places_PN, judged.scores_PN, strict=True)
     )
+    stack = results.get("calibration", {}).get("weights")
     classes = by_class(judged.truth_N, judged.label_N, names)
     return Evaluation(
         out=out,
@@ -135,6 +138,7 @@ def judge(out: str, job: Mapping[str, Any], judged: Judged) -> Evaluation:
         by_agreement=by_agreement(judged.agreement_N, right_PN[0]),
         by_score=by_score(judged.scores_PN[0], right_PN[0]),
         kept=kept_at(judged.scores_PN[0], right_PN[0]),
+        weights=dict(zip(aliases, stack, strict=True)) if stack else None,
     )
 
 

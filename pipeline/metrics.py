@@ -13,7 +13,8 @@ from enum import StrEnum
 from typing import Protocol
 
 PREFIX = "shardlabel"
-JOB_LABEL = "fingerprint"  # on every metric: the job's, as in job.json, its first 8 digits as in the names of parts
+JOB_LABEL = "fingerprint"  # on every metric
+_JOB_DIGITS = 8  # of it, as in the names of parts
 LABELER, DRIVER = "labeler", "driver"
 
 
@@ -281,3 +282,12 @@ def markdown_table() -> str:
         cells = (f"`{metric.exported_name}`", metric.kind, labels, metric.source, about)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def job_labels(fingerprint: str) -> dict[str, str]:
+    """The label that all metrics of a job have.
+
+    Args:
+        fingerprint: Of the job, as in ``job.json``.
+    """
+    return {JOB_LABEL: fingerprint[:_JOB_DIGITS]}

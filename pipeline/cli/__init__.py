@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn, cast
 
 import typer
 
-from pipeline.cli import config, jobs, models, speed, trust
+from pipeline.cli import config, jobs, models, recombining, speed, trust
 from pipeline.cli.export import EXPORT_EXAMPLES, export
 from pipeline.cli.printing import say
 from pipeline.errors import ShardlabelError
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command(epilog=jobs.LABEL_EXAMPLES)(jobs.label)
 app.command()(speed.plan)
+app.command(epilog=recombining.COMBINE_EXAMPLES)(recombining.combine)
 app.command()(jobs.status)
 app.command()(jobs.verify)
 app.command()(trust.evaluate)

@@ -11,18 +11,25 @@ from pipeline.cli.options import (
     Anonymous,
     AsJson,
     BatchSize,
+    CalibrationFile,
     Combine,
     Compile,
     Decode,
     DecodeThreads,
     Device,
+    Engine,
     Labels,
     Model,
     Out,
+    Overwrite,
     Precision,
+    Progress,
+    RayAddress,
     S3Endpoint,
     TopK,
+    Verbose,
     WeightsDir,
+    Workers,
 )
 from pipeline.cli.printing import print_json, print_rows, reasons, say, show
 
@@ -61,18 +68,9 @@ def label(
     compile: Compile = None,
     batch_size: BatchSize = None,
     decode: Decode = None,
-    engine: Annotated[
-        Literal["ray", "inline"] | None, typer.Option(help="inline: in this process, without Ray.  [default: ray]")
-    ] = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS", envvar="RAY_ADDRESS", help="A running cluster.  [default: Ray on this machine]"
-        ),
-    ] = None,
-    workers: Annotated[
-        str | None, typer.Option(metavar="auto|N", help="Labelers. auto: one per GPU, or one per machine.")
-    ] = None,
+    engine: Engine = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
     decode_threads: DecodeThreads = None,
     rows_per_part: Annotated[
         int | None, typer.Option(help="Samples in a part at most; fixed for the life of OUT.  [default: 10000]")
@@ -80,10 +78,19 @@ def label(
     keep: Annotated[
         list[str] | None, typer.Option(metavar="NAMES", help="Fields of the samples (json, txt, ...) kept as columns.")
     ] = None,
-    calibration: Annotated[
+    calibration: CalibrationFile = None,
+    keep_probs: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-probs",
+            help="Store each member's full probabilities too (2 bytes a class): for `combine`, --reuse, `calibrate`.",
+        ),
+    ] = None,
+    reuse: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="What `calibrate` saved for these members: scores that say how often they hold."
+            metavar="OUT",
+            help="An output labelled with --keep-probs: members that it has are taken from there, only others run.",
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Label only the first N samples.")] = None,
@@ -97,16 +104,11 @@ def label(
             help="Stop when more units than this cannot be read. auto: 1 % of all, at least 100.  [default: auto]",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool | None, typer.Option("--overwrite", help="Replace an OUT made by a different job.")
-    ] = None,
+    overwrite: Overwrite = None,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: Anonymous = None,
-    progress: Annotated[
-        Literal["auto", "bar", "plain", "json", "none"] | None,
-        typer.Option(help="auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout."),
-    ] = None,
-    verbose: Annotated[bool | None, typer.Option("--verbose", "-v", help="Let Ray and the libraries talk.")] = None,
+    progress: Progress = None,
+    verbose: Verbose = None,
 ) -> int:
     """Label images; the same command again goes on where it stopped."""
     words = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
@@ -121,8 +123,8 @@ def label(
     quiet(verbose=settings.verbose)
     summary = run_label(settings)
     if settings.progress not in {"json", "none"}:
-        _show_summary(summary)
-    _explain_exit(summary)
+        show_summary(summary)
+    explain_exit(summary)
     return summary.exit_code
 
 
@@ -214,11 +216,12 @@ def demo(
 
 
 def quiet(*, verbose: bool) -> None:
-    """Let libraries talk, or only of errors."""
+    """Keep libraries quiet, or not."""
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
 
 
-def _show_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, which costs seconds to import
+def show_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, which costs seconds to import
+    """Print what a run did."""
     if not summary.images and summary.units_done == summary.units_total:
         show(f"nothing left to do: all {summary.units_total:,} units are in {summary.out}")
         return
@@ -234,7 +237,8 @@ def _show_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
     print_rows("", rows)
 
 
-def _explain_exit(summary: Any) -> None:  # noqa: ANN401 - likewise
+def explain_exit(summary: Any) -> None:  # noqa: ANN401 - likewise
+    """Say on stderr what went wrong in a run."""
     for failed in summary.failures:
         say(f"not read: {failed.uri}: {failed.message}")
     if summary.bad_rate_exceeded:

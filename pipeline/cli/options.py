@@ -63,3 +63,21 @@ DecodeThreads = Annotated[
 Steps = Annotated[
     Literal["auto", "bar", "plain", "none"], typer.Option(help="auto: a bar on a terminal, plain lines elsewhere.")
 ]
+Engine = Annotated[
+    Literal["ray", "inline"] | None, typer.Option(help="inline: in this process, without Ray.  [default: ray]")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", envvar="RAY_ADDRESS", help="A running cluster.  [default: Ray on this machine]"),
+]
+Workers = Annotated[str | None, typer.Option(metavar="auto|N", help="Labelers. auto: one per GPU, or one per machine.")]
+CalibrationFile = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="What `calibrate` saved for these members: scores that say how often they hold."),
+]
+Overwrite = Annotated[bool | None, typer.Option("--overwrite", help="Replace an OUT made by a different job.")]
+Progress = Annotated[
+    Literal["auto", "bar", "plain", "json", "none"] | None,
+    typer.Option(help="auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout."),
+]
+Verbose = Annotated[bool | None, typer.Option("--verbose", "-v", help="Let Ray and the libraries talk.")]

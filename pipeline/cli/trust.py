@@ -65,16 +65,23 @@ def calibrate(
     out: Out,
     save: Annotated[str, typer.Option("--save", metavar="FILE", help="Where to write it, local or s3://.")],
     truth: TruthFile = None,
+    method: Annotated[
+        Literal["auto", "temperature", "stack"],
+        typer.Option(
+            help="temperature: one number for the pool as it is. stack: a weight for each member of a geometric pool; "
+            "wants an output of --keep-probs. auto: stack there, else temperature."
+        ),
+    ] = "auto",
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: Anonymous = None,
 ) -> int:
-    """Fit a temperature to the consensus, where truth is known; `label --calibration FILE` applies it."""
+    """Fit a temperature, or a weight for each member, where truth is known; `label --calibration FILE` applies it."""
     from pipeline.calibrating import calibrate_and_count
     from pipeline.cli.verdicts import print_calibration
 
     fitted, counts = calibrate_and_count(
-        out, truth=truth, save=save, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
+        out, truth=truth, save=save, method=method, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
     )
     if json_:
         print_json(fitted.model_dump(mode="json"))

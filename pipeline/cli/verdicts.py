@@ -101,6 +101,9 @@ def _gain(found: Evaluation) -> str:
 def _calibration(found: Evaluation) -> str:
     if found.temperature is None:
         return "the consensus is uncalibrated: its scores promise nothing"
+    if found.weights is not None:
+        weights = ", ".join(f"{printable(alias)} {weight:.3g}" for alias, weight in found.weights.items())
+        return f"the consensus is calibrated, a log-stack with the weights {weights}"
     return f"the consensus is calibrated, temperature {found.temperature:.3g}"
 
 
@@ -152,16 +155,34 @@ def print_report(made: Report) -> None:
 
 
 def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> None:
-    """Print the temperature and what it does to images that it was not fitted on."""
+    """Print what was fitted and what it does to images that it was not fitted on."""
     for line in counts.complaints:
         say(f"truth: {line}")
-    show(f"{fitted.out}: temperature {fitted.temperature:.4g} for the {fitted.rule} of {len(fitted.members)} members")
+    stacked = fitted.method == "stack"
+    if stacked:
+        weights = ", ".join(f"{printable(member.alias)} {member.weight or 0:.3g}" for member in fitted.members)
+        show(f"{fitted.out}: log-stack, weights {weights} (their sum is 1 / temperature {fitted.temperature:.4g})")
+    else:
+        show(
+            f"{fitted.out}: temperature {fitted.temperature:.4g} for the {fitted.rule} of {len(fitted.members)} members"
+        )
     table = _table(f"{fitted.truths:,} truths", "NLL", "ECE", "floor")
-    for name, figures in (("before", fitted.before), (f"after ({fitted.folds}-fold)", fitted.after)):
+    held = f"({fitted.folds}-fold)"
+    for name, figures in (
+        ("before", fitted.before),
+        (f"temperature alone {held}", fitted.temperature_alone),
+        (f"after {held}", fitted.after),
+    ):
+        if figures is None:
+            continue
         table.add_row(f"  {name}", f"{figures.nll:.3f}", f"{figures.ece:.1%}", f"{figures.ece_floor:.1%}")
     _print(Console(), table)
-    show(f"  top-1 stays {fitted.top1:.1%}; agreement and disagreement stay those of the pool as it is")
-    show(f"  saved: {saved}; use it with label --calibration {saved} and the same members")
+    if fitted.top1_after is None:
+        show(f"  top-1 stays {fitted.top1:.1%}; agreement and disagreement stay those of the pool as it is")
+    else:
+        show(f"  top-1 {fitted.top1:.1%} before, {fitted.top1_after:.1%} after {held}")
+    also = f", or at once: combine {fitted.out} --calibration {saved}" if stacked else ""
+    show(f"  saved: {saved}; use it with label --calibration {saved} and the same members{also}")
 
 
 def print_list(found: Listed) -> None:

@@ -24,6 +24,7 @@ from pipeline.exporting.images import Image, Wanted, read_images
 from pipeline.exporting.rows import READ_COLUMNS, exported_rows
 from pipeline.exporting.target import Target
 from pipeline.ledger import PREDICTIONS, Ledger
+from pipeline.metrics import Meter
 from pipeline.parts import PartName
 from pipeline.records import UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Unit, UnitKind
 from pipeline.stages.read import failure_reason
@@ -205,7 +206,7 @@ def _is_nearly_done(done: int, total: int, elapsed_s: float) -> bool:
 class ExportWorker:
     """An exporter as engines want it: dicts in, dicts out."""
 
-    def __init__(self, config: ExporterConfig, blobs: Mapping[str, bytes], num_threads: int) -> None:
+    def __init__(self, config: ExporterConfig, blobs: Mapping[str, bytes], num_threads: int, _meter: Meter) -> None:
         self._exporter = Exporter(config)
         self._fingerprint = config.fingerprint
 
