@@ -14,21 +14,43 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.accuracy import evaluate
+    from pipeline.asking import review, sample
     from pipeline.audit import verify
     from pipeline.benchmark import bench
     from pipeline.calibrating import calibrate
+    from pipeline.exporting.job import export
     from pipeline.forecast import plan
     from pipeline.job import label
+    from pipeline.recombine import combine
+    from pipeline.reporting import report
     from pipeline.survey import status
 
-__all__ = ["bench", "calibrate", "evaluate", "label", "plan", "status", "verify"]
+__all__ = [
+    "bench",
+    "calibrate",
+    "combine",
+    "evaluate",
+    "export",
+    "label",
+    "plan",
+    "report",
+    "review",
+    "sample",
+    "status",
+    "verify",
+]
 
 _HOMES = {
     "bench": "pipeline.benchmark",
     "calibrate": "pipeline.calibrating",
+    "combine": "pipeline.recombine",
     "evaluate": "pipeline.accuracy",
+    "export": "pipeline.exporting.job",
     "label": "pipeline.job",
     "plan": "pipeline.forecast",
+    "report": "pipeline.reporting",
+    "review": "pipeline.asking",
+    "sample": "pipeline.asking",
     "status": "pipeline.survey",
     "verify": "pipeline.audit",
 }

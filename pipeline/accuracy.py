@@ -58,6 +58,7 @@ class Evaluation:
         confused: The pairs of classes mistaken most often.
         by_agreement, by_score: Accuracy of the consensus.
         kept: How many images could be kept at some precisions, as observed on these images: no promise for others.
+        weights: Of the members, by alias, where they are pooled in a fitted log-stack.
     """
 
     out: str
@@ -75,6 +76,7 @@ class Evaluation:
     by_agreement: tuple[Group, ...]
     by_score: tuple[Group, ...]
     kept: tuple[Kept, ...]
+    weights: dict[str, float] | None = None
 
 
 def evaluate(
@@ -89,7 +91,8 @@ def evaluate(
     Args:
         out: Directory or ``s3://`` prefix of a job's output.
         truth: CSV or Parquet file with the columns ``key`` and ``label`` (index or class name), and ``shard`` where
-            keys alone name several images; None for the samples' own ``.cls``.
+            keys alone name several images; a list of :func:`pipeline.sample`, its column ``truth`` filled in; the JSON
+            export of Label Studio, or FiftyOne's ``labels.json``; None for the samples' own ``.cls``.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
 
@@ -117,6 +120,7 @@ def judge(out: str, job: Mapping[str, Any], judged: Judged) -> Evaluation:
     consensus, *members = (
         _accuracy(places_N, scores_N) for places_N, scores_N in zip(judged.places_PN, judged.scores_PN, strict=True)
     )
+    stack = results.get("calibration", {}).get("weights")
     classes = by_class(judged.truth_N, judged.label_N, names)
     return Evaluation(
         out=out,
@@ -134,6 +138,7 @@ def judge(out: str, job: Mapping[str, Any], judged: Judged) -> Evaluation:
         by_agreement=by_agreement(judged.agreement_N, right_PN[0]),
         by_score=by_score(judged.scores_PN[0], right_PN[0]),
         kept=kept_at(judged.scores_PN[0], right_PN[0]),
+        weights=dict(zip(aliases, stack, strict=True)) if stack else None,
     )
 
 

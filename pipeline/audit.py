@@ -19,10 +19,11 @@ from typing import Literal, TypeVar
 
 from pipeline.balance import AGAIN, Balance, Balancer, Claim
 from pipeline.errors import EngineError, RequestError
-from pipeline.ledger import PREDICTIONS, QUARANTINE, SUCCESS, Ledger, open_output
+from pipeline.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, SUCCESS, Ledger, open_output
 from pipeline.machine import num_local_cpus
 from pipeline.parts import PartName, unit_of
 from pipeline.planning import read_units
+from pipeline.probabilities import aliases_kept
 from pipeline.records import Unit, UnitKind
 
 _UNITS_AT_ONCE = 8  # in one process: while one waits for bytes, another is compared
@@ -86,15 +87,18 @@ def verify(
     if workers != "auto" and not (isinstance(workers, int) and workers > 0):
         raise RequestError(f"--workers: 'auto' or a whole number above 0 is expected, not {workers!r}")
     ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
-    fingerprint = str(ledger.job()["fingerprint"])
+    job = ledger.job()
+    fingerprint = str(job["fingerprint"])
     units = read_units(ledger, storage)
     names = {folder: ledger.names(folder) for folder in (PREDICTIONS, QUARANTINE)}
+    kept = aliases_kept(job)
+    balancer = Balancer(ledger, storage, deep=deep, kept=kept, num_classes=len(job.get("class_names", ())))
     claims = _claims(units, names, fingerprint)
     num_workers = min(_worth(units, deep=deep), num_local_cpus()) if workers == "auto" else workers
     num_rows: dict[str, int] = {}
-    lines = list(_foreign_files(names, units, fingerprint))
+    lines = [*_foreign_files(names, units, fingerprint), *_foreign_probabilities(ledger, names[PREDICTIONS], kept)]
     total = Balance()
-    for found in _balanced(claims, Balancer(ledger, storage, deep=deep), num_workers):
+    for found in _balanced(claims, balancer, num_workers):
         total.samples += found.samples
         total.predictions += found.predictions
         total.quarantined += found.quarantined
@@ -192,6 +196,17 @@ def _foreign_files(names: dict[str, list[str]], units: list[Unit], fingerprint: 
                 yield f"{folder}/{name}: a foreign file, not of this job; move it away, or it is read with the others"
             elif folder == QUARANTINE and PartName.parse(name) is not None and name not in committed:
                 yield f"{folder}/{name}: quarantine without the predictions part that commits it; {AGAIN}"
+
+
+def _foreign_probabilities(ledger: Ledger, committed: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
+    """Stored probabilities that are no part's. Those that are missing are named with their part."""
+    present = set(committed)
+    for path in ledger.names(PROBABILITIES):
+        alias, _, name = path.partition("/")
+        if alias not in kept or PartName.parse(name) is None:
+            yield f"{PROBABILITIES}/{path}: a foreign file, not of this job; move it away"
+        elif name not in present:
+            yield f"{PROBABILITIES}/{path}: probabilities without the predictions part that commits them; {AGAIN}"
 
 
 def _against_success(ledger: Ledger, names: dict[str, list[str]], num_rows: dict[str, int]) -> Iterator[str]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, StorageError
 from pipeline.ledger import PREDICTIONS, QUARANTINE, Ledger
 from pipeline.parts import PartName
+from pipeline.probabilities import read_probabilities
 from pipeline.records import Reason, Sample, Unit, UnitKind
 from pipeline.stages.read import MAX_IMAGE_BYTES, UnitReader, slice_entries
 from pipeline.storage import Entry, Storage
@@ -207,12 +210,18 @@ class Balancer:
         ledger: Of the output.
         storage: How to reach inputs and output.
         deep: Whether images are read and hashed again.
+        kept: Aliases of the members whose probabilities are stored.
+        num_classes: How many of them each image has.
     """
 
-    def __init__(self, ledger: Ledger, storage: Storage, *, deep: bool) -> None:
+    def __init__(
+        self, ledger: Ledger, storage: Storage, *, deep: bool, kept: Sequence[str] = (), num_classes: int = 0
+    ) -> None:
         self._ledger = ledger
         self._storage = storage
         self._deep = deep
+        self._kept = tuple(kept)
+        self._num_classes = num_classes
 
     def __call__(self, claim: Claim) -> Balance:
         """Balance one unit."""
@@ -263,6 +272,8 @@ class Balancer:
             columns = (table.column(column).to_pylist() for column in ("index", "key", "sha256"))
             account.start, account.stop = footer.first_index, None if footer.last else footer.next.index
             found.num_rows[name] = footer.num_rows
+            if folder == PREDICTIONS:
+                found.discrepancies += self._wrong_probabilities(part, table["index"].to_numpy())
             for index, key, sha256, reason in zip(*columns, reasons, strict=True):
                 if key is None:
                     events[reason] += 1
@@ -271,6 +282,15 @@ class Balancer:
                 found.predictions += folder == PREDICTIONS
                 found.quarantined += folder == QUARANTINE
         return account
+
+    def _wrong_probabilities(self, part: PartName, index_N: np.ndarray) -> Iterator[str]:
+        """What is wrong with the stored probabilities of a part; it can be made again with the part only."""
+        for alias in self._kept:
+            try:
+                read_probabilities(self._ledger, alias, part, self._num_classes, index_N)
+            except StorageError as error:
+                gone = "" if isinstance(error, ObjectMissing) else "it and "
+                yield f"{error}; delete {gone}{PREDICTIONS}/{part}, and {AGAIN}"
 
     def _loose_images(self, unit: Unit, found: Balance) -> dict[int, str] | None:
         """Name the images of a slice that are not as planned; hash the others, by index, where that is asked for.

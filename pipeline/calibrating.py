@@ -1,27 +1,38 @@
-"""Calibrate: fit one temperature to the consensus of an output, on the images whose truth is known."""
+"""Calibrate: make the scores of a consensus say how often they are right, on the images whose truth is known.
+
+With the members' top-k alone one temperature is fitted to the pool; with all their probabilities a log-stack.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from pipeline.errors import RequestError
 from pipeline.ledger import open_output
+from pipeline.probabilities import aliases_kept
 from pipeline.trust.calibration import (
     FORMAT,
     Calibration,
     Figures,
     FittedMember,
+    member_identity,
     members_fingerprint,
     write_calibration,
 )
 from pipeline.trust.judged import Judged, read_judged
 from pipeline.trust.reliability import reliability
+from pipeline.trust.spoken import read_spoken
+from pipeline.trust.stack import Spoken, fit_stack, pooled
+from pipeline.trust.stack import cross_validate as cross_validate_stack
 from pipeline.trust.temperature import MIN_TRUTHS, NUM_FOLDS, Pooled, cross_validate, fit_temperature
 from pipeline.trust.truth import TruthCounts, read_truth
+
+Method = Literal["auto", "temperature", "stack"]
+METHODS: tuple[Method, ...] = ("auto", "temperature", "stack")
 
 
 def calibrate(
@@ -29,22 +40,29 @@ def calibrate(
     *,
     truth: str | os.PathLike[str] | None = None,
     save: str | os.PathLike[str] | None = None,
+    method: Method = "auto",
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
 ) -> Calibration:
-    """Fit a temperature to the consensus of an output; ``label(..., calibration=FILE)`` uses it.
+    """Fit a calibration to the members of an output; ``label(..., calibration=FILE)`` and ``combine`` use it.
 
     Args:
-        out: Directory or ``s3://`` prefix of a job's output, labelled without a calibration.
+        out: Directory or ``s3://`` prefix of a job's output; for a temperature, labelled without a calibration.
         truth: As for :func:`pipeline.evaluate`.
         save: File that it is written to, local or S3; None: it is not.
+        method: ``temperature``: one number for the pool as it is. ``stack``: a weight for each member of a geometric
+            pool, for which their probabilities must be stored. ``auto``: a stack where they are and there are
+            several members, else a temperature.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
 
     Raises:
         RequestError: There are too few truths, or the output is of a kind that cannot be calibrated.
     """
-    return calibrate_and_count(out, truth=truth, save=save, s3_endpoint=s3_endpoint, no_sign_request=no_sign_request)[0]
+    found, _ = calibrate_and_count(
+        out, truth=truth, save=save, method=method, s3_endpoint=s3_endpoint, no_sign_request=no_sign_request
+    )
+    return found
 
 
 def calibrate_and_count(
@@ -52,6 +70,7 @@ def calibrate_and_count(
     *,
     truth: str | os.PathLike[str] | None,
     save: str | os.PathLike[str] | None,
+    method: Method,
     s3_endpoint: str | None,
     no_sign_request: bool,
 ) -> tuple[Calibration, TruthCounts]:
@@ -60,24 +79,36 @@ def calibrate_and_count(
     Raises:
         RequestError: As for :func:`calibrate`.
     """
+    if method not in METHODS:
+        raise RequestError(f"--method: one of {', '.join(METHODS)} is expected, not {method!r}")
     ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()
+    given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
+    if method == "stack" or (method == "auto" and len(aliases_kept(job)) > 1):
+        spoken, counts = read_spoken(ledger, job, given)
+        calibration = fit_to_members(ledger.out, job, spoken, counts)
+    else:
+        _check_pool(ledger.out, job)
+        judged = read_judged(ledger, job, given, with_scores=True)
+        counts = judged.counts
+        calibration = fit(ledger.out, job, judged)
+    if save is not None:
+        write_calibration(os.fspath(save), calibration, storage)
+    return calibration, counts
+
+
+def _check_pool(out: str, job: Mapping[str, Any]) -> None:
+    """Make sure that what is stored of a pool can be given a temperature."""
     if job["results"]["combine"] == "vote":
         raise RequestError(
-            f"{ledger.out}: a vote has shares of votes, not probabilities that a temperature could calibrate; "
+            f"{out}: a vote has shares of votes, not probabilities that a temperature could calibrate; "
             "label with --combine mean or geometric"
         )
     if job["results"].get("calibration"):
         raise RequestError(
-            f"{ledger.out} was labelled with a calibration; fit another on an output without one, "
+            f"{out} was labelled with a calibration; fit another on an output without one, "
             "for which the images with truth are enough"
         )
-    given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
-    judged = read_judged(ledger, job, given, with_scores=True)
-    calibration = fit(ledger.out, job, judged)
-    if save is not None:
-        write_calibration(os.fspath(save), calibration, storage)
-    return calibration, judged.counts
 
 
 def fit(out: str, job: Mapping[str, Any], judged: Judged) -> Calibration:
@@ -91,12 +122,7 @@ def fit(out: str, job: Mapping[str, Any], judged: Judged) -> Calibration:
     Raises:
         RequestError: They are too few, or do not say.
     """
-    if len(judged) < MIN_TRUTHS:
-        missing = "".join(f"; {line}" for line in judged.counts.complaints)
-        raise RequestError(
-            f"{out}: {len(judged):,} images with known truth are too few to fit a temperature: {MIN_TRUTHS} are "
-            f"needed, {MIN_TRUTHS - len(judged):,} more{missing}"
-        )
+    _check_number(out, "a temperature", judged.counts, len(judged))
     results = job["results"]
     right_N = judged.places_PN[0] == 0
     pooled = Pooled.of(judged.top_scores_Nk, judged.places_PN[0], len(job["class_names"]))
@@ -108,7 +134,8 @@ def fit(out: str, job: Mapping[str, Any], judged: Judged) -> Calibration:
         temperature=float(f"{temperature:.6g}"),
         members_fingerprint=members_fingerprint(results["members"]),
         members=tuple(
-            FittedMember(**{name: member[name] for name in FittedMember.model_fields}) for member in results["members"]
+            FittedMember(**{name: member[name] for name in ("alias", "arch", "factor", "weights_sha256")})
+            for member in results["members"]
         ),
         num_classes=len(job["class_names"]),
         truths=len(judged),
@@ -119,6 +146,63 @@ def fit(out: str, job: Mapping[str, Any], judged: Judged) -> Calibration:
         out=out,
         truth=judged.counts.source,
     )
+
+
+def fit_to_members(out: str, job: Mapping[str, Any], spoken: Spoken, counts: TruthCounts) -> Calibration:
+    """Fit a log-stack, and find out by cross-validation what it does, and what a temperature alone would do.
+
+    Args:
+        out: The output.
+        job: Its ``job.json``.
+        spoken: What its members said of images whose truth is known.
+        counts: What became of the truth.
+
+    Raises:
+        RequestError: They are too few, or do not say.
+    """
+    _check_number(out, "a log-stack", counts, len(spoken))
+    members = job["results"]["members"]
+    plain = pooled(spoken, np.array([member["factor"] for member in members]), job["results"]["combine"])
+    weights_M, strength = fit_stack(spoken)
+    held, warm = cross_validate_stack(spoken), cross_validate(plain)
+    weights = [float(f"{weight:.6g}") for weight in weights_M]
+    fitted = [
+        FittedMember(
+            **{name: member[name] for name in ("alias", "arch", "factor", "weights_sha256")},
+            identity=member_identity(member),
+            weight=weight,
+        )
+        for member, weight in zip(members, weights, strict=True)
+    ]
+    right_N = plain.log_truth_N >= plain.logs_Nk[:, 0]
+    return Calibration(
+        format=FORMAT,
+        method="stack",
+        rule="geometric",
+        temperature=float(f"{1 / sum(weights):.6g}"),
+        members_fingerprint=members_fingerprint(members),
+        members=tuple(fitted),
+        num_classes=len(job["class_names"]),
+        truths=len(spoken),
+        folds=NUM_FOLDS,
+        top1=float(right_N.mean()),
+        top1_after=float(held.right_N.mean()),
+        before=_figures(plain.nll(1.0), plain.scores(1.0), right_N),
+        after=_figures(held.nll_N, held.scores_N, held.right_N),
+        temperature_alone=_figures(warm.nll_N, warm.scores_N, right_N),
+        strength=strength,
+        out=out,
+        truth=counts.source,
+    )
+
+
+def _check_number(out: str, what: str, counts: TruthCounts, number: int) -> None:
+    if number < MIN_TRUTHS:
+        missing = "".join(f"; {line}" for line in counts.complaints)
+        raise RequestError(
+            f"{out}: {number:,} images with known truth are too few to fit {what}: {MIN_TRUTHS} are "
+            f"needed, {MIN_TRUTHS - number:,} more{missing}"
+        )
 
 
 def _figures(nll_N: np.ndarray, scores_N: np.ndarray, right_N: np.ndarray) -> Figures:

@@ -19,6 +19,7 @@ from pipeline.stages.classify import Batch, BatchPool
 from pipeline.stages.decode import Decoded
 from pipeline.stages.read import UnitReader
 from pipeline.stages.write import Picture, Rejected
+from pipeline.stored import StoredReader, StoredRow
 
 STAGES = ("hash", "decode", "resize", "classify")
 _CHUNK_BYTES = 32 << 20
@@ -34,7 +35,9 @@ class PartEnd:
     last: bool
 
 
-def cut_chunks(reader: UnitReader, cursor: Cursor, rows_per_part: int, max_images: int) -> Iterator[Chunk | PartEnd]:
+def cut_chunks(
+    reader: UnitReader | StoredReader, cursor: Cursor, rows_per_part: int, max_images: int
+) -> Iterator[Chunk | PartEnd]:
     """Cut what a reader yields into chunks, with the ends of parts between them.
 
     No chunk crosses the end of a part, and what is in one depends on the data alone.
@@ -72,12 +75,14 @@ class Ready:
     """A chunk, or a piece of one, after the worker threads.
 
     Attributes:
-        slots: Where the crops of its pictures lie in the batch.
+        slots: Where the crops of its pictures lie in the batch; none where nobody needs them.
+        stored: What an older output holds of its pictures, if one is used.
         answer: What the device says of the pictures; None until there is an answer, or if there are no pictures.
     """
 
     pictures: list[Picture] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
+    stored: list[StoredRow] = field(default_factory=list)
     predictions: Predictions | None = None
     answer: Future[Answer] | None = None
     rejected: list[Rejected] = field(default_factory=list)
@@ -88,6 +93,7 @@ class Ready:
         """Append the piece that follows."""
         self.pictures += following.pictures
         self.slots += following.slots
+        self.stored += following.stored
         self.rejected += following.rejected
         self.num_samples += following.num_samples
         for stage, seconds in following.seconds.items():
@@ -113,6 +119,7 @@ class Assembly:
         piece_images: Items in a piece; None for one piece.
         pool: Where its batch comes from.
         isolated: Whether its images are to be decoded in a process of their own.
+        stored: What an older output holds of its samples; None where nothing is used.
 
     Attributes:
         pieces: Its items, each with the slot of the batch that is a sample's own.
@@ -120,10 +127,18 @@ class Assembly:
     """
 
     def __init__(
-        self, turn: int, chunk: Chunk, piece_images: int | None, pool: BatchPool, *, isolated: bool = False
+        self,
+        turn: int,
+        chunk: Chunk,
+        piece_images: int | None,
+        pool: BatchPool,
+        *,
+        isolated: bool = False,
+        stored: StoredReader | None = None,
     ) -> None:
         self.turn = turn
         self.isolated = isolated
+        self.stored = stored
         slots = itertools.accumulate((isinstance(item, Sample) for item in chunk), initial=0)
         numbered = list(zip(slots, chunk, strict=False))
         size = piece_images or len(numbered)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import LabelConfig, fingerprint
-from pipeline.errors import InputError, OutputError, StorageError
+from pipeline.errors import InputError, OutputError, RequestError, StorageError
 from pipeline.labels import names_for, parse_names
 from pipeline.ledger import JOB, PREDICTIONS, Ledger, to_json
 from pipeline.machine import has_bfloat16
+from pipeline.models.consensus import Rule
 from pipeline.models.memory import Fit, Place, fit
-from pipeline.models.weights import ResolvedMember, check_one_label_space
+from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
 from pipeline.storage import Storage, absolute_uri
 from pipeline.trust.calibration import read_calibration
 from pipeline.workload import Engine
@@ -37,7 +38,13 @@ class Job:
     precision: Any
     compiled: bool
     rows_per_part: int
+    rule: Rule
+    factors: tuple[float, ...]
     temperature: float = 1.0
+
+    def weighted(self, specs: Sequence[MemberSpec]) -> tuple[MemberSpec, ...]:
+        """Members with the factors that they are pooled with."""
+        return tuple(dataclasses.replace(spec, factor=own) for spec, own in zip(specs, self.factors, strict=True))
 
 
 def describe_job(
@@ -46,8 +53,17 @@ def describe_job(
     engine: Engine,
     storage: Storage,
     earlier: Mapping[str, Any] | None,
+    reused: Mapping[str, Any] | None = None,
 ) -> Job:
     """Settle everything that is still open (device, precision, class names) and fingerprint it.
+
+    Args:
+        config: What is asked for.
+        members: Resolved.
+        engine: That will run it.
+        storage: Reads files that are named.
+        earlier: The ``job.json`` that OUT holds already.
+        reused: That of the output whose probabilities are to be used again.
 
     Raises:
         RequestError: Members, class names, the calibration or the device do not fit.
@@ -55,26 +71,30 @@ def describe_job(
     specs = [member.spec for member in members]
     num_classes = check_one_label_space(specs)
     class_names = names_for(num_classes, _given_names(config.labels, storage))
-    kept = {} if earlier is None or config.overwrite else earlier.get("results", {})
+    kept = dict(reused["results"]) if reused is not None else {}
+    kept |= {} if earlier is None or config.overwrite else earlier.get("results", {})
     device = _device(config, engine)
     precision = config.precision if config.precision != "auto" else kept.get("precision") or _auto_precision(device)
     rows_per_part = config.rows_per_part or kept.get("rows_per_part") or DEFAULT_ROWS_PER_PART
     results: dict[str, Any] = {
         "members": [_without_file(dataclasses.asdict(spec)) for spec in specs],
         "labels_sha256": hashlib.sha256("\n".join(class_names).encode()).hexdigest(),
-        "combine": config.combine,
         "top_k": config.top_k,
         "precision": precision,
         "decode": config.decode,
         "keep": list(config.keep),
         "rows_per_part": rows_per_part,
     }
-    temperature = 1.0
-    if config.calibration is not None:
-        calibration, digest = read_calibration(config.calibration, storage)
-        calibration.check(results["members"], config.combine, config.calibration)
-        temperature = calibration.temperature
-        results["calibration"] = {"temperature": temperature, "sha256": digest}
+    if config.keep_probs:
+        results["keep_probs"] = True
+    pooling = choose_pooling(
+        results["members"],
+        config.combine,
+        config.calibration,
+        storage,
+        explicit="combine" in config.model_fields_set,
+    )
+    results |= pooling.results
     mark = fingerprint(results)
     content = {
         "shardlabel": _version("shardlabel"),
@@ -89,7 +109,59 @@ def describe_job(
             name: _version(name) for name in ("torch", "torchvision", "torchcodec", "pillow", "pyarrow", "ray")
         },
     }
-    return Job(content, mark, class_names, device, precision, bool(config.compile), rows_per_part, temperature)
+    compiled = bool(config.compile)
+    settled = (pooling.rule, pooling.factors, pooling.temperature)
+    return Job(content, mark, class_names, device, precision, compiled, rows_per_part, *settled)
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """How members are combined.
+
+    Attributes:
+        rule: See :func:`pipeline.models.consensus.combine`.
+        factors: Of each member.
+        temperature: Of the pool.
+        results: What the fingerprint sees of it.
+    """
+
+    rule: Rule
+    factors: tuple[float, ...]
+    temperature: float
+    results: dict[str, Any]
+
+
+def choose_pooling(
+    members: Sequence[Mapping[str, Any]], rule: Rule, calibration: str | None, storage: Storage, *, explicit: bool
+) -> Pooling:
+    """How members are to be combined: as asked for, or as a calibration says.
+
+    Args:
+        members: As ``job.json`` has them.
+        rule: Asked for.
+        calibration: File of a calibration, if there is one.
+        storage: Reads it.
+        explicit: Whether somebody asked for the rule in words; if not, a calibration may bring its own.
+
+    Raises:
+        RequestError: The calibration is missing, or was fitted on something else.
+    """
+    factors = tuple(float(member["factor"]) for member in members)
+    if calibration is None:
+        return Pooling(rule, factors, 1.0, {"combine": rule})
+    found, digest = read_calibration(calibration, storage)
+    about: dict[str, Any] = {"temperature": found.temperature, "sha256": digest}
+    if found.method == "stack":
+        if explicit and rule != found.rule:
+            raise RequestError(
+                f"--calibration {calibration}: a log-stack brings its own rule, a geometric pool with fitted weights, "
+                f"and --combine {rule} asks for another; leave one of the two out"
+            )
+        rule, factors = found.rule, found.weights_of(members, calibration)
+        about |= {"method": "stack", "weights": list(factors)}
+    else:
+        found.check(members, rule, calibration)
+    return Pooling(rule, factors, found.temperature, {"combine": rule, "calibration": about})
 
 
 def _without_file(member: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +281,7 @@ def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str
             found.append(f"members ({_aliases(older.get(name, []))} then, {_aliases(newer[name])} now)")
         elif name == "calibration":
             found.append(f"calibration ({_temperature(older)} then, {_temperature(newer)} now)")
-        elif isinstance(newer.get(name), str | int) and not name.endswith("sha256"):
+        elif isinstance(newer.get(name), str | int) and name in older and not name.endswith("sha256"):
             found.append(f"{name} ({older.get(name)} then, {newer[name]} now)")
         else:
             found.append(name)
@@ -218,7 +290,10 @@ def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str
 
 def _temperature(results: Mapping[str, Any]) -> str:
     fitted = results.get("calibration")
-    return f"temperature {fitted['temperature']:g} from {fitted['sha256'][:8]}" if fitted else "none"
+    if not fitted:
+        return "none"
+    stacked = "log-stack, " if fitted.get("method") == "stack" else ""
+    return f"{stacked}temperature {fitted['temperature']:g} from {fitted['sha256'][:8]}"
 
 
 def _aliases(members: list[dict[str, Any]]) -> str:

@@ -12,8 +12,9 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -213,6 +214,30 @@ class EnsembleConfig(BaseModel):
 InputWords = Annotated[tuple[Text, ...], BeforeValidator(_paths), Field(min_length=1), _ONE_OR_MORE]
 
 
+class RunConfig(Protocol):
+    """What running units takes, whatever is done with them."""
+
+    @property
+    def engine(self) -> Literal["ray", "inline"]:
+        """Which engine."""
+
+    @property
+    def ray_address(self) -> str | None:
+        """Of a running cluster."""
+
+    @property
+    def verbose(self) -> bool:
+        """Whether Ray may talk."""
+
+    @property
+    def max_bad_rate(self) -> float:
+        """Share of samples that may be quarantined."""
+
+    @property
+    def max_failed_units(self) -> Literal["auto"] | int:
+        """Units that may fail."""
+
+
 class LabelConfig(EnsembleConfig):
     """One labelling job, as asked for."""
 
@@ -224,6 +249,8 @@ class LabelConfig(EnsembleConfig):
     rows_per_part: Annotated[int, Field(ge=1)] | None = None
     keep: Words = ()
     calibration: Text | None = None
+    keep_probs: bool = False
+    reuse: Text | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
     max_bad_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
     max_failed_units: AutoNumber = "auto"
@@ -272,7 +299,47 @@ class BenchConfig(EnsembleConfig):
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
 
 
-Config = TypeVar("Config", bound=EnsembleConfig)
+class CombineConfig(BaseModel):
+    """A consensus to be computed again, as asked for.
+
+    Attributes:
+        source: The output that holds the probabilities.
+        out: Where the new one goes.
+        model: Its members that are used, each ``ALIAS[*FACTOR]``; none for all, with the factors that they have.
+        combine: The rule; None for the one of ``source``.
+        calibration: As for a job.
+        top_k: How many classes; None for as many as ``source`` has.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Text
+    out: Text
+    model: Words = ()
+    combine: Literal["mean", "geometric", "vote"] | None = None
+    calibration: Text | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    engine: Literal["ray", "inline"] = "ray"
+    ray_address: str | None = None
+    workers: AutoInt = "auto"
+    overwrite: bool = False
+    s3_endpoint: str | None = None
+    no_sign_request: bool = False
+    progress: Literal["auto", "bar", "plain", "json", "none"] = "auto"
+    verbose: bool = False
+
+    @property
+    def max_bad_rate(self) -> float:
+        """What was quarantined stays so: no reason to stop."""
+        return 1.0
+
+    @property
+    def max_failed_units(self) -> Literal["auto"] | int:
+        """Units that are not in ``source`` yet are listed, and keep no other from being combined."""
+        return sys.maxsize
+
+
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def label_config(values: Mapping[str, Any], config_file: str | None = None) -> LabelConfig:
@@ -329,7 +396,7 @@ def explain(error: Mapping[str, Any], kind: type[BaseModel]) -> str:
 
 def option_name(name: str) -> str:
     """An option as the command line calls it."""
-    return "INPUT" if name == "inputs" else f"--{name.replace('_', '-')}"
+    return {"inputs": "INPUT", "source": "OUT"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def fingerprint(results: Mapping[str, Any]) -> str:

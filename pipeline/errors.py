@@ -12,6 +12,7 @@
     |-- Interrupted            130   SIGINT or SIGTERM; what was published stays
     |-- EngineError              1   the engine itself failed (a cluster that went away, say)
     |-- PublishError             1   OUT can no longer be written (full, forbidden); what was published stays
+    |-- NotAsStored                  an older output does not hold what was expected; the unit is run in full
     `-- StorageError                 an object could not be reached; callers turn it into one of the above
         |-- ObjectMissing
         |-- ObjectForbidden
@@ -83,6 +84,10 @@ class EngineError(ShardlabelError):
 
 class PublishError(ShardlabelError):
     """OUT can no longer be read or written; everything published so far is kept."""
+
+
+class NotAsStored(ShardlabelError):
+    """An older output holds something else of a unit than was expected; callers run the unit in full."""
 
 
 class StorageError(ShardlabelError):

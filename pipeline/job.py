@@ -14,17 +14,19 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 from pipeline.commission import Job, claim, describe_job, fit_memory, replaced_jobs
-from pipeline.config import LabelConfig, label_config
+from pipeline.config import LabelConfig, RunConfig, label_config
 from pipeline.engines import InlineEngine, RayEngine
 from pipeline.errors import EngineError, InputError, OutputError, PublishError, StorageError
 from pipeline.inputs import Inputs, find_inputs
 from pipeline.labeler import UNITS_AT_ONCE, Labeler
 from pipeline.labeler_config import LabelerConfig
 from pipeline.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS, UNITS, Ledger
+from pipeline.metering import JobMeter
+from pipeline.metrics import Meter, job_labels
 from pipeline.models.anatomy import of_member
 from pipeline.models.tuning import is_long
 from pipeline.models.weights import ResolvedMember, resolve
@@ -32,7 +34,9 @@ from pipeline.outcome import Budget, LabelSummary, sum_up
 from pipeline.parts import Progress
 from pipeline.planning import Plan, count_samples, read_units
 from pipeline.progress import Reporter, Tracker, make_reporter
-from pipeline.records import Receipt, Unit
+from pipeline.records import UNAVAILABLE, Receipt, Unit
+from pipeline.replay import Replayer
+from pipeline.reuse import Shared, open_older, shared_with
 from pipeline.stopping import stop_on_signals
 from pipeline.storage import Storage
 from pipeline.workload import Engine, Item, Workload
@@ -73,13 +77,14 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
     ledger = Ledger(config.out, storage)
     earlier = ledger.read_json(JOB)
     requested = config.members
+    older = None if config.reuse is None else open_older(config.reuse, ledger, storage)
     inputs = find_inputs(config.inputs, storage)
     with (
-        contextlib.closing(_engine(config)) as engine,
+        contextlib.closing(make_engine(config)) as engine,
         contextlib.closing(reporter or make_reporter(config.progress)) as shown,
     ):
         members = [resolve(member, config.weights_dir, storage, shown.download) for member in requested]
-        job = describe_job(config, members, engine, storage, earlier)
+        job = describe_job(config, members, engine, storage, earlier, older.job if older else None)
         fitting = fit_memory(config, members, job, engine)
         config = config.model_copy(update={"batch_size": fitting.batch_size or "auto"})
         claim(ledger, job, overwrite=config.overwrite)
@@ -90,26 +95,55 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
         prepare = functools.partial(_agenda, config, ledger, storage, inputs, job.fingerprint)
         agenda = _while_starting(engine, ledger, prepare)
         del inputs  # of a million tars, 300 MB
-        summary = _run(config, agenda, job, members, engine, ledger, storage, shown)
+        shared = None
+        if older is not None:
+            shared = shared_with(older, job.content["results"])
+            stored = shared.stored(older.ledger, agenda.pending)
+            agenda = dataclasses.replace(agenda, stored=stored)
+            shown.note(shared.note(len(stored), len(agenda.pending)))
+        left = _left_to_do(agenda, job, storage)
+
+        def workload() -> Workload:
+            trying = job.device == "cpu" and _is_long(left.values(), members, engine)
+            return _workload(config, ledger.out, job, members, agenda, shared, trying=trying)
+
+        summary = carry_out(config, agenda, left, job, workload, engine, ledger, storage, shown)
         summary = dataclasses.replace(summary, notes=notes)
         shown.finish(summary.to_dict())
     return summary
 
 
-def _run(
-    config: LabelConfig,
-    agenda: _Agenda,
+def carry_out(
+    config: RunConfig,
+    agenda: Agenda,
+    left: Mapping[str, tuple[Unit, int | None]],
     job: Job,
-    members: list[ResolvedMember],
+    workload: Callable[[], Workload],
     engine: Engine,
     ledger: Ledger,
     storage: Storage,
     reporter: Reporter,
 ) -> LabelSummary:
+    """Have an engine do what there is to do, and sum it up.
+
+    Args:
+        config: How it is to be run.
+        agenda: What there is to do.
+        left: For each pending unit, how many samples it still has, where that is known.
+        job: Whose parts they are.
+        workload: Makes what the engine is to run, if there is anything to do.
+        engine: Runs it.
+        ledger: Of the output.
+        storage: How to reach it.
+        reporter: Shows how far it is.
+
+    Raises:
+        EngineError: The engine failed for good, or units came back unfinished.
+        PublishError: OUT could no longer be written.
+    """
     num_units, num_pending = len(agenda.plan.units), len(agenda.pending)
     if num_pending < num_units:
         reporter.note(f"resuming: {num_units - num_pending} of {num_units} units are done")
-    left = _left_to_do(agenda, job, storage)
     tracker = Tracker(left)
     budget = Budget(config.max_bad_rate, config.max_failed_units, num_units)
     reporter.update(tracker.snapshot())
@@ -118,12 +152,14 @@ def _run(
         engine.start()
     with stop_on_signals(reporter) as stop:
         if num_pending:
-            trying = job.device == "cpu" and _is_long(left.values(), members, engine)
-            workload = _workload(config, ledger.out, job, members, agenda, trying=trying)
-            for item in engine.run(workload, stop.event):
+            work = workload()
+            metered = JobMeter(engine.meter(work), budget.max_bad_rate, budget.max_failed_units)
+            for item in engine.run(work, stop.event):
                 if item is not None:
                     tracker.take(Receipt.from_dict(item))
-                reporter.update(tracker.snapshot())
+                snapshot = tracker.snapshot()
+                reporter.update(snapshot)
+                metered.update(snapshot)
                 if budget.exceeded_by(tracker) or tracker.unwritable:
                     stop.event.set()
     try:
@@ -168,7 +204,8 @@ def _conclude(
     return summary
 
 
-def _engine(config: LabelConfig) -> Engine:
+def make_engine(config: RunConfig) -> Engine:
+    """The engine that is asked for."""
     if config.engine == "inline":
         return InlineEngine()
     return RayEngine(config.ray_address, verbose=config.verbose)
@@ -201,32 +238,38 @@ def _plan(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs,
 
 
 @dataclass(frozen=True, slots=True)
-class _Agenda:
+class Agenda:
     """What there is to do.
 
     Attributes:
         plan: All units.
         pending: Those that are not complete.
         parts_done: How many parts of a pending unit are published, by its id, where there are any.
+        stored: What an older output has of the units whose probabilities are used again, by id.
     """
 
     plan: Plan
     pending: list[Unit]
     parts_done: dict[str, int]
+    stored: Mapping[str, Progress] = field(default_factory=dict)
 
 
-def _agenda(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs, mark: str) -> _Agenda:
-    plan = _plan(config, ledger, storage, inputs, mark)
+def _agenda(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs, mark: str) -> Agenda:
+    return agenda_of(_plan(config, ledger, storage, inputs, mark), ledger, mark)
+
+
+def agenda_of(plan: Plan, ledger: Ledger, mark: str) -> Agenda:
+    """What of a plan is left to do."""
     progress = ledger.progress(mark)
     pending = [unit for unit in plan.units if not progress.get(unit.id, Progress()).complete]
-    return _Agenda(plan, pending, {unit.id: progress[unit.id].num_parts for unit in pending if unit.id in progress})
+    return Agenda(plan, pending, {unit.id: progress[unit.id].num_parts for unit in pending if unit.id in progress})
 
 
-def _while_starting(engine: Engine, ledger: Ledger, prepare: Callable[[], _Agenda]) -> _Agenda:
+def _while_starting(engine: Engine, ledger: Ledger, prepare: Callable[[], Agenda]) -> Agenda:
     """Prepare in a thread while the engine starts, unless there may be nothing to start it for."""
     if ledger.read_json(SUCCESS) is not None:
         return prepare()
-    prepared: Future[_Agenda] = Future()
+    prepared: Future[Agenda] = Future()
 
     def run() -> None:
         try:
@@ -240,7 +283,7 @@ def _while_starting(engine: Engine, ledger: Ledger, prepare: Callable[[], _Agend
     return prepared.result()
 
 
-def _left_to_do(agenda: _Agenda, job: Job, storage: Storage) -> dict[str, tuple[Unit, int | None]]:
+def _left_to_do(agenda: Agenda, job: Job, storage: Storage) -> dict[str, tuple[Unit, int | None]]:
     """For each pending unit, how many samples it still has, where that can be known quickly."""
     counts = count_samples(agenda.pending, storage, _COUNT_BUDGET_S)
     left: dict[str, tuple[Unit, int | None]] = {}
@@ -264,7 +307,8 @@ def _workload(
     out: str,
     job: Job,
     members: list[ResolvedMember],
-    agenda: _Agenda,
+    agenda: Agenda,
+    shared: Shared | None,
     *,
     trying: bool,
 ) -> Workload:
@@ -272,11 +316,12 @@ def _workload(
         "out": out,
         "fingerprint": job.fingerprint,
         "run": uuid.uuid4().hex,
-        "members": tuple(member.spec for member in members),
+        "members": job.weighted([member.spec for member in members]),
         "class_names": job.class_names,
-        "rule": config.combine,
+        "rule": job.rule,
         "top_k": config.top_k,
         "temperature": job.temperature,
+        "keep_probs": config.keep_probs,
         "precision": job.precision,
         "compiled": job.compiled,
         "device": job.device,
@@ -287,28 +332,31 @@ def _workload(
         "keep": config.keep,
         "storage": config.storage,
     }
+    if shared is not None and shared.aliases:
+        settings |= {"reused": shared.aliases, "reused_from": shared.source, "replayed": shared.whole}
     return Workload(
         factory=functools.partial(LabelerWorker, settings),
         blobs={member.spec.alias: member.blob for member in members},
-        items=_Items(agenda),
+        items=Items(agenda),
         items_at_once=UNITS_AT_ONCE,
         on_gpu=job.device == "cuda",
         num_workers=None if config.workers == "auto" else config.workers,
         num_threads=None if config.decode_threads == "auto" else config.decode_threads,
-        is_progress=_is_progress,
+        is_progress=is_progress,
+        labels=job_labels(job.fingerprint),
     )
 
 
-def _is_progress(item: Item) -> bool:
+def is_progress(item: Item) -> bool:
     """Whether a receipt tells of something that need not be done again, should its labeler die now."""
     receipt = Receipt.from_dict(item)
     return bool(receipt.parts) or receipt.finished or receipt.failure is not None
 
 
-class _Items(Sequence[Item]):
+class Items(Sequence[Item]):
     """What labelers are called with, made when it is asked for: a million at once take most of a gigabyte."""
 
-    def __init__(self, agenda: _Agenda) -> None:
+    def __init__(self, agenda: Agenda) -> None:
         self._agenda = agenda
 
     def __len__(self) -> int:
@@ -324,23 +372,38 @@ class _Items(Sequence[Item]):
         if isinstance(at, slice):
             return [self[number] for number in range(*at.indices(len(self)))]
         unit = self._agenda.pending[at]
-        return {"unit": unit.to_dict(), "parts_done": self._agenda.parts_done.get(unit.id, 0)}
+        item = {"unit": unit.to_dict(), "parts_done": self._agenda.parts_done.get(unit.id, 0)}
+        stored = self._agenda.stored.get(unit.id)
+        return item if stored is None else item | {"stored": dataclasses.asdict(stored)}
 
 
 class LabelerWorker:
     """A labeler as engines want it: dicts in, dicts out."""
 
-    def __init__(self, settings: Mapping[str, Any], blobs: Mapping[str, bytes], num_threads: int) -> None:
-        self._labeler = Labeler(LabelerConfig(num_threads=num_threads, **settings), blobs)
+    def __init__(self, settings: Mapping[str, Any], blobs: Mapping[str, bytes], num_threads: int, meter: Meter) -> None:
+        config = LabelerConfig(num_threads=num_threads, **settings)
+        self._labeler = Labeler(config, blobs, meter=meter)
+        self._replayer = Replayer(config, meter) if config.replayed else None
 
     def __call__(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]:
-        """Label the unit of an item."""
-        for receipt in self._labeler(Unit.from_dict(item["unit"]), item["parts_done"], stopping):
+        """Label the unit of an item, or publish again what is stored of it."""
+        unit, done = Unit.from_dict(item["unit"]), item["parts_done"]
+        stored = Progress(**item["stored"]) if "stored" in item else None
+        if self._replayer is not None and stored is not None:
+            receipt = None
+            for receipt in self._replayer(unit, done, stored, stopping):
+                if receipt.failure != UNAVAILABLE:
+                    yield receipt.to_dict()
+            if receipt is None or receipt.failure != UNAVAILABLE:
+                return
+        for receipt in self._labeler(unit, done, stopping, stored):
             yield receipt.to_dict()
 
     def close(self) -> None:
-        """Let go of the labeler's threads."""
+        """Let go of threads."""
         self._labeler.close()
+        if self._replayer is not None:
+            self._replayer.close()
 
 
 # -- while it runs, and after -----------------------------------------------------------------------------

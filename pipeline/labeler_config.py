@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pipeline.config import Decoding, StorageConfig
 from pipeline.machine import cache_folder
@@ -10,6 +11,7 @@ from pipeline.models.classifier import Precision
 from pipeline.models.consensus import Rule
 from pipeline.models.tuning import Tuning
 from pipeline.models.weights import MemberSpec
+from pipeline.probabilities import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,10 @@ class LabelerConfig:
         num_threads: Worker threads.
         storage: How to reach S3.
         temperature: Of the consensus; 1 where it is uncalibrated.
+        keep_probs: Whether the members' full probabilities are published, too.
+        reused: Aliases of the members whose probabilities may be taken from an older output, each with its alias there.
+        reused_from: That output.
+        replayed: Whether all that is needed of a unit that is complete there can be taken from there.
     """
 
     out: str
@@ -53,6 +59,10 @@ class LabelerConfig:
     num_threads: int
     storage: StorageConfig
     temperature: float = 1.0
+    keep_probs: bool = False
+    reused: Mapping[str, str] = field(default_factory=dict)
+    reused_from: Source | None = None
+    replayed: bool = False
 
     @property
     def tuning(self) -> Tuning:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 
 from pipeline.errors import InputError
+from pipeline.safe_text import printable
 
 IMAGENET_CLASSES = 1000
 
@@ -59,3 +62,22 @@ def names_for(num_classes: int, given: tuple[str, ...] | None) -> tuple[str, ...
     if num_classes == IMAGENET_CLASSES:
         return imagenet_names()
     return tuple(str(index) for index in range(num_classes))
+
+
+def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names that people and tools can choose from: in one printable line each, and no two are equal.
+
+    What names several classes, or is blank, gets its index: ImageNet has two, ``crane (134)`` and ``crane (517)``.
+    """
+    plain = [printable(" ".join(name.split())) for name in names]
+    times = Counter(plain)
+    taken = {name for name in plain if times[name] == 1}
+    found = []
+    for index, name in enumerate(plain):
+        choice = name
+        if times[name] > 1 or not name:
+            while choice in taken or choice == name:
+                choice = f"{choice} ({index})".strip()
+            taken.add(choice)
+        found.append(choice)
+    return tuple(found)

@@ -11,6 +11,7 @@ Each part's Parquet footer records where the next one starts, so a restart goes 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import StorageConfig
-from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, StorageError
+from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, PublishError, StorageError
 from pipeline.parts import (
     DAMAGE,
     PART_NAME,
@@ -38,7 +39,8 @@ from pipeline.records import Cursor, Unit
 from pipeline.storage import Entry, Storage, absolute_uri, join
 
 JOB, SUCCESS, UNITS = "job.json", "_SUCCESS", "plan/units.parquet"
-PREDICTIONS, QUARANTINE = "predictions", "quarantine"
+PREDICTIONS, QUARANTINE, PROBABILITIES = "predictions", "quarantine", "probabilities"
+_PUBLISHED = (PREDICTIONS, QUARANTINE, PROBABILITIES)  # commits first, when they are taken back
 ATTEMPTS = "attempts"
 _TAIL_BYTES = 64 << 10
 _PARALLEL_READS = 32
@@ -153,14 +155,16 @@ class Ledger:
             OutputError: OUT cannot be written.
         """
         self.withdraw_success()
-        for folder in (PREDICTIONS, QUARANTINE, "plan", ATTEMPTS):
+        for folder in (*_PUBLISHED, "plan", ATTEMPTS):
             for name in self.names(folder):
                 self._delete(folder, name)
         self._delete("report.html")
 
     def sweep(self) -> None:
         """Remove what killed writers have left half-written."""
-        for folder in ("", "plan", PREDICTIONS, QUARANTINE):
+        members = self.read_json(JOB) or {}
+        aliases = [member["alias"] for member in members.get("results", {}).get("members", ())]
+        for folder in ("", "plan", PREDICTIONS, QUARANTINE, *(f"{PROBABILITIES}/{alias}" for alias in aliases)):
             self._storage.sweep(self.uri(folder))
 
     def withdraw_success(self) -> None:
@@ -280,22 +284,25 @@ class Ledger:
 
     def remove_units(self, unit_ids: set[str]) -> None:
         """Remove the parts of units that were replaced: predictions first, which takes their commit back."""
-        for folder in (PREDICTIONS, QUARANTINE):
+        for folder in _PUBLISHED:
             for name in self.names(folder):
-                if unit_of(name) in unit_ids:
+                if unit_of(_base(name)) in unit_ids:
                     self._delete(folder, name)
 
     def remove_part(self, name: str) -> None:
         """Remove one part, its commit first."""
         for folder in (PREDICTIONS, QUARANTINE):
             self._delete(folder, name)
+        for path in self.names(PROBABILITIES):
+            if _base(path) == name:
+                self._delete(PROBABILITIES, path)
 
     def remove_jobs(self, fingerprints: Iterable[str]) -> None:
         """Remove the parts of jobs that OUT was taken from: their labelers may have published one since."""
         marks = tuple(f"part-{fingerprint[:8]}-" for fingerprint in fingerprints)
-        for folder in (PREDICTIONS, QUARANTINE) if marks else ():
+        for folder in _PUBLISHED if marks else ():
             for name in self.names(folder):
-                if name.startswith(marks):
+                if _base(name).startswith(marks):
                     self._delete(folder, name)
 
     def remove_attempts(self) -> None:
@@ -309,6 +316,20 @@ class Ledger:
             match = UNREADABLE_NAME.fullmatch(name)
             if match and match[2] in unit_ids:
                 self._delete(QUARANTINE, name)
+
+
+@contextlib.contextmanager
+def about_out() -> Iterator[None]:
+    """What fails in here is OUT, not the unit."""
+    try:
+        yield
+    except StorageError as error:
+        raise PublishError(f"OUT cannot be used: {error}") from error
+
+
+def _base(name: str) -> str:
+    """A part's name without the folder of a member."""
+    return name.rpartition("/")[2]
 
 
 def open_output(

@@ -60,6 +60,25 @@ def smallest_gpu_bytes() -> int:
     return min(torch.cuda.get_device_properties(gpu).total_memory for gpu in range(torch.cuda.device_count()))
 
 
+def device_memory_bytes() -> tuple[int, int]:
+    """Memory of torch's current GPU: in use by whomever, and all of it."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return total - free, total
+
+
+def process_memory_bytes(root: Path = Path("/")) -> int | None:
+    """Resident memory of this process; None where nobody says so.
+
+    Args:
+        root: Where ``proc`` is found.
+    """
+    for line in _lines(root / "proc/self/statm"):
+        return int(line.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
 def available_memory_bytes(root: Path = Path("/")) -> int | None:
     """Memory that this process could still take without pushing anything out; None where nobody says so.
 

@@ -97,12 +97,13 @@ class Budget:
         num_units: In the plan.
 
     Attributes:
+        max_bad_rate, max_failed_units: The limits.
         bad_rate_exceeded, failed_units_exceeded: What has been exceeded at any time.
     """
 
     def __init__(self, max_bad_rate: float, max_failed_units: int | Literal["auto"], num_units: int) -> None:
-        self._max_bad_rate = max_bad_rate
-        self._max_failed_units = max_failed_units if max_failed_units != "auto" else max(100, num_units // 100)
+        self.max_bad_rate = max_bad_rate
+        self.max_failed_units = max_failed_units if max_failed_units != "auto" else max(100, num_units // 100)
         self.bad_rate_exceeded = self.failed_units_exceeded = False
 
     @property
@@ -113,8 +114,8 @@ class Budget:
     def exceeded_by(self, tracker: Tracker) -> bool:
         """Take note of where things stand; whether the run is to stop."""
         judged = tracker.images >= _MIN_SAMPLES
-        self.bad_rate_exceeded |= judged and tracker.bad_rate > self._max_bad_rate
-        self.failed_units_exceeded |= tracker.failed_units > self._max_failed_units
+        self.bad_rate_exceeded |= judged and tracker.bad_rate > self.max_bad_rate
+        self.failed_units_exceeded |= tracker.failed_units > self.max_failed_units
         return self.exceeded
 
 

@@ -78,10 +78,14 @@ class Progress:
     num_parts: int = 0
     complete: bool = False
 
+    def parts(self, fingerprint: str, unit_id: str) -> Iterator[PartName]:
+        """These parts, in order."""
+        for part in range(self.num_parts):
+            yield PartName(fingerprint, unit_id, part, self.complete and part == self.num_parts - 1)
+
     def names(self, fingerprint: str, unit_id: str) -> Iterator[str]:
         """Names of these parts, in order."""
-        for part in range(self.num_parts):
-            yield str(PartName(fingerprint, unit_id, part, self.complete and part == self.num_parts - 1))
+        return map(str, self.parts(fingerprint, unit_id))
 
 
 def unreadable_name(fingerprint: str, unit_id: str) -> str:

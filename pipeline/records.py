@@ -132,6 +132,7 @@ class Sample:
         offset: Byte offset of its first header in the tar; None for loose images.
         num_bytes: Size of the encoded image, or of everything the sample holds where there is no image.
         image: The encoded image; None when ``reason`` is set.
+        image_name: Name of the member that holds it; None for loose images, whose key it is.
         truth: Class index from ``.cls``, where there is one.
         kept: The fields asked for with ``--keep``, decoded as UTF-8.
         reason: Set when the sample cannot be decoded at all (no image, cut off, ...).
@@ -143,6 +144,7 @@ class Sample:
     offset: int | None
     num_bytes: int = 0
     image: bytes | None = None
+    image_name: str | None = None
     truth: int | None = None
     kept: dict[str, str] = field(default_factory=dict)
     reason: Reason | None = None
@@ -175,6 +177,7 @@ class Receipt(_Json):
         failure: Set when the unit could not be read at all: the reason.
         message: What went wrong, in one line.
         stage_s: Seconds spent per stage, summed over threads.
+        wait_s: Seconds for which the unit waited for something: see :data:`pipeline.metrics.WAIT_SECONDS`.
         started_at, committed_at: Unix seconds of the first read and of the last commit.
     """
 
@@ -189,6 +192,7 @@ class Receipt(_Json):
     failure: str | None = None
     message: str = ""
     stage_s: dict[str, float] = field(default_factory=dict)
+    wait_s: dict[str, float] = field(default_factory=dict)
     started_at: float = 0.0
     committed_at: float = 0.0
 

@@ -48,6 +48,11 @@ class Workers:
         """Threads that were replaced and have not come back since."""
         return sum(thread.is_alive() for thread in self._lost)
 
+    @property
+    def depth(self) -> int:
+        """Calls that wait for a thread."""
+        return self._queue.qsize()
+
     def submit(self, turn: int, call: Callable[..., T], *args: Any) -> Future[T]:  # noqa: ANN401 - the call's own
         """Run a call on one of the threads."""
         future: Future[T] = Future()
@@ -92,6 +97,11 @@ class ReadAhead(Generic[T]):
         self._items: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(depth)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._pump, name="read", daemon=True)
+
+    @property
+    def depth(self) -> int:
+        """Items that wait to be taken."""
+        return self._items.qsize()
 
     def __enter__(self) -> Iterator[T]:
         self._thread.start()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from pipeline.metrics import Meter
 
 Item = dict[str, Any]
 MAX_DEATHS = 10
@@ -28,8 +30,8 @@ class Worker(Protocol):
 class WorkerFactory(Protocol):
     """Makes a worker in the process where it will run."""
 
-    def __call__(self, blobs: Mapping[str, bytes], num_threads: int) -> Worker:
-        """Make one."""
+    def __call__(self, blobs: Mapping[str, bytes], num_threads: int, meter: Meter) -> Worker:
+        """Make one, which may tell a meter how it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Workload:
         num_threads: Threads of a worker, or None for as many as it has CPUs.
         is_progress: Whether what a worker yielded tells of something that is done for good, so that it need not
             be done again if the worker dies now.
+        labels: On every metric of it, whoever reports it.
     """
 
     factory: WorkerFactory
@@ -56,6 +59,7 @@ class Workload:
     num_workers: int | None
     num_threads: int | None
     is_progress: Callable[[Item], bool] = bool
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Patience:
@@ -110,6 +114,9 @@ class Engine(Protocol):
 
     def run(self, workload: Workload, stop: threading.Event) -> Iterator[Item | None]:
         """Run a workload to its end, or until a little after ``stop`` is set."""
+
+    def meter(self, workload: Workload) -> Meter:
+        """Where whoever runs a workload reports on it; after the start."""
 
     def close(self) -> None:
         """Let go of everything."""

@@ -36,7 +36,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch):
 class Sleeper:
     """Takes its time over an item and no CPU; says on which node it is."""
 
-    def __init__(self, wait_s: float, blobs, num_threads: int) -> None:
+    def __init__(self, wait_s: float, blobs, num_threads: int, meter) -> None:
         import ray
 
         self._wait_s = wait_s

@@ -20,7 +20,7 @@ from pipeline.workload import Workload
 class Doubler:
     """Yields twice the item's number, and does as the item says on the way."""
 
-    def __init__(self, folder: str, blobs, num_threads: int) -> None:
+    def __init__(self, folder: str, blobs, num_threads: int, meter) -> None:
         self._folder = Path(folder)
         self._offset = int(blobs["offset"])
         self._num_threads = num_threads
@@ -185,7 +185,7 @@ def test_more_workers_than_machines_share_the_cpus(ray_engine, tmp_path):
 class Talker:
     """Says a lot about an item, dies, and has but one thing to say when it is asked again."""
 
-    def __init__(self, folder: str, blobs, num_threads: int) -> None:
+    def __init__(self, folder: str, blobs, num_threads: int, meter) -> None:
         self._folder = Path(folder)
 
     def __call__(self, item, stopping):

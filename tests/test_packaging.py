@@ -24,7 +24,19 @@ def test_the_lock_is_hashed_and_names_no_index():
 
 
 def test_the_public_surface():
-    assert pipeline.__all__ == ["bench", "calibrate", "evaluate", "label", "plan", "status", "verify"]
+    assert pipeline.__all__ == [
+        "bench",
+        "calibrate",
+        "evaluate",
+        "export",
+        "label",
+        "plan",
+        "report",
+        "review",
+        "sample",
+        "status",
+        "verify",
+    ]
     assert all(callable(getattr(pipeline, name)) for name in pipeline.__all__)
     with pytest.raises(AttributeError):
         _ = pipeline.nothing
@@ -39,6 +51,7 @@ def test_the_wheel_holds_the_package_and_its_sample_data(tmp_path: Path):
         names = set(wheel.namelist())
         wheel.extractall(tmp_path / "site")
     assert {"pipeline/cli/__init__.py", "pipeline/py.typed", "pipeline/_sample_data/classes.txt"} <= names
+    assert {"pipeline/page/page.html.j2", "pipeline/page/style.css"} <= names
     assert not [name for name in names if name.startswith(("tests/", "deploy/", "examples/"))]
     code = "import pipeline, pipeline.cli.demo as d; print(pipeline.__file__); print(d.sample_data())"
     said = subprocess.run(

@@ -7,10 +7,11 @@ import json
 import re
 import sys
 import time
+from datetime import datetime, timedelta
 
 import pytest
 
-from pipeline.progress import Bar, Json, Plain, Silent, Snapshot, Tracker, describe, make_reporter
+from pipeline.progress import Bar, Json, Plain, Silent, Snapshot, Tracker, Wording, describe, make_reporter
 from pipeline.records import UNWRITABLE, Receipt, Unit
 
 
@@ -68,6 +69,17 @@ def test_a_line_says_how_long_it_will_take():
     assert "3 quarantined" in line
 
 
+def test_a_job_speaks_of_what_it_does(capsys):
+    wording = Wording(doing="exporting", dropped="omitted")
+    found = tracker(100)
+    found.take(receipt(0, 50, num_quarantined={"changed": 3}))
+    Plain(wording, every_s=0.0).update(found.snapshot())
+    Json(wording).update(found.snapshot())
+    shown = capsys.readouterr()
+    assert "3 omitted" in shown.err
+    assert json.loads(shown.out)["omitted"] == {"changed": 3}
+
+
 def test_plain_lines_come_now_and_then(capsys):
     found, reporter = tracker(10), Plain(every_s=0.0)
     reporter.update(found.snapshot())
@@ -80,8 +92,11 @@ def test_json_lines_are_one_object_each(capsys):
     reporter.note("x")
     reporter.update(tracker(10).snapshot())
     reporter.finish({"images": 1})
-    events = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
-    assert events == ["note", "progress", "summary"]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event"] for line in lines] == ["note", "progress", "summary"]
+    times = [datetime.fromisoformat(line["time"]) for line in lines]
+    assert times == sorted(times)
+    assert all(said.utcoffset() == timedelta(0) for said in times)
 
 
 def test_auto_is_a_bar_on_a_terminal_only(monkeypatch):
@@ -116,6 +131,7 @@ def test_downloads_are_shown_in_every_way(capsys):
         reporter.download("a.pth", done, 3)
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["bytes"] for event in events] == [1, 3]  # one a second, and the last
+    del events[-1]["time"]
     assert events[-1] == {"event": "download", "name": "a.pth", "bytes": 3, "total_bytes": 3}
 
 

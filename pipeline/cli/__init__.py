@@ -9,7 +9,8 @@ from typing import Annotated, NoReturn, cast
 
 import typer
 
-from pipeline.cli import config, jobs, models, speed, trust
+from pipeline.cli import config, jobs, models, recombining, speed, trust
+from pipeline.cli.export import EXPORT_EXAMPLES, export
 from pipeline.cli.help import MAX_WIDTH, GroupedCommand, GroupedCommands
 from pipeline.cli.printing import say
 from pipeline.errors import ShardlabelError
@@ -37,16 +38,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_WIDTH},
 )
-app.command(cls=GroupedCommand, rich_help_panel=_JOBS, epilog=jobs.LABEL_EXAMPLES)(jobs.label)
-app.command(cls=GroupedCommand, rich_help_panel=_JOBS, epilog=speed.PLAN_EXAMPLES)(speed.plan)
-app.command(cls=GroupedCommand, rich_help_panel=_JOBS, epilog=jobs.STATUS_EXAMPLES)(jobs.status)
-app.command(cls=GroupedCommand, rich_help_panel=_JOBS, epilog=jobs.VERIFY_EXAMPLES)(jobs.verify)
-app.command(cls=GroupedCommand, rich_help_panel=_RESULTS, epilog=trust.EVALUATE_EXAMPLES)(trust.evaluate)
-app.command(cls=GroupedCommand, rich_help_panel=_RESULTS, epilog=trust.CALIBRATE_EXAMPLES)(trust.calibrate)
+for _panel, _function, _examples in (
+    (_JOBS, jobs.label, jobs.LABEL_EXAMPLES),
+    (_JOBS, speed.plan, speed.PLAN_EXAMPLES),
+    (_JOBS, recombining.combine, recombining.COMBINE_EXAMPLES),
+    (_JOBS, jobs.status, jobs.STATUS_EXAMPLES),
+    (_JOBS, jobs.verify, jobs.VERIFY_EXAMPLES),
+    (_RESULTS, trust.evaluate, trust.EVALUATE_EXAMPLES),
+    (_RESULTS, trust.calibrate, trust.CALIBRATE_EXAMPLES),
+    (_RESULTS, trust.sample, trust.SAMPLE_EXAMPLES),
+    (_RESULTS, trust.review, trust.REVIEW_EXAMPLES),
+    (_RESULTS, export, EXPORT_EXAMPLES),
+    (_RESULTS, trust.report, trust.REPORT_EXAMPLES),
+    (_SETUP, speed.bench, speed.BENCH_EXAMPLES),
+    (_SETUP, jobs.demo, jobs.DEMO_EXAMPLE),
+):
+    app.command(cls=GroupedCommand, rich_help_panel=_panel, epilog=_examples)(_function)
 app.add_typer(models.models, name="models", rich_help_panel=_SETUP)
 app.add_typer(config.config, name="config", rich_help_panel=_SETUP)
-app.command(cls=GroupedCommand, rich_help_panel=_SETUP, epilog=speed.BENCH_EXAMPLES)(speed.bench)
-app.command(cls=GroupedCommand, rich_help_panel=_SETUP, epilog=jobs.DEMO_EXAMPLE)(jobs.demo)
 
 # the base of all usage errors, which typer does not name in public
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])

@@ -8,23 +8,30 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline.cli.completion import auto
-from pipeline.cli.help import BUDGETS, MACHINES, NETWORKS, ROWS, examples
+from pipeline.cli.help import BUDGETS, NETWORKS, ROWS, examples
 from pipeline.cli.options import (
     Anonymous,
     AsJson,
     BatchSize,
+    CalibrationFile,
     Combine,
     Compile,
     Decode,
     DecodeThreads,
     Device,
+    Engine,
     Labels,
     Model,
     Out,
+    Overwrite,
     Precision,
+    Progress,
+    RayAddress,
     S3Endpoint,
     TopK,
+    Verbose,
     WeightsDir,
+    Workers,
 )
 from pipeline.cli.printing import print_json, print_rows, reasons, say, show
 
@@ -68,28 +75,9 @@ def label(
     compile: Compile = None,
     batch_size: BatchSize = None,
     decode: Decode = None,
-    engine: Annotated[
-        Literal["ray", "inline"] | None,
-        typer.Option(help="inline: in this process, without Ray.  [default: ray]", rich_help_panel=MACHINES),
-    ] = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            envvar="RAY_ADDRESS",
-            help="A running cluster.  [default: Ray on this machine]",
-            rich_help_panel=MACHINES,
-        ),
-    ] = None,
-    workers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|N",
-            help="Labelers. auto: one per GPU, or one per machine.  [default: auto]",
-            rich_help_panel=MACHINES,
-            autocompletion=auto,
-        ),
-    ] = None,
+    engine: Engine = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
     decode_threads: DecodeThreads = None,
     rows_per_part: Annotated[
         int | None,
@@ -105,11 +93,20 @@ def label(
             metavar="NAMES", help="Fields of the samples (json, txt, ...) kept as columns.", rich_help_panel=ROWS
         ),
     ] = None,
-    calibration: Annotated[
+    calibration: CalibrationFile = None,
+    keep_probs: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-probs",
+            help="Store each member's full probabilities too (2 bytes a class): for `combine`, --reuse, `calibrate`.",
+            rich_help_panel=ROWS,
+        ),
+    ] = None,
+    reuse: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE",
-            help="What `calibrate` saved for these members: scores that say how often they hold.",
+            metavar="OUT",
+            help="An output labelled with --keep-probs: members that it has are taken from there, only others run.",
             rich_help_panel=NETWORKS,
         ),
     ] = None,
@@ -133,19 +130,11 @@ def label(
             autocompletion=auto,
         ),
     ] = None,
-    overwrite: Annotated[
-        bool | None,
-        typer.Option("--overwrite", help="Replace an OUT made by a different job.", rich_help_panel=ROWS),
-    ] = None,
+    overwrite: Overwrite = None,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: Anonymous = None,
-    progress: Annotated[
-        Literal["auto", "bar", "plain", "json", "none"] | None,
-        typer.Option(
-            help="auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout.  [default: auto]"
-        ),
-    ] = None,
-    verbose: Annotated[bool | None, typer.Option("--verbose", "-v", help="Let Ray and the libraries talk.")] = None,
+    progress: Progress = None,
+    verbose: Verbose = None,
 ) -> int:
     """Label images; the same command again goes on where it stopped."""
     words = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
@@ -157,11 +146,11 @@ def label(
     settings = label_config(words, config)
     from pipeline.job import run_label  # only now: a wrong word need not wait for torch
 
-    _quiet(verbose=settings.verbose)
+    quiet(verbose=settings.verbose)
     summary = run_label(settings)
     if settings.progress not in {"json", "none"}:
-        _show_summary(summary)
-    _explain_exit(summary)
+        show_summary(summary)
+    explain_exit(summary)
     return summary.exit_code
 
 
@@ -259,15 +248,17 @@ def demo(
     """Label the sample photographs that ship with shardlabel. No network, about a minute."""
     from pipeline.cli.demo import run_demo
 
-    _quiet(verbose=False)
+    quiet(verbose=False)
     return run_demo(out or "shardlabel-demo", engine)
 
 
-def _quiet(*, verbose: bool) -> None:
+def quiet(*, verbose: bool) -> None:
+    """Keep libraries quiet, or not."""
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
 
 
-def _show_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, which costs seconds to import
+def show_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, which costs seconds to import
+    """Print what a run did."""
     if not summary.images and summary.units_done == summary.units_total:
         show(f"nothing left to do: all {summary.units_total:,} units are in {summary.out}")
         return
@@ -283,7 +274,8 @@ def _show_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
     print_rows("", rows)
 
 
-def _explain_exit(summary: Any) -> None:  # noqa: ANN401 - likewise
+def explain_exit(summary: Any) -> None:  # noqa: ANN401 - likewise
+    """Say on stderr what went wrong in a run."""
     for failed in summary.failures:
         say(f"not read: {failed.uri}: {failed.message}")
     if summary.bad_rate_exceeded:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.cli.completion import auto, members
-from pipeline.cli.help import MACHINES, NETWORKS, S3
+from pipeline.cli.help import MACHINES, NETWORKS, ROWS, S3
 
 _MODELS = (
     "Member: [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]; repeat it, or give a comma list. ARCH is a "
@@ -111,3 +111,42 @@ DecodeThreads = Annotated[
 Steps = Annotated[
     Literal["auto", "bar", "plain", "none"], typer.Option(help="auto: a bar on a terminal, plain lines elsewhere.")
 ]
+Engine = Annotated[
+    Literal["ray", "inline"] | None,
+    typer.Option(help="inline: in this process, without Ray.  [default: ray]", rich_help_panel=MACHINES),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        envvar="RAY_ADDRESS",
+        help="A running cluster.  [default: Ray on this machine]",
+        rich_help_panel=MACHINES,
+    ),
+]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|N",
+        help="Labelers. auto: one per GPU, or one per machine.  [default: auto]",
+        rich_help_panel=MACHINES,
+        autocompletion=auto,
+    ),
+]
+CalibrationFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="What `calibrate` saved for these members: scores that say how often they hold.",
+        rich_help_panel=NETWORKS,
+    ),
+]
+Overwrite = Annotated[
+    bool | None,
+    typer.Option("--overwrite", help="Replace an OUT made by a different job.", rich_help_panel=ROWS),
+]
+Progress = Annotated[
+    Literal["auto", "bar", "plain", "json", "none"] | None,
+    typer.Option(help="auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout.  [default: auto]"),
+]
+Verbose = Annotated[bool | None, typer.Option("--verbose", "-v", help="Let Ray and the libraries talk.")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,6 +17,12 @@ CALIBRATE_EXAMPLES = examples(
     "shardlabel calibrate labels --truth truth.csv --save cal.json",
     "shardlabel label photos/ --out calibrated -m resnet50 --calibration cal.json",
 )
+SAMPLE_EXAMPLES = examples(
+    "shardlabel sample labels --save truth.csv --num 500",
+    "shardlabel sample s3://bucket/labels --save s3://bucket/tasks.json \\\n    --format label-studio",
+)
+REVIEW_EXAMPLES = examples("shardlabel review labels --save look.csv --num 100 --order entropy")
+REPORT_EXAMPLES = examples("shardlabel report labels", "shardlabel report labels --truth truth.csv --save page.html")
 
 TruthFile = Annotated[
     str | None,
@@ -24,9 +30,31 @@ TruthFile = Annotated[
         "--truth",
         metavar="FILE",
         help="CSV or Parquet, local or s3://, with the columns key and label (class name or index), and shard where "
-        "keys alone name several images.  [default: the samples' .cls]",
+        "keys alone name several images; a list of `sample` with its column truth filled in; JSON of Label Studio or "
+        "FiftyOne.  [default: the samples' .cls]",
     ),
 ]
+ListFile = Annotated[
+    str,
+    typer.Option(
+        "--save",
+        metavar="FILE",
+        help="Where to write the list, a folder for fiftyone; local or s3://. One that is there is kept.",
+    ),
+]
+ListFormat = Annotated[
+    Literal["csv", "label-studio", "fiftyone"],
+    typer.Option(
+        "--format",
+        help="csv: with an empty column truth. label-studio: tasks, and the labelling config beside them. fiftyone: a "
+        "FiftyOneImageClassificationDataset.",
+    ),
+]
+Images = Annotated[
+    bool, typer.Option("--images/--no-images", help="Write the images beside the list; a CSV can do without.")
+]
+Unique = Annotated[bool, typer.Option("--unique", help="Of images with equal bytes, only one.")]
+Seed = Annotated[int, typer.Option(help="Another seed draws others, and orders equal ones differently.")]
 
 
 def evaluate(
@@ -52,19 +80,131 @@ def calibrate(
     out: Out,
     save: Annotated[str, typer.Option("--save", metavar="FILE", help="Where to write it, local or s3://.")],
     truth: TruthFile = None,
+    method: Annotated[
+        Literal["auto", "temperature", "stack"],
+        typer.Option(
+            help="temperature: one number for the pool as it is. stack: a weight for each member of a geometric pool; "
+            "wants an output of --keep-probs. auto: stack there, else temperature."
+        ),
+    ] = "auto",
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: Anonymous = None,
 ) -> int:
-    """Fit a temperature to the consensus, where truth is known; `label --calibration FILE` applies it."""
+    """Fit a temperature, or a weight for each member, where truth is known; `label --calibration FILE` applies it."""
     from pipeline.calibrating import calibrate_and_count
     from pipeline.cli.verdicts import print_calibration
 
     fitted, counts = calibrate_and_count(
-        out, truth=truth, save=save, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
+        out, truth=truth, save=save, method=method, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
     )
     if json_:
         print_json(fitted.model_dump(mode="json"))
     else:
         print_calibration(fitted, counts, save)
+    return 0
+
+
+def sample(
+    out: Out,
+    save: ListFile,
+    num: Annotated[int, typer.Option("--num", "-n", help="How many images.")] = 1000,
+    format_: ListFormat = "csv",
+    with_labels: Annotated[
+        bool, typer.Option("--with-labels", help="Show what the consensus says, which people tend to agree with.")
+    ] = False,
+    unique: Unique = False,
+    seed: Seed = 0,
+    images: Images = True,
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: Anonymous = None,
+) -> int:
+    """Draw images at random for people to label; the filled-in list is a --truth."""
+    import pipeline
+    from pipeline.cli.verdicts import print_list
+
+    found = pipeline.sample(
+        out,
+        save=save,
+        num=num,
+        format=format_,
+        with_labels=with_labels,
+        unique=unique,
+        seed=seed,
+        images=images,
+        s3_endpoint=s3_endpoint,
+        no_sign_request=bool(no_sign_request),
+    )
+    if json_:
+        print_json(found)
+    else:
+        print_list(found)
+    return 0
+
+
+def review(
+    out: Out,
+    save: ListFile,
+    num: Annotated[int, typer.Option("--num", "-n", help="How many images.")] = 200,
+    order: Annotated[
+        Literal["disagreement", "entropy", "score", "random"],
+        typer.Option(help="Which come first: most disagreement or entropy, smallest score."),
+    ] = "disagreement",
+    format_: ListFormat = "csv",
+    unique: Unique = False,
+    seed: Seed = 0,
+    images: Images = True,
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: Anonymous = None,
+) -> int:
+    """List the images that people should look at first, with their labels; most disagreeing first."""
+    import pipeline
+    from pipeline.cli.verdicts import print_list
+
+    found = pipeline.review(
+        out,
+        save=save,
+        num=num,
+        order=order,
+        format=format_,
+        unique=unique,
+        seed=seed,
+        images=images,
+        s3_endpoint=s3_endpoint,
+        no_sign_request=bool(no_sign_request),
+    )
+    if json_:
+        print_json(found)
+    else:
+        print_list(found)
+    return 0
+
+
+def report(
+    out: Out,
+    truth: TruthFile = None,
+    save: Annotated[
+        str | None,
+        typer.Option("--save", metavar="FILE", help="Where to write it, local or s3://.  [default: OUT/report.html]"),
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Show thumbnails; a few originals are read again for them.")
+    ] = True,
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: Anonymous = None,
+) -> int:
+    """Write one self-contained HTML page: what was run, classes, certainty, accuracy, pictures, quarantine."""
+    import pipeline
+    from pipeline.cli.verdicts import print_report
+
+    made = pipeline.report(
+        out, truth=truth, save=save, images=images, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
+    )
+    if json_:
+        print_json(made)
+    else:
+        print_report(made)
     return 0

@@ -1,4 +1,4 @@
-"""Tables of an evaluation and of a calibration, for a person."""
+"""What evaluate, calibrate and report have to say, for a person."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.accuracy import Accuracy, Evaluation
+from pipeline.asking import Listed
 from pipeline.cli.printing import say, show
+from pipeline.reporting import Report
 from pipeline.safe_text import printable
 from pipeline.trust.calibration import Calibration
 from pipeline.trust.intervals import Interval
@@ -16,6 +18,12 @@ from pipeline.trust.selection import Group
 from pipeline.trust.truth import TruthCounts
 
 _MOST_SHOWN = 10
+_HOW_TO_GO_ON = {
+    "csv": "fill in the column truth with class names or indices, and save it as CSV",
+    "label-studio": "serve this folder (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT), import the tasks, export as JSON",
+    "label-studio on s3": "connect the bucket as cloud storage of the project, import the tasks, export as JSON",
+    "fiftyone": "import it as FiftyOneImageClassificationDataset, label, export labels.json into this folder",
+}
 
 
 def print_evaluation(found: Evaluation) -> None:
@@ -93,6 +101,9 @@ def _gain(found: Evaluation) -> str:
 def _calibration(found: Evaluation) -> str:
     if found.temperature is None:
         return "the consensus is uncalibrated: its scores promise nothing"
+    if found.weights is not None:
+        weights = ", ".join(f"{printable(alias)} {weight:.3g}" for alias, weight in found.weights.items())
+        return f"the consensus is calibrated, a log-stack with the weights {weights}"
     return f"the consensus is calibrated, temperature {found.temperature:.3g}"
 
 
@@ -135,14 +146,56 @@ def _confused(found: Evaluation) -> Table:
     return table
 
 
+def print_report(made: Report) -> None:
+    """Print where the page is, and what is in it."""
+    if made.note and not made.pictures:
+        say(f"pictures: {made.note}")
+    parts = [f"{made.images:,} images", f"{made.quarantined:,} quarantined", f"{made.judged:,} with known truth"]
+    show(f"{made.saved}: {', '.join(parts)}, {made.pictures:,} pictures, {made.num_bytes / 1e6:.1f} MB")
+
+
 def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> None:
-    """Print the temperature and what it does to images that it was not fitted on."""
+    """Print what was fitted and what it does to images that it was not fitted on."""
     for line in counts.complaints:
         say(f"truth: {line}")
-    show(f"{fitted.out}: temperature {fitted.temperature:.4g} for the {fitted.rule} of {len(fitted.members)} members")
+    stacked = fitted.method == "stack"
+    if stacked:
+        weights = ", ".join(f"{printable(member.alias)} {member.weight or 0:.3g}" for member in fitted.members)
+        show(f"{fitted.out}: log-stack, weights {weights} (their sum is 1 / temperature {fitted.temperature:.4g})")
+    else:
+        show(
+            f"{fitted.out}: temperature {fitted.temperature:.4g} for the {fitted.rule} of {len(fitted.members)} members"
+        )
     table = _table(f"{fitted.truths:,} truths", "NLL", "ECE", "floor")
-    for name, figures in (("before", fitted.before), (f"after ({fitted.folds}-fold)", fitted.after)):
+    held = f"({fitted.folds}-fold)"
+    for name, figures in (
+        ("before", fitted.before),
+        (f"temperature alone {held}", fitted.temperature_alone),
+        (f"after {held}", fitted.after),
+    ):
+        if figures is None:
+            continue
         table.add_row(f"  {name}", f"{figures.nll:.3f}", f"{figures.ece:.1%}", f"{figures.ece_floor:.1%}")
     _print(Console(), table)
-    show(f"  top-1 stays {fitted.top1:.1%}; agreement and disagreement stay those of the pool as it is")
-    show(f"  saved: {saved}; use it with label --calibration {saved} and the same members")
+    if fitted.top1_after is None:
+        show(f"  top-1 stays {fitted.top1:.1%}; agreement and disagreement stay those of the pool as it is")
+    else:
+        show(f"  top-1 {fitted.top1:.1%} before, {fitted.top1_after:.1%} after {held}")
+    also = f", or at once: combine {fitted.out} --calibration {saved}" if stacked else ""
+    show(f"  saved: {saved}; use it with label --calibration {saved} and the same members{also}")
+
+
+def print_list(found: Listed) -> None:
+    """Print what was listed, and how to go on."""
+    for line in found.problems:
+        say(line)
+    if (more := found.without_image - len(found.problems)) > 0:
+        say(f"and {more:,} more")
+    drawn = "drawn at random from" if found.order == "random" else f"by {found.order}, of"
+    show(f"{found.files[-1]}: {found.images:,} images {drawn} {found.labelled:,} labelled ones")
+    if found.without_image:
+        show(f"  {found.without_image:,} of them have no image any more")
+    for name in found.files[:-1]:
+        show(f"  with {name}")
+    on_s3 = found.format == "label-studio" and found.files[-1].startswith("s3://")
+    show(f"  {_HOW_TO_GO_ON['label-studio on s3' if on_s3 else found.format]}; give that to --truth")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from pipeline.engines.stream import streamed
 from pipeline.machine import available_memory_bytes, num_local_cpus, num_local_gpus
+from pipeline.metrics import Meter, NoMeter
 from pipeline.workload import Item, Share, Workload
 
 
@@ -26,7 +27,7 @@ class InlineEngine:
 
     def run(self, workload: Workload, stop: threading.Event) -> Iterator[Item | None]:
         """Run a workload here."""
-        worker = workload.factory(workload.blobs, workload.num_threads or num_local_cpus())
+        worker = workload.factory(workload.blobs, workload.num_threads or num_local_cpus(), NoMeter())
         waiting = iter(workload.items)
         lock = threading.Lock()
 
@@ -43,6 +44,10 @@ class InlineEngine:
             yield from streamed([work] * min(workload.items_at_once, len(workload.items)), stop)
         finally:
             worker.close()
+
+    def meter(self, workload: Workload) -> Meter:
+        """Nobody collects metrics of a process that is gone when its job is done."""
+        return NoMeter()
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -9,18 +9,22 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.engines.stream import streamed
+from pipeline.engines.supervisor import Supervisor
 from pipeline.errors import EngineError, RequestError
 from pipeline.machine import available_memory_bytes, num_local_cpus, num_local_gpus, smallest_gpu_bytes
+from pipeline.metrics import LABELER_DEATHS, Kind, Meter, Metric
 from pipeline.watch import die_when_stuck
 from pipeline.workload import MAX_DEATHS, Item, Patience, Share, WorkerFactory, Workload
 
 _POLL_S = 0.5
+_SAMPLE_S = 1.0
 _MAX_CONSTRUCTOR_DEATHS = 3
 _ONE_ITEM_BLOCKS = 20_000
 _GPU_PROBE_S = 60.0
@@ -63,6 +67,24 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = kept
 
 
+@contextlib.contextmanager
+def _stdout_left_alone(*, verbose: bool) -> Iterator[None]:
+    """Have Ray print nothing, or to stderr: it tells of deaths on stdout, in between whoever writes JSON there."""
+    from ray._private import worker
+
+    talk = worker.print_to_stdstream
+
+    def elsewhere(data: Mapping[str, Any], *options: Any, **named: Any) -> None:  # noqa: ANN401 - Ray's own
+        if verbose:
+            talk({**data, "is_err": True}, *options, **named)
+
+    worker.print_to_stdstream = elsewhere
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = talk
+
+
 def _keep_token_private() -> None:
     """Let nobody else read the token that opens a Ray started here; Ray leaves that to the umask."""
     folder = Path.home() / ".ray"
@@ -92,6 +114,7 @@ class RayEngine:
         self._address = address
         self._verbose = verbose
         self._started_here = False
+        self._until_closed = contextlib.ExitStack()
 
     def num_gpus(self) -> int:
         """GPUs of the cluster, or of this machine where Ray is still to be started on it."""
@@ -157,6 +180,7 @@ class RayEngine:
         if self._address is None:
             _keep_token_private()  # it may be a new one
         self._started_here = True
+        self._until_closed.enter_context(_stdout_left_alone(verbose=self._verbose))
         if on_sigterm is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there
 
@@ -175,6 +199,7 @@ class RayEngine:
         dataset = self._dataset(workload, blobs, supervisor)
         patience = Patience()
         ended = threading.Event()
+        meter = _RayMeter(workload.labels)
 
         def pass_on(texts: Iterable[str], emit: Callable[[Item], None]) -> None:
             for item in map(json.loads, texts):
@@ -197,6 +222,7 @@ class RayEngine:
                     supervisor.stop.remote()
                 reports, deaths = ray.get(supervisor.news.remote())
                 pass_on(reports, emit)
+                meter.count_to(LABELER_DEATHS, sum(deaths.values()))
                 if patience.ends(deaths):
                     raise EngineError(
                         f"a worker died {MAX_DEATHS} times with nothing done in between; what kills it is in "
@@ -218,7 +244,7 @@ class RayEngine:
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-        return ray.remote(**options)(_Supervisor).remote()
+        return ray.remote(**options)(Supervisor).remote()
 
     def _dataset(self, workload: Workload, blobs: Mapping[str, Any], supervisor: Any) -> Any:  # noqa: ANN401 - Ray's types
         import pyarrow as pa
@@ -241,7 +267,7 @@ class RayEngine:
         threads = workload.num_threads or shape.num_cpus
         return ray.data.from_blocks(blocks).map_batches(
             _RayWorker,
-            fn_constructor_args=(workload.factory, blobs, supervisor, threads),
+            fn_constructor_args=(workload.factory, blobs, supervisor, threads, dict(workload.labels)),
             batch_size=1,
             batch_format="pyarrow",
             compute=self._pool(workload, shape),
@@ -284,12 +310,17 @@ class RayEngine:
             return ActorPoolStrategy(min_size=size, max_size=most, initial_size=size, **options)
         return ActorPoolStrategy(size=size, **options)
 
+    def meter(self, workload: Workload) -> Meter:
+        """The metrics of this process, which Ray's agent on this machine collects."""
+        return _RayMeter(workload.labels)
+
     def close(self) -> None:
         """Leave the cluster, or stop the Ray that was started here."""
         if self._started_here:
             import ray
 
             ray.shutdown()
+            self._until_closed.close()
             self._started_here = False
 
 
@@ -319,29 +350,62 @@ def _smallest_gpu_of(nodes: Sequence[Mapping[str, Any]]) -> int | None:
     return None
 
 
-class _Supervisor:
-    """An actor that remembers whether to stop, what workers report, and in how many processes each has lived."""
+class _RayMeter:
+    """Metrics of this process on their way to Ray's agent on the machine, which serves them to Prometheus.
 
-    def __init__(self) -> None:
-        self._stopping = False
-        self._reports: list[str] = []
-        self._lives: dict[str, set[str]] = {}
+    Ray adds the prefix ``ray_`` and, to counters, ``_total``. A call takes 2 microseconds and hands a number over to
+    Ray's core, which sends them every ten seconds; where nobody collects them (Ray without its dashboard's packages)
+    they are dropped. A gauge is forgotten within twenty seconds unless it is set again.
 
-    def stop(self) -> None:
-        self._stopping = True
+    Args:
+        labels: On every metric.
+    """
 
-    def is_stopping(self) -> bool:
-        return self._stopping
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self._labels = dict(labels)
+        self._made: dict[Metric, Any] = {}
+        self._totals: dict[Metric, float] = {}
+        self._samples: list[tuple[Metric, Callable[[], float | None], dict[str, str]]] = []
+        self._lock = threading.Lock()
 
-    def begin(self, worker: str, process: str) -> None:
-        self._lives.setdefault(worker, set()).add(process)
+    def _ray_metric(self, metric: Metric) -> Any:  # noqa: ANN401 - Ray's own type
+        with self._lock:
+            if metric not in self._made:
+                from ray.util import metrics
 
-    def report(self, text: str) -> None:
-        self._reports.append(text)
+                kinds = {Kind.COUNTER: metrics.Counter, Kind.GAUGE: metrics.Gauge, Kind.HISTOGRAM: metrics.Histogram}
+                options: dict[str, Any] = {"boundaries": list(metric.buckets)} if metric.buckets else {}
+                self._made[metric] = kinds[metric.kind](
+                    metric.full_name, metric.description, tag_keys=(*self._labels, *metric.labels), **options
+                )
+            return self._made[metric]
 
-    def news(self) -> tuple[list[str], dict[str, int]]:
-        reports, self._reports = self._reports, []
-        return reports, {worker: len(lives) - 1 for worker, lives in self._lives.items()}
+    def add(self, metric: Metric, value: float, **labels: str) -> None:
+        if value > 0:
+            self._ray_metric(metric).inc(value, self._labels | labels)
+
+    def observe(self, metric: Metric, value: float, **labels: str) -> None:
+        self._ray_metric(metric).observe(value, self._labels | labels)
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None:
+        self._ray_metric(metric).set(value, self._labels | labels)
+
+    def sample(self, metric: Metric, read: Callable[[], float | None], **labels: str) -> None:
+        self._samples.append((metric, read, labels))
+
+    def count_to(self, metric: Metric, total: float) -> None:
+        """Bring a counter to what somebody else has counted."""
+        self.add(metric, total - self._totals.get(metric, 0.0))
+        self._totals[metric] = total
+
+    def keep_reading(self) -> None:
+        """Read all gauges that are to be sampled, again and again until the process ends."""
+        while True:
+            for metric, read, labels in tuple(self._samples):
+                value = read()
+                if value is not None:
+                    self.set(metric, value, **labels)
+            time.sleep(_SAMPLE_S)
 
 
 class _RayWorker:
@@ -353,6 +417,7 @@ class _RayWorker:
         blobs: Mapping[str, Any],
         supervisor: Any,  # noqa: ANN401 - an actor's handle
         num_threads: int,
+        labels: Mapping[str, str],
     ) -> None:
         import ray
 
@@ -361,8 +426,11 @@ class _RayWorker:
         about = ray.get_runtime_context()
         # known to have begun before anything of its own runs, which may be what kills it
         ray.get(supervisor.begin.remote(about.get_actor_id(), about.get_worker_id()))
-        self._worker = factory({name: ray.get(reference) for name, reference in blobs.items()}, num_threads)
+        self._meter = _RayMeter(labels)
+        fetched = {name: ray.get(reference) for name, reference in blobs.items()}
+        self._worker = factory(fetched, num_threads, self._meter)
         threading.Thread(target=self._watch, name="stop", daemon=True).start()
+        threading.Thread(target=self._meter.keep_reading, name="meter", daemon=True).start()
         die_when_stuck()
 
     def _watch(self) -> None:

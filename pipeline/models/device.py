@@ -128,6 +128,7 @@ class _Task:
     order: int
     crops: Crops | None = field(compare=False)
     future: Future[Answer] = field(compare=False)
+    ensemble: Ensemble = field(compare=False)
 
 
 @dataclass(slots=True)
@@ -135,6 +136,7 @@ class _Flight:
     """A batch that the device has."""
 
     future: Future[Answer]
+    ensemble: Ensemble
     first: FirstPass
     wait_flags: Callable[[], Array] | None
     wait_answers: Callable[[], Array] | None = None
@@ -158,21 +160,27 @@ class DeviceQueue:
         self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
         self._thread.start()
 
-    def submit(self, turn: int, crops: Crops) -> Future[Answer]:
+    def submit(self, turn: int, crops: Crops, ensemble: Ensemble | None = None) -> Future[Answer]:
         """Ask for the predictions of a batch.
 
         Args:
             turn: Batches of a lower turn go first.
             crops: For each geometry of the ensemble uint8, (B, 3, S, S), in host memory, pinned where the device
                 is a GPU; it must stay as it is until the future is done.
+            ensemble: Some of the members, if not all are asked.
         """
-        task = _Task(turn, next(self._order), crops, Future())
+        task = _Task(turn, next(self._order), crops, Future(), ensemble or self._ensemble)
         self._tasks.put(task)
         return task.future
 
+    @property
+    def depth(self) -> int:
+        """Batches that wait for the device."""
+        return self._tasks.qsize()
+
     def close(self) -> None:
         """End the thread; what was submitted before is answered."""
-        self._tasks.put(_Task(_LAST_TURN, next(self._order), None, Future()))
+        self._tasks.put(_Task(_LAST_TURN, next(self._order), None, Future(), self._ensemble))
         self._thread.join()
 
     def _loop(self) -> None:
@@ -189,7 +197,7 @@ class DeviceQueue:
             if idle:
                 self._free_since = time.perf_counter()
             if task.future.set_running_or_notify_cancel():
-                self._begin(task.crops, task.future)
+                self._begin(task.crops, task.future, task.ensemble)
             while len(self._begun) > _AHEAD or len(self._settled) > _AHEAD:
                 self._step(_AHEAD)
             del task
@@ -205,21 +213,21 @@ class DeviceQueue:
         while self._begun or self._settled:
             self._step()
 
-    def _begin(self, crops: Crops, future: Future[Answer]) -> None:
+    def _begin(self, crops: Crops, future: Future[Answer], ensemble: Ensemble) -> None:
         try:
             try:
-                first = self._ensemble.first_pass(self._link.upload(crops))
+                first = ensemble.first_pass(self._link.upload(crops))
             except torch.OutOfMemoryError:
                 if not (self._begun or self._settled):
                     raise
                 self._drain()  # alone it may fit
                 torch.cuda.empty_cache()
-                first = self._ensemble.first_pass(self._link.upload(crops))
+                first = ensemble.first_pass(self._link.upload(crops))
             wait_flags = None if first.again_MB is None else self._link.download(first.again_MB)
         except BaseException as error:  # noqa: BLE001 - it is the caller's, who sees it in result()
             future.set_exception(error)
             return
-        flight = _Flight(future, first, wait_flags)
+        flight = _Flight(future, ensemble, first, wait_flags)
         if wait_flags is None:
             self._settle(flight)  # there is nothing to wait for
         else:
@@ -228,7 +236,7 @@ class DeviceQueue:
     def _settle(self, flight: _Flight) -> None:
         try:
             where = [] if flight.wait_flags is None else self._where(flight.wait_flags())
-            flight.wait_answers = self._link.download(self._ensemble.second_pass(flight.first, where))
+            flight.wait_answers = self._link.download(flight.ensemble.second_pass(flight.first, where))
         except BaseException as error:  # noqa: BLE001 - likewise
             flight.future.set_exception(error)
         else:
@@ -245,7 +253,7 @@ class DeviceQueue:
     def _finish(self, flight: _Flight) -> None:
         assert flight.wait_answers is not None
         try:
-            predictions = self._ensemble.unpack(flight.wait_answers())
+            predictions = flight.ensemble.unpack(flight.wait_answers())
         except BaseException as error:  # noqa: BLE001 - likewise
             flight.future.set_exception(error)
             return

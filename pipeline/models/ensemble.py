@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from pipeline.models.classifier import Classifier, Precision
 from pipeline.models.consensus import Rule, best_first, combine
@@ -15,6 +17,8 @@ from pipeline.models.tuning import Tuning
 from pipeline.models.weights import MemberSpec
 
 Array = np.ndarray
+
+LEAST_STORED = 2.0**-24  # the smallest float16 above 0: a logarithm of what is stored stays a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,12 @@ class FirstPass:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What is written of a batch, as NumPy arrays; see :class:`pipeline.models.consensus.Consensus`."""
+    """What is written of a batch, as NumPy arrays; see :class:`pipeline.models.consensus.Consensus`.
+
+    Attributes:
+        probs_MBK: float16, (M, B, K), the members' full probabilities as they are stored, none below
+            :data:`LEAST_STORED`; None where they are not asked for.
+    """
 
     labels_Bk: Array
     scores_Bk: Array
@@ -57,6 +66,7 @@ class Predictions:
     entropy_B: Array
     disagreement_B: Array
     members: tuple[MemberPredictions, ...]
+    probs_MBK: Array | None = None
 
 
 class Ensemble:
@@ -73,6 +83,7 @@ class Ensemble:
         compiled: Whether to run members through torch.compile.
         at_once: Images in one forward pass at most; None for what suits each member.
         tuning: What is known, and may be tried, about that on a CPU.
+        keep_probs: Whether predictions hold the members' full probabilities.
     """
 
     def __init__(
@@ -88,6 +99,7 @@ class Ensemble:
         compiled: bool = False,
         at_once: int | None = None,
         tuning: Tuning | None = None,
+        keep_probs: bool = False,
     ) -> None:
         self.device = torch.device(device)
         if self.device.type == "cuda":
@@ -103,6 +115,20 @@ class Ensemble:
         self._rule = rule
         self._top_k = top_k
         self._temperature = temperature
+        self._keep_probs = keep_probs
+
+    def part(self, aliases: Collection[str]) -> Ensemble:
+        """Some of the members, as an ensemble of its own that keeps their full probabilities. They stay one in memory.
+
+        Args:
+            aliases: At least one of the members'.
+        """
+        found = copy.copy(self)
+        places = [place for place, member in enumerate(self._members) if member.spec.alias in aliases]
+        found._members = [self._members[place] for place in places]
+        found._factors = self._factors[places]
+        found._rule, found._temperature, found._keep_probs = "mean", 1.0, True
+        return found
 
     @property
     def geometries(self) -> tuple[Geometry, ...]:
@@ -162,7 +188,10 @@ class Ensemble:
         for probs_BK, logits_BK in zip(probs_MBK, first.logits_MBK, strict=True):
             scores_Bk, labels_Bk = best_first(probs_BK, k)
             columns += [labels_Bk, scores_Bk, logits_BK.logsumexp(dim=1, keepdim=True)]
-        return torch.cat([_bits(values) for values in columns], dim=1)
+        packed = [_bits(values) for values in columns]
+        if self._keep_probs:
+            packed += [_half_bits(probs_BK) for probs_BK in probs_MBK]
+        return torch.cat(packed, dim=1)
 
     def unpack(self, packed: Array) -> Predictions:
         """What :meth:`second_pass` gave, in host memory, as arrays.
@@ -171,6 +200,13 @@ class Ensemble:
             packed: int32, (B, columns).
         """
         num_members = len(self._members)
+        probs_MBK = None
+        if self._keep_probs:
+            num_classes = self._members[0].spec.num_classes
+            width = -(-num_classes // 2)
+            packed, halves = np.split(packed, [packed.shape[1] - num_members * width], axis=1)
+            stored_BMK = halves.copy().view(np.float16).reshape(len(halves), num_members, 2 * width)
+            probs_MBK = np.ascontiguousarray(stored_BMK[:, :, :num_classes].swapaxes(0, 1))
         k = (packed.shape[1] - 3 - num_members) // (2 + 2 * num_members)
         widths = [k, k, 1, 1, 1, *([k, k, 1] * num_members)]
         columns = np.split(packed, np.cumsum(widths)[:-1], axis=1)
@@ -180,12 +216,21 @@ class Ensemble:
             MemberPredictions(columns[at].copy(), _floats(columns[at + 1]), _floats(columns[at + 2])[:, 0])
             for at in range(5, len(columns), 3)
         )
-        return Predictions(labels_Bk.copy(), _floats(scores_Bk), agreement_B, entropy_B, disagreement_B, members)
+        consensus = (labels_Bk.copy(), _floats(scores_Bk), agreement_B, entropy_B, disagreement_B)
+        return Predictions(*consensus, members, probs_MBK)
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:
     """Whole numbers as int32; the bits of float32 as if they were int32."""
     return values.view(torch.int32) if values.dtype == torch.float32 else values.to(torch.int32)
+
+
+def _half_bits(probs_BK: torch.Tensor) -> torch.Tensor:
+    """Probabilities as they are stored, two of them in an int32; of an odd number the last is followed by nothing."""
+    stored_BK = probs_BK.clamp_min(LEAST_STORED).half()
+    if stored_BK.shape[1] % 2:
+        stored_BK = F.pad(stored_BK, (0, 1))
+    return stored_BK.contiguous().view(torch.int32)
 
 
 def _floats(bits: Array) -> Array:

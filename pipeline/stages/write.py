@@ -1,6 +1,7 @@
 """Write: from results to one part, published whole.
 
-A part's quarantine file is published first and its predictions file second; the second is the commit.
+A part's quarantine file is published first, then its members' probabilities where they are kept, and its predictions
+file last, which is the commit.
 Rows are in sample order, and the bytes are a pure function of the rows, so that whichever of two
 writers comes first is right.
 """
@@ -17,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectChanged
-from pipeline.ledger import PREDICTIONS, QUARANTINE, Ledger
+from pipeline.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.models.ensemble import MemberPredictions, Predictions
 from pipeline.parts import METADATA_KEY, PartName, unreadable_name
+from pipeline.probabilities import probabilities_table
 from pipeline.records import QUARANTINE_SCHEMA, Cursor, Reason, Sample, ShardEvent, Stage, Unit, predictions_schema
 from pipeline.storage import Storage
 
@@ -100,6 +102,7 @@ class Writer:
         members: Aliases, in order.
         class_names: Names of the classes.
         keep: Fields copied through.
+        keep_probs: Whether the members' full probabilities are published, too.
     """
 
     def __init__(
@@ -110,6 +113,8 @@ class Writer:
         members: Sequence[str],
         class_names: Sequence[str],
         keep: Sequence[str],
+        *,
+        keep_probs: bool = False,
     ) -> None:
         self._ledger = Ledger(out, storage)
         self._storage = storage
@@ -117,6 +122,7 @@ class Writer:
         self._members = tuple(members)
         self._class_names = pa.array(class_names, pa.string())
         self._keep = tuple(keep)
+        self._keep_probs = keep_probs
         self._schema = predictions_schema(members, keep)
 
     @property
@@ -125,7 +131,7 @@ class Writer:
         return self._ledger
 
     def publish(self, unit: Unit, part: Part, following: Cursor, *, last: bool) -> PartName:
-        """Publish a part: quarantine first, then the predictions that commit it.
+        """Publish a part: quarantine first, then probabilities, and last the predictions that commit it.
 
         Raises:
             ObjectChanged: Another job has taken OUT over.
@@ -143,6 +149,8 @@ class Writer:
         }
         if part.rejected:
             self._put(QUARANTINE, str(name), self._quarantine_table(unit, part.rejected), about)
+        if self._keep_probs:
+            self._put_probabilities(str(name), part, about)
         self._put(PREDICTIONS, str(name), self._predictions_table(unit, part), about)
         try:
             self._ledger.check_owner(self._fingerprint)
@@ -158,6 +166,14 @@ class Writer:
         about = {"unit": unit.id, "fingerprint": self._fingerprint}
         name = unreadable_name(self._fingerprint, unit.id)
         self._put(QUARANTINE, name, self._quarantine_table(unit, [row]), about)
+
+    def _put_probabilities(self, name: str, part: Part, about: Mapping[str, object]) -> None:
+        index_N = np.array([picture.index for picture in part.pictures], np.int64)
+        for place, alias in enumerate(self._members):
+            found = [batch.probs_MBK[place] for batch in part.predictions if batch.probs_MBK is not None]
+            probs_NK = np.concatenate([np.zeros((0, len(self._class_names)), np.float16), *found])
+            table = probabilities_table(index_N, probs_NK)
+            self._put(f"{PROBABILITIES}/{alias}", name, table, {**about, "member": alias})
 
     def _put(self, folder: str, name: str, table: pa.Table, about: Mapping[str, object]) -> None:
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True)})

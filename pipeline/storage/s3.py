@@ -7,6 +7,7 @@ pinned to one ETag. Writes build the bytes first and publish them by one conditi
 from __future__ import annotations
 
 import functools
+import mimetypes
 import random
 import threading
 import time
@@ -292,9 +293,10 @@ class S3Store:
         return True
 
     def replace(self, uri: str, data: bytes) -> None:
-        """One PUT."""
+        """One PUT; a browser is told what it gets."""
         bucket, key = split_uri(uri)
-        _patiently(uri, lambda: self.client.put_object(Bucket=bucket, Key=key, Body=data))
+        kind = mimetypes.guess_type(key)[0] or "binary/octet-stream"
+        _patiently(uri, lambda: self.client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=kind))
 
     def sweep(self, folder: str) -> None:
         """Nothing: an object is there whole or not at all."""

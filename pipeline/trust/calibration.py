@@ -37,34 +37,50 @@ class Figures(_Frozen):
 
 
 class FittedMember(_Frozen):
-    """A member, as far as a person wants to know it."""
+    """A member, as far as a person wants to know it.
+
+    Attributes:
+        alias, arch, factor, weights_sha256: As in ``job.json``.
+        identity: Hash of what it is, whatever it is called and however it counts; in a log-stack.
+        weight: In a log-stack, its exponent.
+    """
 
     alias: str
     arch: str
     factor: float
     weights_sha256: str
+    identity: str | None = None
+    weight: Annotated[float, Field(ge=0)] | None = None
 
 
 class Calibration(_Frozen):
-    """A temperature for the consensus of one ensemble.
+    """What makes the scores of one ensemble's consensus say how often they are right.
 
     Attributes:
         format: Of this file.
-        rule: How the members were combined.
+        method: ``temperature``: one number for the pool as it is. ``stack``: a log-stack, p proportional to
+            exp(sum of a_m log p_m) with a weight a_m for each member; it is a geometric pool with the weights
+            a_m / sum a, at the temperature 1 / sum a.
+        rule: How the members are combined.
         temperature: The pooled probabilities become p^(1/T), normalised.
         members_fingerprint: Hash of everything about the members that changes the pool.
         members: The members, for people.
         num_classes: Size of the label space.
         truths: Labelled images that it was fitted on.
         folds: In how many parts these were cut to find ``after``.
-        top1: Share of them whose label is right, 0-1; the same before and after.
+        top1: Share of them whose label is right, 0-1.
+        top1_after: The same of labels from weights that were fitted without the image in question; None where labels
+            stay, as they do at any temperature.
         before: Figures of the scores as they were.
-        after: Figures of scores from temperatures that were fitted without the image in question.
+        after: Figures of scores from what was fitted without the image in question.
+        temperature_alone: The same for one temperature, where more than that was fitted.
+        strength: Of the pull towards equal weights.
         out: The output that it was fitted on.
         truth: Where the truth came from.
     """
 
     format: Literal["shardlabel calibration 1"]
+    method: Literal["temperature", "stack"] = "temperature"
     rule: Literal["mean", "geometric"]
     temperature: Annotated[float, Field(ge=0.01, le=100)]
     members_fingerprint: str
@@ -73,10 +89,34 @@ class Calibration(_Frozen):
     truths: Annotated[int, Field(ge=1)]
     folds: Annotated[int, Field(ge=2)]
     top1: _Share
+    top1_after: _Share | None = None
     before: Figures
     after: Figures
+    temperature_alone: Figures | None = None
+    strength: Annotated[float, Field(ge=0)] | None = None
     out: str
     truth: str
+
+    def weights_of(self, members: Sequence[Mapping[str, Any]], source: str) -> tuple[float, ...]:
+        """The weights of a log-stack for these members, in their order, whatever they are called.
+
+        Args:
+            members: As ``job.json`` has them.
+            source: Where the calibration was read from.
+
+        Raises:
+            RequestError: It was fitted on others.
+        """
+        left: dict[str | None, list[float]] = {}
+        for fitted in self.members:
+            left.setdefault(fitted.identity, []).append(fitted.weight or 0.0)
+        try:
+            weights = tuple(left[member_identity(member)].pop(0) for member in members)
+        except (KeyError, IndexError):
+            weights = ()
+        if len(weights) != len(self.members) or not any(weights):
+            raise self._of_others(members, source, "members, weights and recipes")
+        return weights
 
     def check(self, members: Sequence[Mapping[str, Any]], rule: str, source: str) -> None:
         """Make sure that it was fitted on the consensus of these members.
@@ -95,11 +135,14 @@ class Calibration(_Frozen):
                 f"by {rule}; a temperature of one says nothing of the other"
             )
         if members_fingerprint(members) != self.members_fingerprint:
-            fitted = [member.model_dump() for member in self.members]
-            raise RequestError(
-                f"--calibration {source}: it was fitted on other members ({_listed(fitted)}) than this job has "
-                f"({_listed(members)}); members, weights, factors and recipes must be the same"
-            )
+            raise self._of_others(members, source, "members, weights, factors and recipes")
+
+    def _of_others(self, members: Sequence[Mapping[str, Any]], source: str, what: str) -> RequestError:
+        fitted = [member.model_dump() for member in self.members]
+        return RequestError(
+            f"--calibration {source}: it was fitted on other members ({_listed(fitted)}) than this job has "
+            f"({_listed(members)}); {what} must be the same"
+        )
 
 
 def members_fingerprint(members: Sequence[Mapping[str, Any]]) -> str:
@@ -110,6 +153,15 @@ def members_fingerprint(members: Sequence[Mapping[str, Any]]) -> str:
     """
     nameless = [{name: value for name, value in member.items() if name != "alias"} for member in members]
     return fingerprint({"members": sorted(nameless, key=lambda member: json.dumps(member, sort_keys=True))})
+
+
+def member_identity(member: Mapping[str, Any]) -> str:
+    """Hash of what a member is: its network, tensors and recipe; not what it is called and how much it counts.
+
+    Args:
+        member: As ``job.json`` has it.
+    """
+    return fingerprint({name: value for name, value in member.items() if name not in {"alias", "factor"}})
 
 
 def _listed(members: Sequence[Mapping[str, Any]]) -> str:

@@ -1,7 +1,9 @@
 """Truth from a file: which image is what, by key.
 
-A CSV or Parquet file with the columns ``key`` and ``label``, and ``shard`` where keys alone name several images. A
-label is a class name or an index; a word that is both is the name.
+A CSV or Parquet file with the columns ``key`` and ``label``, and ``shard`` where keys alone name several images; or the
+JSON of people's annotations in Label Studio or FiftyOne. A column ``truth``, as the lists of ``shardlabel sample`` have
+it, is used in place of ``label``, which is the consensus's there. A label is a class name or an index; a word that is
+both is the name.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, StorageError
+from pipeline.labels import distinct_names
 from pipeline.storage import Storage, absolute_uri
+from pipeline.trust.annotations import read_annotations
 
 _EXAMPLES = 3
 _MOST_DIGITS = 9
@@ -43,6 +47,7 @@ class TruthCounts:
         unknown_keys: Rows whose key is not among the labelled images.
         unknown_key_examples: Some of these keys.
         ambiguous_keys: Rows that are left out, because several images have their key.
+        contested: Images that are left out, because as many people say one thing as another.
     """
 
     source: str
@@ -56,6 +61,7 @@ class TruthCounts:
     unknown_keys: int = 0
     unknown_key_examples: tuple[str, ...] = ()
     ambiguous_keys: int = 0
+    contested: int = 0
 
     @property
     def complaints(self) -> tuple[str, ...]:
@@ -67,6 +73,7 @@ class TruthCounts:
             (self.contradictory_keys, "left out, because rows about one image do not agree", ()),
             (self.unknown_keys, "whose key is not among the labelled images", self.unknown_key_examples),
             (self.ambiguous_keys, "left out, because several images have the key: add a shard column", ()),
+            (self.contested, "left out, because as many people say one thing as another", ()),
         )
         return tuple(
             f"{count:,} {what}"
@@ -104,14 +111,14 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth
     """Read a truth file.
 
     Args:
-        path: Of a CSV or Parquet file, local or S3.
+        path: Of a CSV, Parquet or JSON file, local or S3.
         storage: Reads it.
         class_names: Of the K classes.
 
     Raises:
         InputError: It is missing, or is no such file.
     """
-    table = _table(path, storage)
+    table, contested = _table(path, storage)
     labels, unknown = _labels(path, table["label"], class_names)
     sound = labels >= 0
     with_shards = "shard" in table.column_names
@@ -120,46 +127,61 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth
     keys, labels_T, contradictory = _without_doubles(joined, labels[sound])
     counts = TruthCounts(
         source=path,
-        given=len(sound),
+        given=len(sound) + contested,
         blank=int((labels == _BLANK).sum()),
         unknown_labels=int((labels == _UNKNOWN).sum()),
         unknown_label_examples=unknown,
         doubled_keys=table.num_rows - len(keys) - contradictory,
         contradictory_keys=contradictory,
+        contested=contested,
     )
     return Truth(keys, labels_T, with_shards, counts)
 
 
-def _table(path: str, storage: Storage) -> pa.Table:
-    """The columns key and label, and shard if there is one; keys and shards are text."""
+def _table(path: str, storage: Storage) -> tuple[pa.Table, int]:
+    """The columns key and label, and shard if there is one; how many images were left out as contested."""
     try:
-        data = pa.BufferReader(storage.read(absolute_uri(path)))
+        uri = absolute_uri(path)
+        data = storage.read(uri)
+        if path.lower().endswith(".json"):
+            annotations = read_annotations(uri, data, storage)
+            return annotations.table, annotations.contested
     except StorageError as error:
         raise InputError(f"--truth {error}") from error
+    return _columns(path, _parsed(path, data)), 0
+
+
+def _parsed(path: str, data: bytes) -> pa.Table:
     try:
         if path.lower().endswith((".parquet", ".pq")):
-            table = pq.ParquetFile(data).read()
-        else:
-            # not as numbers: keys may begin with zeros
-            text = dict.fromkeys(("key", "label", "shard"), pa.string())
-            table = pyarrow.csv.read_csv(data, convert_options=pyarrow.csv.ConvertOptions(column_types=text))
+            return pq.ParquetFile(pa.BufferReader(data)).read()
+        # not as numbers: keys may begin with zeros
+        text = dict.fromkeys(("key", "label", "truth", "shard"), pa.string())
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(data), convert_options=pyarrow.csv.ConvertOptions(column_types=text)
+        )
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"--truth {path}: neither CSV nor Parquet, by its name: {_one_line(error)}") from error
-    if missing := [name for name in ("key", "label") if name not in table.column_names]:
+
+
+def _columns(path: str, table: pa.Table) -> pa.Table:
+    """The columns that matter, keys and shards as text."""
+    given = "truth" if "truth" in table.column_names else "label"
+    if missing := [name for name in ("key", given) if name not in table.column_names]:
         raise InputError(
             f"--truth {path}: no column {' and '.join(missing)}; it has {', '.join(table.column_names) or 'none'}"
         )
-    names = [name for name in ("key", "label", "shard") if table.column_names.count(name) == 1]
-    if "key" not in names or "label" not in names:
-        raise InputError(f"--truth {path}: the columns key and label must be there once")
+    names = [name for name in ("key", given, "shard") if table.column_names.count(name) == 1]
+    if "key" not in names or given not in names:
+        raise InputError(f"--truth {path}: the columns key and {given} must be there once")
     table = table.select(names)
-    for name in (name for name in names if name != "label"):
+    for name in (name for name in names if name != given):
         try:
             text = table[name].cast(pa.string()).fill_null("")
         except pa.ArrowException as error:
             raise InputError(f"--truth {path}: the column {name} is no text: {_one_line(error)}") from error
         table = table.set_column(table.column_names.index(name), name, text)
-    return table
+    return table.rename_columns(["label" if name == given else name for name in names])
 
 
 def _labels(path: str, column: pa.ChunkedArray, class_names: Sequence[str]) -> tuple[Array, tuple[str, ...]]:
@@ -173,7 +195,8 @@ def _labels(path: str, column: pa.ChunkedArray, class_names: Sequence[str]) -> t
         raise InputError(f"--truth {path}: the column label is neither text nor whole numbers") from error
     words: list[str] = encoded.dictionary.to_pylist()
     times = Counter(class_names)
-    by_name = {name.strip(): label for label, name in enumerate(class_names) if times[name] == 1}
+    by_name = {name: label for label, name in enumerate(distinct_names(class_names))}
+    by_name |= {name.strip(): label for label, name in enumerate(class_names) if times[name] == 1}
     numbers_only = pa.types.is_integer(column.type)
     meant = np.array(
         [_label(word.strip(), {} if numbers_only else by_name, len(class_names)) for word in words], np.int32

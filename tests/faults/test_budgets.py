@@ -96,7 +96,7 @@ def test_a_thousand_machines_that_go_at_once_are_no_reason_to_stop():
 class Doomed:
     """Dies as it is told: while it starts, or at the item that it is called with."""
 
-    def __init__(self, how: str, folder: str, blobs, num_threads: int) -> None:
+    def __init__(self, how: str, folder: str, blobs, num_threads: int, meter) -> None:
         (Path(folder) / os.urandom(4).hex()).touch()
         self._how = how
         if how == "exit":

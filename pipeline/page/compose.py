@@ -1,0 +1,389 @@
+"""The page put together: everything that is known of an output, in the order in which it is read.
+
+Names, keys and messages come from inputs. Whatever the template shows goes through :func:`_shown`: control characters
+and marks of writing direction become escapes there, and Jinja escapes what HTML would obey. Besides, the page forbids
+itself scripts and every request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from pipeline.accuracy import Evaluation
+from pipeline.page import figures, words
+from pipeline.page.census import Census, Pick
+from pipeline.page.rows import Labelled, Quarantine, Rejected
+from pipeline.page.thumbnails import Thumbnail
+from pipeline.page.timeline import Timeline
+from pipeline.safe_text import printable
+from pipeline.trust.judged import Judged
+
+_SHOWN_INPUTS = 12
+_BEHIND_SIGNS = re.compile(r"(?<=[_/.-])(?=[^_/.0-9-])")
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Everything that the page tells.
+
+    Attributes:
+        out: The output.
+        job: Its ``job.json``.
+        units_done, units_total: Complete units, and units in the plan; 0 where there is none.
+        finished: Whether everything planned is done.
+        census: What is counted of the images.
+        rows: The images that are shown.
+        quarantine: What could not be labelled.
+        timeline: When it was done.
+        evaluation, judged: What is right, where the truth is known to any image; None elsewhere.
+        truth_notes: What a person should know of the truth.
+        pictures: Thumbnails of what is shown, by unit and index.
+        picture_note: Why there are none, or not all; empty where there are.
+    """
+
+    out: str
+    job: Mapping[str, Any]
+    units_done: int
+    units_total: int
+    finished: bool
+    census: Census
+    rows: Mapping[Pick, Labelled]
+    quarantine: Quarantine
+    timeline: Timeline
+    evaluation: Evaluation | None
+    judged: Judged | None
+    truth_notes: tuple[str, ...]
+    pictures: Mapping[tuple[str, int], Thumbnail]
+    picture_note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One image of a sheet.
+
+    Attributes:
+        picture: Its thumbnail; None where there is none.
+        alt: What it shows, as far as labels tell.
+        title: Its class.
+        facts: Figures below it.
+        key: Its key.
+        mark: ``right`` or ``wrong`` where its own truth is known.
+    """
+
+    picture: Thumbnail | None
+    alt: str
+    title: str
+    facts: tuple[str, ...]
+    key: str
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """Images beside each other.
+
+    Attributes:
+        name: For links.
+        title: What they have in common.
+        note: How they were chosen.
+        cards: The images.
+    """
+
+    name: str
+    title: str
+    note: str
+    cards: tuple[Card, ...]
+
+
+def compose(found: Findings) -> bytes:
+    """The page as one HTML file.
+
+    Args:
+        found: What it tells.
+    """
+    folder = files("pipeline.page")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["soft"] = _soft
+    style = Markup(folder.joinpath("style.css").read_text("utf-8"))  # noqa: S704 - ships with this module
+    page = environment.get_template("page.html.j2").render(style=style, **_content(found))
+    return page.encode("utf-8")
+
+
+def _shown(value: object) -> object:
+    """Text from anywhere, as it may be shown; what was made for the page stays as it is."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _soft(text: str) -> Markup:
+    """Text that may go on in the next line behind the signs that hold names together."""
+    return Markup("<wbr>").join(printable(piece) for piece in _BEHIND_SIGNS.split(text))
+
+
+def _content(found: Findings) -> dict[str, Any]:
+    job, census = found.job, found.census
+    results, names = job["results"], job["class_names"]
+    aliases = [member["alias"] for member in results["members"]]
+    several = len(aliases) > 1
+    evaluation = found.evaluation if found.evaluation is not None and found.evaluation.images else None
+    seen = int((census.counts_K > 0).sum())
+    return {
+        "out": found.out,
+        "version": job.get("shardlabel", ""),
+        "notices": _notices(found),
+        "tiles": _tiles(found, seen),
+        "facts": _facts(found),
+        "members": _members(job),
+        "images": census.images,
+        "throughput": figures.throughput(found.timeline),
+        "rate_words": _rate_words(found.timeline),
+        "classes_words": _classes_words(census, seen, len(names)),
+        "classes": figures.common_classes(census, names) if census.images else None,
+        "ranks": figures.class_ranks(census),
+        "certainty": figures.certainty(census, len(aliases)) if census.images else (),
+        "several": several,
+        "same_first": figures.same_first(census, aliases) if several and census.images else None,
+        "evaluation": evaluation,
+        "truth_notes": found.truth_notes,
+        "gain": _gain_words(evaluation),
+        "accuracy_tables": _accuracy_tables(evaluation),
+        "predictors": figures.predictors(evaluation) if evaluation else None,
+        "kept": figures.kept(evaluation) if evaluation else None,
+        "diagrams": figures.reliability_diagrams(evaluation) if evaluation else (),
+        "selection": figures.selection(evaluation, found.judged) if evaluation and found.judged else None,
+        "picture_note": found.picture_note,
+        "sheets": _sheets(found, several=several),
+        "of_classes": _class_sheets(found),
+        "quarantine": found.quarantine,
+        "num_rejected": sum(found.quarantine.samples.values()),
+        "reasons": figures.reasons(found.quarantine.samples, found.quarantine.events),
+        "rejected": {reason: _rejected(own, found.pictures) for reason, own in found.quarantine.examples.items()},
+        "words": words,
+    }
+
+
+def _notices(found: Findings) -> list[str]:
+    notices = []
+    left = found.units_total - found.units_done
+    if not found.finished:
+        of_units = f": {words.plural(left, 'unit is', 'units are')} left of {words.count(found.units_total)}" * bool(
+            left
+        )
+        notices.append(f"This job is not finished{of_units}. Everything below is about what is there so far.")
+    if found.quarantine.unreadable:
+        many = words.plural(found.quarantine.unreadable, "unit", "units")
+        notices.append(f"{many} could not be read at all; running the same command again tries them again.")
+    if not found.census.images:
+        notices.append("No image is labelled, so there is nothing to count.")
+    elif not found.job.get("calibrated"):
+        notices.append(
+            "The consensus is not calibrated: its scores put images in order, and promise nothing. "
+            "“shardlabel calibrate” fits it where truth is known."
+        )
+    return notices
+
+
+def _tiles(found: Findings, seen: int) -> list[tuple[str, str, str]]:
+    """Name, figure, and what to add to it."""
+    census, rejected = found.census, sum(found.quarantine.samples.values())
+    samples = census.images + rejected
+    tiles = [
+        ("labelled", words.count(census.images), f"of {words.plural(samples, 'sample', 'samples')}"),
+        ("quarantined", words.count(rejected), words.percent(rejected / samples, 2) if samples else ""),
+        ("classes seen", words.count(seen), f"of {words.count(len(found.job['class_names']))}"),
+    ]
+    if census.images:
+        tiles.append(("median score", words.score(census.score.quantile(0.5)), "of the consensus"))
+    if census.images and len(found.job["results"]["members"]) > 1:
+        full = census.agreement.get(1.0, 0) / census.images
+        tiles.append(("all agree", words.percent(full), "of the images"))
+    if found.evaluation is not None and found.evaluation.images:
+        low, high = found.evaluation.consensus.top1_interval
+        tiles.append(
+            ("top-1", words.percent(found.evaluation.consensus.top1), f"95 %: {100 * low:.1f} to {100 * high:.1f}")
+        )
+    if found.timeline.images_per_s is not None:
+        tiles.append(("images/s", words.rate(found.timeline.images_per_s), "pauses left out"))
+    return tiles
+
+
+def _facts(found: Findings) -> list[tuple[str, list[str]]]:
+    """Name and lines."""
+    job = found.job
+    results = job["results"]
+    inputs = [str(uri) for uri in job.get("inputs", ())]
+    more = [f"and {words.count(len(inputs) - _SHOWN_INPUTS)} more"] if len(inputs) > _SHOWN_INPUTS else []
+    calibration = results.get("calibration")
+    versions = ", ".join(f"{name} {version}" for name, version in job.get("versions", {}).items() if version)
+    top_k = min(results["top_k"], len(job["class_names"]))
+    facts = [
+        ("Output", [found.out]),
+        ("Inputs", [*inputs[:_SHOWN_INPUTS], *more]),
+        ("Units", [f"{words.count(found.units_done)} of {words.count(found.units_total)} done"]),
+        (
+            "Consensus",
+            [f"{results['combine']} of {words.plural(len(results['members']), 'member', 'members')}, top {top_k}"],
+        ),
+        (
+            "Calibration",
+            [
+                f"temperature {calibration['temperature']:.4g}, file {calibration['sha256'][:12]}"
+                if calibration
+                else "none"
+            ],
+        ),
+        ("Precision", [", ".join(filter(None, (results.get("precision", ""), job.get("device", ""))))]),
+        ("Decoding", [results.get("decode", "")]),
+        ("Kept fields", [", ".join(results.get("keep", ()))]),
+        (
+            "Published",
+            [f"{words.moment(found.timeline.first_s)} to {words.moment(found.timeline.last_s)}"]
+            if found.timeline.first_s
+            else [],
+        ),
+        ("Fingerprint", [job["fingerprint"]]),
+        ("Versions", [versions and f"shardlabel {job.get('shardlabel', '')}, {versions}"]),
+    ]
+    return [(name, lines) for name, lines in facts if any(lines)]
+
+
+def _members(job: Mapping[str, Any]) -> figures.Table:
+    members = job["results"]["members"]
+    total = sum(member["factor"] for member in members)
+    named = any(member["alias"] != member["arch"].removeprefix("timm/") for member in members)
+    rows = tuple(
+        (
+            member["alias"],
+            *((member["arch"],) if named else ()),
+            words.percent(member["factor"] / total),
+            _recipe(member.get("recipe")),
+            str(job.get("weights_files", {}).get(member["alias"], "")),
+            member["weights_sha256"][:12],
+        )
+        for member in members
+    )
+    heads = ("member", *(("architecture",) if named else ()), "weight", "preprocessing", "weights file", "sha256")
+    in_words = frozenset(at for at, head in enumerate(heads) if head != "weight")
+    return figures.Table("Members of the ensemble", heads, rows, words_in=in_words)
+
+
+def _recipe(recipe: Mapping[str, Any] | None) -> str:
+    if not recipe:
+        return ""
+    geometry = recipe.get("geometry", {})
+    return f"resize {geometry.get('resize_px')}, crop {geometry.get('crop_px')}, {geometry.get('interpolation')}"
+
+
+def _rate_words(found: Timeline) -> str:
+    if not len(found.seconds_T):
+        return "Nothing has been published yet."
+    span_s = float(found.seconds_T[-1])
+    parts = words.plural(len(found.seconds_T), "part", "parts")
+    if found.images_per_s is None:
+        return f"{parts} published within {words.duration(span_s)}: too few, or too fast, to tell a rate from."
+    paused_s = sum(end - start for start, end in found.pauses)
+    pauses = f", {words.duration(paused_s)} of it in {words.plural(len(found.pauses), 'pause', 'pauses')} left out"
+    return (
+        f"{words.rate(found.images_per_s)} images/s: {parts} published within {words.duration(span_s)}"
+        f"{pauses if found.pauses else ''}."
+    )
+
+
+def _classes_words(census: Census, seen: int, num_classes: int) -> str:
+    none = num_classes - seen
+    if not none:
+        return f"Every one of the {words.count(num_classes)} classes has images."
+    return f"{words.count(none)} of {words.count(num_classes)} classes have no image."
+
+
+def _gain_words(found: Evaluation | None) -> str:
+    if found is None or found.gain is None:
+        return ""
+    gain = found.gain
+    low, high = gain.interval
+    compared = f"{abs(100 * gain.difference):.1f} points {'above' if gain.difference > 0 else 'below'}"
+    return (
+        f"The consensus is {compared if gain.difference else 'as often right as'} its best member here, {gain.over} "
+        f"(difference {100 * gain.difference:+.1f}, 95 %: {100 * low:+.1f} to {100 * high:+.1f}). It alone is right "
+        f"{words.plural(gain.only_first, 'time', 'times')}, that member alone "
+        f"{words.plural(gain.only_other, 'time', 'times')}."
+    )
+
+
+def _accuracy_tables(found: Evaluation | None) -> list[figures.Table]:
+    if found is None:
+        return []
+    tables = [figures.groups("score", found.by_score)]
+    if len(found.members) > 1:
+        tables.append(figures.groups("agreement", found.by_agreement))
+    tables.append(figures.worst_classes(found))
+    if found.confused:
+        tables.append(figures.confused(found))
+    return tables
+
+
+def _sheets(found: Findings, *, several: bool) -> list[Sheet]:
+    census = found.census
+    sheets = [
+        ("certain", "Most certain", "The highest scores; among equal ones a random choice.", census.most_certain),
+        ("uncertain", "Least certain", "The lowest scores: first to be looked at by a person.", census.least_certain),
+    ]
+    if several:
+        note = "The largest disagreement of members, which each may be sure of something else."
+        sheets.append(("disagreeing", "Most disagreeing", note, census.most_disagreeing))
+    return [
+        Sheet(name, title, note, _cards(found, picks, disagreeing=name == "disagreeing"))
+        for name, title, note, picks in sheets
+        if picks
+    ]
+
+
+def _class_sheets(found: Findings) -> list[Sheet]:
+    names, counts_K = found.job["class_names"], found.census.counts_K
+    return [
+        Sheet(
+            f"class-{label}", names[label], words.plural(int(counts_K[label]), "image", "images"), _cards(found, picks)
+        )
+        for label, picks in found.census.of_classes.items()
+    ]
+
+
+def _cards(found: Findings, picks: Iterable[Pick], *, disagreeing: bool = False) -> tuple[Card, ...]:
+    names = found.job["class_names"]
+    return tuple(
+        _card(row, found.pictures.get((row.unit_id, row.index)), names, disagreeing=disagreeing)
+        for row in (found.rows[pick] for pick in picks)
+    )
+
+
+def _card(row: Labelled, picture: Thumbnail | None, names: Sequence[str], *, disagreeing: bool) -> Card:
+    facts = [f"score {words.score(row.score)}"]
+    if disagreeing:
+        facts = [f"{own.member}: {names[own.label]} {words.score(own.score)}" for own in row.opinions]
+        facts.append(f"disagreement {words.score(row.disagreement)}")
+    mark = ""
+    if row.truth is not None and 0 <= row.truth < len(names):
+        mark = "right" if names[row.truth] == row.class_name else "wrong"
+        if mark == "wrong":
+            facts.append(f"truth: {names[row.truth]}")
+    alt = f"Image labelled {row.class_name}, score {words.score(row.score)}"
+    return Card(picture, alt, row.class_name, tuple(facts), row.key, mark)
+
+
+def _rejected(
+    examples: Iterable[Rejected], pictures: Mapping[tuple[str, int], Thumbnail]
+) -> list[tuple[Rejected, Thumbnail | None]]:
+    return [(example, pictures.get((example.unit_id, example.index))) for example in examples]

@@ -1,0 +1,420 @@
+"""Figures and tables of the page: what is drawn, in words, and the numbers behind it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from markupsafe import Markup
+
+from pipeline.accuracy import Accuracy, Evaluation
+from pipeline.page import plots, words
+from pipeline.page.census import Census, Spread
+from pipeline.page.timeline import Timeline
+from pipeline.trust.intervals import Interval
+from pipeline.trust.judged import Judged
+from pipeline.trust.selection import Group
+
+_BINS = 20
+_TOP_CLASSES = 16
+_WORST_CLASSES = 12
+_MOST_LEVELS = 25
+_MOST_DIAGRAMS = 8
+CONSENSUS = "consensus"
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text. The first column names the row; columns of numbers stand to the right.
+
+    Attributes:
+        caption: What it shows.
+        heads: Of the columns.
+        rows: Cells.
+        words_in: Which columns hold words, not numbers; the first always does.
+        shares: For each row, how long the bar below it is, 0-1; none without bars.
+    """
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words_in: frozenset[int] = frozenset()
+    shares: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A drawing.
+
+    Attributes:
+        title: What it is.
+        note: What to see in it.
+        svg: The drawing.
+        table: The numbers behind it.
+    """
+
+    title: str
+    note: str
+    svg: Markup
+    table: Table
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Shares of predictors against each other.
+
+    Attributes:
+        caption: What it shows.
+        names: Of rows and columns.
+        shares: Rows of cells, 0-1.
+        shades: Likewise, how dark each cell is, 0-1: from the least share to 1.
+    """
+
+    caption: str
+    names: tuple[str, ...]
+    shares: tuple[tuple[float, ...], ...]
+    shades: tuple[tuple[float, ...], ...] = field(default=())
+
+
+def _figure(name: str, title: str, note: str, paint: plots.Paint, table: Table, *, height: int = 250) -> Figure:
+    return Figure(title, note, plots.draw(f"plot-{name}", title, note, paint, height=height), table)
+
+
+def throughput(found: Timeline) -> tuple[Figure, ...]:
+    """Images done over time, and their rate where there are enough parts to tell."""
+    if found.images_per_s is None:
+        return ()
+    kept = np.unique(np.linspace(0, len(found.seconds_T) - 1, min(len(found.seconds_T), 25)).astype(int))
+    done = Table(
+        "Images done by the time of a publication",
+        ("after", "images"),
+        tuple((_after(float(found.seconds_T[at])), words.count(int(found.images_T[at]))) for at in kept),
+    )
+    pauses = f" Shaded: {words.plural(len(found.pauses), 'pause', 'pauses')} without any publication."
+    note = f"{words.count(int(found.images_T[-1]))} images in {_after(float(found.seconds_T[-1]))}."
+    figures = [
+        _figure(
+            "done",
+            "Images done over time",
+            note + pauses * bool(found.pauses),
+            lambda axes: plots.done_over_time(axes, found),
+            done,
+        )
+    ]
+    if found.bins:
+        rates = [rate for _, _, rate in found.bins]
+        table = Table(
+            "Images per second",
+            ("from", "to", "images/s"),
+            tuple((_after(low), _after(high), words.rate(rate)) for low, high, rate in found.bins),
+        )
+        note = f"Between {words.rate(min(rates))} and {words.rate(max(rates))} images/s, by time of publication."
+        figures.append(
+            _figure("rate", "Images per second over time", note, lambda axes: plots.rate_over_time(axes, found), table)
+        )
+    return tuple(figures)
+
+
+def _after(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else words.duration(seconds)
+
+
+def common_classes(census: Census, names: Sequence[str]) -> Table:
+    """The classes of most images, with bars."""
+    order = np.argsort(-census.counts_K, kind="stable")[:_TOP_CLASSES]
+    shown = [label for label in order.tolist() if census.counts_K[label]]
+    most = int(census.counts_K.max(initial=0))
+    every = len(shown) == int((census.counts_K > 0).sum())
+    return Table(
+        "Images of each class" if every else f"The {len(shown)} commonest classes",
+        ("class", "images", "share"),
+        tuple(
+            (
+                names[label],
+                words.count(int(census.counts_K[label])),
+                words.percent(census.counts_K[label] / census.images),
+            )
+            for label in shown
+        ),
+        shares=tuple(int(census.counts_K[label]) / most for label in shown),
+    )
+
+
+def class_ranks(census: Census) -> tuple[Figure, ...]:
+    """How unequal classes are; nothing where there are few."""
+    counts = np.sort(census.counts_K[census.counts_K > 0])[::-1]
+    if len(counts) < 5:
+        return ()
+    places = np.unique(np.geomspace(1, len(counts), min(len(counts), 15)).astype(int))
+    total = int(counts.sum())
+    half = int(np.searchsorted(counts.cumsum(), total / 2)) + 1
+    return (
+        _figure(
+            "ranks",
+            "Images per class, by rank",
+            f"From {words.count(int(counts[0]))} images of the commonest class to {words.count(int(counts[-1]))}; "
+            f"the {words.plural(half, 'commonest class holds', 'commonest classes hold')} half of all images.",
+            lambda axes: plots.rank_curve(axes, counts),
+            Table(
+                "Images of a class by its rank",
+                ("rank", "images", "all classes up to it"),
+                tuple(
+                    (
+                        words.count(int(rank)),
+                        words.count(int(counts[rank - 1])),
+                        words.percent(int(counts[:rank].sum()) / total),
+                    )
+                    for rank in places
+                ),
+            ),
+        ),
+    )
+
+
+def certainty(census: Census, num_members: int) -> tuple[Figure, ...]:
+    """Distributions of score and entropy; with several members, of agreement and disagreement."""
+    spreads = [
+        ("score", "Score", "Probability of the first class, as pooled", census.score),
+        ("entropy", "Entropy", "Entropy of the pooled probabilities, nats", census.entropy),
+    ]
+    if num_members > 1:
+        spreads.append(("disagreement", "Disagreement", "What the members differ in, nats", census.disagreement))
+    figures = [_spread(name, title, label, found) for name, title, label, found in spreads if found.images]
+    if num_members > 1 and census.agreement:
+        figures.insert(1, _agreement(census.agreement))
+    return tuple(figures)
+
+
+def _spread(name: str, title: str, label: str, found: Spread) -> Figure:
+    edges, images = found.bins(_BINS)
+    rows = tuple(
+        (f"{low:.2f} to {high:.2f}", words.count(int(many)), words.percent(many / found.images))
+        for low, high, many in zip(edges[:-1], edges[1:], images, strict=True)
+    )
+    low, middle, high = (words.score(found.quantile(share)) for share in (0.1, 0.5, 0.9))
+    return _figure(
+        name,
+        title,
+        f"{label}. Median {middle}, mean {words.score(found.mean)}; four images in five lie between {low} and {high}.",
+        lambda axes: plots.histogram(axes, edges, images, title.lower()),
+        Table(f"Images by {title.lower()}", (title.lower(), "images", "share"), rows),
+    )
+
+
+def _agreement(levels: Mapping[float, int]) -> Figure:
+    total = sum(levels.values())
+    full = levels.get(1.0, 0)
+    note = (
+        f"Weighted share of members whose first class is the consensus: all of them for {words.percent(full / total)}."
+    )
+    if len(levels) <= _MOST_LEVELS:
+        values, images = list(levels), np.array(list(levels.values()))
+        return _figure(
+            "agreement",
+            "Agreement",
+            note,
+            lambda axes: plots.levels(axes, values, images, "agreement"),
+            Table(
+                "Images by agreement",
+                ("agreement", "images", "share"),
+                tuple(
+                    (words.score(level), words.count(many), words.percent(many / total))
+                    for level, many in levels.items()
+                ),
+            ),
+        )
+    images, edges = np.histogram(list(levels), _BINS, (0.0, 1.0), weights=np.array(list(levels.values())))
+    rows = tuple(
+        (f"{low:.2f} to {high:.2f}", words.count(int(many)), words.percent(many / total))
+        for low, high, many in zip(edges[:-1], edges[1:], images, strict=True)
+    )
+    return _figure(
+        "agreement",
+        "Agreement",
+        note,
+        lambda axes: plots.histogram(axes, edges, images, "agreement"),
+        Table("Images by agreement", ("agreement", "images", "share"), rows),
+    )
+
+
+def same_first(census: Census, aliases: Sequence[str]) -> Matrix:
+    """On what share of the images two predictors have the same first class."""
+    shares = census.same_PP / max(1, census.images)
+    least = float(shares.min())
+    shades = (shares - least) / (1 - least) if least < 1 else np.ones_like(shares)
+    return Matrix(
+        "Share of the images on which two have the same first class",
+        (CONSENSUS, *aliases),
+        tuple(map(tuple, shares.tolist())),
+        tuple(map(tuple, shades.tolist())),
+    )
+
+
+def predictors(found: Evaluation) -> Table:
+    """How often each is right, and how far its scores are from that."""
+    return Table(
+        f"Accuracy on {words.plural(found.images, 'image', 'images')} whose truth is known",
+        ("predictor", "top-1", "95 %", "top-5" if found.top_k >= 5 else f"top-{found.top_k}", "95 %", "ECE", "floor"),
+        tuple(_predictor(name, own) for name, own in ((CONSENSUS, found.consensus), *found.members.items())),
+    )
+
+
+def _predictor(name: str, own: Accuracy) -> tuple[str, ...]:
+    return (
+        name,
+        words.percent(own.top1),
+        _range(own.top1_interval),
+        words.percent(own.top5),
+        _range(own.top5_interval),
+        words.percent(own.reliability.ece),
+        words.percent(own.reliability.floor),
+    )
+
+
+def _range(interval: Interval) -> str:
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+
+
+def reliability_diagrams(found: Evaluation) -> tuple[Figure, ...]:
+    """Whether scores say how often they are right: of the consensus, and of the first members."""
+    figures = []
+    for number, (name, own) in enumerate(((CONSENSUS, found.consensus), *found.members.items())):
+        table = Table(
+            f"Bins of equally many images: {name}",
+            ("scores", "images", "mean score", "right"),
+            tuple(
+                (
+                    f"{bin_.low:.3f} to {bin_.high:.3f}",
+                    words.count(bin_.images),
+                    words.score(bin_.score),
+                    words.percent(bin_.accuracy),
+                )
+                for bin_ in own.reliability.bins
+            ),
+        )
+        note = (
+            f"Calibration error {words.percent(own.reliability.ece)}; true scores would show "
+            f"{words.percent(own.reliability.floor)} by chance. Above the dashed line scores are too low, below it "
+            "too high."
+        )
+        figures.append(
+            _figure(
+                f"reliability-{number}",
+                f"Reliability: {name}",
+                note,
+                functools.partial(plots.reliability_diagram, found=own.reliability),
+                table,
+                height=300,
+            )
+        )
+    return tuple(figures[: 1 + _MOST_DIAGRAMS])
+
+
+def selection(found: Evaluation, judged: Judged) -> Figure:
+    """Precision against how much is kept."""
+    order = np.argsort(-judged.scores_PN[0], kind="stable")
+    rights = np.cumsum(judged.places_PN[0][order] == 0)
+    lengths = np.unique(np.ceil(np.linspace(1 / 200, 1, 200) * len(order)).astype(int))
+    coverage, precision = lengths / len(order), rights[lengths - 1] / lengths
+    targets = [kept.target for kept in found.kept]
+    at = np.unique(np.searchsorted(coverage, np.linspace(0.1, 1, 10)).clip(0, len(coverage) - 1))
+    return _figure(
+        "selection",
+        "Precision by share kept",
+        "Images with the best scores are kept first; dashed: "
+        f"{', '.join(words.percent(target, 0) for target in targets)}. Observed on this truth, no promise for others.",
+        lambda axes: plots.precision_curve(axes, coverage, precision, targets),
+        Table(
+            "Precision by share kept",
+            ("kept", "right"),
+            tuple((words.percent(coverage[place]), words.percent(precision[place])) for place in at),
+        ),
+        height=300,
+    )
+
+
+def kept(found: Evaluation) -> Table:
+    """What can be kept at some precisions."""
+    rows = [
+        (words.percent(own.target, 0), words.NONE, "0", words.percent(0.0), "not reached", "")
+        if own.threshold is None
+        else (
+            words.percent(own.target, 0),
+            f"{own.threshold:.4f}",
+            words.count(own.images),
+            words.percent(own.coverage),
+            words.percent(own.precision),
+            _range(own.interval),
+        )
+        for own in found.kept
+    ]
+    return Table(
+        "What could be kept at a precision",
+        ("precision", "score from", "images", "share", "observed", "95 %"),
+        tuple(rows),
+    )
+
+
+def groups(name: str, found: Sequence[Group]) -> Table:
+    """Accuracy by score or by agreement."""
+    return Table(
+        f"Accuracy by {name}",
+        (name, "images", "right", "95 %"),
+        tuple(
+            (
+                f"{own.low:.2f}" if own.low == own.high else f"{own.low:.2f} to {own.high:.2f}",
+                words.count(own.images),
+                words.percent(own.accuracy),
+                _range(own.interval),
+            )
+            for own in found
+        ),
+    )
+
+
+def worst_classes(found: Evaluation) -> Table:
+    """The classes with the lowest F1; of equal ones, those with more images."""
+    worst = sorted(found.classes, key=lambda own: (own.f1, -own.images))[:_WORST_CLASSES]
+    return Table(
+        f"The {len(worst)} worst of {words.plural(len(found.classes), 'class', 'classes')}",
+        ("class", "images", "precision", "recall", "F1"),
+        tuple(
+            (
+                own.name,
+                words.count(own.images),
+                words.percent(own.precision),
+                words.percent(own.recall),
+                words.percent(own.f1),
+            )
+            for own in worst
+        ),
+    )
+
+
+def confused(found: Evaluation) -> Table:
+    """The pairs of classes that are mistaken most often."""
+    pairs = found.confused[:_WORST_CLASSES]
+    return Table(
+        "Most frequent mistakes",
+        ("truth", "taken for", "images", "of the class"),
+        tuple((own.truth_name, own.label_name, words.count(own.images), words.percent(own.share)) for own in pairs),
+        words_in=frozenset({1}),
+    )
+
+
+def reasons(samples: Mapping[str, int], events: Mapping[str, int]) -> Table:
+    """What could not be labelled, with bars."""
+    rows = [(reason, many, "sample") for reason, many in samples.items()]
+    rows += [(reason, many, "shard") for reason, many in events.items()]
+    most = max((many for _, many, _ in rows), default=1)
+    return Table(
+        "What could not be labelled, by reason",
+        ("reason", "times", "of a"),
+        tuple((reason, words.count(many), what) for reason, many, what in rows),
+        words_in=frozenset({2}),
+        shares=tuple(many / most for _, many, _ in rows),
+    )

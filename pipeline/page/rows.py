@@ -1,0 +1,161 @@
+"""The rows that are shown one by one: labelled images, and examples of what could not be labelled."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.ledger import PREDICTIONS, QUARANTINE, Ledger
+from pipeline.page.census import Pick
+from pipeline.parts import UNREADABLE_NAME, PartName
+
+PER_REASON = 4
+_LABELLED = ("shard", "key", "index", "sha256", "class_name", "score", "entropy", "agreement", "disagreement", "truth")
+_REJECTED = ("shard", "key", "index", "num_bytes", "sha256", "stage", "reason", "message")
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one member says of an image."""
+
+    member: str
+    label: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An image that is shown.
+
+    Attributes:
+        unit_id, part: Its unit, and which part of it.
+        shard, key, index, sha256, class_name, score, entropy, agreement, disagreement, truth: As in its row.
+        opinions: Of the members, in order.
+    """
+
+    unit_id: str
+    part: int
+    shard: str
+    key: str
+    index: int
+    sha256: str | None
+    class_name: str
+    score: float
+    entropy: float | None
+    agreement: float | None
+    disagreement: float | None
+    truth: int | None
+    opinions: tuple[Opinion, ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Rejected:
+    """An example of what could not be labelled, as in its row; texts are empty and numbers -1 where it has none."""
+
+    shard: str
+    index: int
+    key: str
+    num_bytes: int
+    sha256: str
+    stage: str
+    reason: str
+    message: str
+    unit_id: str
+    part: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """What could not be labelled.
+
+    Attributes:
+        samples: Samples by reason, the most frequent first.
+        events: Damage to shards that belongs to no single sample, likewise.
+        examples: A few of each reason.
+        unreadable: Units that could not be read at all.
+        per_part: Samples in quarantine, by the name of the part that committed them.
+    """
+
+    samples: dict[str, int]
+    events: dict[str, int]
+    examples: dict[str, tuple[Rejected, ...]]
+    unreadable: int
+    per_part: dict[str, int]
+
+
+def read_labelled(ledger: Ledger, picks: Iterable[Pick]) -> dict[Pick, Labelled]:
+    """Read the rows that are to be shown.
+
+    Args:
+        ledger: Of the output.
+        picks: Which; those of one part beside each other.
+
+    Raises:
+        StorageError: A part cannot be read.
+    """
+    found = {}
+    for name, of_part in itertools.groupby(picks, key=lambda pick: pick.part):
+        wanted = list(of_part)
+        parsed = PartName.parse(name)
+        unit_id, part = (parsed.unit_id, parsed.part) if parsed else ("", 0)
+        table = ledger.read_part(PREDICTIONS, name, [*_LABELLED, "members"]).take([pick.row for pick in wanted])
+        for pick, row in zip(wanted, table.to_pylist(), strict=True):
+            members = row.pop("members")
+            opinions = tuple(Opinion(alias, own["labels"][0], own["scores"][0]) for alias, own in members.items())
+            found[pick] = Labelled(unit_id=unit_id, part=part, opinions=opinions, **row)
+    return found
+
+
+def read_quarantine(ledger: Ledger, job: Mapping[str, Any], committed: Mapping[str, int]) -> Quarantine:
+    """Count what could not be labelled, and keep a few examples of each reason.
+
+    Args:
+        ledger: Of the output.
+        job: Its ``job.json``.
+        committed: Names of the predictions parts: a quarantine part without its own is not committed yet.
+
+    Raises:
+        StorageError: A part cannot be read.
+    """
+    samples: Counter[str] = Counter()
+    events: Counter[str] = Counter()
+    per_part: dict[str, int] = {}
+    examples: dict[str, list[Rejected]] = {}
+    unreadable = 0
+    for name in ledger.names(QUARANTINE):
+        note = UNREADABLE_NAME.fullmatch(name)
+        if note is not None and note[1] == str(job["fingerprint"])[:8]:
+            unreadable += 1
+        elif name not in committed:
+            continue
+        table = ledger.read_part(QUARANTINE, name, list(_REJECTED))
+        keys, reasons = table["key"].to_pylist(), table["reason"].to_pylist()
+        samples.update(reason for key, reason in zip(keys, reasons, strict=True) if key is not None)
+        events.update(reason for key, reason in zip(keys, reasons, strict=True) if key is None)
+        per_part[name] = sum(key is not None for key in keys)
+        parsed = PartName.parse(name)
+        for reason in dict.fromkeys(reasons):
+            places = itertools.islice((at for at, own in enumerate(reasons) if own == reason), PER_REASON)
+            rows = [_rejected(row, parsed) for row in table.take(list(places)).to_pylist()]
+            examples[reason] = heapq.nsmallest(PER_REASON, [*examples.get(reason, ()), *rows])
+    frequent = dict(samples.most_common())
+    return Quarantine(
+        samples=frequent,
+        events=dict(events.most_common()),
+        examples={
+            reason: tuple(examples[reason]) for reason in dict.fromkeys([*frequent, *dict(events.most_common())])
+        },
+        unreadable=unreadable,
+        per_part=per_part,
+    )
+
+
+def _rejected(row: dict[str, Any], part: PartName | None) -> Rejected:
+    unit_id, number = (part.unit_id, part.part) if part else ("", -1)
+    values: dict[str, Any] = {name: -1 if row[name] is None else row[name] for name in ("index", "num_bytes")}
+    values |= {name: row[name] or "" for name in _REJECTED if name not in values}
+    return Rejected(**values, unit_id=unit_id, part=number)

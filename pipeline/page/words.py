@@ -1,0 +1,66 @@
+"""Numbers, times and sizes as people read them."""
+
+from __future__ import annotations
+
+import datetime
+import math
+
+NONE = "-"
+_SIZES = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def count(number: int) -> str:
+    """With separators."""
+    return f"{number:,}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share (0-1) as per cent; what is neither none nor all is never rounded to it."""
+    if share is None or math.isnan(share):
+        return NONE
+    shown = f"{100 * share:.{digits}f}"
+    least = 10.0**-digits
+    if share > 0 and float(shown) == 0:
+        return f"<{least:.{digits}f} %"
+    if share < 1 and float(shown) == 100:
+        return f">{100 - least:.{digits}f} %"
+    return f"{shown} %"
+
+
+def score(value: float | None) -> str:
+    """A score, an agreement or nats."""
+    return NONE if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def rate(images_per_s: float | None) -> str:
+    """Images per second in three digits."""
+    if images_per_s is None:
+        return NONE
+    return f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.3g}"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes in a unit that suits."""
+    power = min(len(_SIZES) - 1, int(math.log10(num_bytes) // 3)) if num_bytes >= 1 else 0
+    return f"{num_bytes / 1000**power:,.{1 if power else 0}f} {_SIZES[power]}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a unit that suits."""
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:,.0f} min"
+    if seconds < 72 * 3600:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 86400:,.1f} days"
+
+
+def moment(unix_s: float) -> str:
+    """A time, in UTC."""
+    return datetime.datetime.fromtimestamp(unix_s, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def plural(number: int, one: str, many: str) -> str:
+    """A number and its noun."""
+    return f"{number:,} {one if number == 1 else many}"
