@@ -60,7 +60,10 @@ FILES = {
     "predictions/part-JOB-UNIT-NUMBER[-last].parquet": "labelled samples, up to `--rows-per-part` of a unit",
     "quarantine/part-JOB-UNIT-NUMBER[-last].parquet": "its samples that were not labelled, and damage",
     "quarantine/part-JOB-UNIT-unreadable.parquet": "a unit that could not be read to its end",
+    "probabilities/ALIAS/part-JOB-UNIT-NUMBER[-last].parquet": "with `--keep-probs`: what a member says of the same "
+    "rows, float16, one list of all classes each",
     f"{ATTEMPTS}/UNIT-NUMBER.json": "a labeler is at this unit, or died of it",
+    "report.html": "the page of `report`",
     SUCCESS: "there while everything planned is done",
 }
 
