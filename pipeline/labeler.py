@@ -164,9 +164,10 @@ class Labeler:
                 self._attempts.count_published(receipt, self._config.fingerprint, parts_done, cursor)
             metered = UnitMeter(self._meter, receipt, 0 if cursor.compressed else cursor.offset)
             if not receipt.finished:
-                for so_far in self._attempt(unit, cursor, receipt, stopping):
-                    metered.take(so_far)
-                    yield so_far
+                with contextlib.closing(self._attempt(unit, cursor, receipt, stopping)) as attempt:
+                    for so_far in attempt:
+                        metered.take(so_far)
+                        yield so_far
         except StorageError as error:
             self._note_failure(unit, receipt, error)
         except PublishError as error:
@@ -174,7 +175,9 @@ class Labeler:
         metered.end(receipt)
         yield receipt
 
-    def _attempt(self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool]) -> Iterator[Receipt]:
+    def _attempt(
+        self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool]
+    ) -> Generator[Receipt, None, None]:
         """Run a unit, the more carefully the more labelers have died while they were at it."""
         with _about_out():
             deaths = self._attempts.begin(unit.id)
