@@ -109,7 +109,7 @@ def _show_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Exp
         rows.append(
             (
                 "promise",
-                f"{promise.target:g} of the labels are right, at a risk of {promise.delta:g}{before}: score >= "
+                f"{100 * promise.target:.6g} % of the labels are right, at a risk of {100 * promise.delta:.6g} %{before}: score >= "
                 f"{promise.threshold:.4f} ({promise.right:,} of {promise.accepted:,} certifying truths were right)",
             )
         )

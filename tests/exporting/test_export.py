@@ -400,7 +400,7 @@ def test_a_promise_is_recorded(labelled, tmp_path):
     frame = pd.concat(map(pd.read_csv, (tmp_path / "to" / "data").iterdir()))
     assert np.float32(frame["score"].min()) >= np.float32(summary.threshold)
     assert summary.rejected["target_precision"] > 0
-    assert "0.7 of the labels are right" in (tmp_path / "to" / "README.md").read_text()
+    assert "70 % of the labels are right" in (tmp_path / "to" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -411,6 +411,7 @@ def test_a_promise_is_recorded(labelled, tmp_path):
         ({"to": "{shards}/dataset"}, "which images are read from"),
         ({"to": "{loose}"}, "which images are read from"),
         ({"to": "ftp://x"}, "unknown scheme"),
+        ({"to": "s3://key:secret@bucket/x"}, r"s3://\*\*\*@bucket/x: holds credentials"),
         ({"to": "{parent}"}, "holds something else"),
         ({"min_score": 0.99999}, "none of 250 images passes"),
         ({"truth": "t.csv"}, "give both"),
