@@ -109,8 +109,8 @@ def _show_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Exp
         rows.append(
             (
                 "promise",
-                f"{100 * promise.target:.6g} % of the labels are right, at a risk of {100 * promise.delta:.6g} %{before}: score >= "
-                f"{promise.threshold:.4f} ({promise.right:,} of {promise.accepted:,} certifying truths were right)",
+                f"{100 * promise.target:.6g} % of the labels are right, at a risk of {100 * promise.delta:.6g} %{before}: "
+                f"score >= {promise.threshold:.4f} ({promise.right:,} of {promise.accepted:,} certifying truths were right)",
             )
         )
     fewest, most = min(row.images for row in summary.classes), max(row.images for row in summary.classes)
