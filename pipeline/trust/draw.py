@@ -194,9 +194,11 @@ def _hashes(index_N: Array, seed: int, unit_id: str) -> Array:
 def _content_hashes(sha256: pa.ChunkedArray, seed: int, own_N: Array) -> Array:
     """A hash of each row's content; of its place where the content is not known."""
     known_N = sha256.is_valid().to_numpy()
-    digits = pc.utf8_slice_codeunits(sha256.fill_null("0" * 16), 0, 16).to_pylist()
-    words_N = np.array([int(word, 16) for word in digits], np.uint64)
-    return np.where(known_N, _mixed(words_N ^ _word(f"{seed}\ncontent")), own_N)
+    digits = pc.utf8_rpad(pc.utf8_slice_codeunits(sha256.combine_chunks().fill_null(""), 0, 16), 16, "0")
+    halves = digits.cast(pa.binary()).cast(pa.binary(16))  # each of eight digits
+    halves_N2 = np.frombuffer(halves.buffers()[1], np.uint64, 2 * len(halves)).reshape(-1, 2)
+    mixed_N = _mixed(_mixed(halves_N2[:, 0] ^ _word(f"{seed}\ncontent")) ^ halves_N2[:, 1])
+    return np.where(known_N, mixed_N, own_N)
 
 
 def _word(text: str) -> np.uint64:

@@ -149,7 +149,9 @@ def test_what_nobody_would_write_is_no_crash(tmp_path):
         task("d", annotation("dog"), shard=3),
     ]
     assert pairs(read(tmp_path / "t.json", odd)) == {"/data/a.tar\nc": 0, f"{Path.cwd()}/3\nd": 1}
-    assert pairs(read(tmp_path / "l.json", {"classes": 3, "labels": {"a": [1], "b": 1.5, "c": {"attributes": 3}}})) == {}
+    assert (
+        pairs(read(tmp_path / "l.json", {"classes": 3, "labels": {"a": [1], "b": 1.5, "c": {"attributes": 3}}})) == {}
+    )
 
 
 def test_a_column_truth_is_used_in_place_of_the_label_of_the_consensus(tmp_path):

@@ -69,7 +69,9 @@ def test_it_is_the_same_in_every_run_whatever_the_parts_and_smaller_ones_are_its
 @pytest.mark.parametrize("number", [1, 10, 120, IMAGES])
 def test_the_first_of_an_order_are_those_of_a_sort(tmp_path, number):
     ledger = made(tmp_path / "out")
-    assert indices(ledger, number, "disagreement") == sorted(range(IMAGES), key=lambda at: -(at * 7919 % IMAGES))[:number]
+    assert (
+        indices(ledger, number, "disagreement") == sorted(range(IMAGES), key=lambda at: -(at * 7919 % IMAGES))[:number]
+    )
     rows, _ = draw(ledger, MARK, number, "score", seed=0, unique=False)
     every, _ = draw(ledger, MARK, IMAGES, "score", seed=0, unique=False)
     scores = [row.score for row in every]

@@ -17,7 +17,7 @@ from pipeline.trust.promise import NUM_LEVELS, certify, certifying
 from pipeline.trust.selection import kept_at
 from pipeline.trust.truth import read_truth
 
-SIZE = 100_000
+SIZE = 200_000  # so large that drawing 2,000 of it is quick
 DELTA = 0.1
 
 
@@ -39,7 +39,7 @@ def hopeless(rng):
     return rng.random(SIZE), rng.random(SIZE) < 0.945
 
 
-def draws(make, num_truths, repeats=400):
+def draws(make, num_truths, repeats=200):
     """Truths drawn at random, some of which certify, and whether a threshold keeps a promise for the collection."""
     rng = np.random.default_rng(7)
     scores, right = make(rng)
@@ -65,6 +65,17 @@ def test_a_promise_is_broken_no_more_often_than_it_says(make, target, num_truths
     assert bad <= binom.ppf(0.999, len(found), DELTA)
     if make is photographs:
         assert np.mean([threshold is not None for threshold, _ in found]) > 0.8
+
+
+def test_it_holds_with_levels_from_the_whole_collection():
+    collection, _ = photographs(np.random.default_rng(7))
+    found = [
+        (certify(s, r, 0.95, DELTA, certifies_N=c, levels_from=collection).threshold, broken)
+        for s, r, c, broken in draws(photographs, 500)
+    ]
+    bad = sum(threshold is not None and broken(threshold, 0.95) for threshold, broken in found)
+    assert bad <= binom.ppf(0.999, len(found), DELTA)
+    assert np.mean([threshold is not None for threshold, _ in found]) > 0.8
 
 
 def test_a_threshold_that_looked_precise_enough_breaks_its_word_half_of_the_time():

@@ -1,0 +1,255 @@
+"""Lists for people, from an output to files and back by --truth: real images, all formats, local and on S3."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+from conftest import jpeg, make_tar
+from PIL import Image
+
+from pipeline import evaluate, label, review, sample
+from pipeline.errors import RequestError
+
+FORMATS = ("csv", "label-studio", "fiftyone")
+NAMES = [*(f"thing {number}" for number in range(12)), 'a "crane" & <co>', 'a "crane" & <co>']
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, sample_data):
+    """Two shards whose images have the same keys, and a third with one of them once more; two classes have one name."""
+    folder = tmp_path_factory.mktemp("asking")
+    names = folder / "names.json"
+    names.write_text(json.dumps(NAMES))
+    for at, shard in enumerate("ab"):
+        make_tar(folder / f"{shard}.tar", [(f"{number:05d}.jpg", jpeg(100 * at + number)) for number in range(12)])
+    make_tar(folder / "c.tar", [("again.jpg", jpeg(3)), ("png.png", _png())])
+    label(str(folder), folder / "out", labels=str(names), rows_per_part=5, **models(sample_data))
+    return folder
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(jpeg(77))).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def models(sample_data):
+    return {
+        "model": "shufflenet_v2_x0_5,squeezenet1_1",
+        "weights_dir": str(sample_data / "weights"),
+        "engine": "inline",
+    }
+
+
+def rows_of(text: str) -> list[dict]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def true_label(row) -> int:
+    """What people say of an image, in this test."""
+    return int(hashlib.sha256(f"{row['shard']}{row['key']}".encode()).hexdigest(), 16) % len(NAMES)
+
+
+def filled_in(place, kind: str, choices: list[str]):
+    """Do people's work on a list; the file to give to --truth, and what is true by shard and key."""
+    if kind == "csv":
+        rows = rows_of(place.read_text())
+        truth = {(row["shard"], row["key"]): true_label(row) for row in rows}
+        for number, row in enumerate(rows):
+            row["truth"] = choices[true_label(row)] if number % 2 else str(true_label(row))
+        with place.open("w") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        return place, truth
+    if kind == "label-studio":
+        tasks = json.loads(place.read_text())
+        for task in tasks:
+            value = {"choices": [choices[true_label(task["data"])]]}
+            result = [{"type": "choices", "from_name": "choice", "to_name": "image", "value": value}]
+            task["annotations"] = [{"completed_by": 1, "was_cancelled": False, "result": result}]
+        place.write_text(json.dumps(tasks))
+        return place, {(task["data"]["shard"], task["data"]["key"]): true_label(task["data"]) for task in tasks}
+    content = json.loads((place / "labels.json").read_text())
+    keys = {row["image"].split("/")[1].rpartition(".")[0]: row for row in rows_of((place / "images.csv").read_text())}
+    content["labels"] = {stem: {"label": true_label(keys[stem])} for stem in content["labels"]}
+    (place / "labels.json").write_text(json.dumps(content))
+    return place / "labels.json", {(row["shard"], row["key"]): true_label(row) for row in keys.values()}
+
+
+def place_of(folder, kind: str):
+    return folder / {"csv": "list.csv", "label-studio": "tasks.json", "fiftyone": "set"}[kind]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_people_say_comes_back_as_truth(made, tmp_path, kind):
+    place = place_of(tmp_path, kind)
+    found = sample(made / "out", save=place, num=20, format=kind)
+    assert (found.images, found.labelled, found.without_image, found.problems) == (20, 26, 0, ())
+    choices = [*NAMES[:12], 'a "crane" & <co> (12)', 'a "crane" & <co> (13)']
+    truth, said = filled_in(place, kind, choices)
+    assert len(said) == 20
+    judged = evaluate(made / "out", truth=truth)
+    assert judged.images == 20
+    assert judged.truth.complaints == ()
+    expected = {label: list(said.values()).count(label) for label in said.values()}
+    assert {figures.label: figures.images for figures in judged.classes if figures.images} == expected
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_images_are_the_originals(made, tmp_path, kind):
+    place = place_of(tmp_path, kind)
+    sample(made / "out", save=place, num=100, format=kind)
+    folder = {"csv": "list-images", "label-studio": "tasks-images", "fiftyone": "set/data"}[kind]
+    images = sorted((tmp_path / folder).iterdir())
+    assert len(images) == 26
+    originals = {jpeg(number) for at in (0, 100) for number in range(at, at + 12)} | {_png()}
+    assert {path.read_bytes() for path in images} == originals
+    assert [path.suffix for path in images].count(".png") == 1
+    if kind == "csv":
+        for row in rows_of(place.read_text()):
+            assert hashlib.sha256((tmp_path / row["image"]).read_bytes()).hexdigest() == row["sha256"]
+
+
+def test_a_sample_does_not_show_labels_unless_asked_to(made, tmp_path):
+    for kind in FORMATS:
+        sample(made / "out", save=place_of(tmp_path, kind), num=9, format=kind)
+        sample(made / "out", save=place_of(tmp_path / "shown", kind), num=9, format=kind, with_labels=True)
+    blind, shown = rows_of((tmp_path / "list.csv").read_text()), rows_of((tmp_path / "shown/list.csv").read_text())
+    assert list(blind[0]) == ["shard", "key", "index", "sha256", "image", "truth"]
+    assert set(shown[0]) - set(blind[0]) == {*"label class_name score agreement entropy disagreement top".split()}
+    assert [row["key"] for row in blind] == [row["key"] for row in shown]
+    assert "predictions" not in (tmp_path / "tasks.json").read_text()
+    assert all("predictions" in task for task in json.loads((tmp_path / "shown/tasks.json").read_text()))
+    assert set(json.loads((tmp_path / "set/labels.json").read_text())["labels"].values()) == {None}
+
+
+def test_label_studio_knows_every_choice_and_serves_every_image(made, tmp_path):
+    found = review(made / "out", save=tmp_path / "my tasks.json", num=6, format="label-studio")
+    assert [name.rpartition("/")[2] for name in found.files] == ["my tasks.xml", "my tasks.json"]
+    config = ET.parse(tmp_path / "my tasks.xml").getroot()
+    choices = [choice.get("value") for choice in config.iter("Choice")]
+    assert len(set(choices)) == 14
+    assert config.find("Filter").get("toName") == config.find("Choices").get("name")
+    for task in json.loads((tmp_path / "my tasks.json").read_text()):
+        start, _, name = task["data"]["image"].partition("my%20tasks-images/")
+        assert start == "/data/local-files/?d="
+        assert (tmp_path / "my tasks-images" / name).is_file()
+        (prediction,) = task["predictions"]
+        (result,) = prediction["result"]
+        assert result["value"]["choices"][0] in choices
+        assert (result["from_name"], result["to_name"]) == (config.find("Choices").get("name"), "image")
+        assert config.find("Image").get("value") == "$image"
+
+
+def test_a_review_begins_with_the_most_doubtful_and_is_no_truth_by_itself(made, tmp_path):
+    for order, sign in (("disagreement", -1), ("entropy", -1), ("score", 1)):
+        save = tmp_path / f"{order}.csv"
+        assert review(made / "out", save=save, num=26, order=order, images=False).images == 26
+        values = [sign * float(row[order]) for row in rows_of(save.read_text())]
+        assert values == sorted(values)
+        assert evaluate(made / "out", truth=save).images == 0
+    review(made / "out", save=tmp_path / "set", num=26, format="fiftyone")
+    assert evaluate(made / "out", truth=tmp_path / "set/labels.json").truth.blank == 26
+    review(made / "out", save=tmp_path / "t.json", num=26, format="label-studio")
+    assert evaluate(made / "out", truth=tmp_path / "t.json").truth.blank == 26
+
+
+def test_equal_images_once(made, tmp_path):
+    assert sample(made / "out", save=tmp_path / "t.csv", unique=True, images=False).images == 25
+
+
+def test_people_s_work_is_never_written_over(made, tmp_path):
+    for kind in FORMATS:
+        place = place_of(tmp_path, kind)
+        sample(made / "out", save=place, num=2, format=kind)
+        with pytest.raises(RequestError, match="is there already, and may hold somebody's truth"):
+            sample(made / "out", save=place, num=2, format=kind)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"num": 0}, "at least one image"),
+        ({"format": "fiftyone", "images": False}, "needs the images"),
+        ({"save": "."}, "is a folder; name a file in it"),
+        ({"save": "gs://b/t.csv"}, "--save .*unknown scheme"),
+        ({"save": "/dev/null/t.csv", "images": False}, "--save /dev/null/t.csv"),
+    ],
+)
+def test_wrong_requests(made, tmp_path, words, says):
+    with pytest.raises(RequestError, match=says):
+        sample(made / "out", **{"save": tmp_path / "t.csv"} | words)
+
+
+def test_images_that_are_gone_are_named_and_left_out_of_what_shows_images(sample_data, tmp_path):
+    for shard in "ab":
+        make_tar(tmp_path / f"{shard}.tar", [(f"{shard}{number}.jpg", jpeg(number)) for number in range(4)])
+    label(
+        [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")],
+        tmp_path / "out",
+        labels=str(sample_data / "classes.txt"),
+        **models(sample_data),
+    )
+    (tmp_path / "b.tar").unlink()
+    found = sample(tmp_path / "out", save=tmp_path / "list.csv")
+    assert (found.images, found.without_image, len(found.problems)) == (8, 4, 4)
+    assert all("no such file" in line for line in found.problems)
+    assert (
+        sorted(bool(row["image"]) for row in rows_of((tmp_path / "list.csv").read_text())) == [False] * 4 + [True] * 4
+    )
+    sample(tmp_path / "out", save=tmp_path / "t.json", format="label-studio")
+    assert {task["data"]["key"][0] for task in json.loads((tmp_path / "t.json").read_text())} == {"a"}
+
+
+def test_on_s3(s3, sample_data, tmp_path):
+    bucket = s3.bucket()
+    shard = make_tar(tmp_path / "a.tar", [(f"{number}.jpg", jpeg(number)) for number in range(6)])
+    s3.put(bucket, "in/a.tar", shard.read_bytes())
+    out, where = f"s3://{bucket}/out", {"s3_endpoint": s3.endpoint}
+    label(f"s3://{bucket}/in/", out, labels=str(sample_data / "classes.txt"), **models(sample_data), **where)
+    found = sample(out, save=f"s3://{bucket}/lists/t.json", num=4, format="label-studio", **where)
+    tasks = json.loads(s3.client.get_object(Bucket=bucket, Key="lists/t.json")["Body"].read())
+    assert len(tasks) == found.images == 4
+    for task in tasks:
+        start = f"s3://{bucket}/"
+        assert task["data"]["image"].startswith(f"{start}lists/t-images/")
+        body = s3.client.get_object(Bucket=bucket, Key=task["data"]["image"].removeprefix(start))["Body"].read()
+        assert hashlib.sha256(body).hexdigest() == task["data"]["sha256"]
+        result = [{"value": {"choices": ["cat"]}}]
+        task["annotations"] = [{"result": result}]
+    s3.put(bucket, "lists/done.json", json.dumps(tasks).encode())
+    judged = evaluate(out, truth=f"s3://{bucket}/lists/done.json", **where)
+    assert (judged.images, judged.truth.complaints) == (4, ())
+    sample(out, save=f"s3://{bucket}/lists/set", num=4, format="fiftyone", **where)
+    content = json.loads(s3.client.get_object(Bucket=bucket, Key="lists/set/labels.json")["Body"].read())
+    s3.put(
+        bucket, "lists/set/labels.json", json.dumps({**content, "labels": dict.fromkeys(content["labels"], 1)}).encode()
+    )
+    assert evaluate(out, truth=f"s3://{bucket}/lists/set/labels.json", **where).images == 4
+    with pytest.raises(RequestError, match="is there already"):
+        sample(out, save=f"s3://{bucket}/lists/t.json", num=4, format="label-studio", **where)
+
+
+def test_the_commands_say_the_same(made, tmp_path, capsys):
+    from typer.testing import CliRunner
+
+    from pipeline.cli import app
+
+    words = ["review", str(made / "out"), "-n", "3", "--order", "score", "--save", str(tmp_path / "t.csv")]
+    said = CliRunner().invoke(app, words, standalone_mode=False)
+    assert said.return_value == 0
+    assert said.stdout.splitlines() == [
+        f"{tmp_path}/t.csv: 3 images by score, of 26 labelled ones",
+        "  fill in the column truth with class names or indices, and save it as CSV; give that to --truth",
+    ]
+    words = ["sample", str(made / "out"), "-n", "3", "--json", "--save", str(tmp_path / "s"), "--format", "fiftyone"]
+    said = json.loads(CliRunner().invoke(app, words, standalone_mode=False).stdout)
+    expected = sample(made / "out", num=3, save=tmp_path / "other", format="fiftyone")
+    assert said | {"files": []} == json.loads(json.dumps(dataclasses.asdict(expected))) | {"files": []}
