@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
@@ -77,7 +77,7 @@ class Matrix:
     caption: str
     names: tuple[str, ...]
     shares: tuple[tuple[float, ...], ...]
-    shades: tuple[tuple[float, ...], ...] = field(default=())
+    shades: tuple[tuple[float, ...], ...]
 
 
 def _figure(name: str, title: str, note: str, paint: plots.Paint, table: Table, *, height: int = 250) -> Figure:
