@@ -235,7 +235,8 @@ def test_the_command(labelled, tmp_path):
     assert shown.exit_code == 0
     assert shown.stdout.startswith(f"{path}: 30 images, 3 quarantined, 30 with known truth, ")
     shown = CliRunner().invoke(app, ["report", str(labelled / "out"), "--no-images", "--json", "--save", str(path)])
-    assert json.loads(shown.stdout)["note"] == "Made without pictures."
+    made = json.loads(shown.stdout)
+    assert (made["images"], made["pictures"], made["note"], made["saved"]) == (30, 0, "", str(path))
 
 
 def test_wrong_requests_are_one_line(labelled, tmp_path):
