@@ -8,7 +8,7 @@ TEST_PROCESSES ?= 2
 FUZZ_S ?= 60
 FUZZ ?= tar image part keys listing
 
-.PHONY: help setup demo test test-all ceph audit fuzz lint format lock clean
+.PHONY: help setup demo test test-all ceph audit fuzz lint format reference lock clean
 
 help:
 	@echo "make demo      set up, then label the sample photographs"
@@ -18,6 +18,7 @@ help:
 	@echo "make audit     ask an advisory service about the pinned dependencies"
 	@echo "make fuzz      attack what parses bytes from outside, FUZZ_S seconds each"
 	@echo "make format    format the code"
+	@echo "make reference renew pipeline/REFERENCE.md and pipeline/label.schema.json from the code"
 	@echo "make lock      renew requirements.lock and deploy/requirements.lock from pyproject.toml"
 
 ceph:
@@ -60,6 +61,10 @@ audit: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
+
+reference: $(READY)
+	$(BIN)/python -m pipeline.cli.reference > pipeline/REFERENCE.md
+	$(BIN)/python -m pipeline config schema > pipeline/label.schema.json
 
 lock: $(READY)
 	$(BIN)/uv pip compile --quiet --group dev --generate-hashes --no-emit-index-url --no-header \

@@ -41,6 +41,21 @@ class Reason(StrEnum):
     SHARD_FORBIDDEN = "shard_forbidden"
 
 
+REASON_MEANINGS: Mapping[Reason, str] = {
+    Reason.NO_IMAGE: "the sample holds no image, or only a link to one",
+    Reason.EMPTY: "the image has no bytes",
+    Reason.NOT_AN_IMAGE: "its first bytes are those of no image format",
+    Reason.UNSUPPORTED_FORMAT: "an image of a format that is not decoded here",
+    Reason.CORRUPT_IMAGE: "its decoder refused it",
+    Reason.TRUNCATED_IMAGE: "it ends before its last pixel",
+    Reason.TOO_LARGE: "more pixels or bytes than are let in",
+    Reason.DECODER_CRASHED: "whoever decoded it died or hung",
+    Reason.SHARD_TRUNCATED: "the tar is cut short, or its end marker is missing",
+    Reason.SHARD_CORRUPT: "a stretch of the tar is damaged; reading goes on behind it",
+    Reason.SHARD_MISSING: "the shard is gone; the next run tries it again",
+    Reason.SHARD_FORBIDDEN: "the credentials do not open the shard; the next run tries it again",
+}
+
 # Failures of a unit that are no reason for quarantine:
 UNAVAILABLE = "unavailable"  # its store did not answer, or it changed meanwhile
 UNWRITABLE = "unwritable"  # OUT could not be written
@@ -219,6 +234,30 @@ def predictions_schema(members: Sequence[str], keep: Sequence[str] = ()) -> pa.S
         ]
     )
 
+
+COLUMN_MEANINGS: Mapping[str, str] = {
+    "shard": "URI of the tar, or of the prefix of loose images",
+    "key": "key in the tar, or path below the prefix; null for damage to the shard itself",
+    "index": "position in the shard or slice, from 0",
+    "sha256": "of the encoded image, hexadecimal",
+    "width": "of the picture, pixels",
+    "height": "of the picture, pixels",
+    "label": "the consensus: index of its first class",
+    "class_name": "name of that class",
+    "score": "probability that the pool gives it, 0 to 1",
+    "labels": "the pool's top-k classes, best first",
+    "scores": "their probabilities",
+    "agreement": "weighted share of members whose first class is the consensus, 0 to 1",
+    "entropy": "of the pool's distribution, nats",
+    "disagreement": "mutual information of the members, nats; 0 where they say the same",
+    "members": "each member by its alias: its own top-k, and its energy, the logsumexp of its logits",
+    "truth": "class index from the sample's `.cls`, null where there is none",
+    "offset": "byte offset in the uncompressed tar, null for loose images",
+    "num_bytes": "size of the encoded image, or of the stretch that is damaged",
+    "stage": "where it dropped out",
+    "reason": "why: one of the reasons below",
+    "message": "what was found, in one line",
+}
 
 RESERVED_COLUMNS = frozenset(predictions_schema(["m"]).names)
 

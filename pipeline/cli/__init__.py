@@ -11,33 +11,51 @@ import typer
 
 from pipeline.cli import config, jobs, models, recombining, speed, trust
 from pipeline.cli.export import EXPORT_EXAMPLES, export
+from pipeline.cli.help import MAX_WIDTH, GroupedCommand, GroupedCommands
 from pipeline.cli.printing import say
 from pipeline.errors import ShardlabelError
 from pipeline.safe_text import printable, redacted
 
+_EXIT_CODES = """\b
+Exit codes:
+    0  done: every sample is labelled or quarantined
+    1  verify found a discrepancy, OUT could no longer be written, or a bug
+    2  the request is wrong; nothing was written
+    3  too many images are bad (--max-bad-rate)
+    4  some units could not be read; the same command tries them again
+  130  interrupted; what was published stays, and the same command goes on
+
+`shardlabel COMMAND --help` has the options and examples of each."""
+_JOBS, _RESULTS, _SETUP = "Jobs", "Results", "Around them"
+
 app = typer.Typer(
     name="shardlabel",
+    cls=GroupedCommands,
     help="Label millions of images offline: shards or loose images in, an ensemble of classifiers, Parquet out.",
+    epilog=_EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_WIDTH},
 )
-app.command(epilog=jobs.LABEL_EXAMPLES)(jobs.label)
-app.command()(speed.plan)
-app.command(epilog=recombining.COMBINE_EXAMPLES)(recombining.combine)
-app.command()(jobs.status)
-app.command()(jobs.verify)
-app.command()(trust.evaluate)
-app.command()(trust.calibrate)
-app.command()(trust.sample)
-app.command()(trust.review)
-app.command(epilog=EXPORT_EXAMPLES)(export)
-app.command()(trust.report)
-app.add_typer(models.models, name="models")
-app.add_typer(config.config, name="config")
-app.command()(speed.bench)
-app.command()(jobs.demo)
+for _panel, _function, _examples in (
+    (_JOBS, jobs.label, jobs.LABEL_EXAMPLES),
+    (_JOBS, speed.plan, speed.PLAN_EXAMPLES),
+    (_JOBS, recombining.combine, recombining.COMBINE_EXAMPLES),
+    (_JOBS, jobs.status, jobs.STATUS_EXAMPLES),
+    (_JOBS, jobs.verify, jobs.VERIFY_EXAMPLES),
+    (_RESULTS, trust.evaluate, trust.EVALUATE_EXAMPLES),
+    (_RESULTS, trust.calibrate, trust.CALIBRATE_EXAMPLES),
+    (_RESULTS, trust.sample, trust.SAMPLE_EXAMPLES),
+    (_RESULTS, trust.review, trust.REVIEW_EXAMPLES),
+    (_RESULTS, export, EXPORT_EXAMPLES),
+    (_RESULTS, trust.report, trust.REPORT_EXAMPLES),
+    (_SETUP, speed.bench, speed.BENCH_EXAMPLES),
+    (_SETUP, jobs.demo, jobs.DEMO_EXAMPLE),
+):
+    app.command(cls=GroupedCommand, rich_help_panel=_panel, epilog=_examples)(_function)
+app.add_typer(models.models, name="models", rich_help_panel=_SETUP)
+app.add_typer(config.config, name="config", rich_help_panel=_SETUP)
 
 # the base of all usage errors, which typer does not name in public
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
@@ -49,7 +67,7 @@ def main() -> NoReturn:
     # a spot machine's notice is no less orderly than Ctrl-C; a job at work takes both over
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="shardlabel", standalone_mode=False)
     except ShardlabelError as error:
         say(f"shardlabel: {error}")
         code = error.exit_code

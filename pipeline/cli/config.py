@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.help import GroupedCommand, GroupedCommands, examples
 from pipeline.cli.printing import print_rows, say, show
 from pipeline.errors import RequestError
 from pipeline.safe_text import redacted
@@ -16,7 +17,7 @@ if TYPE_CHECKING:  # pydantic takes its time
     from pipeline.config import LabelConfig, MemberRequest
     from pipeline.config_check import CheckedFile
 
-config = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+config = typer.Typer(cls=GroupedCommands, rich_markup_mode=None, no_args_is_help=True)
 _WRONG = 2
 
 
@@ -25,9 +26,9 @@ def _config() -> None:
     """A job's YAML file for `label --config`: `config init` begins one, `config check` checks one."""
 
 
-@config.command(epilog="Examples:  shardlabel config init   |   shardlabel config init - | less")
+@config.command(cls=GroupedCommand, epilog=examples("shardlabel config init", "shardlabel config init - | less"))
 def init(
-    file: Annotated[str, typer.Argument(metavar="[FILE]", help="The file to write; - for stdout.")] = "job.yaml",
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The file to write; - for stdout.")] = "job.yaml",
 ) -> int:
     """Write a file with every option, what it means and its default. A file that is there stays."""
     from pipeline.cli.job_file import template
@@ -46,7 +47,7 @@ def init(
     return 0
 
 
-@config.command(epilog="Examples:  shardlabel config check job.yaml")
+@config.command(cls=GroupedCommand, epilog=examples("shardlabel config check job.yaml"))
 def check(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A job's YAML file.", show_default=False)],
 ) -> int:
@@ -65,7 +66,7 @@ def check(
     return 0
 
 
-@config.command()
+@config.command(cls=GroupedCommand, epilog=examples("shardlabel config schema > label.schema.json"))
 def schema() -> int:
     """Print the JSON schema of a job's file, for editors and for checks of your own."""
     from pipeline.cli.job_file import schema as written

@@ -6,12 +6,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from pipeline.cli.help import examples
 from pipeline.cli.options import Anonymous, Out, S3Endpoint
 from pipeline.cli.printing import print_rows, reasons, say, show
 
-EXPORT_EXAMPLES = (
-    "Examples:  shardlabel export labels/ --to dataset/ --format imagefolder --min-score 0.9   |   shardlabel export "
-    "s3://bucket/labels --to s3://bucket/dataset --format webdataset --target-precision 0.98 --truth truth.csv"
+EXPORT_EXAMPLES = examples(
+    "shardlabel export labels --to dataset --format imagefolder --min-score 0.9",
+    "shardlabel export s3://bucket/labels --to s3://bucket/dataset \\\n"
+    "    --format webdataset --target-precision 0.98 --truth truth.csv",
 )
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from pipeline.cli.completion import auto
+from pipeline.cli.help import BUDGETS, NETWORKS, ROWS, examples
 from pipeline.cli.options import (
     Anonymous,
     AsJson,
@@ -33,10 +35,15 @@ from pipeline.cli.options import (
 )
 from pipeline.cli.printing import print_json, print_rows, reasons, say, show
 
-LABEL_EXAMPLES = (
-    "Examples:  shardlabel label photos/ --out labels/ -m resnet50   |   shardlabel label "
-    "'s3://bucket/shard-{000..127}.tar' --out s3://bucket/labels -m resnet50,densenet121 -m half:vit_b_16*0.5"
+LABEL_EXAMPLES = examples(
+    "shardlabel label photos/ --out labels -m resnet50",
+    "shardlabel label 's3://bucket/{000..127}.tar' --out s3://bucket/labels \\\n"
+    "    -m resnet50,densenet121 -m half:vit_b_16*0.5",
+    "shardlabel label --config job.yaml --limit 1000",
 )
+STATUS_EXAMPLES = examples("shardlabel status labels", "shardlabel status s3://bucket/labels --plan plan.json --json")
+VERIFY_EXAMPLES = examples("shardlabel verify labels", "shardlabel verify s3://bucket/labels --deep")
+DEMO_EXAMPLE = examples("shardlabel demo --out demo --engine inline")
 
 
 def label(
@@ -73,10 +80,18 @@ def label(
     workers: Workers = None,
     decode_threads: DecodeThreads = None,
     rows_per_part: Annotated[
-        int | None, typer.Option(help="Samples in a part at most; fixed for the life of OUT.  [default: 10000]")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Samples in a part at most; fixed for the life of OUT.  [default: 10000]",
+            rich_help_panel=ROWS,
+        ),
     ] = None,
     keep: Annotated[
-        list[str] | None, typer.Option(metavar="NAMES", help="Fields of the samples (json, txt, ...) kept as columns.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES", help="Fields of the samples (json, txt, ...) kept as columns.", rich_help_panel=ROWS
+        ),
     ] = None,
     calibration: CalibrationFile = None,
     keep_probs: Annotated[
@@ -84,6 +99,7 @@ def label(
         typer.Option(
             "--keep-probs",
             help="Store each member's full probabilities too (2 bytes a class): for `combine`, --reuse, `calibrate`.",
+            rich_help_panel=ROWS,
         ),
     ] = None,
     reuse: Annotated[
@@ -91,17 +107,27 @@ def label(
         typer.Option(
             metavar="OUT",
             help="An output labelled with --keep-probs: members that it has are taken from there, only others run.",
+            rich_help_panel=NETWORKS,
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Label only the first N samples.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Label only the first N samples.", rich_help_panel=ROWS)
+    ] = None,
     max_bad_rate: Annotated[
-        float | None, typer.Option(help="Stop when more of at least 1,000 samples are quarantined.  [default: 0.5]")
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="Stop when more of at least 1,000 samples are quarantined.  [default: 0.5]",
+            rich_help_panel=BUDGETS,
+        ),
     ] = None,
     max_failed_units: Annotated[
         str | None,
         typer.Option(
             metavar="auto|N",
             help="Stop when more units than this cannot be read. auto: 1 % of all, at least 100.  [default: auto]",
+            rich_help_panel=BUDGETS,
+            autocompletion=auto,
         ),
     ] = None,
     overwrite: Overwrite = None,
@@ -168,7 +194,12 @@ def verify(
         bool, typer.Option("--deep", help="Read every image again, and compare its hash with the one that was noted.")
     ] = False,
     workers: Annotated[
-        str, typer.Option(metavar="auto|N", help="Processes. auto: one per CPU, where there is work for so many.")
+        str,
+        typer.Option(
+            metavar="auto|N",
+            help="Processes. auto: one per CPU, where there is work for so many.",
+            autocompletion=auto,
+        ),
     ] = "auto",
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
@@ -204,7 +235,13 @@ def verify(
 def demo(
     out: Annotated[
         str | None,
-        typer.Option("--out", "-o", help="Where to write.  [default: ./shardlabel-demo]", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="Directory or s3:// prefix.  [default: shardlabel-demo]",
+            show_default=False,
+        ),
     ] = None,
     engine: Annotated[Literal["ray", "inline"], typer.Option(help="inline: in this process, without Ray.")] = "ray",
 ) -> int:

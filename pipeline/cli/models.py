@@ -5,20 +5,25 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from pipeline.cli.completion import members
+from pipeline.cli.help import GroupedCommand, GroupedCommands, examples
 from pipeline.cli.options import Anonymous, AsJson, S3Endpoint, WeightsDir
 from pipeline.cli.printing import print_json
 from pipeline.cli.printing import show as show_line
 
 
-class _ShowByDefault(TyperGroup):
+class _ShowByDefault(GroupedCommands):
     """``models`` alone, or with the name of a model, is ``models show``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - a class that typer keeps to itself
-        if not args or args[0] not in {*self.commands, *ctx.help_option_names}:
-            args = ["show", *args]
-        return super().parse_args(ctx, args)
+        named = args[0] in {*self.commands, *ctx.help_option_names} if args else ctx.resilient_parsing
+        return super().parse_args(ctx, args if named else ["show", *args])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:  # noqa: ANN401 - likewise
+        """The commands, and what `show` takes."""
+        (name,) = (parameter for parameter in self.commands["show"].params if parameter.name == "name")
+        return [*super().shell_complete(ctx, incomplete), *name.shell_complete(ctx, incomplete)]
 
 
 models = typer.Typer(cls=_ShowByDefault, rich_markup_mode=None)
@@ -30,16 +35,21 @@ def _models() -> None:
 
 
 @models.command(
-    epilog="Examples:  shardlabel models   |   shardlabel models resnet50   |   shardlabel models EfficientNet   |   "
-    "shardlabel models 'timm/*xception*' --json"
+    cls=GroupedCommand,
+    epilog=examples(
+        "shardlabel models                              # all that have a paper here",
+        "shardlabel models resnet50",
+        "shardlabel models 'timm/*xception*' --json",
+    ),
 )
 def show(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]",
+            metavar="NAME",
             help="An architecture, shown in full; or a family, or a pattern, listed.",
             show_default=False,
+            autocompletion=members,
         ),
     ] = None,
     weights_dir: WeightsDir = None,
@@ -63,12 +73,18 @@ def show(
 
 
 @models.command(
-    epilog="Example:  shardlabel models fetch resnet50,densenet121 timm/legacy_xception --to s3://bucket/weights   "
-    "and then   shardlabel label ... --weights-dir s3://bucket/weights"
+    cls=GroupedCommand,
+    epilog=examples(
+        "shardlabel models fetch resnet50,densenet121 --to s3://bucket/weights",
+        "shardlabel label photos/ --out labels -m resnet50 \\\n    --weights-dir s3://bucket/weights",
+    ),
 )
 def fetch(
     specs: Annotated[
-        list[str], typer.Argument(metavar="SPEC...", help="Members, as label -m takes them.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="SPEC", help="Members, as `label -m` takes them.", show_default=False, autocompletion=members
+        ),
     ],
     to: Annotated[str, typer.Option(metavar="URI", help="Directory or s3:// prefix.", show_default=False)],
     weights_dir: WeightsDir = None,

@@ -6,78 +6,147 @@ from typing import Annotated, Literal
 
 import typer
 
+from pipeline.cli.completion import auto, members
+from pipeline.cli.help import MACHINES, NETWORKS, ROWS, S3
+
 _MODELS = (
     "Member: [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]; repeat it, or give a comma list. ARCH is a "
     "torchvision classifier or timm/NAME.  [default: resnet50,resnext50_32x4d,efficientnet_v2_s]"
 )
 
 S3Endpoint = Annotated[
-    str | None, typer.Option("--s3-endpoint", metavar="URL", help="S3 endpoint, where AWS's own variables do not say.")
+    str | None,
+    typer.Option(
+        "--s3-endpoint",
+        metavar="URL",
+        help="Another store than AWS's own.  [default: as AWS's variables say]",
+        rich_help_panel=S3,
+    ),
 ]
-Anonymous = Annotated[bool | None, typer.Option("--no-sign-request", help="Read public buckets without credentials.")]
+Anonymous = Annotated[
+    bool | None,
+    typer.Option("--no-sign-request", help="Read public buckets without credentials.", rich_help_panel=S3),
+]
 Out = Annotated[
     str, typer.Argument(metavar="OUT", help="A job's output: directory or s3:// prefix.", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Model = Annotated[list[str] | None, typer.Option("--model", "-m", metavar="SPEC", help=_MODELS)]
+Model = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", metavar="SPEC", help=_MODELS, rich_help_panel=NETWORKS, autocompletion=members),
+]
 WeightsDir = Annotated[
     str | None,
-    typer.Option("--weights-dir", metavar="URI", help="Directory or prefix where checkpoints are looked for first."),
+    typer.Option(
+        "--weights-dir",
+        metavar="URI",
+        help="Directory or prefix where checkpoints are looked for first.",
+        rich_help_panel=NETWORKS,
+    ),
 ]
 Labels = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Class names: one per line, or a JSON list.  [default: ImageNet-1k]"),
+    typer.Option(
+        metavar="FILE",
+        help="Class names: one per line, or a JSON list.  [default: ImageNet-1k]",
+        rich_help_panel=NETWORKS,
+    ),
 ]
 Combine = Annotated[
-    Literal["mean", "geometric", "vote"] | None, typer.Option(help="How members are combined.  [default: mean]")
+    Literal["mean", "geometric", "vote"] | None,
+    typer.Option(help="How members are combined.  [default: mean]", rich_help_panel=NETWORKS),
 ]
-TopK = Annotated[int | None, typer.Option(help="Classes kept per image.  [default: 5]")]
+TopK = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Classes kept per image.  [default: 5]", rich_help_panel=NETWORKS),
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"] | None,
-    typer.Option(help="Where networks run. auto: on GPUs, if there are any.  [default: auto]"),
+    typer.Option(
+        help="Where networks run. auto: on GPUs, if there are any.  [default: auto]", rich_help_panel=MACHINES
+    ),
 ]
 Precision = Annotated[
     Literal["auto", "fp32", "mixed", "bf16", "fp16"] | None,
     typer.Option(
         help="mixed: low precision first, fp32 again for near ties. auto: mixed on a GPU and on a CPU that has "
-        "bfloat16, fp32 elsewhere.  [default: auto]"
+        "bfloat16, fp32 elsewhere.  [default: auto]",
+        rich_help_panel=MACHINES,
     ),
 ]
 Compile = Annotated[
-    bool | None, typer.Option("--compile/--no-compile", help="Run members through torch.compile.  [default: no]")
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Run members through torch.compile.  [default: no]",
+        rich_help_panel=MACHINES,
+    ),
 ]
 BatchSize = Annotated[
     str | None,
-    typer.Option(metavar="auto|N", help="Images in one pass of a network. auto: what suits it.  [default: auto]"),
+    typer.Option(
+        metavar="auto|N",
+        help="Images in one pass of a network. auto: what suits it.  [default: auto]",
+        rich_help_panel=MACHINES,
+        autocompletion=auto,
+    ),
 ]
 Decode = Annotated[
     Literal["exact", "fast", "gpu"] | None,
     typer.Option(
         help="fast: large JPEGs may be decoded at a reduced DCT scale. gpu: plain JPEGs on the GPU, where that gives "
-        "the CPU's pixels.  [default: exact]"
+        "the CPU's pixels.  [default: exact]",
+        rich_help_panel=MACHINES,
     ),
 ]
 DecodeThreads = Annotated[
-    str | None, typer.Option(metavar="auto|N", help="Threads of a labeler. auto: one per CPU it has.")
+    str | None,
+    typer.Option(
+        metavar="auto|N",
+        help="Threads of a labeler. auto: one per CPU it has.  [default: auto]",
+        rich_help_panel=MACHINES,
+        autocompletion=auto,
+    ),
 ]
 Steps = Annotated[
     Literal["auto", "bar", "plain", "none"], typer.Option(help="auto: a bar on a terminal, plain lines elsewhere.")
 ]
 Engine = Annotated[
-    Literal["ray", "inline"] | None, typer.Option(help="inline: in this process, without Ray.  [default: ray]")
+    Literal["ray", "inline"] | None,
+    typer.Option(help="inline: in this process, without Ray.  [default: ray]", rich_help_panel=MACHINES),
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS", envvar="RAY_ADDRESS", help="A running cluster.  [default: Ray on this machine]"),
+    typer.Option(
+        metavar="ADDRESS",
+        envvar="RAY_ADDRESS",
+        help="A running cluster.  [default: Ray on this machine]",
+        rich_help_panel=MACHINES,
+    ),
 ]
-Workers = Annotated[str | None, typer.Option(metavar="auto|N", help="Labelers. auto: one per GPU, or one per machine.")]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|N",
+        help="Labelers. auto: one per GPU, or one per machine.  [default: auto]",
+        rich_help_panel=MACHINES,
+        autocompletion=auto,
+    ),
+]
 CalibrationFile = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="What `calibrate` saved for these members: scores that say how often they hold."),
+    typer.Option(
+        metavar="FILE",
+        help="What `calibrate` saved for these members: scores that say how often they hold.",
+        rich_help_panel=NETWORKS,
+    ),
 ]
-Overwrite = Annotated[bool | None, typer.Option("--overwrite", help="Replace an OUT made by a different job.")]
+Overwrite = Annotated[
+    bool | None,
+    typer.Option("--overwrite", help="Replace an OUT made by a different job.", rich_help_panel=ROWS),
+]
 Progress = Annotated[
     Literal["auto", "bar", "plain", "json", "none"] | None,
-    typer.Option(help="auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout."),
+    typer.Option(help="auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout.  [default: auto]"),
 ]
 Verbose = Annotated[bool | None, typer.Option("--verbose", "-v", help="Let Ray and the libraries talk.")]

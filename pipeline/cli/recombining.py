@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.help import examples
 from pipeline.cli.jobs import explain_exit, quiet, show_summary
 from pipeline.cli.options import (
     Anonymous,
@@ -22,9 +23,9 @@ from pipeline.cli.options import (
     Workers,
 )
 
-COMBINE_EXAMPLES = (
-    "Examples:  shardlabel combine labels --out fewer -m resnet50 -m densenet121*0.5   |   "
-    "shardlabel combine labels --out calibrated --calibration cal.json"
+COMBINE_EXAMPLES = examples(
+    "shardlabel combine labels --out fewer -m resnet50 -m densenet121*0.5",
+    "shardlabel combine labels --out calibrated --calibration cal.json",
 )
 
 

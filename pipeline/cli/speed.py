@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.cli.completion import auto
+from pipeline.cli.help import examples
 from pipeline.cli.options import (
     Anonymous,
     AsJson,
@@ -25,23 +27,36 @@ from pipeline.cli.options import (
 )
 from pipeline.cli.printing import print_json
 
+PLAN_EXAMPLES = examples(
+    "shardlabel plan 's3://bucket/{000..127}.tar' \\\n    --workers 8 --price-per-hour 2.5",
+    "shardlabel plan photos/ --no-measure",
+    "shardlabel plan photos/ -m resnet50 --json > plan.json  # for status --plan",
+)
+BENCH_EXAMPLES = examples(
+    "shardlabel bench    # the sample data and networks",
+    "shardlabel bench photos/ -m resnet50,densenet121 --precision mixed",
+)
 _INPUT = "As for `label`: tar, directory, glob, brace range, s3:// key or prefix, or @list.txt."
 
 
 def plan(
-    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help=_INPUT, show_default=False)] = None,
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT", help=_INPUT, show_default=False)] = None,
     workers: Annotated[
         str | None,
         typer.Option(
             metavar="auto|N",
-            help="Workers like this one to reckon with. auto: the GPUs of this machine, or the machine.",
+            help="Workers like this one to reckon with. auto: the GPUs of this machine, or the machine.  "
+            "[default: auto]",
+            autocompletion=auto,
         ),
     ] = None,
     price_per_hour: Annotated[float | None, typer.Option(metavar="PRICE", help="Of one worker, in any money.")] = None,
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="no-measure: count only; needs no weights.")
     ] = True,
-    seconds: Annotated[float | None, typer.Option(help="What measuring may take, about.  [default: 15]")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="What measuring may take, about.  [default: 15]")
+    ] = None,
     model: Model = None,
     weights_dir: WeightsDir = None,
     labels: Labels = None,
@@ -74,9 +89,9 @@ def plan(
 def bench(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[INPUT]...", help=f"{_INPUT} None: the sample data.", show_default=False),
+        typer.Argument(metavar="INPUT", help=f"{_INPUT} None: the sample data.", show_default=False),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(help="What it may take, about.  [default: 60]")] = None,
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="What it may take, about.  [default: 60]")] = None,
     model: Model = None,
     weights_dir: WeightsDir = None,
     labels: Labels = None,

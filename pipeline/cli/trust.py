@@ -6,8 +6,23 @@ from typing import Annotated, Literal
 
 import typer
 
+from pipeline.cli.help import examples
 from pipeline.cli.options import Anonymous, AsJson, Out, S3Endpoint
 from pipeline.cli.printing import print_json
+
+EVALUATE_EXAMPLES = examples(
+    "shardlabel evaluate labels", "shardlabel evaluate s3://bucket/labels --truth truth.csv --json"
+)
+CALIBRATE_EXAMPLES = examples(
+    "shardlabel calibrate labels --truth truth.csv --save cal.json",
+    "shardlabel label photos/ --out calibrated -m resnet50 --calibration cal.json",
+)
+SAMPLE_EXAMPLES = examples(
+    "shardlabel sample labels --save truth.csv --num 500",
+    "shardlabel sample s3://bucket/labels --save s3://bucket/tasks.json \\\n    --format label-studio",
+)
+REVIEW_EXAMPLES = examples("shardlabel review labels --save look.csv --num 100 --order entropy")
+REPORT_EXAMPLES = examples("shardlabel report labels", "shardlabel report labels --truth truth.csv --save page.html")
 
 TruthFile = Annotated[
     str | None,

@@ -56,6 +56,23 @@ def test_labelers_are_on_spot_and_the_head_is_not(cloud):
     assert types["head"]["resources"] == {"CPU": 0}
 
 
+def test_the_image_of_aws_is_put_in_by_the_command_that_its_file_shows(tmp_path: Path):
+    """In the region of the file; until then there is no image that anything could start by mistake."""
+    copy = tmp_path / "deploy" / "aws" / "cluster.yaml"
+    copy.parent.mkdir(parents=True)
+    copy.write_text(text("aws"))
+    (shown,) = re.findall(r'^#   (sed -i "s\|ImageId.*\n.*)$', text("aws"), re.MULTILINE)
+    assert f"--region {cluster('aws')['provider']['region']} " in shown
+    asked = tmp_path / "aws"
+    asked.write_text('#!/bin/sh\n[ "$1 $2" = "ssm get-parameter" ] && echo ami-0123456789abcdef0\n')
+    asked.chmod(0o700)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", shown.replace("\n#", "\n")], cwd=tmp_path, env=environment, check=True)
+    nodes = yaml.safe_load(copy.read_text())["available_node_types"].values()
+    assert {node["node_config"]["ImageId"] for node in nodes} == {"ami-0123456789abcdef0"}
+    assert not re.fullmatch("ami-[0-9a-f]+", cluster("aws")["available_node_types"]["head"]["node_config"]["ImageId"])
+
+
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_nobody_else_gets_in(cloud):
     starts = [line for line in commands(cluster(cloud)) if re.search(r"\bray start\b", line)]

@@ -112,6 +112,22 @@ def test_packages_are_hashed_and_versions_are_pinned():
     assert "index" not in DOCKERFILE.read_text()
 
 
+def test_the_base_is_pinned_by_the_command_that_the_file_shows(tmp_path: Path):
+    copy, digest = tmp_path / "deploy" / "docker" / "Dockerfile", "sha256:" + "a1" * 32
+    copy.parent.mkdir(parents=True)
+    shutil.copyfile(DOCKERFILE, copy)
+    (shown,) = re.findall(r"^#   (sed -i .*\n.*)$", DOCKERFILE.read_text(), re.MULTILINE)
+    (tmp_path / "docker").write_text(f"#!/bin/sh\necho {digest}\n")
+    (tmp_path / "docker").chmod(0o700)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for _ in range(2):  # the second time it is renewed
+        subprocess.run(["bash", "-c", shown.replace("\n#", "\n")], cwd=tmp_path, env=environment, check=True)
+    (base,) = re.findall(r"^ARG BASE=(.*)$", copy.read_text(), re.MULTILINE)
+    name = base.removesuffix(f"@{digest}")
+    assert f"ARG BASE={name}" in DOCKERFILE.read_text()
+    assert f"imagetools inspect {name} " in shown
+
+
 def test_it_runs_as_nobody_in_particular_and_finds_its_commands():
     assert words_of("USER") == ["1000:1000"]
     names = [name for name, _ in instructions()]

@@ -1,0 +1,71 @@
+"""How ``--help`` is laid out: options in groups, examples a line each, every command with its whole first sentence.
+
+typer groups options and commands only where rich draws boxes around them, which do not survive a pipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+MAX_WIDTH = 120  # columns; lines of a wider terminal would be too long to read
+NETWORKS, MACHINES, ROWS, BUDGETS, S3 = "Networks", "Machines", "Rows and parts", "When to give up", "S3"
+_OTHERS, _COMMANDS = "Options", "Commands"
+_WHOLE_SENTENCE = 400
+
+
+def examples(*commands: str) -> str:
+    r"""An epilog that shows commands as they are typed; ``\b`` keeps their lines."""
+    lines = "\n".join(f"  {line}" for command in commands for line in command.splitlines())
+    return f"\b\nExamples:\n{lines}" if len(commands) > 1 else f"\b\nExample:\n{lines}"
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose options stand in the groups that they name as ``rich_help_panel``."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401 - a class that typer keeps to itself
+        """``[OPTIONS] OUT``: brackets around what may be left out, and nothing around the rest."""
+        pieces = ["[OPTIONS]"]
+        for argument in _of_kind(self.params, "argument"):
+            name = argument.display_name_raw
+            pieces.append(f"{name if argument.required else f'[{name}]'}{'...' if argument.nargs != 1 else ''}")
+        return pieces
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - likewise
+        """Arguments without their Python types, then options, those without a group first."""
+        records = [argument.get_help_record(ctx) for argument in _of_kind(self.params, "argument")]
+        rows = [(name.partition(" <")[0], text) for name, text in filter(None, records)]
+        _section(formatter, "Arguments", rows)
+        groups: dict[str, list[tuple[str, str]]] = {_OTHERS: []}
+        for option in _of_kind(self.get_params(ctx), "option"):
+            if record := option.get_help_record(ctx):
+                groups.setdefault(option.rich_help_panel or _OTHERS, []).append(record)
+        for title, options in groups.items():
+            _section(formatter, title, options)
+
+
+class GroupedCommands(TyperGroup):
+    """A group whose commands stand in the groups that they name, each with its whole first sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - a class that typer keeps to itself
+        """All commands that are not hidden."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command: Any = self.get_command(ctx, name)
+            if not command.hidden:
+                title = command.rich_help_panel or _COMMANDS
+                groups.setdefault(title, []).append((name, command.get_short_help_str(_WHOLE_SENTENCE)))
+        for title, commands in groups.items():
+            _section(formatter, title, commands)
+
+
+def _of_kind(parameters: Iterable[Any], kind: str) -> list[Any]:
+    return [parameter for parameter in parameters if parameter.param_type_name == kind]
+
+
+def _section(formatter: Any, title: str, rows: list[tuple[str, str]]) -> None:  # noqa: ANN401 - likewise
+    if rows:
+        with formatter.section(title):
+            formatter.write_dl(rows)
