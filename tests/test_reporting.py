@@ -151,6 +151,13 @@ def test_truth_from_a_file_marks_the_pictures(labelled, tmp_path):
     assert "truth: brick" not in page.text
 
 
+def test_classes_of_one_name_are_not_taken_for_each_other(tmp_path):
+    out = made_up(tmp_path / "out", names=["same"] * NUM_CLASSES)
+    report(out)
+    marks = [attrs["class"] for attrs in Page(out / "report.html").all("span") if "mark" in attrs.get("class", "")]
+    assert {"mark right", "mark wrong"} == set(marks)
+
+
 @pytest.mark.parametrize("members", [1, 2, 5])
 def test_any_number_of_members(tmp_path, members):
     report(made_up(tmp_path / "out", members=members))

@@ -111,7 +111,7 @@ def _card(row: Labelled, picture: Thumbnail | None, names: Sequence[str], *, dis
         facts.append(f"disagreement {words.score(row.disagreement)}")
     mark = ""
     if row.truth is not None and 0 <= row.truth < len(names):
-        mark = "right" if names[row.truth] == row.class_name else "wrong"
+        mark = "right" if row.truth == row.label else "wrong"  # two classes may share a name
         if mark == "wrong":
             facts.append(f"truth: {names[row.truth]}")
     alt = f"Image labelled {row.class_name}, score {words.score(row.score)}"
