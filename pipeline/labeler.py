@@ -200,9 +200,10 @@ class Labeler:
                 self._attempts.count_published(receipt, self._config.fingerprint, parts_done, cursor)
             metered = UnitMeter(self._meter, receipt, 0 if cursor.compressed else cursor.offset)
             if not receipt.finished:
-                for so_far in self._attempt(unit, cursor, receipt, stopping, stored):
-                    metered.take(so_far)
-                    yield so_far
+                with contextlib.closing(self._attempt(unit, cursor, receipt, stopping, stored)) as attempt:
+                    for so_far in attempt:
+                        metered.take(so_far)
+                        yield so_far
         except StorageError as error:
             self._note_failure(unit, receipt, error)
         except PublishError as error:
@@ -212,7 +213,7 @@ class Labeler:
 
     def _attempt(
         self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool], stored: Progress | None
-    ) -> Iterator[Receipt]:
+    ) -> Generator[Receipt, None, None]:
         """Run a unit, the more carefully the more labelers have died while they were at it."""
         with about_out():
             deaths = self._attempts.begin(unit.id)

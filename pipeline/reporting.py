@@ -41,7 +41,7 @@ class Report:
         quarantined: Samples that could not be labelled.
         judged: Images whose truth is known.
         pictures: Thumbnails in it.
-        note: Why pictures are missing; empty where none is.
+        note: Why pictures are missing that were asked for; empty where none is.
     """
 
     out: str
@@ -92,7 +92,7 @@ def report(
         quarantined=sum(findings.quarantine.samples.values()),
         judged=findings.evaluation.images if findings.evaluation else 0,
         pictures=len(findings.pictures),
-        note=findings.picture_note,
+        note=findings.picture_note if images else "",
     )
 
 

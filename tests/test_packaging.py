@@ -27,6 +27,7 @@ def test_the_public_surface():
     assert pipeline.__all__ == [
         "bench",
         "calibrate",
+        "combine",
         "evaluate",
         "export",
         "label",

@@ -151,6 +151,13 @@ def test_truth_from_a_file_marks_the_pictures(labelled, tmp_path):
     assert "truth: brick" not in page.text
 
 
+def test_classes_of_one_name_are_not_taken_for_each_other(tmp_path):
+    out = made_up(tmp_path / "out", names=["same"] * NUM_CLASSES)
+    report(out)
+    marks = [attrs["class"] for attrs in Page(out / "report.html").all("span") if "mark" in attrs.get("class", "")]
+    assert {"mark right", "mark wrong"} == set(marks)
+
+
 @pytest.mark.parametrize("members", [1, 2, 5])
 def test_any_number_of_members(tmp_path, members):
     report(made_up(tmp_path / "out", members=members))
@@ -235,7 +242,8 @@ def test_the_command(labelled, tmp_path):
     assert shown.exit_code == 0
     assert shown.stdout.startswith(f"{path}: 30 images, 3 quarantined, 30 with known truth, ")
     shown = CliRunner().invoke(app, ["report", str(labelled / "out"), "--no-images", "--json", "--save", str(path)])
-    assert json.loads(shown.stdout)["note"] == "Made without pictures."
+    made = json.loads(shown.stdout)
+    assert (made["images"], made["pictures"], made["note"], made["saved"]) == (30, 0, "", str(path))
 
 
 def test_wrong_requests_are_one_line(labelled, tmp_path):

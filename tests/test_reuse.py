@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from conftest import jpeg, make_tar
 from pipeline import combine, evaluate, label, status, verify
 from pipeline.cli import app
 from pipeline.errors import OutputError, RequestError
+from pipeline.labeler import Labeler
 from pipeline.models.classifier import Classifier
 
 OLD, NEW = "shufflenet_v2_x0_5", "squeezenet1_1"
@@ -153,10 +155,11 @@ def test_a_combination_goes_on_where_it_stopped_and_waits_for_what_is_not_there_
     assert combine(source, out, engine="inline", combine="vote", overwrite=True).exit_code == 0
 
 
-@pytest.mark.parametrize("rows_per_part", [ROWS, 10])
+@pytest.mark.parametrize(("rows_per_part", "device_thread"), [(ROWS, False), (10, True)])
 def test_a_new_member_runs_alone_and_the_rows_are_those_of_a_full_run(
-    labelled, run, tmp_path, monkeypatch, rows_per_part
+    labelled, run, tmp_path, monkeypatch, rows_per_part, device_thread
 ):
+    monkeypatch.setattr("pipeline.job.Labeler", functools.partial(Labeler, device_thread=device_thread))
     seen, first_pass = [], Classifier.first_pass
 
     def watched(self, crops):
@@ -278,3 +281,16 @@ def test_the_command_says_what_it_did(labelled, tmp_path, capsys):
     assert "2 of 2 done" in capsys.readouterr().out
     assert app(words, standalone_mode=False) == 0
     assert "nothing left to do" in capsys.readouterr().out
+
+
+def test_on_s3_with_loose_images(s3, sample_data, run):
+    bucket = s3.bucket()
+    for at in range(12):
+        s3.put(bucket, f"photos/{at:02d}.jpg", b"" if at == 5 else jpeg(at))
+    place, access = f"s3://{bucket}", {"s3_endpoint": s3.endpoint}
+    run(f"{place}/old", OLD, inputs=f"{place}/photos/", keep_probs=True, keep="", **access)
+    run(f"{place}/both", OLD, NEW, inputs=f"{place}/photos/", reuse=f"{place}/old", keep_probs=True, keep="", **access)
+    summary = combine(f"{place}/both", f"{place}/new", model=NEW, engine="inline", **access)
+    assert (summary.labelled, summary.quarantined) == (11, 1)
+    for out in ("old", "both", "new"):
+        assert verify(f"{place}/{out}", deep=True, **access).exit_code == 0

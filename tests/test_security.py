@@ -194,6 +194,7 @@ def test_names_of_files_and_classes_are_no_orders(tmp_path, sample_data, shardla
         ["status", f"s3://AK:{CANARY}@bucket/out"],
         ["verify", f"s3://AK:{CANARY}@bucket/out"],
         ["evaluate", "s3://bucket/out", "--s3-endpoint", f"http://AK:{CANARY}@127.0.0.1:9"],
+        ["export", f"s3://AK:{CANARY}@bucket/out", "--to", "dataset", "--format", "csv"],
         ["plan", f"s3://AK:{CANARY}@bucket/a.tar", "--no-measure"],
         ["models", "resnet18", "--weights-dir", f"s3://AK:{CANARY}@bucket/w"],
         ["models", "fetch", "resnet18", "--to", f"s3://AK:{CANARY}@bucket/w"],

@@ -111,10 +111,11 @@ def _show_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Exp
         rows.append(
             (
                 "promise",
-                f"{promise.target:g} of the labels are right, at a risk of {promise.delta:g}{before}: score >= "
-                f"{promise.threshold:.4f} ({promise.right:,} of {promise.accepted:,} certifying truths were right)",
+                f"{100 * promise.target:.6g} % of the labels are right{before}; risk {100 * promise.delta:.6g} %",
             )
         )
+        seen = f"{promise.right:,} of {promise.accepted:,} certifying truths from there on were right"
+        rows.append(("threshold", f"{promise.threshold:.4f} ({seen})"))
     fewest, most = min(row.images for row in summary.classes), max(row.images for row in summary.classes)
     rows.append(("classes", f"{len(summary.classes):,} of {summary.num_classes:,}, {fewest:,} to {most:,} images each"))
     copies = sum(row.copies for row in summary.classes)

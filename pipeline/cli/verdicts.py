@@ -148,7 +148,7 @@ def _confused(found: Evaluation) -> Table:
 
 def print_report(made: Report) -> None:
     """Print where the page is, and what is in it."""
-    if made.note and not made.pictures:
+    if made.note:
         say(f"pictures: {made.note}")
     parts = [f"{made.images:,} images", f"{made.quarantined:,} quarantined", f"{made.judged:,} with known truth"]
     show(f"{made.saved}: {', '.join(parts)}, {made.pictures:,} pictures, {made.num_bytes / 1e6:.1f} MB")

@@ -69,7 +69,7 @@ def _on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stdout_left_alone(*, verbose: bool) -> Iterator[None]:
-    """Have Ray print nothing, or to stderr: it tells of deaths on stdout, in between whoever writes JSON there."""
+    """Have Ray print nothing, or to stderr: it tells of deaths on stdout, may it or not, in between lines of JSON."""
     from ray._private import worker
 
     talk = worker.print_to_stdstream

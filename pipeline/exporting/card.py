@@ -109,22 +109,30 @@ def _trust(about: Mapping[str, Any]) -> list[str]:
     if promise is not None:
         before = ", before `--max-per-class` chose among them" if about["asked"]["max_per_class"] else ""
         lines.append(
-            f"At least **{promise['target']:.4g} of the labels are right**, with a risk of {promise['delta']:.4g} that "
-            f"this does not hold{before}: {promise['right']:,} of {promise['accepted']:,} certifying images with a "
-            f"score of {promise['threshold']:.6g} or more were right ({promise['num_truths']:,} truths, "
-            f"{promise['num_certifying']:,} of them certifying). It is about all classes together, and holds if the "
-            "truths were drawn at random from what the other filters leave and were used for nothing else."
+            f"At least **{_percent(promise['target'])} of the labels are right**, with a risk of "
+            f"{_percent(promise['delta'])} that this does not hold{before}: of {promise['accepted']:,} certifying "
+            f"images with a score of {promise['threshold']:.6g} or more {promise['right']:,} were right "
+            f"({promise['num_truths']:,} truths, {promise['num_certifying']:,} of them certifying). It is about all "
+            "classes together, and holds if the truths were drawn at random from what the other filters leave and were "
+            "used for nothing else."
         )
     else:
         lines.append("No precision was asked for, so none is promised: the labels are a machine's guesses.")
     if not calibrated:
         more = "; the promise does not depend on that" if promise is not None else ""
-        lines += ["", f"The scores are **not calibrated**: they order images, but say nothing about how often{more}."]
+        lines += [
+            "",
+            f"The scores are **not calibrated**: they order images, but do not say how often labels are right{more}.",
+        ]
     else:
         temperature = about["source"]["temperature"]
         how = "" if temperature is None else f", with a temperature of {temperature:g}"
         lines += ["", f"The scores were calibrated{how}."]
     return lines
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.6g} %"
 
 
 def _funnel(about: Mapping[str, Any], images: int) -> list[str]:

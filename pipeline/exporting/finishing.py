@@ -74,7 +74,7 @@ def finish(source: Source, target: Target, about: Mapping[str, Any], found: Tota
     names = source.class_names
     if about["replaces"]:
         _remove_strays(target, found, parts)
-    target.put(CLASSES, "".join(f"{' '.join(name.splitlines())}\n" for name in names).encode())
+    target.put(CLASSES, "".join(f"{name}\n" for name in names).encode())
     if about["asked"]["format"] == "imagefolder":
         target.put(f"{DATA}/metadata.parquet", _joined(target, parts, names))
     text = card(about, names, found.images, found.kinds())

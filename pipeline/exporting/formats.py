@@ -1,7 +1,7 @@
 """Formats: the images and rows of one part as files of a dataset.
 
-A writer takes images one by one, in order, and puts files whenever one is full, so that no more than one file of each
-kind is in memory. The bytes are a function of the images and rows alone.
+A writer takes images one by one, in order, and puts a file whenever as much as one may hold is in memory. The bytes are
+a function of the images and rows alone.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ class TarWriter:
         tar.add(f"{key}.cls", str(row["label"]).encode())
         tar.add(f"{key}.json", text.encode("utf-8", "backslashreplace"))
         tar.num_samples += 1
-        if tar.num_bytes >= MAX_FILE_BYTES:
-            self._close(field)
+        if sum(each.num_bytes for each in self._open.values()) >= MAX_FILE_BYTES:
+            self._close(max(sorted(self._open), key=lambda kind: self._open[kind].num_bytes))
 
     def _close(self, field: str) -> None:
         tar = self._open.pop(field)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
-from collections.abc import Sequence
 
 _MOST_BYTES = 180  # of a name; file systems have room for 255, and an extension follows
 _KEPT_CHARS = 40  # of one that is longer
@@ -18,14 +16,6 @@ _ESCAPE = re.compile("%[0-9A-F]{2}")
 # what a file system, a shell's glob, a URI or Windows takes for an order, and marks that nobody sees
 _UNSAFE = re.compile('[\x00-\x1f\x7f-\x9f\\\\:*?"<>|\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
-
-
-def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes, each once: those that several classes share get their index in brackets."""
-    found = list(names)
-    while doubled := {name for name, times in Counter(found).items() if times > 1}:
-        found = [f"{name} ({index})" if name in doubled else name for index, name in enumerate(found)]
-    return tuple(found)
 
 
 def without_extension(key: str) -> str:

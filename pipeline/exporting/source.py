@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import OutputError, StorageError
-from pipeline.exporting.names import distinct
+from pipeline.labels import distinct_names
 from pipeline.ledger import SUCCESS, Ledger
 from pipeline.parts import PartName, Progress
 from pipeline.planning import read_units
@@ -47,7 +47,7 @@ class Source:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Of the K classes, each once: names that several share have their index behind them."""
-        return distinct(self.job["class_names"])
+        return distinct_names(self.job["class_names"])
 
     def parts(self) -> Iterator[tuple[Unit, PartName]]:
         """All parts of predictions, unit by unit, in order."""

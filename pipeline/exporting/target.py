@@ -34,6 +34,7 @@ from pipeline.storage import Entry, Storage
 EXPORT, CARD, CLASSES, PARTS = "export.json", "README.md", "classes.txt", "plan/parts.json"
 DATA, PLAN, COMMITS, METADATA = "data", "plan", "commits", "metadata"
 _PARALLEL = 32
+_CLAIMS = 3
 
 
 class Target:
@@ -88,13 +89,16 @@ class Target:
         Raises:
             OutputError: It is another's, or cannot be written.
         """
-        version, owner = self.ledger.version(EXPORT), self.ledger.read_json(EXPORT)
-        is_own = owner is not None and owner.get("fingerprint") == self.fingerprint
-        replaces = owner is not None and (owner.get("replaces", False) if is_own else True)
-        if not is_own:
-            raced = owner is not None and not overwrite
-            if raced or not self._write_over(to_json({**content, "replaces": replaces}), version):
-                raise OutputError(f"--to {self.ledger.out}: another export has just begun there; choose another --to")
+        for _ in range(_CLAIMS):
+            version, owner = self.ledger.version(EXPORT), self.ledger.read_json(EXPORT)
+            is_own = owner is not None and owner.get("fingerprint") == self.fingerprint
+            replaces = owner is not None and (owner.get("replaces", False) if is_own else True)
+            if is_own or (
+                (owner is None or overwrite) and self._write_over(to_json({**content, "replaces": replaces}), version)
+            ):
+                break
+        else:
+            raise OutputError(f"--to {self.ledger.out}: another export has just begun there; choose another --to")
         if replaces:  # again, where whoever took the place over was killed in the middle
             self._clear()
 

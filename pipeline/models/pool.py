@@ -2,7 +2,9 @@
 
 What is stored of a member is float16, but for its top k, which are float32. So the top k take the place of what is
 stored of them, and no other class comes before them: which class leads is not left to float16's rounding, neither
-within a member nor, as long as the leading classes are in every member's top k, in the pool.
+within a member nor, as long as the leading classes are in every member's top k, in the pool. What is too small for
+float16 is stored as its least number, 6e-8; such classes share what is left of 1, which a geometric pool, where
+logarithms count, needs to know.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import numpy as np
 import torch
 
 from pipeline.models.consensus import Rule, best_first, combine
-from pipeline.models.ensemble import MemberPredictions, Predictions
+from pipeline.models.ensemble import LEAST_STORED, MemberPredictions, Predictions
 from pipeline.probabilities import Word
+
+LEAST_RESTORED = 2.0**-32  # of a class that is stored as the least there is
 
 
 def pool(
@@ -60,7 +64,11 @@ def restored_probs(word: Word) -> torch.Tensor:
     scores_Bk = torch.tensor(word.scores_Bk)
     below_B1 = torch.nextafter(scores_Bk[:, -1:], torch.zeros(1))
     probs_BK = torch.minimum(probs_BK, below_B1)
-    return probs_BK.scatter_(1, torch.tensor(word.labels_Bk, dtype=torch.int64), scores_Bk)
+    probs_BK.scatter_(1, torch.tensor(word.labels_Bk, dtype=torch.int64), scores_Bk)
+    least_BK = probs_BK == LEAST_STORED
+    left_B = 1 - torch.where(least_BK, 0, probs_BK).sum(dim=1, dtype=torch.float64)
+    share_B = (left_B / least_BK.sum(dim=1)).clamp(LEAST_RESTORED, LEAST_STORED).float()
+    return torch.where(least_BK, share_B[:, None], probs_BK)
 
 
 def _own(word: Word, probs_BK: torch.Tensor, k: int) -> MemberPredictions:

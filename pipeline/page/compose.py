@@ -8,7 +8,7 @@ itself scripts and every request.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -17,9 +17,10 @@ import jinja2
 from markupsafe import Markup
 
 from pipeline.accuracy import Evaluation
-from pipeline.page import figures, words
+from pipeline.page import figures, proofs, words
 from pipeline.page.census import Census, Pick
-from pipeline.page.rows import Labelled, Quarantine, Rejected
+from pipeline.page.rows import Labelled, Quarantine
+from pipeline.page.sheets import Shown, class_sheets, examples_of, sheets_of
 from pipeline.page.thumbnails import Thumbnail
 from pipeline.page.timeline import Timeline
 from pipeline.safe_text import printable
@@ -64,44 +65,6 @@ class Findings:
     picture_note: str
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One image of a sheet.
-
-    Attributes:
-        picture: Its thumbnail; None where there is none.
-        alt: What it shows, as far as labels tell.
-        title: Its class.
-        facts: Figures below it.
-        key: Its key.
-        mark: ``right`` or ``wrong`` where its own truth is known.
-    """
-
-    picture: Thumbnail | None
-    alt: str
-    title: str
-    facts: tuple[str, ...]
-    key: str
-    mark: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """Images beside each other.
-
-    Attributes:
-        name: For links.
-        title: What they have in common.
-        note: How they were chosen.
-        cards: The images.
-    """
-
-    name: str
-    title: str
-    note: str
-    cards: tuple[Card, ...]
-
-
 def compose(found: Findings) -> bytes:
     """The page as one HTML file.
 
@@ -138,6 +101,7 @@ def _content(found: Findings) -> dict[str, Any]:
     results, names = job["results"], job["class_names"]
     aliases = [member["alias"] for member in results["members"]]
     several = len(aliases) > 1
+    shown = Shown(names, found.rows, found.pictures)
     evaluation = found.evaluation if found.evaluation is not None and found.evaluation.images else None
     seen = int((census.counts_K > 0).sum())
     return {
@@ -158,19 +122,19 @@ def _content(found: Findings) -> dict[str, Any]:
         "same_first": figures.same_first(census, aliases) if several and census.images else None,
         "evaluation": evaluation,
         "truth_notes": found.truth_notes,
-        "gain": _gain_words(evaluation),
-        "accuracy_tables": _accuracy_tables(evaluation),
-        "predictors": figures.predictors(evaluation) if evaluation else None,
-        "kept": figures.kept(evaluation) if evaluation else None,
-        "diagrams": figures.reliability_diagrams(evaluation) if evaluation else (),
-        "selection": figures.selection(evaluation, found.judged) if evaluation and found.judged else None,
+        "gain": proofs.gain_words(evaluation) if evaluation else "",
+        "accuracy_tables": proofs.tables(evaluation) if evaluation else (),
+        "predictors": proofs.predictors(evaluation) if evaluation else None,
+        "kept": proofs.kept(evaluation) if evaluation else None,
+        "diagrams": proofs.reliability_diagrams(evaluation) if evaluation else (),
+        "selection": proofs.selection(evaluation, found.judged) if evaluation and found.judged else None,
         "picture_note": found.picture_note,
-        "sheets": _sheets(found, several=several),
-        "of_classes": _class_sheets(found),
+        "sheets": sheets_of(shown, census, several=several),
+        "of_classes": class_sheets(shown, census),
         "quarantine": found.quarantine,
         "num_rejected": sum(found.quarantine.samples.values()),
         "reasons": figures.reasons(found.quarantine.samples, found.quarantine.events),
-        "rejected": {reason: _rejected(own, found.pictures) for reason, own in found.quarantine.examples.items()},
+        "rejected": {reason: examples_of(own, found.pictures) for reason, own in found.quarantine.examples.items()},
         "words": words,
     }
 
@@ -307,83 +271,3 @@ def _classes_words(census: Census, seen: int, num_classes: int) -> str:
     if not none:
         return f"Every one of the {words.count(num_classes)} classes has images."
     return f"{words.count(none)} of {words.count(num_classes)} classes have no image."
-
-
-def _gain_words(found: Evaluation | None) -> str:
-    if found is None or found.gain is None:
-        return ""
-    gain = found.gain
-    low, high = gain.interval
-    compared = f"{abs(100 * gain.difference):.1f} points {'above' if gain.difference > 0 else 'below'}"
-    return (
-        f"The consensus is {compared if gain.difference else 'as often right as'} its best member here, {gain.over} "
-        f"(difference {100 * gain.difference:+.1f}, 95 %: {100 * low:+.1f} to {100 * high:+.1f}). It alone is right "
-        f"{words.plural(gain.only_first, 'time', 'times')}, that member alone "
-        f"{words.plural(gain.only_other, 'time', 'times')}."
-    )
-
-
-def _accuracy_tables(found: Evaluation | None) -> list[figures.Table]:
-    if found is None:
-        return []
-    tables = [figures.groups("score", found.by_score)]
-    if len(found.members) > 1:
-        tables.append(figures.groups("agreement", found.by_agreement))
-    tables.append(figures.worst_classes(found))
-    if found.confused:
-        tables.append(figures.confused(found))
-    return tables
-
-
-def _sheets(found: Findings, *, several: bool) -> list[Sheet]:
-    census = found.census
-    sheets = [
-        ("certain", "Most certain", "The highest scores; among equal ones a random choice.", census.most_certain),
-        ("uncertain", "Least certain", "The lowest scores: first to be looked at by a person.", census.least_certain),
-    ]
-    if several:
-        note = "The largest disagreement of members, which each may be sure of something else."
-        sheets.append(("disagreeing", "Most disagreeing", note, census.most_disagreeing))
-    return [
-        Sheet(name, title, note, _cards(found, picks, disagreeing=name == "disagreeing"))
-        for name, title, note, picks in sheets
-        if picks
-    ]
-
-
-def _class_sheets(found: Findings) -> list[Sheet]:
-    names, counts_K = found.job["class_names"], found.census.counts_K
-    return [
-        Sheet(
-            f"class-{label}", names[label], words.plural(int(counts_K[label]), "image", "images"), _cards(found, picks)
-        )
-        for label, picks in found.census.of_classes.items()
-    ]
-
-
-def _cards(found: Findings, picks: Iterable[Pick], *, disagreeing: bool = False) -> tuple[Card, ...]:
-    names = found.job["class_names"]
-    return tuple(
-        _card(row, found.pictures.get((row.unit_id, row.index)), names, disagreeing=disagreeing)
-        for row in (found.rows[pick] for pick in picks)
-    )
-
-
-def _card(row: Labelled, picture: Thumbnail | None, names: Sequence[str], *, disagreeing: bool) -> Card:
-    facts = [f"score {words.score(row.score)}"]
-    if disagreeing:
-        facts = [f"{own.member}: {names[own.label]} {words.score(own.score)}" for own in row.opinions]
-        facts.append(f"disagreement {words.score(row.disagreement)}")
-    mark = ""
-    if row.truth is not None and 0 <= row.truth < len(names):
-        mark = "right" if names[row.truth] == row.class_name else "wrong"
-        if mark == "wrong":
-            facts.append(f"truth: {names[row.truth]}")
-    alt = f"Image labelled {row.class_name}, score {words.score(row.score)}"
-    return Card(picture, alt, row.class_name, tuple(facts), row.key, mark)
-
-
-def _rejected(
-    examples: Iterable[Rejected], pictures: Mapping[tuple[str, int], Thumbnail]
-) -> list[tuple[Rejected, Thumbnail | None]]:
-    return [(example, pictures.get((example.unit_id, example.index))) for example in examples]

@@ -1,27 +1,20 @@
-"""Figures and tables of the page: what is drawn, in words, and the numbers behind it."""
+"""Figures and tables about all images: what is drawn, in words, and the numbers behind it."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
 
-from pipeline.accuracy import Accuracy, Evaluation
 from pipeline.page import plots, words
 from pipeline.page.census import Census, Spread
 from pipeline.page.timeline import Timeline
-from pipeline.trust.intervals import Interval
-from pipeline.trust.judged import Judged
-from pipeline.trust.selection import Group
 
 _BINS = 20
 _TOP_CLASSES = 16
-_WORST_CLASSES = 12
 _MOST_LEVELS = 25
-_MOST_DIAGRAMS = 8
 CONSENSUS = "consensus"
 
 Array = np.ndarray
@@ -77,10 +70,11 @@ class Matrix:
     caption: str
     names: tuple[str, ...]
     shares: tuple[tuple[float, ...], ...]
-    shades: tuple[tuple[float, ...], ...] = field(default=())
+    shades: tuple[tuple[float, ...], ...]
 
 
-def _figure(name: str, title: str, note: str, paint: plots.Paint, table: Table, *, height: int = 250) -> Figure:
+def figure(name: str, title: str, note: str, paint: plots.Paint, table: Table, *, height: int = 250) -> Figure:
+    """Draw a figure; the arguments are those of :func:`pipeline.page.plots.draw` and of its parts."""
     return Figure(title, note, plots.draw(f"plot-{name}", title, note, paint, height=height), table)
 
 
@@ -97,7 +91,7 @@ def throughput(found: Timeline) -> tuple[Figure, ...]:
     pauses = f" Shaded: {words.plural(len(found.pauses), 'pause', 'pauses')} without any publication."
     note = f"{words.count(int(found.images_T[-1]))} images in {_after(float(found.seconds_T[-1]))}."
     figures = [
-        _figure(
+        figure(
             "done",
             "Images done over time",
             note + pauses * bool(found.pauses),
@@ -114,7 +108,7 @@ def throughput(found: Timeline) -> tuple[Figure, ...]:
         )
         note = f"Between {words.rate(min(rates))} and {words.rate(max(rates))} images/s, by time of publication."
         figures.append(
-            _figure("rate", "Images per second over time", note, lambda axes: plots.rate_over_time(axes, found), table)
+            figure("rate", "Images per second over time", note, lambda axes: plots.rate_over_time(axes, found), table)
         )
     return tuple(figures)
 
@@ -153,7 +147,7 @@ def class_ranks(census: Census) -> tuple[Figure, ...]:
     total = int(counts.sum())
     half = int(np.searchsorted(counts.cumsum(), total / 2)) + 1
     return (
-        _figure(
+        figure(
             "ranks",
             "Images per class, by rank",
             f"From {words.count(int(counts[0]))} images of the commonest class to {words.count(int(counts[-1]))}; "
@@ -196,7 +190,7 @@ def _spread(name: str, title: str, label: str, found: Spread) -> Figure:
         for low, high, many in zip(edges[:-1], edges[1:], images, strict=True)
     )
     low, middle, high = (words.score(found.quantile(share)) for share in (0.1, 0.5, 0.9))
-    return _figure(
+    return figure(
         name,
         title,
         f"{label}. Median {middle}, mean {words.score(found.mean)}; four images in five lie between {low} and {high}.",
@@ -213,7 +207,7 @@ def _agreement(levels: Mapping[float, int]) -> Figure:
     )
     if len(levels) <= _MOST_LEVELS:
         values, images = list(levels), np.array(list(levels.values()))
-        return _figure(
+        return figure(
             "agreement",
             "Agreement",
             note,
@@ -232,7 +226,7 @@ def _agreement(levels: Mapping[float, int]) -> Figure:
         (f"{low:.2f} to {high:.2f}", words.count(int(many)), words.percent(many / total))
         for low, high, many in zip(edges[:-1], edges[1:], images, strict=True)
     )
-    return _figure(
+    return figure(
         "agreement",
         "Agreement",
         note,
@@ -251,158 +245,6 @@ def same_first(census: Census, aliases: Sequence[str]) -> Matrix:
         (CONSENSUS, *aliases),
         tuple(map(tuple, shares.tolist())),
         tuple(map(tuple, shades.tolist())),
-    )
-
-
-def predictors(found: Evaluation) -> Table:
-    """How often each is right, and how far its scores are from that."""
-    return Table(
-        f"Accuracy on {words.plural(found.images, 'image', 'images')} whose truth is known",
-        ("predictor", "top-1", "95 %", "top-5" if found.top_k >= 5 else f"top-{found.top_k}", "95 %", "ECE", "floor"),
-        tuple(_predictor(name, own) for name, own in ((CONSENSUS, found.consensus), *found.members.items())),
-    )
-
-
-def _predictor(name: str, own: Accuracy) -> tuple[str, ...]:
-    return (
-        name,
-        words.percent(own.top1),
-        _range(own.top1_interval),
-        words.percent(own.top5),
-        _range(own.top5_interval),
-        words.percent(own.reliability.ece),
-        words.percent(own.reliability.floor),
-    )
-
-
-def _range(interval: Interval) -> str:
-    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
-
-
-def reliability_diagrams(found: Evaluation) -> tuple[Figure, ...]:
-    """Whether scores say how often they are right: of the consensus, and of the first members."""
-    figures = []
-    for number, (name, own) in enumerate(((CONSENSUS, found.consensus), *found.members.items())):
-        table = Table(
-            f"Bins of equally many images: {name}",
-            ("scores", "images", "mean score", "right"),
-            tuple(
-                (
-                    f"{bin_.low:.3f} to {bin_.high:.3f}",
-                    words.count(bin_.images),
-                    words.score(bin_.score),
-                    words.percent(bin_.accuracy),
-                )
-                for bin_ in own.reliability.bins
-            ),
-        )
-        note = (
-            f"Calibration error {words.percent(own.reliability.ece)}; true scores would show "
-            f"{words.percent(own.reliability.floor)} by chance. Above the dashed line scores are too low, below it "
-            "too high."
-        )
-        figures.append(
-            _figure(
-                f"reliability-{number}",
-                f"Reliability: {name}",
-                note,
-                functools.partial(plots.reliability_diagram, found=own.reliability),
-                table,
-                height=300,
-            )
-        )
-    return tuple(figures[: 1 + _MOST_DIAGRAMS])
-
-
-def selection(found: Evaluation, judged: Judged) -> Figure:
-    """Precision against how much is kept."""
-    order = np.argsort(-judged.scores_PN[0], kind="stable")
-    rights = np.cumsum(judged.places_PN[0][order] == 0)
-    lengths = np.unique(np.ceil(np.linspace(1 / 200, 1, 200) * len(order)).astype(int))
-    coverage, precision = lengths / len(order), rights[lengths - 1] / lengths
-    targets = [kept.target for kept in found.kept]
-    at = np.unique(np.searchsorted(coverage, np.linspace(0.1, 1, 10)).clip(0, len(coverage) - 1))
-    return _figure(
-        "selection",
-        "Precision by share kept",
-        "Images with the best scores are kept first; dashed: "
-        f"{', '.join(words.percent(target, 0) for target in targets)}. Observed on this truth, no promise for others.",
-        lambda axes: plots.precision_curve(axes, coverage, precision, targets),
-        Table(
-            "Precision by share kept",
-            ("kept", "right"),
-            tuple((words.percent(coverage[place]), words.percent(precision[place])) for place in at),
-        ),
-        height=300,
-    )
-
-
-def kept(found: Evaluation) -> Table:
-    """What can be kept at some precisions."""
-    rows = [
-        (words.percent(own.target, 0), words.NONE, "0", words.percent(0.0), "not reached", "")
-        if own.threshold is None
-        else (
-            words.percent(own.target, 0),
-            f"{own.threshold:.4f}",
-            words.count(own.images),
-            words.percent(own.coverage),
-            words.percent(own.precision),
-            _range(own.interval),
-        )
-        for own in found.kept
-    ]
-    return Table(
-        "What could be kept at a precision",
-        ("precision", "score from", "images", "share", "observed", "95 %"),
-        tuple(rows),
-    )
-
-
-def groups(name: str, found: Sequence[Group]) -> Table:
-    """Accuracy by score or by agreement."""
-    return Table(
-        f"Accuracy by {name}",
-        (name, "images", "right", "95 %"),
-        tuple(
-            (
-                f"{own.low:.2f}" if own.low == own.high else f"{own.low:.2f} to {own.high:.2f}",
-                words.count(own.images),
-                words.percent(own.accuracy),
-                _range(own.interval),
-            )
-            for own in found
-        ),
-    )
-
-
-def worst_classes(found: Evaluation) -> Table:
-    """The classes with the lowest F1; of equal ones, those with more images."""
-    worst = sorted(found.classes, key=lambda own: (own.f1, -own.images))[:_WORST_CLASSES]
-    return Table(
-        f"The {len(worst)} worst of {words.plural(len(found.classes), 'class', 'classes')}",
-        ("class", "images", "precision", "recall", "F1"),
-        tuple(
-            (
-                own.name,
-                words.count(own.images),
-                words.percent(own.precision),
-                words.percent(own.recall),
-                words.percent(own.f1),
-            )
-            for own in worst
-        ),
-    )
-
-
-def confused(found: Evaluation) -> Table:
-    """The pairs of classes that are mistaken most often."""
-    pairs = found.confused[:_WORST_CLASSES]
-    return Table(
-        "Most frequent mistakes",
-        ("truth", "taken for", "images", "of the class"),
-        tuple((own.truth_name, own.label_name, words.count(own.images), words.percent(own.share)) for own in pairs),
-        words_in=frozenset({1}),
     )
 
 

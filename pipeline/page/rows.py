@@ -14,7 +14,19 @@ from pipeline.page.census import Pick
 from pipeline.parts import UNREADABLE_NAME, PartName
 
 PER_REASON = 4
-_LABELLED = ("shard", "key", "index", "sha256", "class_name", "score", "entropy", "agreement", "disagreement", "truth")
+_LABELLED = (
+    "shard",
+    "key",
+    "index",
+    "sha256",
+    "label",
+    "class_name",
+    "score",
+    "entropy",
+    "agreement",
+    "disagreement",
+    "truth",
+)
 _REJECTED = ("shard", "key", "index", "num_bytes", "sha256", "stage", "reason", "message")
 
 
@@ -33,7 +45,7 @@ class Labelled:
 
     Attributes:
         unit_id, part: Its unit, and which part of it.
-        shard, key, index, sha256, class_name, score, entropy, agreement, disagreement, truth: As in its row.
+        shard, key, index, sha256, label, class_name, score, entropy, agreement, disagreement, truth: As in its row.
         opinions: Of the members, in order.
     """
 
@@ -43,6 +55,7 @@ class Labelled:
     key: str
     index: int
     sha256: str | None
+    label: int
     class_name: str
     score: float
     entropy: float | None

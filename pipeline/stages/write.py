@@ -173,12 +173,14 @@ class Writer:
             found = [batch.probs_MBK[place] for batch in part.predictions if batch.probs_MBK is not None]
             probs_NK = np.concatenate([np.zeros((0, len(self._class_names)), np.float16), *found])
             table = probabilities_table(index_N, probs_NK)
-            self._put(f"{PROBABILITIES}/{alias}", name, table, {**about, "member": alias})
+            self._put(f"{PROBABILITIES}/{alias}", name, table, {**about, "member": alias}, dictionary=False)
 
-    def _put(self, folder: str, name: str, table: pa.Table, about: Mapping[str, object]) -> None:
+    def _put(
+        self, folder: str, name: str, table: pa.Table, about: Mapping[str, object], *, dictionary: bool = True
+    ) -> None:
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True)})
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True, use_dictionary=dictionary)
         self._storage.publish(self._ledger.uri(folder, name), buffer.getvalue())
 
     def _predictions_table(self, unit: Unit, part: Part) -> pa.Table:

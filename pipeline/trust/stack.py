@@ -89,10 +89,12 @@ def fit_stack(spoken: Spoken) -> tuple[Array, float]:
     """
     strength = _choose_strength(spoken, NUM_FOLDS)
     weights_M = _fit(spoken, strength, None)
-    if weights_M.sum() > 0.99 * _MOST or weights_M.max() <= 0:
+    larger = _objective(spoken, 1.5 * weights_M, strength)[0]
+    if weights_M.max() <= 0 or weights_M.max() >= _MOST or larger <= _objective(spoken, weights_M, strength)[0]:
         raise RequestError(
-            f"{len(spoken):,} truths do not say which weights fit: the best add up to {weights_M.sum():.2g} (above "
-            f"{_MOST:g}: are all labels right? 0: are these truths of other images?); give more or other ones"
+            f"{len(spoken):,} truths do not say which weights fit: the best are "
+            f"{'0 (are these truths of other images?)' if weights_M.max() <= 0 else 'without end (are all right?)'}; "
+            "give more or other ones"
         )
     return weights_M, strength
 

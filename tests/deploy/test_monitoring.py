@@ -164,6 +164,7 @@ def cluster(tmp_path: Path):
     environment = os.environ | {
         "PYTHONPATH": str(REPOSITORY),
         "RAY_metrics_report_interval_ms": "1000",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_ADDRESS": f"127.0.0.1:{port}",

@@ -11,6 +11,7 @@ import shutil
 import signal
 import tarfile
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -218,6 +219,29 @@ def test_killed_and_run_again_it_is_as_if_undisturbed(labelled, datasets, tmp_pa
     assert ours.keys() == undisturbed.keys()
 
 
+def test_two_runs_at_once_make_one_dataset(labelled, datasets, tmp_path):
+    words = {"format": "webdataset", "engine": "inline", "license": "cc0-1.0"}
+    runs = [attacks.start(str(labelled.out), tmp_path / "to", words, command="export") for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    ours, undisturbed = files(tmp_path / "to"), files(datasets["webdataset"])
+    assert ours.keys() == undisturbed.keys()
+    assert {name for name in ours if ours[name] != undisturbed[name]} <= {"_SUCCESS"}
+
+
+@pytest.mark.slow
+def test_the_driver_is_killed_on_ray(labelled, datasets, tmp_path):
+    words = {"format": "parquet", "license": "cc0-1.0"}
+    run = attacks.start(str(labelled.out), tmp_path / "to", words, command="export")
+    while run.process.is_alive() and not list(tmp_path.glob("to/commits/*.json")):
+        time.sleep(0.01)
+    run.process.kill()
+    assert run.wait() == -signal.SIGKILL
+    assert export(labelled.out, tmp_path / "to", **words).exported == 249
+    ours, undisturbed = files(tmp_path / "to"), files(datasets["parquet"])
+    assert ours.keys() == undisturbed.keys()
+    assert {name for name in ours if ours[name] != undisturbed[name]} <= {"_SUCCESS"}
+
+
 def test_killed_before_the_selection_is_written_it_selects_again(labelled, datasets, tmp_path):
     words = {"format": "csv", "engine": "inline", "license": "cc0-1.0"}
     trap = Trap(at=2, place="/plan/", steps=("os.rename",))
@@ -400,7 +424,7 @@ def test_a_promise_is_recorded(labelled, tmp_path):
     frame = pd.concat(map(pd.read_csv, (tmp_path / "to" / "data").iterdir()))
     assert np.float32(frame["score"].min()) >= np.float32(summary.threshold)
     assert summary.rejected["target_precision"] > 0
-    assert "0.7 of the labels are right" in (tmp_path / "to" / "README.md").read_text()
+    assert "70 % of the labels are right" in (tmp_path / "to" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -411,6 +435,7 @@ def test_a_promise_is_recorded(labelled, tmp_path):
         ({"to": "{shards}/dataset"}, "which images are read from"),
         ({"to": "{loose}"}, "which images are read from"),
         ({"to": "ftp://x"}, "unknown scheme"),
+        ({"to": "s3://key:secret@bucket/x"}, r"s3://\*\*\*@bucket/x: holds credentials"),
         ({"to": "{parent}"}, "holds something else"),
         ({"min_score": 0.99999}, "none of 250 images passes"),
         ({"truth": "t.csv"}, "give both"),

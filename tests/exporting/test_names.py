@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.exporting.names import distinct, file_stem, sample_key
+from pipeline.exporting.names import file_stem, sample_key
 
 ODD = st.text(st.sampled_from("aA.%/25E_ \\:~#ü\n\x7f") | st.characters(), max_size=12)
 
@@ -56,8 +56,3 @@ def test_names_are_safe(text):
 def test_long_keys_that_begin_alike_differ():
     assert sample_key("x" * 300) != sample_key("x" * 301)
     assert file_stem("ü" * 300) != file_stem("ü" * 301)
-
-
-def test_classes_that_share_a_name_get_their_index():
-    assert distinct(["crane", "cat", "crane"]) == ("crane (0)", "cat", "crane (2)")
-    assert len(set(distinct(["a", "a", "a (0)", "a (0) (0)"]))) == 4
