@@ -65,11 +65,12 @@ def test_every_file_of_an_output_is_listed(tmp_path: Path, sample_data: Path, sh
     for name, data in sample_members(2)[::2]:
         (loose / name).write_bytes(data)
     tar = make_tar(tmp_path / "a.tar", [*sample_members(2), ("bad.jpg", b"no image")])
-    assert shardlabel("label", tar, loose, "--out", out, *label_words(sample_data)).returncode == 0
+    assert shardlabel("label", tar, loose, "--out", out, "--keep-probs", *label_words(sample_data)).returncode == 0
     found = [str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()]
     found.append(f"quarantine/{unreadable_name('0123456789abcdef', 'fedcba9876543210')}")
     patterns = [
         re.escape(name)
+        .replace("ALIAS", "[^/]+")
         .replace("JOB", r"[0-9a-f]{8}")
         .replace("UNIT", r"[0-9a-f]{16}")
         .replace("NUMBER", r"\d+")
@@ -77,6 +78,7 @@ def test_every_file_of_an_output_is_listed(tmp_path: Path, sample_data: Path, sh
         for name in FILES
     ]
     assert [name for name in found if not any(re.fullmatch(pattern, name) for pattern in patterns)] == []
+    assert sum(name.startswith("probabilities/") for name in found) == 2
     assert sum(name.startswith("quarantine/") for name in found) == 2
     (part,) = (out / "quarantine").iterdir()
     assert pq.read_schema(part).names == QUARANTINE_SCHEMA.names
