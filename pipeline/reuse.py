@@ -76,7 +76,7 @@ class Shared:
         else:
             line += "; no image is decoded of these"
         if num_stored < num_pending:
-            line += f"; {num_pending - num_stored} units are not complete there and run in full"
+            line += f"; the other {num_pending - num_stored} are not complete there, and run in full"
         return line
 
 
