@@ -195,9 +195,8 @@ def test_what_is_not_stored_is_run_in_full(labelled, run, tmp_path, capfd):
     damaged = source / "probabilities" / OLD / parts[1].name
     damaged.write_bytes(damaged.read_bytes()[:100])
     run(tmp_path / "out", OLD, NEW, reuse=source, progress="plain")
-    assert (
-        f"from {source}: {OLD} for 1 of 2 units; {NEW} is run; the other 1 are not complete there" in capfd.readouterr().err
-    )
+    said = f"from {source}: {OLD} for 1 of 2 units; {NEW} is run; the other 1 are not complete there"
+    assert said in capfd.readouterr().err
     assert_same(tmp_path / "out", labelled / "full")
     run(tmp_path / "other", OLD, NEW, reuse=source, precision="bf16", progress="plain")
     assert "nothing is taken" in (said := capfd.readouterr().err)
