@@ -169,9 +169,9 @@ def slice_entries(unit: Unit, keys_file: bytes) -> list[tuple[str, Entry]]:
     prefix = unit.uri.rstrip("/")
     try:
         table = pq.read_table(io.BytesIO(keys_file), columns=_KEY_LIST.names).cast(_KEY_LIST)
+        columns = [table.column(name).to_pylist() for name in _KEY_LIST.names]  # text that is no UTF-8 fails here
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ObjectDamaged(f"{unit.keys_uri}: damaged: {error}") from error
-    columns = (table.column(name).to_pylist() for name in _KEY_LIST.names)
     return [
         (key.decode("utf-8", "backslashreplace"), Entry(f"{prefix}/{os.fsdecode(key)}", size, etag))
         for key, size, etag in zip(*columns, strict=True)
