@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from pipeline.audit import verify
     from pipeline.benchmark import bench
     from pipeline.calibrating import calibrate
+    from pipeline.exporting.job import export
     from pipeline.forecast import plan
     from pipeline.job import label
     from pipeline.survey import status
 
-__all__ = ["bench", "calibrate", "evaluate", "label", "plan", "status", "verify"]
+__all__ = ["bench", "calibrate", "evaluate", "export", "label", "plan", "status", "verify"]
 
 _HOMES = {
     "bench": "pipeline.benchmark",
     "calibrate": "pipeline.calibrating",
     "evaluate": "pipeline.accuracy",
+    "export": "pipeline.exporting.job",
     "label": "pipeline.job",
     "plan": "pipeline.forecast",
     "status": "pipeline.survey",

@@ -272,7 +272,7 @@ class BenchConfig(EnsembleConfig):
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
 
 
-Config = TypeVar("Config", bound=EnsembleConfig)
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def label_config(values: Mapping[str, Any], config_file: str | None = None) -> LabelConfig:

@@ -32,6 +32,19 @@ _JSON_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class Wording:
+    """How a job speaks of itself.
+
+    Attributes:
+        doing: What it does to images.
+        dropped: What becomes of those that it cannot do it to.
+    """
+
+    doing: str = "labelling"
+    dropped: str = "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The state of a job at one moment.
 
@@ -184,6 +197,9 @@ class Reporter(Protocol):
 class Silent:
     """Shows nothing."""
 
+    def __init__(self, wording: Wording | None = None) -> None:
+        self.wording = wording or Wording()
+
     def note(self, line: str) -> None:
         """Nothing."""
 
@@ -203,7 +219,8 @@ class Silent:
 class Plain(Silent):
     """A line on stderr now and then."""
 
-    def __init__(self, every_s: float = _PLAIN_EVERY_S) -> None:
+    def __init__(self, wording: Wording | None = None, every_s: float = _PLAIN_EVERY_S) -> None:
+        super().__init__(wording)
         self._every_s = every_s
         self._next = time.monotonic() + every_s
         self._downloading = ""
@@ -224,13 +241,14 @@ class Plain(Silent):
         """A line every ten seconds."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._every_s
-            self.note(describe(snapshot))
+            self.note(describe(snapshot, self.wording))
 
 
 class Json(Silent):
     """One JSON object a line on stdout; the summary is the last one."""
 
-    def __init__(self) -> None:
+    def __init__(self, wording: Wording | None = None) -> None:
+        super().__init__(wording)
         self._next = 0.0
 
     def note(self, line: str) -> None:
@@ -256,7 +274,7 @@ class Json(Silent):
                 "total_exact": snapshot.exact,
                 "images_per_s": round(snapshot.images_per_s, 2),
                 "eta_s": None if snapshot.eta_s is None else round(snapshot.eta_s, 1),
-                "quarantined": dict(snapshot.quarantined),
+                self.wording.dropped: dict(snapshot.quarantined),
                 "units_done": snapshot.units_done,
                 "units_total": snapshot.units_total,
                 "failed_units": snapshot.failed_units,
@@ -275,6 +293,10 @@ class Json(Silent):
 class _Rate(ProgressColumn):
     """Images per second and time left, as we know them."""
 
+    def __init__(self, dropped: str) -> None:
+        super().__init__()
+        self._dropped = dropped
+
     def render(self, task: Task) -> Text:
         snapshot: Snapshot = task.fields["snapshot"]
         if not snapshot.images:
@@ -283,7 +305,7 @@ class _Rate(ProgressColumn):
         if snapshot.eta_s is not None:
             words.append(f"{_clock(snapshot.eta_s)} left")
         if quarantined := sum(snapshot.quarantined.values()):
-            words.append(f"{quarantined} quarantined")
+            words.append(f"{quarantined} {self._dropped}")
         if snapshot.failed_units:
             words.append(f"{snapshot.failed_units} failed units")
         return Text(", ".join(words))
@@ -292,7 +314,8 @@ class _Rate(ProgressColumn):
 class Bar(Silent):
     """A live bar on stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, wording: Wording | None = None) -> None:
+        super().__init__(wording)
         # a descriptor of its own, so that what silences libraries does not silence the bar
         self._file = os.fdopen(os.dup(sys.stderr.fileno()), "w")
         self._console = Console(file=self._file)
@@ -328,8 +351,8 @@ class Bar(Silent):
         if self._downloading:
             self._end()
         total = None if snapshot.total is None else max(snapshot.total, snapshot.images)
-        bar = self._bar(MofNCompleteColumn(), _Rate(), TimeElapsedColumn())
-        task = bar.task_ids[0] if bar.task_ids else bar.add_task("labelling", snapshot=snapshot)
+        bar = self._bar(MofNCompleteColumn(), _Rate(self.wording.dropped), TimeElapsedColumn())
+        task = bar.task_ids[0] if bar.task_ids else bar.add_task(self.wording.doing, snapshot=snapshot)
         bar.update(task, completed=snapshot.images, total=total, snapshot=snapshot)
 
     def _end(self) -> None:
@@ -344,22 +367,22 @@ class Bar(Silent):
         self._file.close()
 
 
-def make_reporter(kind: str) -> Reporter:
+def make_reporter(kind: str, wording: Wording | None = None) -> Reporter:
     """The reporter that ``--progress`` names; ``auto`` is a bar on a terminal and plain lines elsewhere."""
     if kind == "auto":
         kind = "bar" if sys.stderr.isatty() else "plain"
     reporters: dict[str, type[Silent]] = {"bar": Bar, "plain": Plain, "json": Json, "none": Silent}
-    return reporters[kind]()
+    return reporters[kind](wording)
 
 
-def describe(snapshot: Snapshot) -> str:
+def describe(snapshot: Snapshot, wording: Wording | None = None) -> str:
     """A snapshot in one line."""
     about = "" if snapshot.exact else "about "
     total = "" if snapshot.total is None else f" of {about}{snapshot.total:,}"
     words = [f"{snapshot.images:,}{total} images", f"{snapshot.images_per_s:.1f} images/s"]
     if snapshot.eta_s is not None:
         words.append(f"{_clock(snapshot.eta_s)} left")
-    words.append(f"{sum(snapshot.quarantined.values()):,} quarantined")
+    words.append(f"{sum(snapshot.quarantined.values()):,} {(wording or Wording()).dropped}")
     if snapshot.failed_units:
         words.append(f"{snapshot.failed_units} failed units")
     return ", ".join(words)

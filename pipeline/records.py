@@ -117,6 +117,7 @@ class Sample:
         offset: Byte offset of its first header in the tar; None for loose images.
         num_bytes: Size of the encoded image, or of everything the sample holds where there is no image.
         image: The encoded image; None when ``reason`` is set.
+        image_name: Name of the member that holds it; None for loose images, whose key it is.
         truth: Class index from ``.cls``, where there is one.
         kept: The fields asked for with ``--keep``, decoded as UTF-8.
         reason: Set when the sample cannot be decoded at all (no image, cut off, ...).
@@ -128,6 +129,7 @@ class Sample:
     offset: int | None
     num_bytes: int = 0
     image: bytes | None = None
+    image_name: str | None = None
     truth: int | None = None
     kept: dict[str, str] = field(default_factory=dict)
     reason: Reason | None = None

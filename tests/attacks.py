@@ -108,26 +108,26 @@ class Run:
         return self.process.exitcode
 
 
-def start(inputs: str | list[str], out: Path, words: dict, trap: Trap | None = None) -> Run:
-    """Start a job."""
+def start(inputs: str | list[str], out: Path, words: dict, trap: Trap | None = None, command: str = "label") -> Run:
+    """Start a job; an export has its source for inputs, and its dataset for output."""
     said, says = _FORKS.Pipe(duplex=False)
-    process = _FORKS.Process(target=_job, args=(inputs, str(out), words, trap, says))
+    process = _FORKS.Process(target=_job, args=(command, inputs, str(out), words, trap, says))
     process.start()
     return Run(process, said)
 
 
-def run(inputs: str | list[str], out: Path, words: dict, trap: Trap | None = None) -> int:
+def run(inputs: str | list[str], out: Path, words: dict, trap: Trap | None = None, command: str = "label") -> int:
     """Run a job; its exit code, or minus the signal that ended it."""
-    return start(inputs, out, words, trap).wait()
+    return start(inputs, out, words, trap, command).wait()
 
 
-def _job(inputs: str | list[str], out: str, words: dict, trap: Trap | None, says: Connection) -> None:
-    from pipeline import label
+def _job(command: str, inputs: str | list[str], out: str, words: dict, trap: Trap | None, says: Connection) -> None:
+    import pipeline
 
     if trap is not None:
         trap.set(out)
     try:
-        code = label(inputs, out, **words).exit_code
+        code = getattr(pipeline, command)(inputs, out, **words).exit_code
     except ShardlabelError as error:
         says.send(str(error))
         code = error.exit_code

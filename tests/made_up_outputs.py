@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +33,10 @@ def write_output(
     names: Sequence[str] | None = None,
     k: int = 5,
     rows_per_part: int = 40,
+    columns: Mapping[str, Sequence] | None = None,
     **job,
 ) -> Path:
-    """An output whose consensus is the mean of some members' probabilities (M, N, K)."""
+    """An output whose consensus is the mean of some members' probabilities (M, N, K), and other columns as given."""
     num_members, num_images, num_classes = probs_MNK.shape
     aliases = [f"m{number}" for number in range(num_members)]
     pool_NK = probs_MNK.mean(axis=0)
@@ -59,6 +60,7 @@ def write_output(
                 for alias, each in zip(aliases, own, strict=True)
             },
             "truth": truth[at],
+            **{name: values[at] for name, values in (columns or {}).items()},
         }
         for at in range(num_images)
     ]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import make_tar, sample_members
 
-COMMANDS = ("label", "plan", "bench", "status", "verify", "evaluate", "calibrate", "demo", "config")
+COMMANDS = ("label", "plan", "bench", "status", "verify", "evaluate", "calibrate", "export", "demo", "config")
 
 
 # the command line, and which slow ones it has imported in the end

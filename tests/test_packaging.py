@@ -24,7 +24,7 @@ def test_the_lock_is_hashed_and_names_no_index():
 
 
 def test_the_public_surface():
-    assert pipeline.__all__ == ["bench", "calibrate", "evaluate", "label", "plan", "status", "verify"]
+    assert pipeline.__all__ == ["bench", "calibrate", "evaluate", "export", "label", "plan", "status", "verify"]
     assert all(callable(getattr(pipeline, name)) for name in pipeline.__all__)
     with pytest.raises(AttributeError):
         _ = pipeline.nothing

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn, cast
 import typer
 
 from pipeline.cli import config, jobs, models, speed, trust
+from pipeline.cli.export import EXPORT_EXAMPLES, export
 from pipeline.cli.printing import say
 from pipeline.errors import ShardlabelError
 from pipeline.safe_text import printable, redacted
@@ -28,6 +29,7 @@ app.command()(jobs.status)
 app.command()(jobs.verify)
 app.command()(trust.evaluate)
 app.command()(trust.calibrate)
+app.command(epilog=EXPORT_EXAMPLES)(export)
 app.add_typer(models.models, name="models")
 app.add_typer(config.config, name="config")
 app.command()(speed.bench)

@@ -118,7 +118,7 @@ def label(
     settings = label_config(words, config)
     from pipeline.job import run_label  # only now: a wrong word need not wait for torch
 
-    _quiet(verbose=settings.verbose)
+    quiet(verbose=settings.verbose)
     summary = run_label(settings)
     if settings.progress not in {"json", "none"}:
         _show_summary(summary)
@@ -209,11 +209,12 @@ def demo(
     """Label the sample photographs that ship with shardlabel. No network, about a minute."""
     from pipeline.cli.demo import run_demo
 
-    _quiet(verbose=False)
+    quiet(verbose=False)
     return run_demo(out or "shardlabel-demo", engine)
 
 
-def _quiet(*, verbose: bool) -> None:
+def quiet(*, verbose: bool) -> None:
+    """Let libraries talk, or only of errors."""
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
 
 

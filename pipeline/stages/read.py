@@ -18,7 +18,7 @@ import itertools
 import os
 import re
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Container, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
@@ -42,6 +42,7 @@ _INTEGER = re.compile(rb"\s*[+-]?[0-9]{1,20}\s*")
 MAX_IMAGE_BYTES = 256 << 20
 _MAX_FIELD_BYTES = 16 << 20
 _MAX_SHOWN_CHARS = 80  # of a name in a message
+_EVERY = range(1 << 62)
 _LOOSE_IN_FLIGHT = {"s3": 32, "file": 4}
 _KEY_LIST = pa.schema(
     [
@@ -65,6 +66,7 @@ class UnitReader:
         cursor: Where to start.
         keep: Fields to copy through.
         payloads: False to list samples without reading what is in them.
+        only: Indices of the samples that are read; others are listed. None for all.
 
     Raises while iterating:
         StorageError: The unit cannot be read (any further).
@@ -78,12 +80,13 @@ class UnitReader:
         keep: tuple[str, ...] = (),
         *,
         payloads: bool = True,
+        only: Container[int] | None = None,
     ) -> None:
         self.unit = unit
         self._storage = storage
         self._cursor = cursor or Cursor()
         self._keep = keep
-        self._payloads = payloads
+        self._only: Container[int] = (_EVERY if only is None else only) if payloads else ()
         self.bytes_done = 0
         self.compressed = False  # known once the first item is out
 
@@ -109,7 +112,7 @@ class UnitReader:
             self.compressed = walk.compressed
             if cursor.compressed:
                 walk.skip_to(cursor.offset)
-            for item in _Grouping(walk, cursor.index, self._keep, payloads=self._payloads):
+            for item in _Grouping(walk, cursor.index, self._keep, self._only):
                 self.bytes_done = stream.position
                 yield item
         finally:
@@ -141,7 +144,7 @@ class UnitReader:
 
     def _loose(self, index: int, key: str, entry: Entry) -> Sample:
         sample = Sample(index, key, None, entry.size_bytes)
-        if not self._payloads:
+        if index not in self._only:
             return sample
         if entry.size_bytes == 0:
             sample.reason, sample.message = Reason.EMPTY, "the file is empty"
@@ -203,11 +206,11 @@ class _Group:
 class _Grouping:
     """Groups the members of an archive into samples."""
 
-    def __init__(self, walk: TarWalk, index: int, keep: tuple[str, ...], *, payloads: bool) -> None:
+    def __init__(self, walk: TarWalk, index: int, keep: tuple[str, ...], only: Container[int]) -> None:
         self._walk = walk
         self._index = index
         self._keep = keep
-        self._payloads = payloads
+        self._only = only
 
     def __iter__(self) -> Iterator[Sample | ShardEvent]:
         group: _Group | None = None
@@ -239,7 +242,7 @@ class _Grouping:
     def _add(self, group: _Group, member: Member, field: str, *, solo: bool) -> None:
         group.fields[field] = None
         group.num_bytes += member.num_bytes
-        if not self._payloads:
+        if group.sample.index not in self._only:
             return
         if solo or is_image_name(field):
             self._add_image(group, member)
@@ -261,6 +264,7 @@ class _Grouping:
         group.image_name = member.name
         sample = group.sample
         sample.image, sample.reason, sample.message = None, None, ""
+        sample.image_name = member.name
         sample.num_bytes = member.num_bytes
         if member.num_bytes == 0:
             sample.reason, sample.message = Reason.EMPTY, "the image is empty"

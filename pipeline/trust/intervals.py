@@ -1,4 +1,4 @@
-"""Intervals of shares, and of the difference of two shares of the same images. All are at 95 %."""
+"""Intervals of shares, and of the difference of two shares of the same images: at 95 %, unless asked for otherwise."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Z_95 = 1.959963984540054  # quantile 0.975 of the standard normal distribution
+_BOUND_TOLERANCE = 1e-9
 
 Interval = tuple[float, float]
 
@@ -52,6 +53,50 @@ def wilson(successes: int, total: int) -> Interval:
     low = 0.0 if successes == 0 else (centre - half) / (1 + weight)
     high = 1.0 if successes == total else (centre + half) / (1 + weight)
     return low, high
+
+
+def wilson_high(successes: int, total: int, z: float) -> float:
+    """Upper end of the same interval at z standard deviations: the share of which ``successes`` is z of them below.
+
+    Args:
+        successes: At most ``total``.
+        total: Above 0.
+        z: At least 0.
+    """
+    share, weight = successes / total, z**2 / total
+    return min(1.0, (share + weight / 2 + z * math.sqrt((share * (1 - share) + weight / 4) / total)) / (1 + weight))
+
+
+def binomial_tail(successes: int, total: int, share: float) -> float:
+    """Chance of at least so many successes.
+
+    Args:
+        successes: At most ``total``.
+        total: Of how many.
+        share: Chance of each, above 0 and below 1.
+    """
+    failures = np.arange(1, total - successes + 1)
+    log_choose = np.cumsum(np.log((total - failures + 1) / failures))
+    logs = log_choose + failures * math.log1p(-share) + (total - failures) * math.log(share)
+    return min(1.0, math.exp(total * math.log(share)) + float(np.exp(logs).sum()))
+
+
+def clopper_pearson_low(successes: int, total: int, delta: float) -> float:
+    """Exact one-sided lower bound of a share: BetaInv(delta; x, k - x + 1) for x successes of k.
+
+    Args:
+        successes: At most ``total``.
+        total: Of how many; with 0 nothing is known, and the bound is 0.
+        delta: Risk that the share is below the bound, above 0 and below 1.
+
+    Source: Clopper & Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial",
+    Biometrika 1934.
+    """
+    low, high = 0.0, successes / total if total else 0.0
+    while high - low > _BOUND_TOLERANCE:
+        middle = (low + high) / 2
+        low, high = (middle, high) if binomial_tail(successes, total, middle) <= delta else (low, middle)
+    return low
 
 
 def paired_gain(over: str, only_first: int, only_other: int, total: int) -> Gain:

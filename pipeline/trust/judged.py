@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from pipeline.ledger import PREDICTIONS, Ledger
 from pipeline.parts import PartName
+from pipeline.trust.promise import certifying
 from pipeline.trust.truth import Truth, TruthCounts
 
 OWN_TRUTH = "the samples' .cls"
 _EXAMPLES = 3
-_COLUMNS = ["labels", "scores", "agreement", "members"]
+_COLUMNS = ["shard", "key", "labels", "scores", "agreement", "members"]
 # A lookup costs as much as the truth is long, so a long one is looked up for many images at once.
 _TRUTHS_PER_ROW = 16
 _MOST_ROWS = 200_000
@@ -38,6 +39,7 @@ class Judged:
         agreement_N: float32, 0-1.
         places_PN: int32, where the truth is among the predictor's labels, from 0; -1 where it is not.
         scores_PN: float32, the predictor's largest score, 0-1.
+        certifies_N: bool, whether its truth is in the half that certifies a promise, and must not be fitted to.
         top_scores_Nk: float32, all scores of the consensus that are stored, best first; k is 0 if not asked for.
     """
 
@@ -47,6 +49,7 @@ class Judged:
     agreement_N: Array
     places_PN: Array
     scores_PN: Array
+    certifies_N: Array
     top_scores_Nk: Array
 
     def __len__(self) -> int:
@@ -80,8 +83,8 @@ def read_judged(ledger: Ledger, job: Mapping[str, Any], truth: Truth | None, *, 
             rows_of_truth.append(found_B[sound])
         if sound.any():
             batches.append(_batch(table.filter(pa.array(sound)), labels_B[sound], aliases, with_scores=with_scores))
-    columns = [np.concatenate(parts, axis=-1) for parts in zip(*(batch[:5] for batch in batches), strict=True)]
-    scores = [batch[5] for batch in batches[1:]]
+    columns = [np.concatenate(parts, axis=-1) for parts in zip(*(batch[:6] for batch in batches), strict=True)]
+    scores = [batch[6] for batch in batches[1:]]
     columns.append(np.concatenate(scores) if scores else np.zeros((0, 0), np.float32))
     if truth is None:
         counts = TruthCounts(OWN_TRUTH, given=given, unknown_labels=unknown, used=len(columns[0]))
@@ -93,7 +96,7 @@ def _unambiguous(columns: Sequence[Array], rows: Array, truth: Truth) -> Judged:
     """Leave out images that share their key with others, and count what was not found."""
     times_T = np.bincount(rows, minlength=len(truth.labels_T))
     single = times_T[rows] == 1
-    kept = [column[..., single] for column in columns[:5]] + [columns[5][single]]
+    kept = [column[..., single] for column in columns[:6]] + [columns[6][single]]
     lost = np.flatnonzero(times_T == 0)
     counts = dataclasses.replace(
         truth.counts,
@@ -107,7 +110,7 @@ def _unambiguous(columns: Sequence[Array], rows: Array, truth: Truth) -> Judged:
 
 def _tables(ledger: Ledger, fingerprint: str, truth: Truth | None) -> Iterator[pa.Table]:
     """The job's predictions, some parts at a time."""
-    columns = [*_COLUMNS, *(["truth"] if truth is None else ["shard", "key"])]
+    columns = [*_COLUMNS, *(["truth"] if truth is None else [])]
     wanted = 0 if truth is None else min(len(truth.labels_T) // _TRUTHS_PER_ROW, _MOST_ROWS)
     held: list[pa.Table] = []
     for name in ledger.names(PREDICTIONS):
@@ -134,6 +137,7 @@ def _batch(table: pa.Table, truth_B: Array, aliases: Sequence[str], *, with_scor
         table["agreement"].to_numpy(),
         np.stack([_places(labels_Bk, truth_B) for labels_Bk in labels_PBk]),
         np.stack([scores_Bk[:, 0] for scores_Bk in scores_PBk]),
+        certifying(table["shard"].to_pylist(), table["key"].to_pylist()),
         scores_PBk[0] if with_scores else np.zeros((len(table), 0), np.float32),
     )
 
@@ -142,7 +146,15 @@ def _empty(num_members: int) -> tuple[Array, ...]:
     """A batch of no images, so that there is always one to take the types from."""
     integers, floats = np.zeros(0, np.int32), np.zeros(0, np.float32)
     shape = (1 + num_members, 0)
-    return integers, integers, floats, integers.reshape(shape), floats.reshape(shape), floats.reshape(0, 0)
+    return (
+        integers,
+        integers,
+        floats,
+        integers.reshape(shape),
+        floats.reshape(shape),
+        np.zeros(0, bool),
+        floats.reshape(0, 0),
+    )
 
 
 def _rows(lists: pa.ListArray, num_rows: int) -> Array:

@@ -1,0 +1,1 @@
+"""Export: from predictions to a labelled dataset, the original bytes and keys kept."""

@@ -1,0 +1,193 @@
+"""The exporter: the parts of one unit from predictions to files of a dataset.
+
+Read it top to bottom and you know what happens to a selected image: its row is read from the predictions, its bytes
+from where they were labelled; they are compared with the hash in the row, and written beside each other; and when all
+of a part are, the part is committed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.config import StorageConfig
+from pipeline.errors import Interrupted, ObjectChanged, ObjectDamaged, PublishError, StorageError
+from pipeline.exporting.formats import WRITERS, Destination, Row, csv_file
+from pipeline.exporting.images import Image, Wanted, read_images
+from pipeline.exporting.rows import READ_COLUMNS, exported_rows
+from pipeline.exporting.target import Target
+from pipeline.ledger import PREDICTIONS, Ledger
+from pipeline.parts import PartName
+from pipeline.records import UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Unit, UnitKind
+from pipeline.stages.read import failure_reason
+from pipeline.storage import Storage
+from pipeline.workload import Item
+
+UNITS_AT_ONCE = 4
+_TICK_S = 1.0
+_PUTS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ExporterConfig:
+    """What an exporter needs to know.
+
+    Attributes:
+        out, fingerprint: The output, and its job's.
+        to, mark: Where it goes, and the export's fingerprint.
+        format: Of the dataset.
+        aliases: Of the members.
+        class_names: Of the K classes, each once.
+        storage: How to reach all of it.
+    """
+
+    out: str
+    fingerprint: str
+    to: str
+    mark: str
+    format: str
+    aliases: tuple[str, ...]
+    class_names: tuple[str, ...]
+    storage: StorageConfig
+
+
+class Exporter:
+    """Exports units. Safe to call from several threads."""
+
+    def __init__(self, config: ExporterConfig) -> None:
+        self._config = config
+        self._storage = Storage(config.storage)
+        self._source = Ledger(config.out, self._storage)
+        self._target = Target(config.to, self._storage, config.mark)
+        self._pool = ThreadPoolExecutor(_PUTS_AT_ONCE * UNITS_AT_ONCE, thread_name_prefix="put")
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._pool.shutdown()
+
+    def __call__(
+        self, unit: Unit, parts: Sequence[PartName], stopping: Callable[[], bool] = lambda: False
+    ) -> Iterator[Receipt]:
+        """Export some parts of a unit.
+
+        Args:
+            unit: The unit.
+            parts: Its parts of predictions, in order.
+            stopping: Asked before each image; once true, the part in flight is dropped.
+
+        Yields:
+            Receipts, the latest of which tells all: after each part, and about once a second.
+        """
+        if stopping():
+            return
+        receipt = Receipt(unit.id, started_at=time.time())
+        try:
+            for part in parts:
+                yield from self._part(unit, part, receipt, stopping)
+            receipt.finished = True
+        except Interrupted:
+            pass
+        except PublishError as error:
+            receipt.failure, receipt.message = UNWRITABLE, str(error)
+        except StorageError as error:
+            receipt.failure, receipt.message = failure_reason(error) or UNAVAILABLE, str(error)
+        yield receipt
+
+    def _part(self, unit: Unit, part: PartName, receipt: Receipt, stopping: Callable[[], bool]) -> Iterator[Receipt]:
+        name = self._target.name(part)
+        self._target.check_owner()
+        selected = self._target.selected(name)
+        table = self._rows(part, selected)
+        done = receipt.num_samples
+        omitted: list[dict[str, Any]] = []
+        if self._config.format == "csv":
+            path, data = csv_file(name, table)
+            self._put(path, data)
+            files = {path: table.num_rows}
+        else:
+            to = Destination(
+                name, self._put, self._pool, loose=unit.kind == UnitKind.SLICE, class_names=self._config.class_names
+            )
+            writer = WRITERS[self._config.format](to)
+            ticked = time.monotonic()
+            shared = dict(zip(selected["index"].to_pylist(), selected["shared"].to_pylist(), strict=True))
+            rows = {row["index"]: row for row in table.to_pylist()}
+            for found in self._images(unit, part, rows):
+                if stopping():
+                    raise Interrupted("asked to stop")
+                if isinstance(found, Image):
+                    writer.add(found, rows[found.index], shared=shared[found.index])
+                else:
+                    index, reason = found
+                    omitted.append({"key": rows[index]["key"], "index": index, "reason": reason})
+                receipt.num_samples += 1
+                if time.monotonic() - ticked > _TICK_S:
+                    ticked = time.monotonic()
+                    yield receipt
+            files = writer.finish()
+        self._commit(name, {"shard": unit.uri, "files": files, "images": sum(files.values()), "omitted": omitted})
+        receipt.num_samples = done + table.num_rows
+        receipt.num_labelled += sum(files.values())
+        lost = Counter(receipt.num_quarantined) + Counter(str(row["reason"]) for row in omitted)
+        receipt.num_quarantined = dict(lost)
+        receipt.parts[name] = [sum(files.values()), len(omitted)]
+        receipt.committed_at = time.time()
+        yield receipt
+
+    def _rows(self, part: PartName, selected: pa.Table) -> pa.Table:
+        columns = [*READ_COLUMNS, *(f"members.{alias}.energy" for alias in self._config.aliases)]
+        predictions = self._source.read_part(PREDICTIONS, str(part), columns)
+        try:
+            return exported_rows(predictions, selected, self._config.aliases, self._config.class_names)
+        except ObjectDamaged as error:
+            raise ObjectDamaged(f"{self._source.uri(PREDICTIONS, str(part))}: {error}") from error
+
+    def _images(self, unit: Unit, part: PartName, rows: Mapping[int, Row]) -> Iterator[Any]:
+        cursor = Cursor()
+        if part.part and unit.kind == UnitKind.TAR:
+            before = PartName(part.fingerprint, part.unit_id, part.part - 1, last=False)
+            cursor = self._source.footer(PREDICTIONS, str(before)).next
+        wanted = {index: Wanted(row["key"], row["sha256"]) for index, row in rows.items()}
+        return read_images(unit, self._storage, cursor, wanted)
+
+    def _put(self, path: str, data: bytes) -> None:
+        try:
+            self._target.put(path, data)
+        except StorageError as error:
+            raise PublishError(f"--to cannot be written: {error}") from error
+
+    def _commit(self, name: str, record: Mapping[str, Any]) -> None:
+        try:
+            try:
+                self._target.commit(name, record)
+            except ObjectChanged:
+                for path in record["files"]:  # somebody else's place by now
+                    self._target.take_back(path)
+                raise
+        except StorageError as error:
+            raise PublishError(f"--to cannot be written: {error}") from error
+
+
+class ExportWorker:
+    """An exporter as engines want it: dicts in, dicts out."""
+
+    def __init__(self, config: ExporterConfig, blobs: Mapping[str, bytes], num_threads: int) -> None:
+        self._exporter = Exporter(config)
+        self._fingerprint = config.fingerprint
+
+    def __call__(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]:
+        """Export the parts of an item."""
+        unit = Unit.from_dict(item["unit"])
+        parts = [PartName(self._fingerprint, unit.id, number, last) for number, last in item["parts"]]
+        for receipt in self._exporter(unit, parts, stopping):
+            yield receipt.to_dict()
+
+    def close(self) -> None:
+        """Let go of the exporter's threads."""
+        self._exporter.close()

@@ -1,0 +1,79 @@
+"""What is asked of an export: which images, in which format, where to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.config import AutoInt, StorageConfig, Text
+
+Format = Literal["webdataset", "imagefolder", "csv", "parquet"]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Nats = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ExportConfig(BaseModel):
+    """One export, as asked for. Field names are the command line's words.
+
+    Attributes:
+        out: Output of a job.
+        to: Where the dataset goes.
+        min_score, min_agreement, max_entropy, max_disagreement: Of an image that is accepted.
+        max_ood_score: Likewise; minus the mean of its members' energies, larger for stranger images.
+        max_per_class: Of each class only so many images, the best by score.
+        repeat_to: How often to repeat images so that each class has so many: the column ``copies``.
+        dedupe: Whether of images with the same bytes only the first is accepted.
+        target_precision, delta: Accept from the score on at which this precision can be promised, with a risk of delta.
+        truth: What the promise rests on; None for the samples' own ``.cls``.
+        partial: Whether to export an output that is not finished, as it is.
+        license: Of the images, for the dataset card.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    out: Text
+    to: Text
+    format: Format
+    min_score: _Share | None = None
+    min_agreement: _Share | None = None
+    max_entropy: _Nats | None = None
+    max_disagreement: _Nats | None = None
+    max_ood_score: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    max_per_class: Annotated[int, Field(ge=1)] | None = None
+    repeat_to: Annotated[int, Field(ge=1)] | None = None
+    dedupe: bool = True
+    target_precision: Annotated[float, Field(gt=0, lt=1)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    truth: Text | None = None
+    partial: bool = False
+    license: Text = "unknown"
+    engine: Literal["ray", "inline"] = "ray"
+    ray_address: str | None = None
+    workers: AutoInt = "auto"
+    overwrite: bool = False
+    s3_endpoint: str | None = None
+    no_sign_request: bool = False
+    progress: Literal["auto", "bar", "plain", "json", "none"] = "auto"
+    verbose: bool = False
+
+    @model_validator(mode="after")
+    def _check_truth(self) -> Self:
+        if self.truth is not None and self.target_precision is None:
+            raise ValueError("--truth is what --target-precision rests on; give both")
+        return self
+
+    @property
+    def storage(self) -> StorageConfig:
+        """The part of the settings that the storage layer needs."""
+        return StorageConfig(s3_endpoint=self.s3_endpoint, no_sign_request=self.no_sign_request)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The words that decide what is exported, as they go into the fingerprint."""
+        names = (
+            *("format", "min_score", "min_agreement", "max_entropy", "max_disagreement", "max_ood_score"),
+            *("max_per_class", "repeat_to", "dedupe", "target_precision", "license"),
+        )
+        chosen = {name: getattr(self, name) for name in names}
+        return chosen | ({"delta": self.delta} if self.target_precision is not None else {})

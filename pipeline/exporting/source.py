@@ -1,0 +1,121 @@
+"""The output of a job as something to export from: its units, their parts, and what is known of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import OutputError, StorageError
+from pipeline.exporting.names import distinct
+from pipeline.ledger import SUCCESS, Ledger
+from pipeline.parts import PartName, Progress
+from pipeline.planning import read_units
+from pipeline.records import Unit
+from pipeline.storage import Storage, absolute_uri
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What there is to export.
+
+    Attributes:
+        ledger: Of the output.
+        job: Its ``job.json``.
+        units: Units that have parts, in order of their URIs.
+        num_parts: How many parts each of them has.
+        complete: Whether all that was planned is labelled.
+    """
+
+    ledger: Ledger
+    job: dict[str, Any]
+    units: tuple[Unit, ...]
+    num_parts: tuple[Progress, ...]
+    complete: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the job."""
+        return str(self.job["fingerprint"])
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Of the members, in order."""
+        return tuple(member["alias"] for member in self.job["results"]["members"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the K classes, each once: names that several share have their index behind them."""
+        return distinct(self.job["class_names"])
+
+    def parts(self) -> Iterator[tuple[Unit, PartName]]:
+        """All parts of predictions, unit by unit, in order."""
+        for unit, progress in zip(self.units, self.num_parts, strict=True):
+            for number in range(progress.num_parts):
+                last = progress.complete and number == progress.num_parts - 1
+                yield unit, PartName(self.fingerprint, unit.id, number, last)
+
+    def digest(self) -> str:
+        """Hash of the names of all parts; names are a function of what is in them."""
+        found = hashlib.sha256()
+        for _, name in self.parts():
+            found.update(f"{name}\n".encode())
+        return found.hexdigest()
+
+    def places(self) -> set[str]:
+        """Directories and prefixes that the job read its images from, without a slash at the end."""
+        words = [str(word) for word in self.job.get("inputs", ())]
+        given = {absolute_uri(word).rstrip("/") for word in words if not word.startswith("@")}
+        inside = {word for word in given if any(unit.uri.startswith(word + "/") for unit in self.units)}
+        return inside | {unit.uri.rstrip("/") for unit in self.units if unit.uri.endswith("/")}
+
+
+def open_source(out: str, storage: Storage, *, partial: bool) -> Source:
+    """Look at an output.
+
+    Args:
+        out: Directory or prefix.
+        storage: How to reach it.
+        partial: Whether it may be unfinished.
+
+    Raises:
+        OutputError: It is no output, is not finished, or holds nothing.
+    """
+    ledger = Ledger(out, storage)
+    job = ledger.job()
+    progress = ledger.progress(str(job["fingerprint"]))
+    units = sorted(read_units(ledger, storage, str(job["fingerprint"])), key=lambda unit: (unit.uri, unit.id))
+    whole = sum(progress.get(unit.id, Progress()).complete for unit in units)
+    complete = whole == len(units) and ledger.read_json(SUCCESS) is not None
+    if not complete and not partial:
+        raise OutputError(
+            f"{ledger.out} is not finished: {whole} of {len(units)} units are labelled. Run its label command again, "
+            "or pass --partial to export what is there"
+        )
+    held = [unit for unit in units if progress.get(unit.id, Progress()).num_parts]
+    if not held:
+        raise OutputError(f"{ledger.out}: nothing is labelled in it")
+    return Source(ledger, job, tuple(held), tuple(progress[unit.id] for unit in held), complete)
+
+
+def check_place(source: Source, to: str) -> str:
+    """The one spelling of where an export goes.
+
+    Raises:
+        OutputError: It is no place, or one that an export would spoil.
+    """
+    try:
+        place = absolute_uri(to).rstrip("/") or "/"
+    except StorageError as error:
+        raise OutputError(f"--to {error}") from error
+    out = source.ledger.out
+    if place == out:
+        raise OutputError(f"--to {place} is OUT itself; choose another place")
+    for folder in ("predictions", "quarantine", "plan", "attempts", "probabilities"):
+        if f"{place}/".startswith(f"{out}/{folder}/"):
+            raise OutputError(f"--to {place} is in OUT's own {folder}; choose another place")
+    for folder in sorted(source.places()):
+        if f"{place}/".startswith(f"{folder}/"):
+            raise OutputError(f"--to {place} is in {folder}, which images are read from; choose another place")
+    return place

@@ -1,0 +1,291 @@
+"""Where an export goes: what lies there, whose it is, and which parts are done.
+
+::
+
+    TO/
+      README.md                    dataset card
+      classes.txt                  names of all classes, one a line, by index
+      data/...                     the dataset
+      export.json                  what was asked for, where it comes from, and what was selected
+      plan/part-*.parquet          what is selected of each part of the source, and plan/parts.json, written last
+      metadata/part-*.parquet      for loose files: what is known of those of a part
+      commits/part-*.json          the commit of a part: its files, and what of it could not be exported
+      _SUCCESS                     JSON: files with row counts; written last
+
+Names are a function of the export's fingerprint and the part of the source.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, StorageError
+from pipeline.ledger import SUCCESS, Ledger, to_json
+from pipeline.parts import DAMAGE, PartName
+from pipeline.storage import Storage
+
+EXPORT, CARD, CLASSES, PARTS = "export.json", "README.md", "classes.txt", "plan/parts.json"
+DATA, PLAN, COMMITS, METADATA = "data", "plan", "commits", "metadata"
+_PARALLEL = 32
+
+
+class Target:
+    """One export at one place.
+
+    Args:
+        to: Directory or prefix.
+        storage: How to reach it.
+        fingerprint: Of the export.
+    """
+
+    def __init__(self, to: str, storage: Storage, fingerprint: str) -> None:
+        self.ledger = Ledger(to, storage)
+        self.fingerprint = fingerprint
+        self._storage = storage
+
+    # -- whose it is ----------------------------------------------------------------------------------
+
+    def check(self, asked: Mapping[str, Any], *, overwrite: bool) -> bool:
+        """Whether the export is already this one; otherwise make sure that it may become so.
+
+        Raises:
+            OutputError: Something else lies there.
+        """
+        owner = self.ledger.read_json(EXPORT)
+        place = self.ledger.out
+        if owner is None:
+            if self._is_taken():
+                raise OutputError(f"--to {place} holds something else (no {EXPORT}); choose an empty place")
+            return False
+        if owner.get("fingerprint") == self.fingerprint:
+            return True
+        if not overwrite:
+            differing = ", ".join(_differences(owner.get("asked", {}), asked)) or "what it was made of"
+            raise OutputError(
+                f"--to {place} holds another export; it differs in {differing}. Choose another --to, or pass "
+                "--overwrite to replace it"
+            )
+        return False
+
+    def _is_taken(self) -> bool:
+        try:
+            return next(iter(self._storage.list(self.ledger.out + "/")), None) is not None
+        except ObjectMissing:
+            return False
+        except StorageError as error:
+            raise OutputError(f"--to {error}") from error
+
+    def claim(self, content: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Make the place this export's. Of several exports that want it at once, one gets it.
+
+        Raises:
+            OutputError: It is another's, or cannot be written.
+        """
+        version, owner = self.ledger.version(EXPORT), self.ledger.read_json(EXPORT)
+        is_own = owner is not None and owner.get("fingerprint") == self.fingerprint
+        replaces = owner is not None and (owner.get("replaces", False) if is_own else True)
+        if not is_own:
+            raced = owner is not None and not overwrite
+            if raced or not self.ledger.write_over(EXPORT, to_json({**content, "replaces": replaces}), version):
+                raise OutputError(f"--to {self.ledger.out}: another export has just begun there; choose another --to")
+        if replaces:  # again, where whoever took the place over was killed in the middle
+            self._clear()
+
+    def about(self) -> dict[str, Any]:
+        """What ``export.json`` holds.
+
+        Raises:
+            OutputError: It cannot be read.
+        """
+        found = self.ledger.read_json(EXPORT)
+        if found is None or found.get("fingerprint") != self.fingerprint:
+            raise OutputError(f"--to {self.ledger.out}: another export has taken it over; choose another --to")
+        return found
+
+    def _clear(self) -> None:
+        """Remove what another export has left, commits first."""
+        self.withdraw_success()
+        for folder in (COMMITS, PLAN, METADATA, DATA):
+            for name in self.ledger.names(folder):
+                self._delete(folder, name)
+        for name in (CARD, CLASSES):
+            self._delete(name)
+
+    def _delete(self, *names: str) -> None:
+        try:
+            self._storage.delete(self.ledger.uri(*names))
+        except StorageError as error:
+            raise OutputError(f"--to cannot be written: {error}") from error
+
+    def check_owner(self) -> None:
+        """Make sure that the place is still this export's.
+
+        Raises:
+            ObjectChanged: Another one has taken it over.
+            StorageError: That cannot be told.
+        """
+        uri = self.ledger.uri(EXPORT)
+        try:
+            owner = json.loads(self._storage.read(uri))["fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ObjectDamaged(f"{uri}: damaged: {error!r}") from error
+        if owner != self.fingerprint:
+            raise ObjectChanged(f"{uri}: another export has taken this place over (--overwrite)")
+
+    def sweep(self, class_folders: Iterable[str]) -> None:
+        """Remove what killed writers have left half-written.
+
+        Args:
+            class_folders: Names of folders in ``data``.
+        """
+        for folder in ("", PLAN, COMMITS, METADATA, DATA, *(f"{DATA}/{name}" for name in class_folders)):
+            self._storage.sweep(self.ledger.uri(folder))
+
+    def finished(self) -> dict[str, Any] | None:
+        """``_SUCCESS`` of this export; None while there is none."""
+        found = self.ledger.read_json(SUCCESS)
+        return found if found and found.get("fingerprint") == self.fingerprint else None
+
+    def withdraw_success(self) -> None:
+        """Remove ``_SUCCESS``."""
+        self.ledger.withdraw_success()
+
+    # -- plan -----------------------------------------------------------------------------------------
+
+    def name(self, part: PartName) -> str:
+        """What is called after a part of the source, without extension."""
+        return str(PartName(self.fingerprint, part.unit_id, part.part, last=False)).removesuffix(".parquet")
+
+    def write_plan(self, selections: Iterable[tuple[PartName, pa.Table]]) -> dict[str, int]:
+        """Publish what is selected of each part, and then that this is all.
+
+        Returns:
+            How many images, by name.
+
+        Raises:
+            OutputError: The place cannot be written.
+        """
+        counts: dict[str, int] = {}
+
+        def put(item: tuple[PartName, pa.Table]) -> tuple[str, int]:
+            name = self.name(item[0])
+            buffer = io.BytesIO()
+            pq.write_table(item[1], buffer, compression="zstd", write_page_checksum=True)
+            self._storage.replace(self.ledger.uri(PLAN, f"{name}.parquet"), buffer.getvalue())
+            return name, item[1].num_rows
+
+        try:
+            with ThreadPoolExecutor(_PARALLEL) as pool:
+                for some in _batched(selections, _PARALLEL):
+                    counts.update(pool.map(put, some))
+        except StorageError as error:
+            raise OutputError(f"--to cannot be written: {error}") from error
+        self.ledger.write_json(PARTS, {"fingerprint": self.fingerprint, "parts": counts}, indent=None)
+        return counts
+
+    def plan(self) -> dict[str, int] | None:
+        """How many images are selected of each part, by name; None while that is not decided."""
+        found = self.ledger.read_json(PARTS)
+        return found["parts"] if found and found.get("fingerprint") == self.fingerprint else None
+
+    def selected(self, name: str) -> pa.Table:
+        """What is selected of a part.
+
+        Raises:
+            StorageError: That cannot be read.
+        """
+        uri = self.ledger.uri(PLAN, f"{name}.parquet")
+        data = pa.BufferReader(self._storage.read(uri))
+        try:
+            return pq.ParquetFile(data, page_checksum_verification=True).read()
+        except DAMAGE as error:
+            raise ObjectDamaged(f"{uri}: damaged: {error}") from error
+
+    # -- data, commits --------------------------------------------------------------------------------
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a file of the dataset, whole or not at all.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        self._storage.replace(self.ledger.uri(path), data)
+
+    def take_back(self, path: str) -> None:
+        """Remove a file of the dataset.
+
+        Raises:
+            StorageError: It cannot be removed.
+        """
+        self._storage.delete(self.ledger.uri(path))
+
+    def commit(self, name: str, record: Mapping[str, Any]) -> None:
+        """Declare a part exported.
+
+        Raises:
+            ObjectChanged: Another export has taken the place over.
+            StorageError: It cannot be written.
+        """
+        self.check_owner()
+        self._storage.publish(self.ledger.uri(COMMITS, f"{name}.json"), to_json(dict(record), None))
+
+    def committed(self) -> set[str]:
+        """Names of the parts that are exported: one listing, nothing is opened."""
+        start = f"part-{self.fingerprint[:8]}-"
+        names = self.ledger.names(COMMITS)
+        return {name.removesuffix(".json") for name in names if name.startswith(start) and name.endswith(".json")}
+
+    def records(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """What was said of exported parts, in order.
+
+        Raises:
+            OutputError: A record cannot be read.
+        """
+
+        def read(name: str) -> dict[str, Any]:
+            found = self.ledger.read_json(f"{COMMITS}/{name}.json")
+            if found is None:
+                raise OutputError(f"{self.ledger.uri(COMMITS, name)}.json: gone; run the same command again")
+            return found
+
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            for some in _batched(names, _PARALLEL):
+                yield from pool.map(read, some)
+
+
+def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    held: list[Any] = []
+    for item in items:
+        held.append(item)
+        if len(held) == size:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str]:
+    """Fields of two requests that differ, with both values where these are short."""
+    found = []
+    for name in dict.fromkeys([*newer, *older]):
+        then, now = older.get(name), newer.get(name)
+        if then == now:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if name in {"source", "truth_sha256"}:
+            option = {"source": "the output that it is made of", "truth_sha256": "the truth"}[name]
+            found.append(option)
+        else:
+            found.append(f"{option} ({_shown(then)} then, {_shown(now)} now)")
+    return found
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value)

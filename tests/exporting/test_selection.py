@@ -1,0 +1,155 @@
+"""Selection, against the same decisions made one image at a time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from made_up_outputs import MARK, calibrated, write_csv, write_output
+
+from pipeline.exporting.selection import Selection
+from pipeline.exporting.settings import ExportConfig
+from pipeline.exporting.source import Source
+from pipeline.ledger import Ledger
+from pipeline.parts import Progress
+from pipeline.records import Unit
+from pipeline.storage import Storage
+from pipeline.trust.truth import read_truth
+
+NUM_IMAGES, NUM_CLASSES, ROWS_PER_PART = 400, 6, 30
+NAMES = [f"class {label}" for label in range(NUM_CLASSES)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Images of which some have the same bytes, and many the same scores; the output as a source, and its rows."""
+    probs, truth = calibrated(NUM_IMAGES, NUM_CLASSES)
+    rng = np.random.default_rng(3)
+    scores = np.round(rng.random(NUM_IMAGES), 1).astype(np.float32)
+    columns = {
+        "sha256": [f"{number:064x}" for number in rng.integers(0, 300, NUM_IMAGES)],
+        "score": scores,
+        "entropy": rng.random(NUM_IMAGES).astype(np.float32),
+        "disagreement": rng.random(NUM_IMAGES).astype(np.float32),
+        "members": [
+            {f"m{number}": {"labels": [0], "scores": [1.0], "energy": float(pair[number])} for number in (0, 1)}
+            for pair in rng.normal(size=(NUM_IMAGES, 2))
+        ],
+    }
+    keys = [f"{number:03d}" for number in rng.permutation(NUM_IMAGES)]
+    out = write_output(
+        tmp_path_factory.mktemp("made") / "out",
+        np.stack([probs, probs]),
+        truth,
+        keys=keys,
+        names=NAMES,
+        rows_per_part=ROWS_PER_PART,
+        columns=columns,
+    )
+    ledger = Ledger(str(out), Storage())
+    unit = Unit("0" * 16, "tar", "/data/a.tar", 0)
+    source = Source(ledger, ledger.job(), (unit,), (Progress(math.ceil(NUM_IMAGES / ROWS_PER_PART)),), complete=False)
+    rows = []
+    for _, name in source.parts():
+        rows += ledger.read_part("predictions", str(name)).to_pylist()
+    return source, rows
+
+
+def run(made, truth=None, **words):
+    source, _ = made
+    config = ExportConfig(out="x", to="y", format=words.pop("format", "csv"), **words)
+    with Selection(config, source, truth) as selection:
+        selection.read()
+        promise = selection.promise(config.target_precision, config.delta) if config.target_precision else None
+        classes = selection.choose()
+        rows = [{"part": part.name.part} | row for part in selection.parts() for row in part.rows.to_pylist()]
+    assert all(row["part"] == row["index"] // ROWS_PER_PART for row in rows)
+    assert [row["index"] for row in rows] == sorted(row["index"] for row in rows)
+    return {row["index"]: row["copies"] for row in rows}, dict(selection.rejected), classes, promise
+
+
+def one_by_one(rows, *, dedupe=True, max_per_class=None, repeat_to=None, threshold=None, **limits):
+    """The same, image by image."""
+    rejected, left = Counter(), []
+    for row in rows:
+        values = dict(row)
+        values["ood_score"] = -np.mean([member["energy"] for member in row["members"].values()])
+        for name, limit in limits.items():
+            kind, _, column = name.partition("_")
+            if (values[column] < np.float32(limit)) if kind == "min" else (values[column] > np.float32(limit)):
+                rejected[name] += 1
+                break
+        else:
+            left.append(row)
+    seen, kept = set(), []
+    for row in sorted(left, key=lambda row: (row["shard"], row["key"])):
+        if dedupe and row["sha256"] in seen:
+            rejected["duplicate"] += 1
+        elif threshold is not None and row["score"] < threshold:
+            rejected["target_precision"] += 1
+        else:
+            kept.append(row)
+        seen.add(row["sha256"])
+    copies = {}
+    for label in {row["label"] for row in kept}:
+        ranked = sorted((row for row in kept if row["label"] == label), key=lambda row: (-row["score"], row["key"]))
+        chosen = ranked[:max_per_class]
+        rejected["max_per_class"] += len(ranked) - len(chosen)
+        for place, row in enumerate(chosen):
+            each = 1
+            if repeat_to and repeat_to > len(chosen):
+                each = repeat_to // len(chosen) + (place < repeat_to % len(chosen))
+            copies[row["index"]] = each
+    return copies, {name: count for name, count in rejected.items() if count}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {},
+        {"dedupe": False},
+        {"min_score": 0.3, "min_agreement": 0.5, "max_entropy": 0.9, "max_disagreement": 0.8, "max_ood_score": 0.7},
+        {"min_score": 0.7},
+        {"max_per_class": 7},
+        {"repeat_to": 50},
+        {"min_score": 0.2, "max_per_class": 20, "repeat_to": 33},
+    ],
+)
+def test_the_same_as_one_by_one(made, words):
+    copies, rejected, classes, _ = run(made, **words)
+    expected, expected_rejected = one_by_one(made[1], **words)
+    assert copies == expected
+    assert {name: count for name, count in rejected.items() if count} == expected_rejected
+    assert len(copies) + sum(rejected.values()) == NUM_IMAGES
+    assert sum(row.images for row in classes) == len(copies)
+    assert sum(row.copies for row in classes) == sum(copies.values())
+    if words.get("repeat_to"):
+        assert {row.copies for row in classes} <= {max(words["repeat_to"], row.images) for row in classes}
+
+
+def test_a_threshold_comes_from_truth_that_the_filters_leave(made, tmp_path):
+    rows = made[1]
+    right = [(row["key"], NAMES[row["label"]]) for row in rows]
+    truth = read_truth(str(write_csv(tmp_path / "t.csv", right)), Storage(), NAMES)
+    copies, rejected, _, promise = run(made, truth, target_precision=0.9, min_score=0.5)
+    assert promise.threshold >= 0.5
+    assert promise.num_truths == len(one_by_one(rows, min_score=0.5)[0])
+    assert copies == one_by_one(rows, min_score=0.5, threshold=promise.threshold)[0]
+    assert sum(rejected.values()) + len(copies) == NUM_IMAGES
+
+    wrong = [(row["key"], NAMES[(row["label"] + 1) % NUM_CLASSES]) for row in rows]
+    truth = read_truth(str(write_csv(tmp_path / "w.csv", wrong)), Storage(), NAMES)
+    copies, _, classes, promise = run(made, truth, target_precision=0.9)
+    assert (promise.threshold, copies, classes) == (None, {}, ())
+    assert promise.missing > 0
+
+
+def test_images_with_the_same_class_and_key_are_marked_for_folders(made):
+    source, _ = made
+    with Selection(ExportConfig(out="x", to="y", format="imagefolder"), source) as selection:
+        selection.read()
+        selection.choose()
+        assert not any(row["shared"] for part in selection.parts() for row in part.rows.to_pylist())
+    assert source.fingerprint == MARK
