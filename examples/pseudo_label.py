@@ -35,17 +35,19 @@ MODELS = {
 def features_and_labels(body: nn.Module, shards: str | list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """What a network without its last layer makes of the images of shards, (N, F) float32, and (N,) their `.cls`."""
     preprocess = get_model_weights(STUDENT).DEFAULT.transforms()
-    pairs = (
+    batches = (
         wds.WebDataset(shards, shardshuffle=False)
         .decode("pilrgb", handler=wds.ignore_and_continue)  # unreadable images are left out
         .to_tuple("jpg;jpeg;png;webp", "cls", handler=wds.ignore_and_continue)
+        .map_tuple(preprocess)
+        .batched(32)
     )
     features, labels = [], []
     with torch.no_grad():
-        for image, index in pairs:
-            features.append(body(preprocess(image)[None])[0])
-            labels.append(index)
-    return torch.stack(features), torch.tensor(labels)
+        for images, indices in batches:
+            features.append(body(images))
+            labels.append(torch.as_tensor(indices))
+    return torch.cat(features), torch.cat(labels)
 
 
 def train(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> nn.Linear:
@@ -65,7 +67,9 @@ def main() -> None:
     """Label, export, train, and judge on what was held out."""
     parser = argparse.ArgumentParser(description="Train a student on pseudo-labels.")
     parser.add_argument("pool", nargs="?", default=str(DATA / "shard-{000..001}.tar"), help="shards to learn from")
-    parser.add_argument("held_out", nargs="?", default=str(DATA / "shard-002.tar"), help="a shard with .cls, to judge by")
+    parser.add_argument(
+        "held_out", nargs="?", default=str(DATA / "shard-002.tar"), help="a shard with .cls, to judge by"
+    )
     parser.add_argument("--out", default="pseudo", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     args = parser.parse_args()
@@ -92,7 +96,9 @@ def main() -> None:
     print(f"Right of {len(truth)} images that were held out:")
     for alias, accuracy in sorted(members.items(), key=lambda item: item[1]):
         print(f"  member  {alias:<20} {accuracy:.1%}")
-    print(f"  student {STUDENT:<20} {student:.1%}, {100 * (student - min(members.values())):+.1f} points on the weakest")
+    print(
+        f"  student {STUDENT:<20} {student:.1%}, {100 * (student - min(members.values())):+.1f} points on the weakest"
+    )
 
 
 if __name__ == "__main__":

@@ -22,9 +22,17 @@ def main() -> None:
         SELECT class_name, count(*) AS images, round(avg(score), 3) AS score, round(avg(agreement), 3) AS agreement
         FROM predictions GROUP BY class_name ORDER BY images DESC, class_name
     """).show()
-    # Every member's own top-k and energy lie in one column, a struct.
-    duckdb.sql("SELECT key, class_name, score, members FROM predictions ORDER BY disagreement DESC LIMIT 5").show()
-    # The same image twice, whatever it is called:
+    print("The members disagree most about these:")
+    duckdb.sql("""
+        SELECT key, class_name, round(score, 3) AS score, agreement, round(disagreement, 3) AS disagreement
+        FROM predictions ORDER BY disagreement DESC LIMIT 5
+    """).show()
+    print("Share of images where a member says what the consensus says:")
+    duckdb.sql("""
+        SELECT round(avg((struct_extract(COLUMNS(* EXCLUDE label), 'labels')[1] = label)::INT), 3)
+        FROM (SELECT label, unnest(members) FROM predictions)
+    """).show()
+    print("The same image twice, whatever it is called:")
     duckdb.sql("SELECT sha256, list(key) AS keys FROM predictions GROUP BY sha256 HAVING count(*) > 1").show()
     if duckdb.sql(f"SELECT * FROM glob('{out}/quarantine/*.parquet')").fetchall():  # there is none if all went well
         quarantine = duckdb.read_parquet(f"{out}/quarantine/*.parquet")

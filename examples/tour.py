@@ -35,7 +35,9 @@ print(f"plan: {forecast.units} shards with about {forecast.images} images")
 
 # %%
 summary = label(INPUT, out=OUT / "labels", engine="inline", **MODELS)
-print(f"label: {summary.labelled} labelled, {summary.quarantined_by_reason} quarantined")
+print(f"label: {summary.labelled} labelled, {summary.quarantined} quarantined")
+for reason, count in summary.quarantined_by_reason.items():
+    print(f"  {count} {reason}")
 
 # %% [markdown]
 # One row per image; also every member's own opinion, and the SHA-256 of the image.
