@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="an s3:// prefix")
     parser.add_argument("--models", default="resnet50,densenet121,efficientnet_b0", help="default: %(default)s")
     parser.add_argument(
-        "--weights-dir", help="a directory or s3:// prefix with weights; default: as torchvision finds them"
+        "--weights-dir", help="a directory or s3:// prefix; default: torchvision's cache, or a download"
     )
     parser.add_argument("--labels", help="class names, one a line; default: ImageNet's")
     parser.add_argument("--s3-endpoint", help="URL of a store of your own")

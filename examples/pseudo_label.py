@@ -67,9 +67,7 @@ def main() -> None:
     """Label, export, train, and judge on what was held out."""
     parser = argparse.ArgumentParser(description="Train a student on pseudo-labels.")
     parser.add_argument("pool", nargs="?", default=str(DATA / "shard-{000..001}.tar"), help="shards to learn from")
-    parser.add_argument(
-        "held_out", nargs="?", default=str(DATA / "shard-002.tar"), help="a shard with .cls, to judge by"
-    )
+    parser.add_argument("held_out", nargs="?", default=str(DATA / "shard-002.tar"), help="a shard with .cls")
     parser.add_argument("--out", default="pseudo", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     args = parser.parse_args()
@@ -96,9 +94,8 @@ def main() -> None:
     print(f"Right of {len(truth)} images that were held out:")
     for alias, accuracy in sorted(members.items(), key=lambda item: item[1]):
         print(f"  member  {alias:<20} {accuracy:.1%}")
-    print(
-        f"  student {STUDENT:<20} {student:.1%}, {100 * (student - min(members.values())):+.1f} points on the weakest"
-    )
+    gain = 100 * (student - min(members.values()))
+    print(f"  student {STUDENT:<20} {student:.1%}, {gain:+.1f} points on the weakest")
 
 
 if __name__ == "__main__":
