@@ -91,7 +91,7 @@ def _translated(uri: str, call: Callable[[], T]) -> T:
     except (BotoCoreError, ValueError) as error:  # boto3's own checks, of a bucket's name or the endpoint say
         message = " ".join(str(error).split()).removeprefix("Parameter validation failed: ")
         raise StorageError(f"{uri}: {message.partition(': Bucket name must')[0]}") from error
-    except (LookupError, TypeError) as error:  # botocore stumbles over an answer that lacks something
+    except (LookupError, TypeError, AttributeError) as error:  # botocore stumbles over an answer that lacks something
         raise StorageError(f"{uri}: the store's answer makes no sense: {error!r}") from error
 
 
