@@ -9,8 +9,8 @@ truth judges the student and the members. On shards of your own, whose held-out 
     python examples/pseudo_label.py 'pool-{000..099}.tar' held-out.tar --out pseudo
 
 The student beat the weakest member by 4 to 13 points, whichever of the three shards was held out, in all of five seeds
-each. About 80 images judge, so 4 points are 3 of them. The student has the body of one member, and was not always better
-than that one. Expect less elsewhere: the held-out images are other crops of the photographs that it learns from.
+each. About 80 images judge, so 4 points are 3 of them. The student has the body of one member, and was not always
+better than that one. Expect less elsewhere: the held-out images are other crops of the photographs that it learns from.
 """
 
 import argparse
