@@ -4,7 +4,8 @@
 
 labels two sample shards, exports the images on which most members agree as WebDataset, and trains the last layer of a
 small network on them. Nobody's truth is used for that. The third shard is held out: nothing of it is exported, and its
-truth judges the student and the members. On shards of your own, whose held-out ones have `.cls`:
+truth judges the student and the members. On shards of your own, once MODELS names your networks and the student starts
+from weights that know such pictures (the held-out shards need `.cls`):
 
     python examples/pseudo_label.py 'pool-{000..099}.tar' held-out.tar --out pseudo
 
