@@ -22,6 +22,9 @@ from pipeline.stages.write import Picture, Rejected
 from pipeline.stored import StoredReader, StoredRow
 
 STAGES = ("hash", "decode", "resize", "classify")
+# On a GPU near ties are computed again chunk by chunk, so that many are worth more than one forward pass.
+CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES = 16, 256
+PIECE_IMAGES = 16  # of a chunk for a GPU: what a thread prepares at a time
 _CHUNK_BYTES = 32 << 20
 
 Chunk = list[Sample | ShardEvent]

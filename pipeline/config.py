@@ -214,8 +214,8 @@ class EnsembleConfig(BaseModel):
 InputWords = Annotated[tuple[Text, ...], BeforeValidator(_paths), Field(min_length=1), _ONE_OR_MORE]
 
 
-class RunConfig(Protocol):
-    """What running units takes, whatever is done with them."""
+class EngineConfig(Protocol):
+    """What an engine takes."""
 
     @property
     def engine(self) -> Literal["ray", "inline"]:
@@ -228,6 +228,10 @@ class RunConfig(Protocol):
     @property
     def verbose(self) -> bool:
         """Whether Ray may talk."""
+
+
+class RunConfig(EngineConfig, Protocol):
+    """What running units takes, whatever is done with them."""
 
     @property
     def max_bad_rate(self) -> float:

@@ -18,46 +18,32 @@ and waits wherever the first has work.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline import metrics
 from pipeline.attempts import DEATHS_BEFORE_ISOLATION, Attempts
-from pipeline.chunks import Assembly, Chunk, Encoded, PartEnd, Piece, Ready, cut_chunks
-from pipeline.errors import ImageError, NotAsStored, PublishError, StorageError
+from pipeline.chunks import Assembly, Chunk, PartEnd, Ready, cut_chunks
+from pipeline.errors import NotAsStored, PublishError, StorageError
+from pipeline.executor import Executor
 from pipeline.labeler_config import LabelerConfig
 from pipeline.ledger import Ledger, about_out
 from pipeline.metering import Timed, UnitMeter, sample_memory
 from pipeline.metrics import Meter, NoMeter
-from pipeline.models.device import DeviceQueue
-from pipeline.models.ensemble import Ensemble, Predictions
-from pipeline.models.pool import pool
 from pipeline.parts import Progress
-from pipeline.probabilities import Word
-from pipeline.records import CRASHING, UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Sample, ShardEvent, Stage, Unit
-from pipeline.stages.classify import BatchPool
-from pipeline.stages.decode import LIMIT_S, Decoded, decode
-from pipeline.stages.isolation import IsolatedDecoder
-from pipeline.stages.nvjpeg import DeviceDecoder, trusted_decoder
+from pipeline.records import CRASHING, UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Unit
 from pipeline.stages.read import UnitReader, failure_reason
-from pipeline.stages.write import Part, Picture, Rejected, Writer
+from pipeline.stages.write import Part, Writer
 from pipeline.storage import Storage
-from pipeline.stored import StoredReader, words_of
-from pipeline.threads import ReadAhead, Workers, one_torch_thread
-from pipeline.watch import Overtaken, Watch
+from pipeline.stored import StoredReader
+from pipeline.threads import ReadAhead
 
 UNITS_AT_ONCE = 2  # one in full swing, one that fills the gaps at its end
-# On a GPU near ties are computed again chunk by chunk, so that many are worth more than one forward pass.
-CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES = 16, 256
-PIECE_IMAGES = 16  # of a chunk for a GPU: what a thread prepares at a time
-_CHUNKS_ON_DEVICE = 4  # one that waits, three in the steps of a device queue
 _CHUNKS_READ_AHEAD = 4
 _GRACE_S = 10.0
 _TICK_S = 1.0
@@ -96,33 +82,7 @@ class Labeler:
     ) -> None:
         self._config = config
         self._storage = Storage(config.storage)
-        self._ensemble = Ensemble(
-            config.members,
-            blobs,
-            device=config.device,
-            precision=config.precision,
-            rule=config.rule,
-            top_k=config.top_k,
-            temperature=config.temperature,
-            compiled=config.compiled,
-            at_once=config.batch_size,
-            tuning=config.tuning,
-            keep_probs=config.keep_probs,
-        )
-        on_cpu = config.device == "cpu"
-        self._chunk_images = config.batch_size or (CPU_CHUNK_IMAGES if on_cpu else GPU_CHUNK_IMAGES)
-        self._batches = BatchPool(self._ensemble.geometries, self._chunk_images, pinned=not on_cpu)
-        # members that no older output has said anything of; None where there are none
-        new = [member.alias for member in config.members if member.alias not in config.reused]
-        self._new = self._ensemble.part(new) if new and config.reused else None
-        wanted = self._new.geometries if self._new else ()
-        self._new_batches = BatchPool(wanted, self._chunk_images, pinned=not on_cpu)
-        self._device = DeviceQueue(self._ensemble) if device_thread or (device_thread is None and not on_cpu) else None
-        # pieces small enough that all threads work on the older unit, chunks enough that the device never waits
-        self._piece_images = PIECE_IMAGES if self._device else None
-        self._chunks_ahead = config.num_threads + 1
-        if self._device:
-            self._chunks_ahead = _CHUNKS_ON_DEVICE + -(-config.num_threads * PIECE_IMAGES // self._chunk_images)
+        self._executor = Executor(config, blobs, device_thread=device_thread)
         aliases = [member.alias for member in config.members]
         self._writer = Writer(
             config.out,
@@ -134,15 +94,8 @@ class Labeler:
             keep_probs=config.keep_probs,
         )
         self._attempts = Attempts(self._writer.ledger, self._storage, config.run)
-        self._gpu_decoder = trusted_decoder(self._ensemble.device) if config.decode == "gpu" else None
-        self._workers = Workers(config.num_threads, on_start=self._begin_thread)
-        self._watch = Watch(LIMIT_S, self._rescue)
-        self._isolated = IsolatedDecoder(LIMIT_S)
-        self._most_hanging = max(1, config.num_threads // 4)  # each may keep a core busy
         self._uploader = ThreadPoolExecutor(UNITS_AT_ONCE, thread_name_prefix="upload")
         self._turns = itertools.count()
-        largest = max(geometry.resize_px for geometry in self._ensemble.geometries)
-        self._fast_to_px = largest if config.decode == "fast" else None
         self._reading: set[ReadAhead[Chunk | PartEnd]] = set()
         self._publishing: set[Future[_Committed]] = set()
         self._meter = meter or NoMeter()
@@ -153,10 +106,8 @@ class Labeler:
             meter.sample(metrics.QUEUE_DEPTH, read, queue=queue)
 
         depth("read", lambda: sum(ahead.depth for ahead in tuple(self._reading)))
-        depth("work", lambda: self._workers.depth)
         depth("publish", lambda: len(self._publishing))
-        depth("device", lambda: self._device.depth if self._device else 0)
-        meter.sample(metrics.HANGING_THREADS, lambda: self._workers.num_lost)
+        self._executor.sample_gauges(meter)
         sample_memory(meter, on_gpu=self._config.device == "cuda")
 
     def __call__(
@@ -240,11 +191,7 @@ class Labeler:
 
     def close(self) -> None:
         """Wait for the threads to end; no unit is being labelled any more."""
-        self._isolated.close()
-        self._workers.close()
-        self._watch.close()
-        if self._device:
-            self._device.close()
+        self._executor.close()
         self._uploader.shutdown()
 
     def _run(
@@ -262,7 +209,7 @@ class Labeler:
         part = Part(cursor.part, cursor.index)
         upload: Future[_Committed] | None = None
         begun = ticked = time.monotonic()
-        reading = Timed(cut_chunks(beside or reader, cursor, self._config.rows_per_part, self._chunk_images))
+        reading = Timed(cut_chunks(beside or reader, cursor, self._config.rows_per_part, self._executor.chunk_images))
         with (
             self._read_ahead(reading) as read,
             contextlib.closing(self._in_order(chunks := Timed(read), beside, isolated=isolated)) as in_order,
@@ -317,33 +264,21 @@ class Labeler:
         pending: deque[Assembly | PartEnd] = deque()
         try:
             for chunk in chunks:
-                begun = chunk if isinstance(chunk, PartEnd) else self._begin(turn, chunk, stored, isolated=isolated)
-                pending.append(begun)
-                while len(pending) > self._chunks_ahead:
-                    yield self._settled(pending.popleft())
+                if isinstance(chunk, PartEnd):
+                    pending.append(chunk)
+                else:
+                    pending.append(self._executor.submit(turn, chunk, stored, isolated=isolated))
+                while len(pending) > self._executor.chunks_ahead:
+                    yield self._done(pending.popleft())
             while pending:
-                yield self._settled(pending.popleft())
+                yield self._done(pending.popleft())
         finally:
             for item in pending:
                 if isinstance(item, Assembly):
                     item.give_up()
 
-    def _begin(self, turn: int, chunk: Chunk, stored: StoredReader | None, *, isolated: bool) -> Assembly:
-        batches = self._batches if stored is None else self._new_batches
-        assembly = Assembly(turn, chunk, self._piece_images, batches, isolated=isolated, stored=stored)
-        for piece in assembly.pieces:
-            self._workers.submit(turn, self._prepare, piece)
-        return assembly
-
-    def _settled(self, item: Assembly | PartEnd) -> Ready | PartEnd:
-        if isinstance(item, PartEnd):
-            return item
-        ready = item.done.result()
-        if ready.answer is not None:
-            answer = ready.answer.result()
-            ready.predictions = self._with_stored(ready, answer.predictions)
-            ready.seconds["classify"] += answer.seconds
-        return ready
+    def _done(self, item: Assembly | PartEnd) -> Ready | PartEnd:
+        return item if isinstance(item, PartEnd) else self._executor.result(item)
 
     def _worth_finishing(self, unit: Unit, part: Part, receipt: Receipt, elapsed_s: float) -> bool:
         """Whether the part in flight will be done within the grace period; one not begun is not."""
@@ -356,153 +291,6 @@ class Labeler:
             per_byte = receipt.num_samples / receipt.num_bytes
             left = min(left, int(per_byte * (unit.size_bytes - receipt.num_bytes)) + 1)
         return left * elapsed_s / max(1, receipt.num_samples) < _GRACE_S
-
-    # -- worker threads --------------------------------------------------------------------------------
-
-    def _begin_thread(self) -> None:
-        one_torch_thread()
-        if self._gpu_decoder:
-            self._gpu_decoder.own_stream()
-
-    def _prepare(self, piece: Piece, overdue: Encoded | None = None) -> None:
-        """What is left of a piece, after an image that hangs in another thread; who is last passes the chunk on."""
-        assembly = piece.assembly
-        if assembly.done.done():
-            return  # given up, or another piece has failed
-        try:
-            if overdue is not None:
-                self._prepare_image(overdue, isolated=True)
-            elif self._gpu_decoder and not assembly.isolated and self._decodes(assembly):
-                self._decode_ahead(piece, self._gpu_decoder)
-            for slot, item in piece.left:
-                if isinstance(item, ShardEvent):
-                    piece.ready.rejected.append(Rejected.event(item))
-                else:
-                    self._prepare_sample(piece, slot, item)
-            whole = assembly.join(piece)
-            if whole is not None:
-                self._forward(assembly, whole)
-                assembly.done.set_result(whole)
-        except Overtaken:
-            return  # another thread goes on with the piece
-        except BaseException as error:  # noqa: BLE001 - it is the caller's, who sees it in result()
-            with contextlib.suppress(InvalidStateError):  # the chunk was given up meanwhile
-                assembly.done.set_exception(error)
-
-    @staticmethod
-    def _decode_ahead(piece: Piece, decoder: DeviceDecoder) -> None:
-        """Have a GPU decode what it can of a piece, all at once."""
-        begun = time.perf_counter()
-        items = list(piece.left)
-        piece.left = iter(items)
-        images = [(slot, item.image) for slot, item in items if isinstance(item, Sample) and item.image]
-        found = decoder.decode([data for _, data in images])
-        piece.decoded = {slot: decoded for (slot, _), decoded in zip(images, found, strict=True) if decoded is not None}
-        piece.ready.seconds["decode"] += time.perf_counter() - begun
-
-    def _prepare_sample(self, piece: Piece, slot: int, sample: Sample) -> None:
-        piece.ready.num_samples += 1
-        data, sample.image = sample.image, None
-        stored = piece.assembly.stored
-        if data is None:
-            if stored is not None:
-                stored.forget(sample)
-            reason = sample.reason or "no_image"
-            piece.ready.rejected.append(Rejected.sample(sample, Stage.READ, reason, sample.message))
-            return
-        begun = time.perf_counter()
-        digest = hashlib.sha256(data).hexdigest()
-        piece.ready.seconds["hash"] += time.perf_counter() - begun
-        if stored is not None and not self._needs_pixels(piece, sample, digest, stored):
-            return
-        isolated = piece.assembly.isolated or self._workers.num_lost >= self._most_hanging
-        self._prepare_image(Encoded(piece, slot, sample, data, digest), isolated=isolated)
-
-    def _needs_pixels(self, piece: Piece, sample: Sample, digest: str, stored: StoredReader) -> bool:
-        """Whether an image has to be decoded, after what an older output holds of it."""
-        ready, row = piece.ready, stored.take(sample, digest)
-        if row.row is None:
-            ready.rejected.append(Rejected.sample(sample, Stage.DECODE, row.reason, row.message, digest))
-            return False
-        ready.stored.append(row)
-        if self._new is not None:
-            return True
-        ready.pictures.append(
-            Picture(sample.index, sample.key, digest, row.width, row.height, sample.truth, sample.kept)
-        )
-        return False
-
-    def _decodes(self, assembly: Assembly) -> bool:
-        return assembly.stored is None or self._new is not None
-
-    def _prepare_image(self, image: Encoded, *, isolated: bool) -> None:
-        piece, sample, ready = image.piece, image.sample, image.piece.ready
-        begun = time.perf_counter()
-        try:
-            decoded = self._decode(image, isolated=isolated)
-        except ImageError as error:
-            ready.rejected.append(Rejected.sample(sample, Stage.DECODE, error.reason, error.message, image.sha256))
-            return
-        done = time.perf_counter()
-        piece.assembly.batch().put(image.slot, decoded.pixels_CHW)
-        ready.slots.append(image.slot)
-        ready.pictures.append(
-            Picture(sample.index, sample.key, image.sha256, decoded.width, decoded.height, sample.truth, sample.kept)
-        )
-        ready.seconds["decode"] += done - begun
-        ready.seconds["resize"] += time.perf_counter() - done
-
-    def _decode(self, image: Encoded, *, isolated: bool) -> Decoded:
-        if (decoded := image.piece.decoded.pop(image.slot, None)) is not None:
-            return decoded
-        if isolated:
-            return self._isolated.decode(image.data, fast_to_px=self._fast_to_px)
-        with self._watch.over(image) as clock:
-            return decode(image.data, fast_to_px=self._fast_to_px, waiting=clock.paused)
-
-    def _rescue(self, overdue: Encoded, thread: threading.Thread) -> None:
-        """An image hangs in a thread: have another one try it in isolation, and go on from there."""
-        self._workers.replace(thread)
-        self._workers.submit(overdue.piece.assembly.turn, self._prepare, overdue.piece, overdue)
-
-    def _forward(self, assembly: Assembly, ready: Ready) -> None:
-        """Run the members on a chunk here, or have the device do it."""
-        if not ready.pictures:
-            return
-        begun = time.perf_counter()
-        if not self._decodes(assembly):
-            ready.predictions = self._with_stored(ready, None)
-            ready.seconds["classify"] += time.perf_counter() - begun
-            return
-        ensemble = self._ensemble if assembly.stored is None else self._new
-        assert ensemble is not None
-        crops = assembly.batch().packed(ready.slots)
-        if self._device:
-            ready.answer = self._device.submit(assembly.turn, crops, ensemble)
-            ready.answer.add_done_callback(assembly.release)
-            return
-        ready.predictions = self._with_stored(ready, ensemble.predict(crops))
-        assembly.release()
-        ready.seconds["classify"] += time.perf_counter() - begun
-
-    def _with_stored(self, ready: Ready, fresh: Predictions | None) -> Predictions:
-        """What all members say of a chunk, of which some have said it before."""
-        if not ready.stored:
-            assert fresh is not None
-            return fresh
-        config = self._config
-        words, new = [], iter(range(len(config.members)))
-        for member in config.members:
-            if member.alias in config.reused:
-                words.append(words_of(ready.stored, config.reused[member.alias]))
-            else:
-                assert fresh is not None
-                assert fresh.probs_MBK is not None
-                place = next(new)
-                own = fresh.members[place]
-                words.append(Word(own.labels_Bk, own.scores_Bk, own.energy_B, fresh.probs_MBK[place]))
-        factors = [member.factor for member in config.members]
-        return pool(words, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs)
 
     # -- caller's thread -------------------------------------------------------------------------------
 

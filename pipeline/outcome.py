@@ -150,7 +150,7 @@ def sum_up(
         images=images,
         labelled=sum(receipt.num_labelled for receipt in receipts),
         quarantined=tracker.quarantined.total(),
-        quarantined_by_reason=dict(+tracker.quarantined),
+        quarantined_by_reason={str(reason): count for reason, count in (+tracker.quarantined).items()},
         events=events,
         seconds=seconds,
         images_per_s=images / seconds if seconds else 0.0,

@@ -14,10 +14,10 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.agenda import Agenda, Items, agenda_of
 from pipeline.commission import Job, choose_pooling, claim
 from pipeline.config import CombineConfig, StorageConfig, fingerprint, parse_config
 from pipeline.errors import OutputError, RequestError, StorageError
-from pipeline.job import Agenda, Items, agenda_of, carry_out, is_progress, make_engine
 from pipeline.labeler import UNITS_AT_ONCE
 from pipeline.labeler_config import LabelerConfig
 from pipeline.ledger import Ledger, open_output
@@ -31,6 +31,7 @@ from pipeline.probabilities import Source, source_of
 from pipeline.progress import Reporter, make_reporter
 from pipeline.records import Unit
 from pipeline.replay import Replayer
+from pipeline.running import carry_out, is_progress, make_engine
 from pipeline.storage import Storage
 from pipeline.workload import Item, Workload
 

@@ -282,6 +282,17 @@ def test_the_command_says_what_it_did(labelled, tmp_path, capsys):
     assert "nothing left to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_ray_gives_the_same(labelled, run, tmp_path):
+    assert run(tmp_path / "new", OLD, NEW, reuse=labelled / "old", engine="ray").exit_code == 0
+    assert_same(tmp_path / "new", labelled / "full")
+    inline, ray = (tmp_path / engine for engine in ("inline", "ray"))
+    for out in (inline, ray):
+        assert combine(labelled / "stored", out, model=NEW, engine=out.name).exit_code == 0
+    assert rows(ray) == rows(inline)
+    assert verify(ray).exit_code == 0
+
+
 def test_on_s3_with_loose_images(s3, sample_data, run):
     bucket = s3.bucket()
     for at in range(12):

@@ -9,22 +9,21 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.engines.ray_meter import RayMeter
 from pipeline.engines.stream import streamed
 from pipeline.engines.supervisor import Supervisor
 from pipeline.errors import EngineError, RequestError
 from pipeline.machine import available_memory_bytes, num_local_cpus, num_local_gpus, smallest_gpu_bytes
-from pipeline.metrics import LABELER_DEATHS, Kind, Meter, Metric
+from pipeline.metrics import LABELER_DEATHS, Kind, Meter
 from pipeline.watch import die_when_stuck
 from pipeline.workload import MAX_DEATHS, Item, Patience, Share, WorkerFactory, Workload
 
 _POLL_S = 0.5
-_SAMPLE_S = 1.0
 _MAX_CONSTRUCTOR_DEATHS = 3
 _ONE_ITEM_BLOCKS = 20_000
 _GPU_PROBE_S = 60.0
@@ -199,7 +198,7 @@ class RayEngine:
         dataset = self._dataset(workload, blobs, supervisor)
         patience = Patience()
         ended = threading.Event()
-        meter = _RayMeter(workload.labels)
+        meter = _meter(workload.labels)
 
         def pass_on(texts: Iterable[str], emit: Callable[[Item], None]) -> None:
             for item in map(json.loads, texts):
@@ -312,7 +311,7 @@ class RayEngine:
 
     def meter(self, workload: Workload) -> Meter:
         """The metrics of this process, which Ray's agent on this machine collects."""
-        return _RayMeter(workload.labels)
+        return _meter(workload.labels)
 
     def close(self) -> None:
         """Leave the cluster, or stop the Ray that was started here."""
@@ -350,62 +349,11 @@ def _smallest_gpu_of(nodes: Sequence[Mapping[str, Any]]) -> int | None:
     return None
 
 
-class _RayMeter:
-    """Metrics of this process on their way to Ray's agent on the machine, which serves them to Prometheus.
+def _meter(labels: Mapping[str, str]) -> RayMeter:
+    from ray.util import metrics
 
-    Ray adds the prefix ``ray_`` and, to counters, ``_total``. A call takes 2 microseconds and hands a number over to
-    Ray's core, which sends them every ten seconds; where nobody collects them (Ray without its dashboard's packages)
-    they are dropped. A gauge is forgotten within twenty seconds unless it is set again.
-
-    Args:
-        labels: On every metric.
-    """
-
-    def __init__(self, labels: Mapping[str, str]) -> None:
-        self._labels = dict(labels)
-        self._made: dict[Metric, Any] = {}
-        self._totals: dict[Metric, float] = {}
-        self._samples: list[tuple[Metric, Callable[[], float | None], dict[str, str]]] = []
-        self._lock = threading.Lock()
-
-    def _ray_metric(self, metric: Metric) -> Any:  # noqa: ANN401 - Ray's own type
-        with self._lock:
-            if metric not in self._made:
-                from ray.util import metrics
-
-                kinds = {Kind.COUNTER: metrics.Counter, Kind.GAUGE: metrics.Gauge, Kind.HISTOGRAM: metrics.Histogram}
-                options: dict[str, Any] = {"boundaries": list(metric.buckets)} if metric.buckets else {}
-                self._made[metric] = kinds[metric.kind](
-                    metric.full_name, metric.description, tag_keys=(*self._labels, *metric.labels), **options
-                )
-            return self._made[metric]
-
-    def add(self, metric: Metric, value: float, **labels: str) -> None:
-        if value > 0:
-            self._ray_metric(metric).inc(value, self._labels | labels)
-
-    def observe(self, metric: Metric, value: float, **labels: str) -> None:
-        self._ray_metric(metric).observe(value, self._labels | labels)
-
-    def set(self, metric: Metric, value: float, **labels: str) -> None:
-        self._ray_metric(metric).set(value, self._labels | labels)
-
-    def sample(self, metric: Metric, read: Callable[[], float | None], **labels: str) -> None:
-        self._samples.append((metric, read, labels))
-
-    def count_to(self, metric: Metric, total: float) -> None:
-        """Bring a counter to what somebody else has counted."""
-        self.add(metric, total - self._totals.get(metric, 0.0))
-        self._totals[metric] = total
-
-    def keep_reading(self) -> None:
-        """Read all gauges that are to be sampled, again and again until the process ends."""
-        while True:
-            for metric, read, labels in tuple(self._samples):
-                value = read()
-                if value is not None:
-                    self.set(metric, value, **labels)
-            time.sleep(_SAMPLE_S)
+    makers = {Kind.COUNTER: metrics.Counter, Kind.GAUGE: metrics.Gauge, Kind.HISTOGRAM: metrics.Histogram}
+    return RayMeter(makers, labels)
 
 
 class _RayWorker:
@@ -426,7 +374,7 @@ class _RayWorker:
         about = ray.get_runtime_context()
         # known to have begun before anything of its own runs, which may be what kills it
         ray.get(supervisor.begin.remote(about.get_actor_id(), about.get_worker_id()))
-        self._meter = _RayMeter(labels)
+        self._meter = _meter(labels)
         fetched = {name: ray.get(reference) for name, reference in blobs.items()}
         self._worker = factory(fetched, num_threads, self._meter)
         threading.Thread(target=self._watch, name="stop", daemon=True).start()

@@ -138,8 +138,11 @@ def _percent(share: float) -> str:
 def _funnel(about: Mapping[str, Any], images: int) -> list[str]:
     selection = about["selection"]
     lines = ["| | images |", "|---|---:|", f"| labelled by the job | {selection['labelled']:,} |"]
-    for name, count in selection["rejected"].items():
-        lines.append(f"| rejected: {REASONS[name]}{_value(about, name)} | {count:,} |")
+    lines += [
+        f"| rejected: {REASONS[name]}{_value(about, name)} | {count:,} |"
+        for name, count in selection["rejected"].items()
+        if count or about["asked"].get(name) is not None
+    ]
     lines.append(f"| selected | {selection['selected']:,} |")
     if selection["selected"] != images:
         lines.append(f"| changed or gone since they were labelled | {selection['selected'] - images:,} |")

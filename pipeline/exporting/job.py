@@ -14,7 +14,6 @@ from typing import Any
 import duckdb
 
 from pipeline.config import fingerprint, parse_config
-from pipeline.engines import InlineEngine, RayEngine
 from pipeline.errors import EngineError, OutputError, PublishError, RequestError, StorageError
 from pipeline.exporting.agenda import Agenda
 from pipeline.exporting.exporter import UNITS_AT_ONCE, ExporterConfig, ExportWorker
@@ -28,11 +27,12 @@ from pipeline.exporting.target import Target
 from pipeline.outcome import Budget
 from pipeline.progress import Reporter, Tracker, Wording, make_reporter
 from pipeline.records import Receipt
+from pipeline.running import is_progress, make_engine
 from pipeline.stopping import stop_on_signals
 from pipeline.storage import Storage
 from pipeline.trust.promise import Promise
 from pipeline.trust.truth import Truth, read_truth
-from pipeline.workload import Engine, Item, Workload
+from pipeline.workload import Workload
 
 _WORDING = Wording(doing="exporting", dropped="omitted")
 
@@ -209,7 +209,7 @@ def _run(
             reporter.note(f"resuming: {agenda.num_done} of {len(plan)} parts are done")
         target.withdraw_success()
         reporter.update(tracker.snapshot())
-        with contextlib.closing(_engine(config)) as engine:
+        with contextlib.closing(make_engine(config)) as engine:
             engine.start()
             with stop_on_signals(reporter) as stop:
                 for item in engine.run(_workload(config, source, target, agenda), stop.event):
@@ -222,10 +222,6 @@ def _run(
     if tracker.unwritable:
         raise PublishError(f"{tracker.unwritable}; what was exported stays, the same command goes on from there")
     return _conclude(source, target, plan, about, tracker, budget, interrupted=by_signal)
-
-
-def _engine(config: ExportConfig) -> Engine:
-    return InlineEngine() if config.engine == "inline" else RayEngine(config.ray_address, verbose=config.verbose)
 
 
 def _workload(config: ExportConfig, source: Source, target: Target, agenda: Agenda) -> Workload:
@@ -247,14 +243,8 @@ def _workload(config: ExportConfig, source: Source, target: Target, agenda: Agen
         on_gpu=False,
         num_workers=None if config.workers == "auto" else config.workers,
         num_threads=None,
-        is_progress=_is_progress,
+        is_progress=is_progress,
     )
-
-
-def _is_progress(item: Item) -> bool:
-    """Whether a receipt tells of something that need not be done again, should its exporter die now."""
-    receipt = Receipt.from_dict(item)
-    return bool(receipt.parts) or receipt.finished or receipt.failure is not None
 
 
 # -- after it ---------------------------------------------------------------------------------------------

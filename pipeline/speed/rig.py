@@ -16,13 +16,9 @@ from typing import Any
 
 import torch
 
+from pipeline.chunks import CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES, PIECE_IMAGES
 from pipeline.errors import ImageError, InputError
-from pipeline.labeler import (
-    CPU_CHUNK_IMAGES,
-    GPU_CHUNK_IMAGES,
-    PIECE_IMAGES,
-    UNITS_AT_ONCE,
-)
+from pipeline.labeler import UNITS_AT_ONCE
 from pipeline.labeler_config import LabelerConfig
 from pipeline.models.classifier import Classifier, Precision
 from pipeline.models.ensemble import Ensemble, Predictions

@@ -11,6 +11,9 @@ from pathlib import Path
 import attacks
 import pytest
 from attacks import Trap
+from test_job import rows
+
+from pipeline import verify
 
 SEED = 5
 KILLED = -signal.SIGKILL
@@ -53,6 +56,21 @@ def test_killed_between_quarantine_and_predictions(job, tmp_path):
     assert attacks.run(job.inputs, out, job.words) == 0
     assert uncommitted <= parts(out)
     job.check(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [1, 12])
+def test_killed_between_probabilities_and_predictions(job, tmp_path, at):
+    """What members said in full is there, the predictions part that commits it is not."""
+    out, words = tmp_path / "out", job.words | {"keep_probs": True}
+    trap = Trap(at=at, place="/probabilities/", steps=("os.remove",))
+    assert attacks.run(job.inputs, out, words, trap) == KILLED
+    stored = {path.name for path in out.glob("probabilities/*/*.parquet")}
+    assert len(stored - parts(out)) >= 1
+    assert attacks.run(job.inputs, out, words) == 0
+    assert rows(out).equals(rows(job.out))
+    assert {path.name for path in out.glob("probabilities/*/*.parquet")} == parts(out)
+    assert verify(out).discrepancies == ()
 
 
 @pytest.mark.slow
