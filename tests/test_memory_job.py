@@ -43,9 +43,9 @@ def batch_sizes(monkeypatch) -> list[int | None]:
     seen: list[int | None] = []
     make = Labeler.__init__
 
-    def noted(self, config, blobs):
+    def noted(self, config, blobs, **options):
         seen.append(config.batch_size)
-        make(self, config, blobs)
+        make(self, config, blobs, **options)
 
     monkeypatch.setattr(Labeler, "__init__", noted)
     return seen

@@ -55,7 +55,7 @@ class IdleLabeler:
 
     num_calls = 0
 
-    def __init__(self, settings, blobs, num_threads) -> None:
+    def __init__(self, settings, blobs, num_threads, meter) -> None:
         self._fingerprint = settings["fingerprint"]
 
     def __call__(self, item, stopping):

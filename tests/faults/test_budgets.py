@@ -12,7 +12,7 @@ from conftest import make_tar, sample_members
 from test_job import options
 
 from pipeline import label, verify
-from pipeline.cli.jobs import _explain_exit
+from pipeline.cli.jobs import explain_exit
 from pipeline.engines import RayEngine
 from pipeline.errors import EngineError, RequestError
 from pipeline.outcome import Budget
@@ -33,7 +33,7 @@ def test_a_job_whose_units_cannot_be_read_stops_early(gaps, sample_data, tmp_pat
     assert (summary.exit_code, summary.failed_units_exceeded) == (4, True)
     assert 6 <= summary.failed_units < 20
     assert summary.images == 0
-    _explain_exit(summary)
+    explain_exit(summary)
     *listed, last = capsys.readouterr().err.splitlines()
     assert len(listed) == summary.failed_units
     assert "more than --max-failed-units allows" in last
