@@ -51,8 +51,8 @@ def calibrate(
         truth: As for :func:`pipeline.evaluate`.
         save: File that it is written to, local or S3; None: it is not.
         method: ``temperature``: one number for the pool as it is. ``stack``: a weight for each member of a geometric
-            pool, for which their probabilities must be stored. ``auto``: a stack where they are and there are
-            several members, else a temperature.
+            pool, for which their probabilities must be stored. ``auto``: the one that says more of images it was
+            not fitted on.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
 
@@ -84,11 +84,17 @@ def calibrate_and_count(
     ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
-    if method == "stack" or (method == "auto" and len(aliases_kept(job)) > 1):
+    complaint = _complaint(ledger.out, job)
+    stack_wanted = method == "stack" or (method == "auto" and len(aliases_kept(job)) > 1)
+    if stack_wanted:
         spoken, counts = read_spoken(ledger, job, given)
         calibration = fit_to_members(ledger.out, job, spoken, counts)
-    else:
-        _check_pool(ledger.out, job)
+        alone = calibration.temperature_alone
+        is_better = alone is None or calibration.after.nll < alone.nll
+        stack_wanted = method == "stack" or is_better or complaint is not None
+    if not stack_wanted:
+        if complaint is not None:
+            raise RequestError(complaint)
         judged = read_judged(ledger, job, given, with_scores=True)
         counts = judged.counts
         calibration = fit(ledger.out, job, judged)
@@ -97,18 +103,19 @@ def calibrate_and_count(
     return calibration, counts
 
 
-def _check_pool(out: str, job: Mapping[str, Any]) -> None:
-    """Make sure that what is stored of a pool can be given a temperature."""
+def _complaint(out: str, job: Mapping[str, Any]) -> str | None:
+    """Why what is stored of a pool cannot be given a temperature, if it cannot."""
     if job["results"]["combine"] == "vote":
-        raise RequestError(
+        return (
             f"{out}: a vote has shares of votes, not probabilities that a temperature could calibrate; "
             "label with --combine mean or geometric"
         )
     if job["results"].get("calibration"):
-        raise RequestError(
+        return (
             f"{out} was labelled with a calibration; fit another on an output without one, "
             "for which the images with truth are enough"
         )
+    return None
 
 
 def fit(out: str, job: Mapping[str, Any], judged: Judged) -> Calibration:

@@ -37,7 +37,7 @@ def stacked(sample_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stacked")
     shards = [str(sample_data / f"shard-00{number}.tar") for number in range(2)]
     label(shards, folder / "out", **words(sample_data, keep_probs=True))
-    fitted = calibrate(folder / "out", save=folder / "cal.json")
+    fitted = calibrate(folder / "out", save=folder / "cal.json", method="stack")
     combine(folder / "out", folder / "combined", calibration=folder / "cal.json", engine="inline")
     return folder, fitted, shards
 
@@ -47,10 +47,12 @@ def test_a_stack_is_fitted_where_probabilities_are_stored(stacked):
     assert (fitted.method, fitted.rule) == ("stack", "geometric")
     weights = [member.weight for member in fitted.members]
     assert fitted.temperature == pytest.approx(1 / sum(weights), rel=1e-4)
-    assert fitted.after.nll < fitted.temperature_alone.nll
+    assert fitted.after.nll < fitted.before.nll
     assert fitted.truths == evaluate(folder / "out").images
     one = calibrate(folder / "out", method="temperature")
     assert (one.method, one.rule) == ("temperature", "mean")
+    best = min(fitted, one, key=lambda found: found.after.nll)
+    assert calibrate(folder / "out").method == best.method  # the one that says more of what it was not fitted on
     assert one.after.nll == pytest.approx(fitted.temperature_alone.nll, rel=0.05)  # of the top-k, of all
 
 
@@ -88,7 +90,7 @@ def test_evaluate_says_so_and_its_scores_fit_the_truth_better(stacked, capsys):
     assert nll["combined"] < nll["out"]
     assert app(["evaluate", str(folder / "combined")], standalone_mode=False) == 0
     assert "a log-stack with the weights" in capsys.readouterr().out
-    words = ["calibrate", str(folder / "out"), "--save", str(folder / "again.json")]
+    words = ["calibrate", str(folder / "out"), "--save", str(folder / "again.json"), "--method", "stack"]
     assert app(words, standalone_mode=False) == 0
     said = capsys.readouterr().out
     assert "log-stack, weights shufflenet_v2_x0_5" in said

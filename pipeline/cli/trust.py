@@ -84,7 +84,7 @@ def calibrate(
         Literal["auto", "temperature", "stack"],
         typer.Option(
             help="temperature: one number for the pool as it is. stack: a weight for each member of a geometric pool; "
-            "wants an output of --keep-probs. auto: stack there, else temperature."
+            "wants an output of --keep-probs. auto: what says more of images that it was not fitted on."
         ),
     ] = "auto",
     json_: AsJson = False,
