@@ -162,6 +162,7 @@ def command(*more: str, cwd) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=cwd, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_prints_json_and_shows_progress_beside_it(sample_data, tmp_path):
     result = command("-m", "shufflenet_v2_x0_5", "--weights-dir", str(sample_data / "weights"), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -172,8 +173,8 @@ def test_the_command_prints_json_and_shows_progress_beside_it(sample_data, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_without_weights_is_one_line_and_exit_2(sample_data, tmp_path):
-    result = command(str(sample_data), "-m", "resnet18=none.pth", cwd=tmp_path)
+def test_a_model_without_weights_is_one_line_and_exit_2(sample_data, tmp_path, shardlabel):
+    result = shardlabel("bench", sample_data, "-m", "resnet18=none.pth", cwd=tmp_path)
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert "none.pth" in result.stderr

@@ -106,7 +106,7 @@ def test_progress_as_json_lines_ends_in_the_summary(sample_data, tmp_path):
     assert summary["images_per_s"] == pytest.approx(5 / summary["seconds"], rel=0.05)
 
 
-def test_options_come_from_a_file_and_the_command_line_wins(sample_data, tmp_path):
+def test_options_come_from_a_file_and_the_command_line_wins(sample_data, tmp_path, shardlabel):
     make_tar(tmp_path / "a.tar", sample_members(3))
     config = f"""
         model: [shufflenet_v2_x0_5]
@@ -118,14 +118,14 @@ def test_options_come_from_a_file_and_the_command_line_wins(sample_data, tmp_pat
         out: out
     """
     (tmp_path / "job.yaml").write_text(config)
-    result = run("label", "--config", "job.yaml", "--top-k", "2", cwd=tmp_path)
+    result = shardlabel("label", "--config", "job.yaml", "--top-k", "2", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "out/job.json").read_text())["results"]["top_k"] == 2
 
 
-def test_a_missing_shard_of_a_range_ends_in_exit_4(sample_data, tmp_path):
+def test_a_missing_shard_of_a_range_ends_in_exit_4(sample_data, tmp_path, shardlabel):
     make_tar(tmp_path / "s-0.tar", sample_members(2))
-    result = run("label", "s-{0..1}.tar", "-o", "out", *label_words(sample_data), cwd=tmp_path)
+    result = shardlabel("label", "s-{0..1}.tar", "-o", "out", *label_words(sample_data), cwd=tmp_path)
     assert result.returncode == 4
     assert "s-1.tar" in result.stderr
     assert "run the same command to try them again" in result.stderr
@@ -177,6 +177,7 @@ def test_a_reader_that_goes_away_is_no_traceback(sample_data, tmp_path):
     assert "Traceback" not in said
 
 
+@pytest.mark.slow  # CI runs the demo itself
 def test_the_demo_runs_on_ray_and_says_what_it_did(tmp_path):
     result = run("demo", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

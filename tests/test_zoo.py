@@ -247,6 +247,7 @@ def test_fetch_on_the_command_line(tmp_path, shardlabel):
     assert shardlabel("models", "fetch", SMALL).returncode == 2
 
 
+@pytest.mark.slow
 def test_measured_beside_published_accuracy(shared, tmp_path):
     weights = shared / "weights" / "mobilenet_v2-imagenet.pth"
     shard = sorted((shared / "data" / "shards").glob("*.tar"))[0]
