@@ -13,10 +13,9 @@ from conftest import jpeg, make_tar
 from made_up_outputs import calibrated, write_csv, write_output
 from typer.testing import CliRunner
 
-from pipeline import label, report
+from pipeline import label, report, words
 from pipeline.cli import app
 from pipeline.errors import OutputError, RequestError
-from pipeline.page import words
 
 EVIL = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=alert(2)>\x1b[31m\u202e"
 NUM_IMAGES, NUM_CLASSES = 120, 10

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from rich.console import Console
 from rich.table import Table
 
@@ -12,6 +10,7 @@ from pipeline.forecast import Expected, Forecast
 from pipeline.safe_text import printable
 from pipeline.speed.limits import BOTTLENECKS, Verdict
 from pipeline.speed.rates import Rates, StageRate
+from pipeline.words import duration, size
 
 _TITLES = {
     "read": "read",
@@ -48,7 +47,7 @@ def print_forecast(found: Forecast) -> None:
         rows.append(("loose images", f"{found.loose_images:,}"))
     rows += [
         ("units", f"{found.units:,}"),
-        ("bytes", _bytes(found.size_bytes)),
+        ("bytes", size(found.size_bytes)),
         ("images", _with_error(found.images, found.images_standard_error)),
     ]
     if found.time is not None and found.rates is not None:
@@ -77,13 +76,11 @@ def _expected(found: Forecast, time: Expected, rates: Rates) -> list[tuple[str, 
         ("measured", _measured(rates)),
         ("bottleneck", BOTTLENECKS[verdict.bottleneck]),
         ("rate", f"{time.images_per_s:,.1f} images/s with {time.workers:,} {workers}"),
-        ("time", _duration(time.seconds) + _about(found, time.seconds)),
+        ("time", duration(time.seconds) + _about(found, time.seconds)),
     ]
     if time.cost is not None:
         rows.append(("cost", f"{time.cost:,.2f} for {time.worker_hours:,.1f} worker hours"))
-    rows.append(
-        ("predictions", f"{_bytes(time.output_bytes)}, {time.output_bytes / max(1, found.images):,.0f} an image")
-    )
+    rows.append(("predictions", f"{size(time.output_bytes)}, {time.output_bytes / max(1, found.images):,.0f} an image"))
     rows += [("assuming", line) for line in time.assumptions]
     return rows
 
@@ -92,7 +89,7 @@ def _about(found: Forecast, seconds: float) -> str:
     error = found.images_standard_error
     if not error or not found.images:
         return ""
-    return f" +- {_duration(2 * error / found.images * seconds)} for the number of images"
+    return f" +- {duration(2 * error / found.images * seconds)} for the number of images"
 
 
 def _measured(rates: Rates) -> str:
@@ -169,19 +166,3 @@ def _print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
 
 def _say(console: Console, line: str) -> None:
     console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
-
-
-def _bytes(number: float) -> str:
-    units = ("bytes", "kB", "MB", "GB", "TB", "PB")
-    power = min(len(units) - 1, int(math.log10(number) // 3)) if number >= 1 else 0
-    return f"{number / 1000**power:,.{1 if power else 0}f} {units[power]}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:,.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:,.0f} min"
-    if seconds < 72 * 3600:
-        return f"{seconds / 3600:,.1f} h"
-    return f"{seconds / 86400:,.1f} days"

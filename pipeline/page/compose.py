@@ -16,8 +16,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from pipeline import words
 from pipeline.accuracy import Evaluation
-from pipeline.page import figures, proofs, words
+from pipeline.page import figures, proofs
 from pipeline.page.census import Census, Pick
 from pipeline.page.rows import Labelled, Quarantine
 from pipeline.page.sheets import Shown, class_sheets, examples_of, sheets_of

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from pipeline.page import plots, words
+from pipeline import words
+from pipeline.page import plots
 from pipeline.page.census import Census, Spread
 from pipeline.page.timeline import Timeline
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline import words
 from pipeline.accuracy import Accuracy, Evaluation
-from pipeline.page import plots, words
+from pipeline.page import plots
 from pipeline.page.figures import CONSENSUS, Figure, Table, figure
 from pipeline.trust.intervals import Interval
 from pipeline.trust.judged import Judged

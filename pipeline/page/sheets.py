@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.page import words
+from pipeline import words
 from pipeline.page.census import Census, Pick
 from pipeline.page.rows import Labelled, Rejected
 from pipeline.page.thumbnails import Thumbnail
