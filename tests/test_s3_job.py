@@ -60,7 +60,7 @@ def predictions(s3, bucket: str, out: str) -> list[dict]:
     return sorted(pa.concat_tables(tables, promote_options="default").to_pylist(), key=lambda row: row["sha256"])
 
 
-@both_servers
+@both_servers_in_time
 def test_shards_and_loose_images_on_s3_get_the_same_labels(s3, bucket):
     out = f"s3://{bucket}/out"
     pattern = f"s3://{bucket}/shards/train-{{000..001}}.tar"
@@ -81,7 +81,7 @@ def test_shards_and_loose_images_on_s3_get_the_same_labels(s3, bucket):
     assert again.images == 0
 
 
-@both_servers
+@both_servers_in_time
 def test_a_shard_uploaded_in_pieces(s3, bucket, tmp_path):
     """Its ETag is no hash of its bytes."""
     shard = make_tar(tmp_path / "big.tar", [("filler.bin", bytes(5 << 20)), *sample_members(6)]).read_bytes()

@@ -186,6 +186,7 @@ def test_the_first_of_two_with_the_same_bytes_stays(labelled, datasets, tmp_path
     assert (summary.exported, summary.rejected) == (250, {})
 
 
+@pytest.mark.slow
 def test_both_engines_write_the_same_files(labelled, tmp_path):
     words = {"min_score": 0.4, "max_per_class": 6, "repeat_to": 9}
     summaries = [

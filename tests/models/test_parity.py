@@ -206,7 +206,7 @@ def labelled(request, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("precision", ["auto", "mixed"])
+@pytest.mark.parametrize("precision", ["auto", pytest.param("mixed", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("data", ["sample_data", pytest.param("shared", marks=pytest.mark.slow)])
 def test_low_precision_keeps_the_top_1_of_trained_members(labelled, data, precision):
     exact, cheap = labelled(data, "fp32"), labelled(data, precision)
