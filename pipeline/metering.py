@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 from pipeline import metrics
 from pipeline.machine import available_memory_bytes, device_memory_bytes, process_memory_bytes
 from pipeline.metrics import Meter
-from pipeline.progress import Snapshot
 from pipeline.records import Receipt
+from pipeline.tracking import Snapshot
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.errors import BudgetError, Interrupted
-from pipeline.progress import Tracker
 from pipeline.records import Unit
+from pipeline.tracking import Tracker
 
 _MIN_SAMPLES = 1_000  # before a rate of bad ones says anything
 _UNITS_FAILED = 4

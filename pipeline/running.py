@@ -16,10 +16,11 @@ from pipeline.metering import JobMeter
 from pipeline.outcome import Budget, LabelSummary, sum_up
 from pipeline.parts import Progress
 from pipeline.planning import Plan, read_units
-from pipeline.progress import Reporter, Tracker
+from pipeline.progress import Reporter
 from pipeline.records import Receipt, Unit
 from pipeline.stopping import stop_on_signals
 from pipeline.storage import Storage
+from pipeline.tracking import Tracker
 from pipeline.workload import Engine, Item, Workload
 
 

@@ -27,7 +27,6 @@ print("imported", *sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
 
-@pytest.mark.slow
 def test_a_machine_is_measured_without_ray_or_the_network(tmp_path):
     script, found = REPOSITORY / "examples" / "measure_gpu.py", tmp_path / "rates.json"
     words = "--device cpu --members shufflenet_v2_x0_5,squeezenet1_1 --num-images 16 --num-tars 2 --minutes 0.05"

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline import metrics
 from pipeline.metering import JobMeter, Timed, UnitMeter, sample_memory
-from pipeline.progress import Snapshot
 from pipeline.records import Receipt
+from pipeline.tracking import Snapshot
 
 
 class Noted:

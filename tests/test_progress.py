@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from pipeline.progress import Bar, Json, Plain, Silent, Snapshot, Tracker, Wording, describe, make_reporter
+from pipeline.progress import Bar, Json, Plain, Silent, Wording, describe, make_reporter
 from pipeline.records import UNWRITABLE, Receipt, Unit
+from pipeline.tracking import Snapshot, Tracker
 
 
 def unit(number: int, size_bytes: int = 1000) -> Unit:

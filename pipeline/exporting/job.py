@@ -25,11 +25,12 @@ from pipeline.exporting.source import Source, check_place, open_source
 from pipeline.exporting.summary import ExportSummary, sum_up
 from pipeline.exporting.target import Target
 from pipeline.outcome import Budget
-from pipeline.progress import Reporter, Tracker, Wording, make_reporter
+from pipeline.progress import Reporter, Wording, make_reporter
 from pipeline.records import Receipt
 from pipeline.running import is_progress, make_engine
 from pipeline.stopping import stop_on_signals
 from pipeline.storage import Storage
+from pipeline.tracking import Tracker
 from pipeline.trust.promise import Promise
 from pipeline.trust.truth import Truth, read_truth
 from pipeline.workload import Workload

@@ -13,7 +13,7 @@ from pipeline.exporting.selection import ClassCount
 from pipeline.exporting.source import Source
 from pipeline.exporting.target import Target
 from pipeline.outcome import FailedUnit
-from pipeline.progress import Tracker
+from pipeline.tracking import Tracker
 from pipeline.trust.promise import Level, Promise
 
 _UNITS_FAILED = 4

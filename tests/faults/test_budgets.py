@@ -16,8 +16,8 @@ from pipeline.cli.jobs import explain_exit
 from pipeline.engines import RayEngine
 from pipeline.errors import EngineError, RequestError
 from pipeline.outcome import Budget
-from pipeline.progress import Tracker
 from pipeline.records import Receipt, Unit, UnitKind
+from pipeline.tracking import Tracker
 from pipeline.workload import MAX_DEATHS, Patience, Workload
 
 
