@@ -188,8 +188,8 @@ def test_the_driver_may_be_killed_as_well(sample_data, tmp_path, poison):
 @pytest.mark.slow
 @pytest.mark.parametrize("deaths", [0, 2])
 def test_an_interrupt_does_not_wait_for_a_decoder_that_hangs(sample_data, tmp_path, poison, deaths):
-    """Neither in the labeler's own threads nor in isolation, and no mark is left."""
-    path, out = shard(tmp_path / "a.tar", {17: poisoned("sleep", 17)}), tmp_path / "out"
+    """Neither in the labeler's own threads nor in isolation, and no mark is left once there was progress."""
+    path, out = shard(tmp_path / "a.tar", {37: poisoned("sleep", 37)}), tmp_path / "out"
     ask = command(path, out, sample_data, "--engine", "inline", "--rows-per-part", "10")
     unit = tar_unit(find_inputs((path,), Storage()).tars[path])
     for _ in range(deaths):
