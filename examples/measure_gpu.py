@@ -41,21 +41,21 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # an uninstalled checkout
 
-from pipeline.config import StorageConfig, parse_members
+from pipeline.config.settings import StorageConfig, parse_members
 from pipeline.errors import ImageError
-from pipeline.inputs import find_inputs
-from pipeline.labeler_config import LabelerConfig
+from pipeline.inputs.find import find_inputs
+from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.models.catalog import find
 from pipeline.models.classifier import Classifier
 from pipeline.models.recipe import Recipe, crop
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.sample_data import sample_data
-from pipeline.speed.limits import Verdict, judge
+from pipeline.speed.bottleneck import Verdict, judge
 from pipeline.speed.measure import measure
 from pipeline.speed.rates import Rates
-from pipeline.speed.rig import CHOICES
 from pipeline.speed.sampling import Drawn, LooseCount, draw
+from pipeline.speed.stage_bench import CHOICES
 from pipeline.stages.decode import decode
 from pipeline.storage import Storage
 

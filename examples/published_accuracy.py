@@ -16,9 +16,9 @@ import math
 from pathlib import Path
 
 from pipeline import evaluate, label
-from pipeline.config import parse_members
+from pipeline.commands.models import browse
+from pipeline.config.settings import parse_members
 from pipeline.models.families import families
-from pipeline.zoo import browse
 
 Z_95 = 1.96
 

@@ -13,17 +13,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.accuracy import evaluate
-    from pipeline.asking import review, sample
-    from pipeline.audit import verify
-    from pipeline.benchmark import bench
-    from pipeline.calibrating import calibrate
-    from pipeline.exporting.job import export
-    from pipeline.forecast import plan
-    from pipeline.job import label
-    from pipeline.recombine import combine
-    from pipeline.reporting import report
-    from pipeline.survey import status
+    from pipeline.commands.bench import bench
+    from pipeline.commands.calibrate import calibrate
+    from pipeline.commands.combine import combine
+    from pipeline.commands.evaluate import evaluate
+    from pipeline.commands.export import export
+    from pipeline.commands.label import label
+    from pipeline.commands.plan import plan
+    from pipeline.commands.report import report
+    from pipeline.commands.review import review
+    from pipeline.commands.sample import sample
+    from pipeline.commands.status import status
+    from pipeline.commands.verify import verify
 
 __all__ = [
     "bench",
@@ -41,18 +42,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "bench": "pipeline.benchmark",
-    "calibrate": "pipeline.calibrating",
-    "combine": "pipeline.recombine",
-    "evaluate": "pipeline.accuracy",
-    "export": "pipeline.exporting.job",
-    "label": "pipeline.job",
-    "plan": "pipeline.forecast",
-    "report": "pipeline.reporting",
-    "review": "pipeline.asking",
-    "sample": "pipeline.asking",
-    "status": "pipeline.survey",
-    "verify": "pipeline.audit",
+    "bench": "pipeline.commands.bench",
+    "calibrate": "pipeline.commands.calibrate",
+    "combine": "pipeline.commands.combine",
+    "evaluate": "pipeline.commands.evaluate",
+    "export": "pipeline.commands.export",
+    "label": "pipeline.commands.label",
+    "plan": "pipeline.commands.plan",
+    "report": "pipeline.commands.report",
+    "review": "pipeline.commands.review",
+    "sample": "pipeline.commands.sample",
+    "status": "pipeline.commands.status",
+    "verify": "pipeline.commands.verify",
 }
 
 

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pipeline.safe_text import one_line, redacted
+from pipeline.text.safe import one_line, redacted
 
 
 class ShardlabelError(Exception):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.errors import InputError
-from pipeline.safe_text import printable
+from pipeline.text.safe import printable
 
 IMAGENET_CLASSES = 1000
 

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.ledger import to_json
-from pipeline.parts import PartName
+from pipeline.output.ledger import to_json
+from pipeline.output.parts import PartName
 from pipeline.records import predictions_schema
 
 MARK = "ab" * 32

@@ -13,7 +13,7 @@ from pathlib import Path
 from conftest import SAMPLE_DATA
 
 from pipeline import label
-from pipeline.engines import RayEngine
+from pipeline.engines.on_ray import RayEngine
 
 _LAST_REPORT_S = 2.5  # Ray's processes report once a second at most
 

@@ -20,7 +20,7 @@ import pytest
 from botocore.config import Config
 from ceph import ACCESS_KEY, SECRET_KEY, Ceph, CephUnavailable, find_ceph
 
-from pipeline.config import StorageConfig
+from pipeline.config.settings import StorageConfig
 from pipeline.storage import Storage
 
 _REFUSALS = {

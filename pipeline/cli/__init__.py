@@ -1,4 +1,7 @@
-"""The command line: words become settings, a call, a few lines and an exit code. No logic lives here."""
+"""The command line: arguments become settings, a call, a few lines of output and an exit code.
+
+No logic: what a command does is in commands.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from typing import Annotated, NoReturn, cast
 
 import typer
 
-from pipeline.cli import config, jobs, models, recombining, speed, trust
+from pipeline.cli import config, jobs, models, combine, speed, trust
 from pipeline.cli.export import EXPORT_EXAMPLES, export
 from pipeline.cli.help import MAX_WIDTH, GroupedCommand, GroupedCommands
 from pipeline.cli.printing import say
 from pipeline.errors import ShardlabelError
-from pipeline.safe_text import printable, redacted
+from pipeline.text.safe import printable, redacted
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -41,7 +44,7 @@ app = typer.Typer(
 for _panel, _function, _examples in (
     (_JOBS, jobs.label, jobs.LABEL_EXAMPLES),
     (_JOBS, speed.plan, speed.PLAN_EXAMPLES),
-    (_JOBS, recombining.combine, recombining.COMBINE_EXAMPLES),
+    (_JOBS, combine.combine, combine.COMBINE_EXAMPLES),
     (_JOBS, jobs.status, jobs.STATUS_EXAMPLES),
     (_JOBS, jobs.verify, jobs.VERIFY_EXAMPLES),
     (_RESULTS, trust.evaluate, trust.EVALUATE_EXAMPLES),

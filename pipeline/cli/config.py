@@ -11,11 +11,11 @@ import typer
 from pipeline.cli.help import GroupedCommand, GroupedCommands, examples
 from pipeline.cli.printing import print_rows, say, show
 from pipeline.errors import RequestError
-from pipeline.safe_text import redacted
+from pipeline.text.safe import redacted
 
 if TYPE_CHECKING:  # pydantic takes its time
-    from pipeline.config import LabelConfig, MemberRequest
-    from pipeline.config_check import CheckedFile
+    from pipeline.config.check import CheckedFile
+    from pipeline.config.settings import LabelConfig, MemberRequest
 
 config = typer.Typer(cls=GroupedCommands, rich_markup_mode=None, no_args_is_help=True)
 _WRONG = 2
@@ -55,7 +55,7 @@ def check(
 
     Only the words are checked: no input is listed, no checkpoint opened.
     """
-    from pipeline.config_check import check_config_file
+    from pipeline.config.check import check_config_file
 
     checked = check_config_file(file)
     for problem in checked.problems:

@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.accuracy import Evaluation, evaluate
-from pipeline.config import label_config
-from pipeline.job import run_label
-from pipeline.outcome import LabelSummary
-from pipeline.safe_text import printable
+from pipeline.commands.evaluate import evaluate
+from pipeline.commands.label import run_label
+from pipeline.config.settings import label_config
+from pipeline.job.summary import LabelSummary
 from pipeline.sample_data import sample_data, sample_members
+from pipeline.text.safe import printable
+from pipeline.trust.evaluation import Evaluation
 
 
 def run_demo(out: str, engine: str) -> int:

@@ -87,8 +87,8 @@ def export(
     """Make a labelled dataset of a job's output: original bytes and keys; the same command again goes on."""
     words = {name: value for name, value in locals().items() if value is not None}
     from pipeline.cli.jobs import quiet
-    from pipeline.config import parse_config
-    from pipeline.exporting.job import run_export
+    from pipeline.commands.export import run_export
+    from pipeline.config.settings import parse_config
     from pipeline.exporting.settings import ExportConfig
 
     settings = parse_config(ExportConfig, words)

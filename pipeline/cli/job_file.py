@@ -16,7 +16,7 @@ import typer
 import yaml
 
 from pipeline.cli.jobs import label
-from pipeline.config import LabelConfig
+from pipeline.config.settings import LabelConfig
 
 _WIDTH = 100
 _DEFAULT = re.compile(r" *\[default: (.*)\]$")

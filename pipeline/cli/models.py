@@ -58,17 +58,19 @@ def show(
     no_sign_request: Anonymous = None,
 ) -> int:
     """List architectures and their published weights, or show one in full. `show` may be left out."""
-    from pipeline import zoo
-    from pipeline.cli import cards
+    from pipeline.cli import model_cards
+    from pipeline.commands import models as catalogue
 
-    found = zoo.browse(name, weights_dir=weights_dir, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request))
+    found = catalogue.browse(
+        name, weights_dir=weights_dir, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
+    )
     one = found[0] if len(found) == 1 and found[0].name == name else None
     if json_:
         print_json([card.to_dict() for card in found] if one is None else one.to_dict())
     elif one is not None:
-        cards.print_card(one)
+        model_cards.print_card(one)
     else:
-        cards.print_list(found)
+        model_cards.print_list(found)
     return 0
 
 
@@ -96,11 +98,11 @@ def fetch(
     import contextlib
     import dataclasses
 
-    from pipeline import zoo
-    from pipeline.progress import make_reporter
+    from pipeline.commands import models as catalogue
+    from pipeline.job.progress import make_reporter
 
     with contextlib.closing(make_reporter("none" if json_ else "auto")) as reporter:
-        found = zoo.fetch(
+        found = catalogue.fetch(
             specs,
             to,
             weights_dir=weights_dir,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.safe_text import json_text, printable
+from pipeline.text.safe import json_text, printable
 
 
 def say(line: str) -> None:

@@ -18,7 +18,7 @@ import typer
 import pipeline
 from pipeline import errors
 from pipeline.cli import app
-from pipeline.ledger import ATTEMPTS, JOB, SUCCESS, UNITS
+from pipeline.output.ledger import ATTEMPTS, JOB, SUCCESS, UNITS
 from pipeline.records import (
     COLUMN_MEANINGS,
     QUARANTINE_SCHEMA,

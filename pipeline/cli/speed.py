@@ -75,8 +75,8 @@ def plan(
 ) -> int:
     """What a job would do, how long it would take and what it would cost. Writes nothing."""
     words = _given(locals())
-    from pipeline.cli.tables import print_forecast
-    from pipeline.forecast import plan as foretell
+    from pipeline.cli.speed_tables import print_forecast
+    from pipeline.commands.plan import plan as foretell
 
     found = foretell(words.pop("inputs", ()), **words)
     if json_:
@@ -110,8 +110,8 @@ def bench(
 ) -> int:
     """Rates of this machine, stage by stage: the limit of a job, how close it comes, and what binds it."""
     words = _given(locals())
-    from pipeline.benchmark import bench as run_bench
-    from pipeline.cli.tables import print_benchmark
+    from pipeline.cli.speed_tables import print_benchmark
+    from pipeline.commands.bench import bench as run_bench
 
     found = run_bench(words.pop("inputs", ()), **words)
     if json_:

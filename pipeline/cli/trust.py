@@ -66,7 +66,7 @@ def evaluate(
 ) -> int:
     """How often each member and the consensus are right, and how far scores can be trusted, where truth is known."""
     import pipeline
-    from pipeline.cli.verdicts import print_evaluation
+    from pipeline.cli.trust_tables import print_evaluation
 
     found = pipeline.evaluate(out, truth=truth, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request))
     if json_:
@@ -92,8 +92,8 @@ def calibrate(
     no_sign_request: Anonymous = None,
 ) -> int:
     """Fit a temperature, or a weight for each member, where truth is known; `label --calibration FILE` applies it."""
-    from pipeline.calibrating import calibrate_and_count
-    from pipeline.cli.verdicts import print_calibration
+    from pipeline.cli.trust_tables import print_calibration
+    from pipeline.commands.calibrate import calibrate_and_count
 
     fitted, counts = calibrate_and_count(
         out, truth=truth, save=save, method=method, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
@@ -122,7 +122,7 @@ def sample(
 ) -> int:
     """Draw images at random for people to label; the filled-in list is a --truth."""
     import pipeline
-    from pipeline.cli.verdicts import print_list
+    from pipeline.cli.trust_tables import print_list
 
     found = pipeline.sample(
         out,
@@ -161,7 +161,7 @@ def review(
 ) -> int:
     """List the images that people should look at first, with their labels; most disagreeing first."""
     import pipeline
-    from pipeline.cli.verdicts import print_list
+    from pipeline.cli.trust_tables import print_list
 
     found = pipeline.review(
         out,
@@ -198,7 +198,7 @@ def report(
 ) -> int:
     """Write one self-contained HTML page: what was run, classes, certainty, accuracy, pictures, quarantine."""
     import pipeline
-    from pipeline.cli.verdicts import print_report
+    from pipeline.cli.trust_tables import print_report
 
     made = pipeline.report(
         out, truth=truth, save=save, images=images, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)

@@ -1,9 +1,4 @@
-"""Engines run a worker over items and stream what it yields; they know nothing of images.
+"""Engines run a worker over items and stream its receipts: inline in this process, or on Ray Data.
 
-``inline`` calls the worker in this process; ``on_ray`` has Ray Data schedule it: the one module that imports Ray.
+They know nothing of images. Only on_ray imports Ray.
 """
-
-from pipeline.engines.inline import InlineEngine
-from pipeline.engines.on_ray import RayEngine
-
-__all__ = ["InlineEngine", "RayEngine"]

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Iterator
 
 from pipeline.engines.stream import streamed
+from pipeline.engines.workload import Item, Share, Workload
 from pipeline.machine import available_memory_bytes, num_local_cpus, num_local_gpus
 from pipeline.metrics import Meter, NoMeter
-from pipeline.workload import Item, Share, Workload
 
 
 class InlineEngine:

@@ -16,12 +16,12 @@ from typing import Any
 
 from pipeline.engines.ray_meter import RayMeter
 from pipeline.engines.stream import streamed
+from pipeline.engines.stuck import die_when_stuck
 from pipeline.engines.supervisor import Supervisor
+from pipeline.engines.workload import MAX_DEATHS, Item, Patience, Share, WorkerFactory, Workload
 from pipeline.errors import EngineError, RequestError
 from pipeline.machine import available_memory_bytes, num_local_cpus, num_local_gpus, smallest_gpu_bytes
 from pipeline.metrics import LABELER_DEATHS, Kind, Meter
-from pipeline.watch import die_when_stuck
-from pipeline.workload import MAX_DEATHS, Item, Patience, Share, WorkerFactory, Workload
 
 _POLL_S = 0.5
 _MAX_CONSTRUCTOR_DEATHS = 3

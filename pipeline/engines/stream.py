@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from pipeline.workload import Item
+from pipeline.engines.workload import Item
 
 _HEARTBEAT_S = 0.2
 _STOP_GRACE_S = 10.0

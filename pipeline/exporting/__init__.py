@@ -1,1 +1,4 @@
-"""Export: from predictions to a labelled dataset, the original bytes and keys kept."""
+"""A labelled dataset from predictions: which rows, their original images, files in several formats.
+
+The command itself is commands.export.
+"""

@@ -9,7 +9,7 @@ import yaml
 
 from pipeline.exporting.rows import ROWS, card_features
 from pipeline.exporting.target import DATA
-from pipeline.safe_text import one_line, printable
+from pipeline.text.safe import one_line, printable
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _MORE_SIZES = ((10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))

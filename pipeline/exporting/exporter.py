@@ -17,19 +17,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import StorageConfig
+from pipeline.config.settings import StorageConfig
+from pipeline.engines.workload import Item
 from pipeline.errors import Interrupted, ObjectChanged, ObjectDamaged, PublishError, StorageError
 from pipeline.exporting.formats import WRITERS, Destination, Row, csv_file
 from pipeline.exporting.images import Image, Wanted, read_images
 from pipeline.exporting.rows import READ_COLUMNS, exported_rows
 from pipeline.exporting.target import Target
-from pipeline.ledger import PREDICTIONS, Ledger
 from pipeline.metrics import Meter
-from pipeline.parts import PartName
+from pipeline.output.ledger import PREDICTIONS, Ledger
+from pipeline.output.parts import PartName
 from pipeline.records import UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Unit, UnitKind
 from pipeline.stages.read import failure_reason
 from pipeline.storage import Storage
-from pipeline.workload import Item
 
 UNITS_AT_ONCE = 4
 _TICK_S = 1.0

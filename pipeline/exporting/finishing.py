@@ -15,7 +15,7 @@ from pipeline.exporting.card import card
 from pipeline.exporting.formats import metadata_schema, tar_kind
 from pipeline.exporting.source import Source
 from pipeline.exporting.target import CARD, CLASSES, DATA, METADATA, Target
-from pipeline.ledger import SUCCESS, to_json
+from pipeline.output.ledger import SUCCESS, to_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ import pyarrow as pa
 from pipeline.exporting.names import without_extension
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
-from pipeline.ledger import PREDICTIONS
 from pipeline.machine import available_memory_bytes, num_local_cpus
-from pipeline.parts import PartName
+from pipeline.output.ledger import PREDICTIONS
+from pipeline.output.parts import PartName
 from pipeline.records import UnitKind
 from pipeline.trust.promise import Promise, certify, certifying
 from pipeline.trust.truth import Truth, TruthCounts

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.config import AutoInt, StorageConfig, Text
+from pipeline.config.settings import AutoInt, StorageConfig, Text
 
 Format = Literal["webdataset", "imagefolder", "csv", "parquet"]
 _Share = Annotated[float, Field(ge=0, le=1)]

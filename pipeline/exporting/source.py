@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import OutputError, StorageError
+from pipeline.inputs.plan import read_units
 from pipeline.labels import distinct_names
-from pipeline.ledger import SUCCESS, Ledger
-from pipeline.parts import PartName, Progress
-from pipeline.planning import read_units
+from pipeline.output.ledger import SUCCESS, Ledger
+from pipeline.output.parts import PartName, Progress
 from pipeline.records import Unit
 from pipeline.storage import Storage, absolute_uri
 

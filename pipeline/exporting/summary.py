@@ -12,8 +12,8 @@ from pipeline.exporting.finishing import Totals
 from pipeline.exporting.selection import ClassCount
 from pipeline.exporting.source import Source
 from pipeline.exporting.target import Target
-from pipeline.outcome import FailedUnit
-from pipeline.tracking import Tracker
+from pipeline.job.summary import FailedUnit
+from pipeline.job.tracking import Tracker
 from pipeline.trust.promise import Level, Promise
 
 _UNITS_FAILED = 4

@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, StorageError
-from pipeline.ledger import SUCCESS, Ledger, to_json
-from pipeline.parts import DAMAGE, PartName
+from pipeline.output.ledger import SUCCESS, Ledger, to_json
+from pipeline.output.parts import DAMAGE, PartName
 from pipeline.storage import Entry, Storage
 
 EXPORT, CARD, CLASSES, PARTS = "export.json", "README.md", "classes.txt", "plan/parts.json"

@@ -1,1 +1,4 @@
-"""The classifiers: which there are, their weights, their preprocessing, and what they say together."""
+"""The classifiers: which exist, their weights, preprocessing and cost, how they run, and the consensus.
+
+No images in files and no units: crops in, predictions out.
+"""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from pipeline.errors import ModelError
-from pipeline.models.anatomy import of_member
 from pipeline.models.classifier import Precision
+from pipeline.models.cost import of_member
 from pipeline.models.tuning import CPU_SIZES, usual_size
 from pipeline.models.weights import ResolvedMember
 

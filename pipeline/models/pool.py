@@ -16,7 +16,7 @@ import torch
 
 from pipeline.models.consensus import Rule, best_first, combine
 from pipeline.models.ensemble import LEAST_STORED, MemberPredictions, Predictions
-from pipeline.probabilities import Word
+from pipeline.output.probabilities import Word
 
 LEAST_RESTORED = 2.0**-32  # of a class that is stored as the least there is
 

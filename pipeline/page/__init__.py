@@ -1,1 +1,4 @@
-"""The report's page: what is counted for it, drawn, shown in small, and put together as one HTML file."""
+"""The report's page: statistics of the predictions, plots, tables, thumbnails, and the HTML.
+
+The command itself is commands.report.
+"""

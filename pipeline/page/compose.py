@@ -16,16 +16,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pipeline import words
-from pipeline.accuracy import Evaluation
-from pipeline.page import figures, proofs
-from pipeline.page.census import Census, Pick
+from pipeline.page import accuracy, figures
+from pipeline.page.contact_sheets import Shown, class_sheets, examples_of, sheets_of
 from pipeline.page.rows import Labelled, Quarantine
-from pipeline.page.sheets import Shown, class_sheets, examples_of, sheets_of
+from pipeline.page.statistics import Census, Pick
 from pipeline.page.thumbnails import Thumbnail
 from pipeline.page.timeline import Timeline
-from pipeline.safe_text import printable
-from pipeline.trust.judged import Judged
+from pipeline.text import fmt
+from pipeline.text.safe import printable
+from pipeline.trust.evaluation import Evaluation
+from pipeline.trust.matched import Judged
 
 _SHOWN_INPUTS = 12
 _BEHIND_SIGNS = re.compile(r"(?<=[_/.-])(?=[^_/.0-9-])")
@@ -123,12 +123,12 @@ def _content(found: Findings) -> dict[str, Any]:
         "same_first": figures.same_first(census, aliases) if several and census.images else None,
         "evaluation": evaluation,
         "truth_notes": found.truth_notes,
-        "gain": proofs.gain_words(evaluation) if evaluation else "",
-        "accuracy_tables": proofs.tables(evaluation) if evaluation else (),
-        "predictors": proofs.predictors(evaluation) if evaluation else None,
-        "kept": proofs.kept(evaluation) if evaluation else None,
-        "diagrams": proofs.reliability_diagrams(evaluation) if evaluation else (),
-        "selection": proofs.selection(evaluation, found.judged) if evaluation and found.judged else None,
+        "gain": accuracy.gain_words(evaluation) if evaluation else "",
+        "accuracy_tables": accuracy.tables(evaluation) if evaluation else (),
+        "predictors": accuracy.predictors(evaluation) if evaluation else None,
+        "kept": accuracy.kept(evaluation) if evaluation else None,
+        "diagrams": accuracy.reliability_diagrams(evaluation) if evaluation else (),
+        "selection": accuracy.selection(evaluation, found.judged) if evaluation and found.judged else None,
         "picture_note": found.picture_note,
         "sheets": sheets_of(shown, census, several=several),
         "of_classes": class_sheets(shown, census),
@@ -136,7 +136,7 @@ def _content(found: Findings) -> dict[str, Any]:
         "num_rejected": sum(found.quarantine.samples.values()),
         "reasons": figures.reasons(found.quarantine.samples, found.quarantine.events),
         "rejected": {reason: examples_of(own, found.pictures) for reason, own in found.quarantine.examples.items()},
-        "words": words,
+        "fmt": fmt,
     }
 
 
@@ -144,12 +144,10 @@ def _notices(found: Findings) -> list[str]:
     notices = []
     left = found.units_total - found.units_done
     if not found.finished:
-        of_units = f": {words.plural(left, 'unit is', 'units are')} left of {words.count(found.units_total)}" * bool(
-            left
-        )
+        of_units = f": {fmt.plural(left, 'unit is', 'units are')} left of {fmt.count(found.units_total)}" * bool(left)
         notices.append(f"This job is not finished{of_units}. Everything below is about what is there so far.")
     if found.quarantine.unreadable:
-        many = words.plural(found.quarantine.unreadable, "unit", "units")
+        many = fmt.plural(found.quarantine.unreadable, "unit", "units")
         notices.append(f"{many} could not be read at all; running the same command again tries them again.")
     if not found.census.images:
         notices.append("No image is labelled, so there is nothing to count.")
@@ -166,22 +164,22 @@ def _tiles(found: Findings, seen: int) -> list[tuple[str, str, str]]:
     census, rejected = found.census, sum(found.quarantine.samples.values())
     samples = census.images + rejected
     tiles = [
-        ("labelled", words.count(census.images), f"of {words.plural(samples, 'sample', 'samples')}"),
-        ("quarantined", words.count(rejected), words.percent(rejected / samples, 2) if samples else ""),
-        ("classes seen", words.count(seen), f"of {words.count(len(found.job['class_names']))}"),
+        ("labelled", fmt.count(census.images), f"of {fmt.plural(samples, 'sample', 'samples')}"),
+        ("quarantined", fmt.count(rejected), fmt.percent(rejected / samples, 2) if samples else ""),
+        ("classes seen", fmt.count(seen), f"of {fmt.count(len(found.job['class_names']))}"),
     ]
     if census.images:
-        tiles.append(("median score", words.score(census.score.quantile(0.5)), "of the consensus"))
+        tiles.append(("median score", fmt.score(census.score.quantile(0.5)), "of the consensus"))
     if census.images and len(found.job["results"]["members"]) > 1:
         full = census.agreement.get(1.0, 0) / census.images
-        tiles.append(("all agree", words.percent(full), "of the images"))
+        tiles.append(("all agree", fmt.percent(full), "of the images"))
     if found.evaluation is not None and found.evaluation.images:
         low, high = found.evaluation.consensus.top1_interval
         tiles.append(
-            ("top-1", words.percent(found.evaluation.consensus.top1), f"95 %: {100 * low:.1f} to {100 * high:.1f}")
+            ("top-1", fmt.percent(found.evaluation.consensus.top1), f"95 %: {100 * low:.1f} to {100 * high:.1f}")
         )
     if found.timeline.images_per_s is not None:
-        tiles.append(("images/s", words.rate(found.timeline.images_per_s), "pauses left out"))
+        tiles.append(("images/s", fmt.rate(found.timeline.images_per_s), "pauses left out"))
     return tiles
 
 
@@ -190,17 +188,17 @@ def _facts(found: Findings) -> list[tuple[str, list[str]]]:
     job = found.job
     results = job["results"]
     inputs = [str(uri) for uri in job.get("inputs", ())]
-    more = [f"and {words.count(len(inputs) - _SHOWN_INPUTS)} more"] if len(inputs) > _SHOWN_INPUTS else []
+    more = [f"and {fmt.count(len(inputs) - _SHOWN_INPUTS)} more"] if len(inputs) > _SHOWN_INPUTS else []
     calibration = results.get("calibration")
     versions = ", ".join(f"{name} {version}" for name, version in job.get("versions", {}).items() if version)
     top_k = min(results["top_k"], len(job["class_names"]))
     facts = [
         ("Output", [found.out]),
         ("Inputs", [*inputs[:_SHOWN_INPUTS], *more]),
-        ("Units", [f"{words.count(found.units_done)} of {words.count(found.units_total)} done"]),
+        ("Units", [f"{fmt.count(found.units_done)} of {fmt.count(found.units_total)} done"]),
         (
             "Consensus",
-            [f"{results['combine']} of {words.plural(len(results['members']), 'member', 'members')}, top {top_k}"],
+            [f"{results['combine']} of {fmt.plural(len(results['members']), 'member', 'members')}, top {top_k}"],
         ),
         (
             "Calibration",
@@ -215,7 +213,7 @@ def _facts(found: Findings) -> list[tuple[str, list[str]]]:
         ("Kept fields", [", ".join(results.get("keep", ()))]),
         (
             "Published",
-            [f"{words.moment(found.timeline.first_s)} to {words.moment(found.timeline.last_s)}"]
+            [f"{fmt.moment(found.timeline.first_s)} to {fmt.moment(found.timeline.last_s)}"]
             if found.timeline.first_s
             else [],
         ),
@@ -233,7 +231,7 @@ def _members(job: Mapping[str, Any]) -> figures.Table:
         (
             member["alias"],
             *((member["arch"],) if named else ()),
-            words.percent(member["factor"] / total),
+            fmt.percent(member["factor"] / total),
             _recipe(member.get("recipe")),
             str(job.get("weights_files", {}).get(member["alias"], "")),
             member["weights_sha256"][:12],
@@ -256,13 +254,13 @@ def _rate_words(found: Timeline) -> str:
     if not len(found.seconds_T):
         return "Nothing has been published yet."
     span_s = float(found.seconds_T[-1])
-    parts = words.plural(len(found.seconds_T), "part", "parts")
+    parts = fmt.plural(len(found.seconds_T), "part", "parts")
     if found.images_per_s is None:
-        return f"{parts} published within {words.duration(span_s)}: too few, or too fast, to tell a rate from."
+        return f"{parts} published within {fmt.duration(span_s)}: too few, or too fast, to tell a rate from."
     paused_s = sum(end - start for start, end in found.pauses)
-    pauses = f", {words.duration(paused_s)} of it in {words.plural(len(found.pauses), 'pause', 'pauses')} left out"
+    pauses = f", {fmt.duration(paused_s)} of it in {fmt.plural(len(found.pauses), 'pause', 'pauses')} left out"
     return (
-        f"{words.rate(found.images_per_s)} images/s: {parts} published within {words.duration(span_s)}"
+        f"{fmt.rate(found.images_per_s)} images/s: {parts} published within {fmt.duration(span_s)}"
         f"{pauses if found.pauses else ''}."
     )
 
@@ -270,5 +268,5 @@ def _rate_words(found: Timeline) -> str:
 def _classes_words(census: Census, seen: int, num_classes: int) -> str:
     none = num_classes - seen
     if not none:
-        return f"Every one of the {words.count(num_classes)} classes has images."
-    return f"{words.count(none)} of {words.count(num_classes)} classes have no image."
+        return f"Every one of the {fmt.count(num_classes)} classes has images."
+    return f"{fmt.count(none)} of {fmt.count(num_classes)} classes have no image."

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from pipeline import words
 from pipeline.page import plots
-from pipeline.page.census import Census, Spread
+from pipeline.page.statistics import Census, Spread
 from pipeline.page.timeline import Timeline
+from pipeline.text import fmt
 
 _BINS = 20
 _TOP_CLASSES = 16
@@ -87,10 +87,10 @@ def throughput(found: Timeline) -> tuple[Figure, ...]:
     done = Table(
         "Images done by the time of a publication",
         ("after", "images"),
-        tuple((_after(float(found.seconds_T[at])), words.count(int(found.images_T[at]))) for at in kept),
+        tuple((_after(float(found.seconds_T[at])), fmt.count(int(found.images_T[at]))) for at in kept),
     )
-    pauses = f" Shaded: {words.plural(len(found.pauses), 'pause', 'pauses')} without any publication."
-    note = f"{words.count(int(found.images_T[-1]))} images in {_after(float(found.seconds_T[-1]))}."
+    pauses = f" Shaded: {fmt.plural(len(found.pauses), 'pause', 'pauses')} without any publication."
+    note = f"{fmt.count(int(found.images_T[-1]))} images in {_after(float(found.seconds_T[-1]))}."
     figures = [
         figure(
             "done",
@@ -105,9 +105,9 @@ def throughput(found: Timeline) -> tuple[Figure, ...]:
         table = Table(
             "Images per second",
             ("from", "to", "images/s"),
-            tuple((_after(low), _after(high), words.rate(rate)) for low, high, rate in found.bins),
+            tuple((_after(low), _after(high), fmt.rate(rate)) for low, high, rate in found.bins),
         )
-        note = f"Between {words.rate(min(rates))} and {words.rate(max(rates))} images/s, by time of publication."
+        note = f"Between {fmt.rate(min(rates))} and {fmt.rate(max(rates))} images/s, by time of publication."
         figures.append(
             figure("rate", "Images per second over time", note, lambda axes: plots.rate_over_time(axes, found), table)
         )
@@ -115,7 +115,7 @@ def throughput(found: Timeline) -> tuple[Figure, ...]:
 
 
 def _after(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 10 else words.duration(seconds)
+    return f"{seconds:.1f} s" if seconds < 10 else fmt.duration(seconds)
 
 
 def common_classes(census: Census, names: Sequence[str]) -> Table:
@@ -130,8 +130,8 @@ def common_classes(census: Census, names: Sequence[str]) -> Table:
         tuple(
             (
                 names[label],
-                words.count(int(census.counts_K[label])),
-                words.percent(census.counts_K[label] / census.images),
+                fmt.count(int(census.counts_K[label])),
+                fmt.percent(census.counts_K[label] / census.images),
             )
             for label in shown
         ),
@@ -151,17 +151,17 @@ def class_ranks(census: Census) -> tuple[Figure, ...]:
         figure(
             "ranks",
             "Images per class, by rank",
-            f"From {words.count(int(counts[0]))} images of the commonest class to {words.count(int(counts[-1]))}; "
-            f"the {words.plural(half, 'commonest class holds', 'commonest classes hold')} half of all images.",
+            f"From {fmt.count(int(counts[0]))} images of the commonest class to {fmt.count(int(counts[-1]))}; "
+            f"the {fmt.plural(half, 'commonest class holds', 'commonest classes hold')} half of all images.",
             lambda axes: plots.rank_curve(axes, counts),
             Table(
                 "Images of a class by its rank",
                 ("rank", "images", "all classes up to it"),
                 tuple(
                     (
-                        words.count(int(rank)),
-                        words.count(int(counts[rank - 1])),
-                        words.percent(int(counts[:rank].sum()) / total),
+                        fmt.count(int(rank)),
+                        fmt.count(int(counts[rank - 1])),
+                        fmt.percent(int(counts[:rank].sum()) / total),
                     )
                     for rank in places
                 ),
@@ -187,14 +187,14 @@ def certainty(census: Census, num_members: int) -> tuple[Figure, ...]:
 def _spread(name: str, title: str, label: str, found: Spread) -> Figure:
     edges, images = found.bins(_BINS)
     rows = tuple(
-        (f"{low:.2f} to {high:.2f}", words.count(int(many)), words.percent(many / found.images))
+        (f"{low:.2f} to {high:.2f}", fmt.count(int(many)), fmt.percent(many / found.images))
         for low, high, many in zip(edges[:-1], edges[1:], images, strict=True)
     )
-    low, middle, high = (words.score(found.quantile(share)) for share in (0.1, 0.5, 0.9))
+    low, middle, high = (fmt.score(found.quantile(share)) for share in (0.1, 0.5, 0.9))
     return figure(
         name,
         title,
-        f"{label}. Median {middle}, mean {words.score(found.mean)}; four images in five lie between {low} and {high}.",
+        f"{label}. Median {middle}, mean {fmt.score(found.mean)}; four images in five lie between {low} and {high}.",
         lambda axes: plots.histogram(axes, edges, images, title.lower()),
         Table(f"Images by {title.lower()}", (title.lower(), "images", "share"), rows),
     )
@@ -203,9 +203,7 @@ def _spread(name: str, title: str, label: str, found: Spread) -> Figure:
 def _agreement(levels: Mapping[float, int]) -> Figure:
     total = sum(levels.values())
     full = levels.get(1.0, 0)
-    note = (
-        f"Weighted share of members whose first class is the consensus: all of them for {words.percent(full / total)}."
-    )
+    note = f"Weighted share of members whose first class is the consensus: all of them for {fmt.percent(full / total)}."
     if len(levels) <= _MOST_LEVELS:
         values, images = list(levels), np.array(list(levels.values()))
         return figure(
@@ -216,15 +214,12 @@ def _agreement(levels: Mapping[float, int]) -> Figure:
             Table(
                 "Images by agreement",
                 ("agreement", "images", "share"),
-                tuple(
-                    (words.score(level), words.count(many), words.percent(many / total))
-                    for level, many in levels.items()
-                ),
+                tuple((fmt.score(level), fmt.count(many), fmt.percent(many / total)) for level, many in levels.items()),
             ),
         )
     images, edges = np.histogram(list(levels), _BINS, (0.0, 1.0), weights=np.array(list(levels.values())))
     rows = tuple(
-        (f"{low:.2f} to {high:.2f}", words.count(int(many)), words.percent(many / total))
+        (f"{low:.2f} to {high:.2f}", fmt.count(int(many)), fmt.percent(many / total))
         for low, high, many in zip(edges[:-1], edges[1:], images, strict=True)
     )
     return figure(
@@ -257,7 +252,7 @@ def reasons(samples: Mapping[str, int], events: Mapping[str, int]) -> Table:
     return Table(
         "What could not be labelled, by reason",
         ("reason", "times", "of a"),
-        tuple((reason, words.count(many), what) for reason, many, what in rows),
+        tuple((reason, fmt.count(many), what) for reason, many, what in rows),
         words_in=frozenset({2}),
         shares=tuple(many / most for _, many, _ in rows),
     )

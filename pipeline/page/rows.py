@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.ledger import PREDICTIONS, QUARANTINE, Ledger
-from pipeline.page.census import Pick
-from pipeline.parts import UNREADABLE_NAME, PartName
+from pipeline.output.ledger import PREDICTIONS, QUARANTINE, Ledger
+from pipeline.output.parts import UNREADABLE_NAME, PartName
+from pipeline.page.statistics import Pick
 
 PER_REASON = 4
 _LABELLED = (

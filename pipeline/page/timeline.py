@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.ledger import PREDICTIONS, Ledger
+from pipeline.output.ledger import PREDICTIONS, Ledger
 
 # A gap is a pause when it is longer than both: labelers publish in bursts, and large parts take minutes.
 _PAUSE_S = 60.0

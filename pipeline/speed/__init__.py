@@ -1,1 +1,4 @@
-"""How fast a labeler is here: each stage alone, all together, and the limit that both are held against."""
+"""How fast a labeler is on this machine: each stage alone, the whole job, and what the bottleneck is.
+
+Measured for bench and plan; nothing here runs in a job.
+"""

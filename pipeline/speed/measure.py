@@ -12,11 +12,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.labeler_config import LabelerConfig
+from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.speed.rates import Rates, StageRate
-from pipeline.speed.rig import Rig, Stage
 from pipeline.speed.sampling import Drawn
+from pipeline.speed.stage_bench import Rig, Stage
 
 _MAX_ROUNDS, _MIN_ROUNDS, _MIN_ROUNDS_PLAIN = 5, 3, 2
 _HOPELESS = 0.5  # a choice that warms up at less than this share of the configured rate is not measured further

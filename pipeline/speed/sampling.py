@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import InputError, StorageError
-from pipeline.inputs import Inputs
-from pipeline.ledger import Ledger
-from pipeline.planning import SLICE_KEYS, Plan, count_samples, tar_unit
+from pipeline.inputs.find import Inputs
+from pipeline.inputs.plan import SLICE_KEYS, Plan, count_samples, tar_unit
+from pipeline.output.ledger import Ledger
 from pipeline.records import Sample, Unit
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Entry, Storage

@@ -12,11 +12,11 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 
-from pipeline.commission import Job, describe_job, fit_memory
-from pipeline.config import EnsembleConfig, LabelConfig
-from pipeline.engines import InlineEngine
+from pipeline.config.settings import EnsembleConfig, LabelConfig
+from pipeline.engines.inline import InlineEngine
 from pipeline.errors import Interrupted
-from pipeline.labeler_config import LabelerConfig
+from pipeline.job.description import Job, describe_job, fit_memory
+from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.speed.measure import Watch, measure

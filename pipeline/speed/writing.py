@@ -9,9 +9,9 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from pipeline.labeler_config import LabelerConfig
-from pipeline.ledger import PREDICTIONS
+from pipeline.labeler.config import LabelerConfig
 from pipeline.models.ensemble import Predictions
+from pipeline.output.ledger import PREDICTIONS
 from pipeline.records import Cursor, Unit, UnitKind
 from pipeline.stages.write import Part, Picture, Writer
 from pipeline.storage import Storage

@@ -1,1 +1,4 @@
-"""What happens to one unit: read, decode, classify, write. Stages do not know each other."""
+"""What happens to the samples of a unit: read, decode, crop, write.
+
+Stages do not import each other, and know no threads.
+"""

@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
-from pipeline.safe_text import printable
 from pipeline.stages.tar import Member, TarWalk
 from pipeline.storage import Entry, Storage
+from pipeline.text.safe import printable
 
 # What is taken for an image by its name; the decoder goes by content alone.
 IMAGE_EXTENSIONS = frozenset(

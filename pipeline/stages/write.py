@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectChanged
-from pipeline.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.models.ensemble import MemberPredictions, Predictions
-from pipeline.parts import METADATA_KEY, PartName, unreadable_name
-from pipeline.probabilities import probabilities_table
+from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
+from pipeline.output.parts import METADATA_KEY, PartName, unreadable_name
+from pipeline.output.probabilities import probabilities_table
 from pipeline.records import QUARANTINE_SCHEMA, Cursor, Reason, Sample, ShardEvent, Stage, Unit, predictions_schema
 from pipeline.storage import Storage
 

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from pipeline.config import StorageConfig
+from pipeline.config.settings import StorageConfig
 from pipeline.errors import ObjectMissing, StorageError
-from pipeline.safe_text import holds_secret
 from pipeline.storage.base import ByteStream, Entry, Store
 from pipeline.storage.local import LocalStore
+from pipeline.text.safe import holds_secret
 
 __all__ = ["ByteStream", "Entry", "Storage", "absolute_uri", "join"]
 

@@ -29,7 +29,7 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from pipeline.config import StorageConfig
+from pipeline.config.settings import StorageConfig
 from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError, StoreUnavailable
 from pipeline.storage.base import Entry
 from pipeline.storage.s3_client import connect

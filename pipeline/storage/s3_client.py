@@ -13,7 +13,7 @@ import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
 
-from pipeline.config import StorageConfig
+from pipeline.config.settings import StorageConfig
 from pipeline.errors import StorageError
 
 if TYPE_CHECKING:

@@ -1,1 +1,4 @@
-"""How far labels can be trusted: what is known to be true, and the arithmetic on it."""
+"""How far labels can be trusted: truth, accuracy, calibration, and promised precision.
+
+Statistics on arrays; images are never opened here.
+"""

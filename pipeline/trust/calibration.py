@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.config import fingerprint
+from pipeline.config.settings import fingerprint
 from pipeline.errors import RequestError, StorageError
 from pipeline.storage import Storage, absolute_uri
 

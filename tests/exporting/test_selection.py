@@ -12,8 +12,8 @@ from made_up_outputs import MARK, calibrated, write_csv, write_output
 from pipeline.exporting.selection import Selection
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
-from pipeline.ledger import Ledger
-from pipeline.parts import Progress
+from pipeline.output.ledger import Ledger
+from pipeline.output.parts import Progress
 from pipeline.records import Unit
 from pipeline.storage import Storage
 from pipeline.trust.truth import read_truth

@@ -13,12 +13,12 @@ from test_job import options
 
 from pipeline import label, verify
 from pipeline.cli.jobs import explain_exit
-from pipeline.engines import RayEngine
+from pipeline.engines.on_ray import RayEngine
+from pipeline.engines.workload import MAX_DEATHS, Patience, Workload
 from pipeline.errors import EngineError, RequestError
-from pipeline.outcome import Budget
+from pipeline.job.summary import Budget
+from pipeline.job.tracking import Tracker
 from pipeline.records import Receipt, Unit, UnitKind
-from pipeline.tracking import Tracker
-from pipeline.workload import MAX_DEATHS, Patience, Workload
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def ray_engine(monkeypatch: pytest.MonkeyPatch):
     [("exit", "died 3 times"), ("raise", "no such device"), ("dies without progress", "died 3 times")],
 )
 def test_labelers_that_only_die_end_the_job_with_a_line(ray_engine, tmp_path, monkeypatch, how, says):
-    monkeypatch.setattr("pipeline.workload.MAX_DEATHS", 3)
+    monkeypatch.setattr("pipeline.engines.workload.MAX_DEATHS", 3)
     monkeypatch.setattr("pipeline.engines.on_ray.MAX_DEATHS", 3)
     factory = partial(Doomed, how, str(tmp_path))
     work = Workload(factory, {}, [{"number": 1}] * 3, 1, False, 1, 1, is_progress=lambda _: False)

@@ -12,9 +12,9 @@ from test_s3_job import keys, predictions
 
 import pipeline.storage.s3 as s3_module
 from pipeline import label, verify
-from pipeline.config import StorageConfig
+from pipeline.config.settings import StorageConfig
 from pipeline.errors import OutputError, PublishError
-from pipeline.ledger import JOB, Ledger
+from pipeline.output.ledger import JOB, Ledger
 from pipeline.storage import Storage
 
 

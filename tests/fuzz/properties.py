@@ -15,10 +15,10 @@ from unittest import mock
 from botocore.awsrequest import AWSResponse
 from byte_streams import Stream
 
-from pipeline.config import StorageConfig
+from pipeline.config.settings import StorageConfig
 from pipeline.errors import ImageError, ObjectDamaged, StorageError
-from pipeline.ledger import PREDICTIONS, Ledger
 from pipeline.models.recipe import Geometry, crop
+from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
 from pipeline.stages.decode import MAX_PIXELS, Decoded, decode
 from pipeline.stages.read import UnitReader, slice_entries

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
 # Only what parses is traced; torch and pyarrow would take minutes to be, and are native code.
-TRACED = ["tarfile", "webdataset.tariterators", "pipeline.stages", "pipeline.ledger", "pipeline.storage"]
+TRACED = ["tarfile", "webdataset.tariterators", "pipeline.stages", "pipeline.output.ledger", "pipeline.storage"]
 with atheris.instrument_imports(include=[*TRACED, *(["PIL"] if sys.argv[1:2] == ["image"] else [])]):
     from fuzz.targets import TARGETS
 

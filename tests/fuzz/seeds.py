@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from fuzz.damage import sealed
 from PIL import Image
 
-from pipeline.parts import METADATA_KEY
+from pipeline.output.parts import METADATA_KEY
 from pipeline.records import Cursor
 
 REPOSITORY = Path(__file__).parents[2]

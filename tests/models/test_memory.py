@@ -9,8 +9,8 @@ import pytest
 from torch import nn
 
 from pipeline.errors import ModelError
-from pipeline.models.anatomy import measure
 from pipeline.models.catalog import Architecture, find
+from pipeline.models.cost import measure
 from pipeline.models.memory import Fit, Place, fit, need
 from pipeline.models.weights import MemberSpec, ResolvedMember, _to_blob
 

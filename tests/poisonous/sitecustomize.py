@@ -46,14 +46,14 @@ def _take_effect(data: bytes) -> None:
 
 class _Poisoner(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name not in {"pipeline.stages.decode", "pipeline.watch"}:
+        if name not in {"pipeline.stages.decode", "pipeline.labeler.watchdog"}:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         run = spec.loader.exec_module
 
         def exec_module(module):
             run(module)
-            if name == "pipeline.watch":
+            if name == "pipeline.labeler.watchdog":
                 module.STUCK_S = float(os.environ.get("POISON_STUCK_S", module.STUCK_S))
                 return
             sound = module.decode

@@ -8,7 +8,7 @@ import pytest
 from conftest import jpeg, make_tar, sample_members
 
 from pipeline.errors import InputError
-from pipeline.inputs import find_inputs
+from pipeline.inputs.find import find_inputs
 from pipeline.records import Sample
 from pipeline.speed.sampling import Cluster, count_loose, count_tars, draw, estimate
 from pipeline.stages.read import UnitReader

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pipeline import calibrate
 from pipeline.cli import app
-from pipeline.config import StorageConfig
+from pipeline.config.settings import StorageConfig
 from pipeline.errors import RequestError
 from pipeline.storage import Storage
 from pipeline.trust.calibration import members_fingerprint, read_calibration

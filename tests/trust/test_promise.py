@@ -10,9 +10,9 @@ from made_up_outputs import calibrated, write_csv, write_output
 from scipy.stats import beta, binom
 
 from pipeline.errors import RequestError
-from pipeline.ledger import open_output
+from pipeline.output.ledger import open_output
 from pipeline.trust.intervals import binomial_tail, clopper_pearson_low, wilson_high
-from pipeline.trust.judged import read_judged
+from pipeline.trust.matched import read_judged
 from pipeline.trust.promise import NUM_LEVELS, certify, certifying
 from pipeline.trust.selection import kept_at
 from pipeline.trust.truth import read_truth

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_outputs import calibrated
 
-from pipeline.trust.classes import by_class, macro_f1, most_confused
 from pipeline.trust.intervals import Z_95, paired_gain, wilson
+from pipeline.trust.per_class import by_class, macro_f1, most_confused
 from pipeline.trust.reliability import reliability
 from pipeline.trust.selection import by_agreement, by_score, kept_at
 

@@ -1,0 +1,135 @@
+"""A list of images for annotators, written with the images beside it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from pipeline.annotation.draw import Drawn, Order, draw
+from pipeline.annotation.tasks import ListFormat, Worklist
+from pipeline.errors import RequestError, StorageError
+from pipeline.inputs.originals import Wanted, fetch
+from pipeline.output.ledger import Ledger
+from pipeline.storage import Storage, absolute_uri
+
+_MOST_PROBLEMS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A list that was written.
+
+    Attributes:
+        out: The output that it was drawn from.
+        order: What comes first.
+        format: Of the list.
+        images: Entries of the list, those without their image included.
+        labelled: Labelled images that it was drawn from.
+        files: The list, and what belongs to it, but for images.
+        without_image: Entries whose image cannot be had any more. A CSV names them without one; other lists leave
+            them out.
+        problems: Some of the reasons, one line each.
+    """
+
+    out: str
+    order: Order
+    format: ListFormat
+    images: int
+    labelled: int
+    files: tuple[str, ...]
+    without_image: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """What list is asked for.
+
+    Attributes:
+        save: File that the list is written to, or folder for FiftyOne; local or S3.
+        format: Of the list.
+        num: Images, at least 1.
+        order: What comes first.
+        seed: Of what is drawn at random.
+        with_labels: Show the labels of the consensus.
+        unique: List images with equal bytes once.
+        images: Write the images beside the list.
+    """
+
+    save: str | os.PathLike[str]
+    format: ListFormat
+    num: int
+    order: Order
+    seed: int
+    with_labels: bool
+    unique: bool
+    images: bool
+
+
+def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Listed:
+    """Choose labelled images and write a list of them.
+
+    Args:
+        ledger: Of the output that they are chosen from.
+        storage: How to reach output, inputs and list.
+        request: What list.
+
+    Raises:
+        RequestError: There is nothing to list, or the list cannot be written.
+        StorageError: The output cannot be read.
+    """
+    if request.num < 1:
+        raise RequestError(f"-n {request.num}: at least one image must be asked for")
+    if request.format != "csv" and not request.images:
+        raise RequestError(
+            f"--format {request.format} needs the images; a list without them is --format csv --no-images"
+        )
+    job = ledger.job()
+    try:
+        place = absolute_uri(os.fspath(request.save))
+    except StorageError as error:
+        raise RequestError(f"--save {error}") from error
+    worklist = Worklist(
+        place,
+        request.format,
+        job["class_names"],
+        storage,
+        with_labels=request.with_labels,
+        model_version=f"shardlabel {job['fingerprint'][:8]}",
+    )
+    rows, labelled = draw(
+        ledger, str(job["fingerprint"]), request.num, request.order, seed=request.seed, unique=request.unique
+    )
+    if not rows:
+        raise RequestError(f"{ledger.out}: no image is labelled yet; there is nothing to draw from")
+    written, problems = _write_images(worklist, rows, ledger, storage) if request.images else ({}, [])
+    return Listed(
+        out=ledger.out,
+        order=request.order,
+        format=request.format,
+        images=len(rows),
+        labelled=labelled,
+        files=worklist.finish(rows, written),
+        without_image=len(problems),
+        problems=tuple(problems[:_MOST_PROBLEMS]),
+    )
+
+
+def _write_images(
+    worklist: Worklist, rows: list[Drawn], ledger: Ledger, storage: Storage
+) -> tuple[dict[int, str], list[str]]:
+    """Places of the images by the number of their row, and why others have none."""
+    numbers = {_wanted(row): number for number, row in enumerate(rows)}
+    written: dict[int, str] = {}
+    problems: list[str] = []
+    for original in fetch(numbers, ledger, storage):
+        number = numbers[original.wanted]
+        if original.image is None:
+            problems.append(f"{rows[number].shard}: {rows[number].key} {original.problem}")
+        else:
+            written[number] = worklist.add_image(number, rows[number], original.image)
+    return written, problems
+
+
+def _wanted(row: Drawn) -> Wanted:
+    return Wanted(row.unit_id, row.part, row.index, row.key, row.sha256)

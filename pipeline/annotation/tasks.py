@@ -1,0 +1,206 @@
+"""Lists of images for people to label, as files: CSV, Label Studio, FiftyOne. All of them are read back by ``--truth``.
+
+Every entry carries shard and key, by which truth is matched. A name of several classes has its index added.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from pipeline.annotation.draw import Drawn
+from pipeline.errors import RequestError, StorageError
+from pipeline.labels import distinct_names
+from pipeline.storage import Storage, join
+from pipeline.text.safe import json_text
+from pipeline.trust.annotations import IMAGE_LIST
+
+ListFormat = Literal["csv", "label-studio", "fiftyone"]
+
+_FIFTYONE_LABELS = "labels.json"
+_CHOICE = "choice"
+_SERVED_FROM = "/data/local-files/?d="  # Label Studio's own server of files below its document root
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "jpg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\x00", "tif"),
+    (b"MM\x00*", "tif"),
+)
+
+
+class Worklist:
+    """One list on its way to a file, or to a folder for FiftyOne. Images are written as they come, the list last.
+
+    Args:
+        place: Where it goes, absolute.
+        kind: Its format.
+        class_names: Of the classes.
+        with_labels: Whether people see what the consensus says.
+        model_version: What Label Studio is to call the consensus.
+        storage: How to write.
+
+    Raises:
+        RequestError: There is a list already, and people's work may be in it.
+    """
+
+    def __init__(
+        self,
+        place: str,
+        kind: ListFormat,
+        class_names: Sequence[str],
+        storage: Storage,
+        *,
+        with_labels: bool,
+        model_version: str,
+    ) -> None:
+        self._kind = kind
+        self._names = distinct_names(class_names)
+        self._with_labels = with_labels
+        self._model_version = model_version
+        self._storage = storage
+        if kind == "fiftyone":
+            self._folder, self._images = place.rstrip("/"), "data"
+            self.file = join(place, _FIFTYONE_LABELS)
+        else:
+            self._folder, _, name = place.rpartition("/")
+            self._images = f"{name.removesuffix('.csv').removesuffix('.json')}-images"
+            self.file = place
+            if not name or os.path.isdir(place):
+                raise RequestError(f"--save {place}: is a folder; name a file in it, or use --format fiftyone")
+        if self._exists(self.file):
+            raise RequestError(
+                f"--save {self.file}: is there already, and may hold somebody's truth; move it away, or name another"
+            )
+
+    def _exists(self, uri: str) -> bool:
+        try:
+            return self._storage.exists(uri)
+        except StorageError as error:
+            raise RequestError(f"--save {error}") from error
+
+    def add_image(self, number: int, row: Drawn, image: bytes) -> str:
+        """Write the image of an entry; its place, relative to the list.
+
+        Raises:
+            RequestError: It cannot be written.
+        """
+        content = (row.sha256 or "")[:12]
+        name = f"{self._images}/{number:06d}-{content}.{_extension(image)}"
+        try:
+            self._storage.replace(join(self._folder, name), image)
+        except StorageError as error:
+            raise RequestError(f"--save {error}") from error
+        return name
+
+    def finish(self, rows: Sequence[Drawn], images: Mapping[int, str]) -> tuple[str, ...]:
+        """Write the list.
+
+        Args:
+            rows: Its entries, in order.
+            images: Places of their images, by number.
+
+        Returns:
+            The files that were written beside the images.
+
+        Raises:
+            RequestError: It cannot be written.
+        """
+        numbered = [(row, images.get(number)) for number, row in enumerate(rows)]
+        if self._kind == "csv":
+            files = {self.file: self._csv(numbered)}
+        elif self._kind == "label-studio":
+            stem = self.file.removesuffix(".json")
+            files = {f"{stem}.xml": self._studio_config(), self.file: self._studio_tasks(numbered)}
+        else:
+            files = {join(self._folder, IMAGE_LIST): self._csv(numbered), self.file: self._fiftyone(numbered)}
+        try:
+            for uri, text in files.items():
+                self._storage.replace(uri, text.encode())
+        except StorageError as error:
+            raise RequestError(f"--save {error}") from error
+        return tuple(files)
+
+    def _csv(self, rows: Sequence[tuple[Drawn, str | None]]) -> str:
+        shown = "label class_name score agreement entropy disagreement top".split() if self._with_labels else []
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["shard", "key", "index", "sha256", *shown, "image", "truth"])
+        for row, image in rows:
+            said = [row.label, self._names[row.label], *map(_number, (row.score, row.agreement))]
+            said += [_number(row.entropy), _number(row.disagreement), self._top(row)]
+            seen = said if self._with_labels else []
+            writer.writerow([row.shard, row.key, row.index, row.sha256, *seen, image or "", ""])
+        return file.getvalue()
+
+    def _top(self, row: Drawn) -> str:
+        pairs = zip(row.labels, row.scores, strict=True)
+        return "; ".join(f"{self._names[label]} {score:.3f}" for label, score in pairs)
+
+    def _studio_config(self) -> str:
+        choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in self._names)
+        return (
+            "<View>\n"
+            '  <Image name="image" value="$image" zoom="true"/>\n'
+            f'  <Filter name="filter" toName="{_CHOICE}" minlength="0" placeholder="Type to find a class"/>\n'
+            f'  <Choices name="{_CHOICE}" toName="image" choice="single" showInline="true">\n'
+            f"{choices}\n"
+            "  </Choices>\n"
+            "</View>\n"
+        )
+
+    def _studio_tasks(self, rows: Sequence[tuple[Drawn, str | None]]) -> str:
+        tasks = []
+        for row, image in rows:
+            if image is None:
+                continue
+            served = join(self._folder, image) if self._folder.startswith("s3://") else _SERVED_FROM + quote(image)
+            data = {"image": served, "shard": row.shard, "key": row.key, "index": row.index, "sha256": row.sha256}
+            task: dict[str, Any] = {"data": data}
+            if self._with_labels:
+                value = {"choices": [self._names[row.label]]}
+                result = {"id": "label", "type": "choices", "from_name": _CHOICE, "to_name": "image", "value": value}
+                task["predictions"] = [
+                    {"model_version": self._model_version, "score": _rounded(row.score), "result": [result]}
+                ]
+            tasks.append(task)
+        return "[\n" + ",\n".join(json_text(task) for task in tasks) + "\n]\n"
+
+    def _fiftyone(self, rows: Sequence[tuple[Drawn, str | None]]) -> str:
+        labels: dict[str, Any] = {}
+        for row, image in rows:
+            if image is None:
+                continue
+            stem = image.rpartition("/")[2].rpartition(".")[0]
+            attributes = {
+                "shard": row.shard,
+                "key": row.key,
+                "agreement": _rounded(row.agreement),
+                "entropy": _rounded(row.entropy),
+                "disagreement": _rounded(row.disagreement),
+            }
+            said = {"label": row.label, "confidence": _rounded(row.score), "attributes": attributes}
+            labels[stem] = said if self._with_labels else None
+        return json_text({"classes": list(self._names), "labels": labels}, indent=1) + "\n"
+
+
+def _extension(image: bytes) -> str:
+    """What browsers and importers want a file of this content to be called."""
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+        return "webp"
+    return next((extension for start, extension in _SIGNATURES if image.startswith(start)), "img")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else json.dumps(_rounded(value))
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)

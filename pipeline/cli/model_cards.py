@@ -1,0 +1,103 @@
+"""How the zoo looks on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.commands.models import ArchitectureCard, WeightsCard
+from pipeline.text.safe import printable
+
+_PIPED_WIDTH = 400  # a file or a pipe has no width: nothing is cut
+_MARGIN = 2
+_FITS = {"short": "the shorter side, aspect ratio kept", "squash": "aspect ratio not kept"}
+# Heading, alignment, and what stands in it. In a narrow terminal the last ones go first.
+_COLUMNS: tuple[tuple[str, str, Callable[[WeightsCard], str]], ...] = (
+    ("weights", "left", lambda card: card.weights),
+    ("params M", "right", lambda card: _number(None if card.num_params is None else card.num_params / 1e6, 1)),
+    ("GMACs", "right", lambda card: _number(card.gmacs, 2)),
+    ("top-1", "right", lambda card: _number(card.top1, 1)),
+    ("top-5", "right", lambda card: _number(card.top5, 1)),
+    ("input", "right", lambda card: str(card.input_px)),
+    ("here", "left", lambda card: "-" if card.found is None else "yes"),
+    ("resize", "left", lambda card: _resize(card)),
+    ("MB", "right", lambda card: _number(card.file_mb, 1)),
+    ("file", "left", lambda card: card.weights_file),
+    ("found", "left", lambda card: card.found or "-"),
+)
+
+
+def print_list(cards: Sequence[ArchitectureCard]) -> None:
+    """One row for each published set of weights, by family; as many columns as fit."""
+    console = _console()
+    rows = [
+        [card.name if number == 0 else "", *(printable(show(entry)) for _, _, show in _COLUMNS)]
+        for card in cards
+        for number, entry in enumerate(card.published)
+    ]
+    headings = ["architecture", *(name for name, _, _ in _COLUMNS)]
+    widths = [max(len(row[at]) for row in [headings, *rows]) for at in range(len(headings))]
+    num_columns = next((n for n in range(len(headings), 2, -1) if sum(widths[:n]) + _MARGIN * n <= console.width), 2)
+    table = Table(box=None, pad_edge=False, padding=(0, _MARGIN, 0, 0), header_style="bold")
+    table.add_column(headings[0], no_wrap=True)
+    for name, side, _ in _COLUMNS[: num_columns - 1]:
+        table.add_column(name, justify="right" if side == "right" else "left", no_wrap=True)
+    family: str | None = ""
+    at = 0
+    for card in cards:
+        if card.family != family:
+            family = card.family
+            table.add_row(Text(f"{family} ({card.year})" if family else "others", style="bold cyan"))
+        for _ in card.published:
+            table.add_row(*(Text(cell) for cell in rows[at][:num_columns]))
+            at += 1
+    console.print(table)
+
+
+def print_card(card: ArchitectureCard) -> None:
+    """Everything about one architecture."""
+    console = _console()
+    about = [("family", f"{card.family} ({card.year})"), ("paper", card.paper), ("", card.paper_url)]
+    rows = [*(about if card.family else []), ("library", card.library)]
+    for entry in card.published:
+        default = " (default)" if entry is card.published[0] else ""
+        spec = card.name if card.library == "timm" else f"{card.name}@{entry.weights}"
+        rows += [
+            ("", ""),
+            ("weights", f"{entry.weights}{default}"),
+            ("as a member", f"-m {spec}"),
+            ("parameters", "-" if entry.num_params is None else f"{entry.num_params:,}"),
+            ("operations", f"{_number(entry.gmacs, 2)} GMACs an image"),
+            ("ImageNet", f"top-1 {_number(entry.top1, 2)} %, top-5 {_number(entry.top5, 2)} %, as published"),
+            ("input", f"{entry.input_px} px, the centre of {_resize(entry)} ({_FITS[entry.fit]})"),
+            ("normalised by", f"mean {_triple(entry.mean)}, std {_triple(entry.std)}"),
+            ("file", entry.weights_file + ("" if entry.file_mb is None else f", {entry.file_mb:,.1f} MB")),
+            ("published at", entry.url or "-"),
+            ("licence", entry.licence or "-"),
+            ("found", entry.found or "not here"),
+        ]
+    console.print(Text(card.name, style="bold"))
+    for name, value in rows:
+        console.print(Text(printable(f"  {name:<14}{value}".rstrip())), soft_wrap=True)
+
+
+def _console() -> Console:
+    width = None if sys.stdout.isatty() else _PIPED_WIDTH
+    return Console(width=width, highlight=False)
+
+
+def _resize(card: WeightsCard) -> str:
+    size = f"{card.resize_px}x{card.resize_px}" if card.fit == "squash" else f"{card.resize_px}"
+    return f"{size} {card.interpolation}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return " ".join(f"{value:g}" for value in values)

@@ -1,0 +1,168 @@
+"""Tables of a benchmark and of a forecast, for a person."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.commands.bench import Benchmark
+from pipeline.commands.plan import Expected, Forecast
+from pipeline.speed.bottleneck import BOTTLENECKS, Verdict
+from pipeline.speed.rates import Rates, StageRate
+from pipeline.text.fmt import duration, size
+from pipeline.text.safe import printable
+
+_TITLES = {
+    "read": "read",
+    "hash": "hash",
+    "decode": "decode",
+    "resize": "resize",
+    "prepare": "decode + resize",
+    "forward": "",
+    "ensemble": "all members",
+    "write": "write Parquet",
+}
+_SUMS = {"prepare", "ensemble"}
+
+
+def print_benchmark(found: Benchmark) -> None:
+    """Print rates, the limit, the job and what follows."""
+    console = Console()
+    _say(console, f"{_ensemble(found.rates)}; {', '.join(found.inputs)}")
+    for note in found.notes:
+        _say(console, note)
+    console.print(_stages(found.rates))
+    console.print()
+    _print_rows(console, _verdict(found.verdict, found.rates))
+
+
+def print_forecast(found: Forecast) -> None:
+    """Print counts and, where rates were measured, time and cost."""
+    console = Console()
+    _say(console, ", ".join(found.inputs))
+    for note in found.notes:
+        _say(console, note)
+    rows = [("shards", _shards(found))] if found.shards else []
+    if found.loose_images:
+        rows.append(("loose images", f"{found.loose_images:,}"))
+    rows += [
+        ("units", f"{found.units:,}"),
+        ("bytes", size(found.size_bytes)),
+        ("images", _with_error(found.images, found.images_standard_error)),
+    ]
+    if found.time is not None and found.rates is not None:
+        rows += _expected(found, found.time, found.rates)
+    _print_rows(console, rows)
+
+
+def _shards(found: Forecast) -> str:
+    missing = f", {found.unreadable:,} of them missing or forbidden" if found.unreadable else ""
+    return f"{found.shards:,}{missing}"
+
+
+def _with_error(images: int, standard_error: float | None) -> str:
+    if standard_error == 0:
+        return f"{images:,} (counted)"
+    if standard_error is None:
+        return f"about {images:,} (from the beginning of one shard)"
+    return f"about {images:,} +- {2 * standard_error:,.0f} (95 %, from a sample of the shards)"
+
+
+def _expected(found: Forecast, time: Expected, rates: Rates) -> list[tuple[str, str]]:
+    verdict = time.verdict
+    workers = "worker" if time.workers == 1 else "workers"
+    rows = [
+        ("ensemble", _ensemble(rates)),
+        ("measured", _measured(rates)),
+        ("bottleneck", BOTTLENECKS[verdict.bottleneck]),
+        ("rate", f"{time.images_per_s:,.1f} images/s with {time.workers:,} {workers}"),
+        ("time", duration(time.seconds) + _about(found, time.seconds)),
+    ]
+    if time.cost is not None:
+        rows.append(("cost", f"{time.cost:,.2f} for {time.worker_hours:,.1f} worker hours"))
+    rows.append(("predictions", f"{size(time.output_bytes)}, {time.output_bytes / max(1, found.images):,.0f} an image"))
+    rows += [("assuming", line) for line in time.assumptions]
+    return rows
+
+
+def _about(found: Forecast, seconds: float) -> str:
+    error = found.images_standard_error
+    if not error or not found.images:
+        return ""
+    return f" +- {duration(2 * error / found.images * seconds)} for the number of images"
+
+
+def _measured(rates: Rates) -> str:
+    names = {"read": "read", "decode": "decode", "ensemble": "all members", "job": "the whole job"}
+    return ", ".join(f"{words} {rates.one(stage).images_per_s:,.1f}" for stage, words in names.items()) + " images/s"
+
+
+def _ensemble(rates: Rates) -> str:
+    compiled = ", compiled" if rates.compiled else ""
+    where = "one GPU" if rates.device == "cuda" else "CPU"
+    return (
+        f"{', '.join(rates.members)} in {rates.precision}{compiled} on {where}, {rates.num_threads} threads; "
+        f"{rates.images:,} images of {rates.bytes_per_image / 1000:,.0f} kB"
+    )
+
+
+def _stages(rates: Rates) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("alone", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for title in ("images/s", "+-", "ms/image", "share"):
+        table.add_column(title, justify="right", no_wrap=True)
+    counted = [stage for stage in rates.stages if stage.stage in _TITLES]
+    for stage in counted:
+        beside = [other for other in counted if _adds_up(other) and _place(other, rates) == _place(stage, rates)]
+        share = stage.ms_per_image / sum(other.ms_per_image for other in beside) if _adds_up(stage) else None
+        table.add_row(
+            _TITLES[stage.stage] or stage.member,
+            stage.what + ("" if stage.configured else " (not used)"),
+            f"{stage.images_per_s:,.1f}",
+            f"{stage.spread:.0%}" if len(stage.rounds) > 1 else "once",
+            f"{stage.ms_per_image:,.3f}",
+            "" if share is None else f"{share:.1%}",
+        )
+    return table
+
+
+def _adds_up(stage: StageRate) -> bool:
+    """Whether it is a part of what an image costs, counted once."""
+    return stage.configured and stage.stage not in _SUMS | {"read"}
+
+
+def _place(stage: StageRate, rates: Rates) -> str:
+    """Where it runs: what an image costs the GPU is no share of what it costs the cores."""
+    return rates.device if stage.stage == "forward" else "cpu"
+
+
+def _verdict(verdict: Verdict, rates: Rates) -> list[tuple[str, str]]:
+    sharing = verdict.sharing
+    where = "GPU" if rates.device == "cuda" else "core"
+    members = f"{len(rates.members)} member{'s' if len(rates.members) > 1 else ''}"
+    resizes = f"{rates.num_geometries} resize{'s' if rates.num_geometries > 1 else ''}"
+    return [
+        ("limit", f"{verdict.limit_images_per_s:,.1f} images/s: {verdict.limit_by}"),
+        ("job", f"{verdict.job_images_per_s:,.1f} images/s, {verdict.share:.1%} of the limit (median of the rounds)"),
+        ("bottleneck", BOTTLENECKS[verdict.bottleneck]),
+        (
+            "sharing",
+            f"{members}, {resizes}: together {sharing.together_ms:,.2f} ms of a {where} for an image; "
+            f"each part alone adds up to {sharing.apart_ms:,.2f} ({sharing.overhead:+.1%})",
+        ),
+        ("besides", f"hashing {sharing.hash_share:.1%} and Parquet {sharing.write_share:.2%} of the cores' time"),
+        *(("relief", line) for line in verdict.advice),
+    ]
+
+
+def _print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    older = ""
+    for name, value in rows:
+        _say(console, f"  {'' if name == older else name:<{width}}  {value}")
+        older = name
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,66 @@
+"""Bench: every stage of a job measured in one run, the limit they set, and how close the job comes to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config.settings import BenchConfig, parse_config
+from pipeline.inputs.find import find_inputs
+from pipeline.sample_data import sample_data, sample_members
+from pipeline.speed.bottleneck import Verdict, judge
+from pipeline.speed.rates import Rates
+from pipeline.speed.sampling import count_loose, draw
+from pipeline.speed.steps import make_steps
+from pipeline.speed.trial import Trial
+from pipeline.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """What this machine does.
+
+    Attributes:
+        inputs: Where the images came from.
+        rates: Every stage.
+        verdict: What follows from them.
+        notes: Things about the inputs that the user should know.
+    """
+
+    inputs: tuple[str, ...]
+    rates: Rates
+    verdict: Verdict
+    notes: tuple[str, ...]
+
+
+def bench(
+    inputs: str | os.PathLike[str] | Sequence[str] = (),
+    **options: Any,  # noqa: ANN401 - the words of BenchConfig, which checks them
+) -> Benchmark:
+    """Measure what a job on these inputs would do on this machine; the same words as ``shardlabel bench``.
+
+    Args:
+        inputs: One INPUT or several; none for the sample data that ships with the project. Then, and
+            where no model is named either, the sample networks are measured.
+        **options: See ``shardlabel bench --help``.
+
+    Raises:
+        RequestError: The request is wrong.
+        Interrupted: It was stopped.
+    """
+    options.setdefault("progress", "none")
+    if not inputs:
+        inputs = str(sample_data())
+        if "model" not in options:
+            options = {**sample_members(), **options}
+    config = parse_config(BenchConfig, {"inputs": inputs, **options})
+    storage = Storage(config.storage)
+    found = find_inputs(config.inputs, storage)
+    trial = Trial(config, config.inputs, storage)
+    max_images, max_bytes = trial.sample_limits
+    drawn = draw(list(found.tars.values()), count_loose(found, max_images), storage, max_images, max_bytes)
+    with make_steps(config.progress) as watch:
+        rates = trial.run(drawn, seconds=config.seconds, choices=True, watch=watch)
+    return Benchmark(config.inputs, rates, judge(rates), tuple(found.notes))

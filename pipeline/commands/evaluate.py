@@ -1,0 +1,37 @@
+"""Evaluate: how often labels are right, and how far their scores can be trusted, where the truth is known."""
+
+from __future__ import annotations
+
+import os
+
+from pipeline.output.ledger import open_output
+from pipeline.trust.evaluation import Evaluation, judge
+from pipeline.trust.matched import read_judged
+from pipeline.trust.truth import read_truth
+
+
+def evaluate(
+    out: str | os.PathLike[str],
+    *,
+    truth: str | os.PathLike[str] | None = None,
+    s3_endpoint: str | None = None,
+    no_sign_request: bool = False,
+) -> Evaluation:
+    """Compare an output's labels with what is true.
+
+    Args:
+        out: Directory or ``s3://`` prefix of a job's output.
+        truth: CSV or Parquet file with the columns ``key`` and ``label`` (index or class name), and ``shard`` where
+            keys alone name several images; a list of :func:`pipeline.sample`, its column ``truth`` filled in; the JSON
+            export of Label Studio, or FiftyOne's ``labels.json``; None for the samples' own ``.cls``.
+        s3_endpoint: As for ``label``.
+        no_sign_request: As for ``label``.
+
+    Raises:
+        OutputError: It is not the output of a job, or cannot be read.
+        InputError: The truth file is missing, or is none.
+    """
+    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    job = ledger.job()
+    given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
+    return judge(ledger.out, job, read_judged(ledger, job, given))

@@ -1,0 +1,159 @@
+"""Plan: what a job would do, how long it would take and what it would cost. Nothing is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config.settings import PlanConfig, parse_config
+from pipeline.inputs.find import find_inputs
+from pipeline.speed.bottleneck import Verdict, judge
+from pipeline.speed.rates import Rates
+from pipeline.speed.sampling import count_loose, count_tars, draw
+from pipeline.speed.steps import make_steps
+from pipeline.speed.trial import Trial
+from pipeline.storage import Storage
+
+_COUNT_BUDGET_S = 5.0
+_COUNTING_IMAGES, _COUNTING_BYTES = 256, 16 << 20  # what is read where only counts are asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a job would take.
+
+    Attributes:
+        workers: How many are reckoned with: GPUs, or machines without one.
+        images_per_s: Of all workers together.
+        seconds: For the whole job.
+        worker_hours: Time of all workers together.
+        cost: Of all workers for that time, in the currency of the price; None without a price.
+        output_bytes: Of the predictions.
+        verdict: What binds one worker.
+        assumptions: What this rests on.
+    """
+
+    workers: int
+    images_per_s: float
+    seconds: float
+    worker_hours: float
+    cost: float | None
+    output_bytes: int
+    verdict: Verdict
+    assumptions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a job would do.
+
+    Attributes:
+        inputs: INPUTs.
+        shards: Tars found.
+        unreadable: Of these, missing or forbidden.
+        loose_images: Loose images found.
+        units: Grains of work: tars, and slices of loose images.
+        size_bytes: Of everything found.
+        images: Samples.
+        images_standard_error: Of that number: 0 when they were counted; None when it is not known.
+        notes: Things about the inputs that the user should know.
+        time: What it would take; None where nothing was measured.
+        rates: What was measured.
+    """
+
+    inputs: tuple[str, ...]
+    shards: int
+    unreadable: int
+    loose_images: int
+    units: int
+    size_bytes: int
+    images: int
+    images_standard_error: float | None
+    notes: tuple[str, ...]
+    time: Expected | None = None
+    rates: Rates | None = None
+
+
+def plan(
+    inputs: str | os.PathLike[str] | Sequence[str],
+    **options: Any,  # noqa: ANN401 - the words of PlanConfig, which checks them
+) -> Forecast:
+    """Look at inputs and measure on a few samples what a job would take; the same words as ``shardlabel plan``.
+
+    Args:
+        inputs: One INPUT or several.
+        **options: See ``shardlabel plan --help``.
+
+    Raises:
+        RequestError: The request is wrong.
+        Interrupted: It was stopped.
+    """
+    options.setdefault("progress", "none")
+    config = parse_config(PlanConfig, {"inputs": inputs, **options})
+    storage = Storage(config.storage)
+    found = find_inputs(config.inputs, storage)
+    trial = Trial(config, config.inputs, storage) if config.measure else None
+    max_images, max_bytes = trial.sample_limits if trial else (_COUNTING_IMAGES, _COUNTING_BYTES)
+    tars = list(found.tars.values())
+    loose = count_loose(found, max_images)
+    drawn = draw(tars, loose, storage, max_images, max_bytes)
+    counted = count_tars(tars, drawn.clusters, storage, _COUNT_BUDGET_S).plus(loose.num_images)
+    units = len(tars) + loose.num_slices
+    known: dict[str, Any] = {
+        "inputs": config.inputs,
+        "shards": len(tars),
+        "unreadable": sum(entry.size_bytes < 0 for entry in tars),
+        "loose_images": loose.num_images,
+        "units": units,
+        "size_bytes": sum(max(0, entry.size_bytes) for entry in tars) + loose.num_bytes,
+        "images": counted.images,
+        "images_standard_error": counted.standard_error,
+        "notes": tuple(found.notes),
+    }
+    if trial is None:
+        return Forecast(**known)
+    with make_steps(config.progress) as watch:
+        rates = trial.run(drawn, seconds=config.seconds, choices=False, watch=watch)
+    workers = max(1, trial.num_gpus) if config.workers == "auto" else config.workers
+    known["time"] = foresee(rates, counted.images, units, trial.job.rows_per_part, workers, config.price_per_hour)
+    return Forecast(**known, rates=rates)
+
+
+def foresee(
+    rates: Rates, images: int, units: int, rows_per_part: int, workers: int, price_per_hour: float | None
+) -> Expected:
+    """What measured rates mean for a number of images.
+
+    Args:
+        rates: Of one worker.
+        images: Samples.
+        units: Grains of work; no more workers than these have something to do.
+        rows_per_part: Samples in a part at most.
+        workers: How many, each like the one measured.
+        price_per_hour: Of one worker, or None.
+    """
+    verdict = judge(rates)
+    busy = max(1, min(workers, units))
+    rate = verdict.job_images_per_s * busy
+    seconds = images / rate
+    worker_hours = workers * seconds / 3600
+    parts = max(units, -(-images // rows_per_part))
+    what = "one GPU and its share of the cores" if rates.device == "cuda" else "one machine"
+    assumptions = [
+        f"each worker is like this one ({what}: {rates.num_threads} threads) and reads as fast beside the others",
+        "starting up (less than a minute) is not counted",
+    ]
+    if busy < workers:
+        assumptions.append(f"{workers - busy} of the {workers} workers stay idle: there are only {units} units")
+    return Expected(
+        workers=workers,
+        images_per_s=rate,
+        seconds=seconds,
+        worker_hours=worker_hours,
+        cost=None if price_per_hour is None else worker_hours * price_per_hour,
+        output_bytes=round(images * rates.row_bytes + parts * rates.part_bytes),
+        verdict=verdict,
+        assumptions=tuple(assumptions),
+    )

@@ -1,0 +1,49 @@
+"""Review: the most doubtful images first, with their labels, for annotators to correct.
+
+It is no fair sample, and no truth to evaluate on: see :mod:`pipeline.commands.sample`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pipeline.annotation.draw import Order
+from pipeline.annotation.listing import Listed, ListRequest, list_images
+from pipeline.annotation.tasks import ListFormat
+from pipeline.output.ledger import open_output
+
+
+def review(
+    out: str | os.PathLike[str],
+    *,
+    save: str | os.PathLike[str],
+    num: int = 200,
+    order: Order = "disagreement",
+    format: ListFormat = "csv",
+    unique: bool = False,
+    seed: int = 0,
+    images: bool = True,
+    s3_endpoint: str | None = None,
+    no_sign_request: bool = False,
+) -> Listed:
+    """List the images that people should look at first, with their labels.
+
+    Args:
+        out: Directory or ``s3://`` prefix of a job's output.
+        save: As for :func:`sample`.
+        num: How many images.
+        order: Largest ``disagreement`` or ``entropy`` first, smallest ``score`` first, or ``random``.
+        format: As for :func:`sample`.
+        unique: List images with equal bytes once.
+        seed: Decides between equal images.
+        images: As for :func:`sample`.
+        s3_endpoint: As for ``label``.
+        no_sign_request: As for ``label``.
+
+    Raises:
+        OutputError: It is not the output of a job, or cannot be read.
+        RequestError: There is nothing to list, or the list cannot be written.
+    """
+    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    request = ListRequest(save, format, num, order, seed, with_labels=True, unique=unique, images=images)
+    return list_images(ledger, storage, request)

@@ -1,0 +1,50 @@
+"""Sample: labelled images drawn at random for annotators, to learn how good the labels are.
+
+A sample does not show the consensus, unless asked to: whoever sees a label tends to agree with it. It is what precision
+can be promised on.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pipeline.annotation.listing import Listed, ListRequest, list_images
+from pipeline.annotation.tasks import ListFormat
+from pipeline.output.ledger import open_output
+
+
+def sample(
+    out: str | os.PathLike[str],
+    *,
+    save: str | os.PathLike[str],
+    num: int = 1000,
+    format: ListFormat = "csv",
+    with_labels: bool = False,
+    unique: bool = False,
+    seed: int = 0,
+    images: bool = True,
+    s3_endpoint: str | None = None,
+    no_sign_request: bool = False,
+) -> Listed:
+    """Draw labelled images at random, without replacement, for people to label.
+
+    Args:
+        out: Directory or ``s3://`` prefix of a job's output.
+        save: File that the list is written to, or folder for FiftyOne; local or S3. One that is there is kept.
+        num: How many images; all, where there are fewer.
+        format: ``csv`` with an empty column ``truth``; ``label-studio`` tasks, with the labelling config beside them;
+            a ``fiftyone`` dataset.
+        with_labels: Show what the consensus says, which people tend to agree with.
+        unique: Draw from distinct images, by their bytes.
+        seed: Another seed draws another sample.
+        images: Write the images beside the list, unchanged. Only a CSV can do without.
+        s3_endpoint: As for ``label``.
+        no_sign_request: As for ``label``.
+
+    Raises:
+        OutputError: It is not the output of a job, or cannot be read.
+        RequestError: There is nothing to draw from, or the list cannot be written.
+    """
+    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    request = ListRequest(save, format, num, "random", seed, with_labels=with_labels, unique=unique, images=images)
+    return list_images(ledger, storage, request)

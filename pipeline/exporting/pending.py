@@ -1,0 +1,62 @@
+"""What is left of an export, unit by unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import overload
+
+from pipeline.engines.workload import Item
+from pipeline.exporting.source import Source
+from pipeline.exporting.target import Target
+from pipeline.records import Unit
+
+
+@dataclass(slots=True)
+class Pending:
+    """A unit of which something is to be exported.
+
+    Attributes:
+        unit: The unit.
+        parts: Numbers of the parts to be exported, and whether they are the unit's last.
+        images: How many images that is.
+    """
+
+    unit: Unit
+    parts: list[tuple[int, bool]] = field(default_factory=list)
+    images: int = 0
+
+
+class Agenda(Sequence[Item]):
+    """What exporters are called with: units, and those of their parts that are selected from and not done.
+
+    Attributes:
+        pending: The units.
+        num_done: Parts that are done.
+    """
+
+    def __init__(self, source: Source, target: Target, plan: Mapping[str, int], done: set[str]) -> None:
+        self.pending: list[Pending] = []
+        self.num_done = len(done & plan.keys())
+        for unit, part in source.parts():
+            name = target.name(part)
+            if name not in plan or name in done:
+                continue
+            if not self.pending or self.pending[-1].unit is not unit:
+                self.pending.append(Pending(unit))
+            self.pending[-1].parts.append((part.part, part.last))
+            self.pending[-1].images += plan[name]
+
+    def __len__(self) -> int:
+        return len(self.pending)
+
+    @overload
+    def __getitem__(self, at: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Item]: ...
+
+    def __getitem__(self, at: int | slice) -> Item | list[Item]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        return {"unit": self.pending[at].unit.to_dict(), "parts": self.pending[at].parts}

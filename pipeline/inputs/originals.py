@@ -1,0 +1,188 @@
+"""Originals: the encoded images of some rows, from the inputs, as they were labelled.
+
+Units are read side by side, each from the part on that holds the first of its rows and no further than the last one.
+Images in between are passed over: on disk they are not read at all, on S3 a range that holds nothing else is not
+asked for. A compressed tar must be inflated from its start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pipeline.errors import StorageError
+from pipeline.inputs.plan import read_units
+from pipeline.output.ledger import PREDICTIONS, Ledger
+from pipeline.output.parts import PartName
+from pipeline.records import Cursor, Sample, ShardEvent, Unit, UnitKind
+from pipeline.stages.read import UnitReader
+from pipeline.storage import Storage
+from pipeline.text.safe import printable
+
+_UNITS_AT_ONCE = 8
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Wanted:
+    """A row of a predictions part whose image is wanted.
+
+    Attributes:
+        unit_id, part: Of the part that holds the row, from its name.
+        index, key: As in the row.
+        sha256: As in the row; None for any image.
+    """
+
+    unit_id: str
+    part: int
+    index: int
+    key: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """An encoded image, or why there is none.
+
+    Attributes:
+        wanted: What was asked for.
+        image: The bytes, unchanged; None where they cannot be had.
+        problem: Why not, in one line; empty where there is an image.
+    """
+
+    wanted: Wanted
+    image: bytes | None
+    problem: str = ""
+
+
+def fetch(wanted: Iterable[Wanted], ledger: Ledger, storage: Storage) -> Iterator[Original]:
+    """The images of some rows, one :class:`Original` for each, by unit, part and index; at most 16 are held.
+
+    Args:
+        wanted: The rows, in any order.
+        ledger: Of the output that holds them.
+        storage: How to reach the output and its inputs.
+
+    Raises:
+        OutputError: The plan of the output cannot be read.
+    """
+    rows_of = {
+        unit_id: list(rows) for unit_id, rows in itertools.groupby(sorted(set(wanted)), key=lambda row: row.unit_id)
+    }
+    units = {unit.id: unit for unit in read_units(ledger, storage) if unit.id in rows_of} if rows_of else {}
+    reader = _Reader(ledger, storage, str(ledger.job()["fingerprint"]))
+    lanes: deque[_Lane] = deque()
+    stopped = threading.Event()
+    pool = ThreadPoolExecutor(_UNITS_AT_ONCE, thread_name_prefix="originals")
+    try:
+        for unit_id, rows in rows_of.items():
+            lanes.append(_Lane(stopped))
+            pool.submit(lanes[-1].fill, reader.read(units.get(unit_id), rows))
+            if len(lanes) == _UNITS_AT_ONCE:
+                yield from lanes.popleft().drain()
+        while lanes:
+            yield from lanes.popleft().drain()
+    finally:
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
+
+
+class _Lane:
+    """Hands the images of one unit over, one at a time; one more waits with whoever reads them."""
+
+    def __init__(self, stopped: threading.Event) -> None:
+        self._queue: queue.Queue[Original | BaseException | None] = queue.Queue(1)
+        self._stopped = stopped
+
+    def fill(self, originals: Iterator[Original]) -> None:
+        try:
+            for original in originals:
+                if not self._put(original):
+                    return
+            self._put(None)
+        except BaseException as error:  # noqa: BLE001 - handed over to the consumer
+            self._put(error)
+
+    def _put(self, item: Original | BaseException | None) -> bool:
+        """False where nobody wants it any more."""
+        while not self._stopped.is_set():
+            try:
+                self._queue.put(item, timeout=_POLL_S)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def drain(self) -> Iterator[Original]:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+
+class _Reader:
+    """Reads some rows' images, unit by unit."""
+
+    def __init__(self, ledger: Ledger, storage: Storage, fingerprint: str) -> None:
+        self._ledger = ledger
+        self._storage = storage
+        self._fingerprint = fingerprint
+
+    def read(self, unit: Unit | None, rows: Sequence[Wanted]) -> Iterator[Original]:
+        """The images of rows of one unit; the rows are in order."""
+        left = {row.index: row for row in rows}
+        problem = "is no longer there"
+        if unit is None:
+            problem = "its unit is not in the plan of the output"
+        else:
+            try:
+                for sample in self._samples(unit, rows):
+                    if (row := left.pop(sample.index, None)) is not None:
+                        yield _checked(row, sample)
+            except StorageError as error:
+                problem = printable(error)
+        for row in left.values():
+            yield Original(row, None, problem)
+
+    def _samples(self, unit: Unit, rows: Sequence[Wanted]) -> Iterator[Sample]:
+        """The samples that have the indices of some rows, and others between them."""
+        indices = frozenset(row.index for row in rows)
+        reader: UnitReader | None = None
+        items: Iterator[Sample | ShardEvent] = iter(())
+        reached = -1
+        for number, own in itertools.groupby(rows, key=lambda row: row.part):
+            last = max(row.index for row in own)
+            forward = reader is not None and (reader.compressed or unit.kind == UnitKind.SLICE or number == reached + 1)
+            if not forward:
+                reader = UnitReader(unit, self._storage, self._start(unit.id, number), only=indices)
+                items = iter(reader)
+            for item in items:
+                if isinstance(item, Sample):
+                    yield item
+                    if item.index >= last:
+                        break
+            reached = number
+
+    def _start(self, unit_id: str, part: int) -> Cursor:
+        """Where a part begins in its unit: the footer of the one before it tells."""
+        if part == 0:
+            return Cursor()
+        name = PartName(self._fingerprint, unit_id, part - 1, last=False)
+        return self._ledger.footer(PREDICTIONS, str(name)).next
+
+
+def _checked(row: Wanted, sample: Sample) -> Original:
+    """A sample's image, if it is the one that was labelled."""
+    if sample.key != row.key:
+        return Original(row, None, f"is not the image that was labelled: {printable(sample.key)} is in its place")
+    if sample.image is None:
+        return Original(row, None, f"has no image: {printable(sample.message)}")
+    if row.sha256 is not None and hashlib.sha256(sample.image).hexdigest() != row.sha256:
+        return Original(row, None, "is not the image that was labelled: its sha256 is another")
+    return Original(row, sample.image)

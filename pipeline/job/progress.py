@@ -1,0 +1,264 @@
+"""What a person, or a log, sees of a running job."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
+
+from pipeline.job.tracking import Snapshot
+from pipeline.text.safe import json_text, printable
+
+_PLAIN_EVERY_S = 10.0
+_JSON_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How a job speaks of itself.
+
+    Attributes:
+        doing: What it does to images.
+        dropped: What becomes of those that it cannot do it to.
+    """
+
+    doing: str = "labelling"
+    dropped: str = "quarantined"
+
+
+class Reporter(Protocol):
+    """Shows a job. ``update`` and ``download`` may be called as often as one likes."""
+
+    def note(self, line: str) -> None:
+        """Say one line."""
+
+    def download(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
+        """Show how much of a file is here."""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show where things stand."""
+
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """Show the end of a run that came to one."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was; always called."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def __init__(self, wording: Wording | None = None) -> None:
+        self.wording = wording or Wording()
+
+    def note(self, line: str) -> None:
+        """Nothing."""
+
+    def download(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
+        """Nothing."""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Nothing."""
+
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Plain(Silent):
+    """A line on stderr now and then."""
+
+    def __init__(self, wording: Wording | None = None, every_s: float = _PLAIN_EVERY_S) -> None:
+        super().__init__(wording)
+        self._every_s = every_s
+        self._next = time.monotonic() + every_s
+        self._downloading = ""
+
+    def note(self, line: str) -> None:
+        """Say one line."""
+        print(printable(line), file=sys.stderr, flush=True)
+
+    def download(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
+        """A line when a download begins, and every ten seconds."""
+        if name != self._downloading or time.monotonic() >= self._next:
+            self._downloading = name
+            self._next = time.monotonic() + self._every_s
+            of = "" if total_bytes is None else f" of {total_bytes / 2**20:,.1f}"
+            self.note(f"downloading {name}: {done_bytes / 2**20:,.1f}{of} MB")
+
+    def update(self, snapshot: Snapshot) -> None:
+        """A line every ten seconds."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every_s
+            self.note(describe(snapshot, self.wording))
+
+
+class Json(Silent):
+    """One JSON object a line on stdout, each with the time in UTC; the summary is the last one."""
+
+    def __init__(self, wording: Wording | None = None) -> None:
+        super().__init__(wording)
+        self._next = 0.0
+
+    def note(self, line: str) -> None:
+        """A ``note`` object."""
+        self._print({"event": "note", "message": line})
+
+    def download(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
+        """A ``download`` object every second, and at the end."""
+        if time.monotonic() >= self._next or done_bytes == total_bytes:
+            self._next = time.monotonic() + _JSON_EVERY_S
+            self._print({"event": "download", "name": name, "bytes": done_bytes, "total_bytes": total_bytes})
+
+    def update(self, snapshot: Snapshot) -> None:
+        """A ``progress`` object every second."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _JSON_EVERY_S
+        self._print(
+            {
+                "event": "progress",
+                "images": snapshot.images,
+                "total": snapshot.total,
+                "total_exact": snapshot.exact,
+                "images_per_s": round(snapshot.images_per_s, 2),
+                "eta_s": None if snapshot.eta_s is None else round(snapshot.eta_s, 1),
+                self.wording.dropped: dict(snapshot.quarantined),
+                "units_done": snapshot.units_done,
+                "units_total": snapshot.units_total,
+                "failed_units": snapshot.failed_units,
+            }
+        )
+
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """The ``summary`` object."""
+        self._print({"event": "summary", **summary})
+
+    @staticmethod
+    def _print(content: Mapping[str, object]) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        print(json_text({"time": now, **content}), flush=True)
+
+
+class _Rate(ProgressColumn):
+    """Images per second and time left, as we know them."""
+
+    def __init__(self, dropped: str) -> None:
+        super().__init__()
+        self._dropped = dropped
+
+    def render(self, task: Task) -> Text:
+        snapshot: Snapshot = task.fields["snapshot"]
+        if not snapshot.images:
+            return Text("starting")
+        words = [f"{snapshot.images_per_s:.1f} images/s"]
+        if snapshot.eta_s is not None:
+            words.append(f"{_clock(snapshot.eta_s)} left")
+        if quarantined := sum(snapshot.quarantined.values()):
+            words.append(f"{quarantined} {self._dropped}")
+        if snapshot.failed_units:
+            words.append(f"{snapshot.failed_units} failed units")
+        return Text(", ".join(words))
+
+
+class Bar(Silent):
+    """A live bar on stderr."""
+
+    def __init__(self, wording: Wording | None = None) -> None:
+        super().__init__(wording)
+        # a descriptor of its own, so that what silences libraries does not silence the bar
+        self._file = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+        self._console = Console(file=self._file)
+        self._shown: Progress | None = None
+        self._downloading = ""
+
+    def _bar(self, *columns: ProgressColumn) -> Progress:
+        """The bar, begun anew where it is about something else than before."""
+        if self._shown is None:
+            standard = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
+            self._shown = Progress(*standard, *columns, console=self._console, transient=True, refresh_per_second=4)
+            self._shown.start()
+        return self._shown
+
+    def note(self, line: str) -> None:
+        """Say one line above the bar."""
+        self._console.print(printable(line), markup=False, highlight=False)
+
+    def download(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
+        """Move the bar of a download."""
+        if name != self._downloading:
+            self._end()
+            self._downloading = name
+            bar = self._bar(DownloadColumn(binary_units=True), TransferSpeedColumn())
+            bar.add_task(printable(name), total=None)
+        bar = self._bar()
+        bar.update(bar.task_ids[0], completed=done_bytes, total=total_bytes)
+        if done_bytes == total_bytes:
+            self._end()
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Move the bar of the job."""
+        if self._downloading:
+            self._end()
+        total = None if snapshot.total is None else max(snapshot.total, snapshot.images)
+        bar = self._bar(MofNCompleteColumn(), _Rate(self.wording.dropped), TimeElapsedColumn())
+        task = bar.task_ids[0] if bar.task_ids else bar.add_task(self.wording.doing, snapshot=snapshot)
+        bar.update(task, completed=snapshot.images, total=total, snapshot=snapshot)
+
+    def _end(self) -> None:
+        self._downloading = ""
+        if self._shown is not None:
+            self._shown.stop()
+            self._shown = None
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._end()
+        self._file.close()
+
+
+def make_reporter(kind: str, wording: Wording | None = None) -> Reporter:
+    """The reporter that ``--progress`` names; ``auto`` is a bar on a terminal and plain lines elsewhere."""
+    if kind == "auto":
+        kind = "bar" if sys.stderr.isatty() else "plain"
+    reporters: dict[str, type[Silent]] = {"bar": Bar, "plain": Plain, "json": Json, "none": Silent}
+    return reporters[kind](wording)
+
+
+def describe(snapshot: Snapshot, wording: Wording | None = None) -> str:
+    """A snapshot in one line."""
+    about = "" if snapshot.exact else "about "
+    total = "" if snapshot.total is None else f" of {about}{snapshot.total:,}"
+    words = [f"{snapshot.images:,}{total} images", f"{snapshot.images_per_s:.1f} images/s"]
+    if snapshot.eta_s is not None:
+        words.append(f"{_clock(snapshot.eta_s)} left")
+    words.append(f"{sum(snapshot.quarantined.values()):,} {(wording or Wording()).dropped}")
+    if snapshot.failed_units:
+        words.append(f"{snapshot.failed_units} failed units")
+    return ", ".join(words)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,125 @@
+"""Reuse: which members and units of a job an older output holds already, and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import OutputError
+from pipeline.output.ledger import Ledger
+from pipeline.output.parts import Progress
+from pipeline.output.probabilities import Source, source_of
+from pipeline.records import Unit
+from pipeline.storage import Storage
+from pipeline.trust.calibration import member_identity
+
+# What must be the same, or members say something else; each with what it is in words.
+_SAME = {"labels_sha256": "class names", "precision": "--precision", "decode": "--decode"}
+
+
+@dataclass(frozen=True, slots=True)
+class Older:
+    """An output whose probabilities are to be used again.
+
+    Attributes:
+        ledger: Its ledger.
+        job: Its ``job.json``.
+        source: What is stored of it.
+    """
+
+    ledger: Ledger
+    job: dict[str, Any]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What a job has in common with an older output.
+
+    Attributes:
+        aliases: For each member that is stored there, its alias there.
+        new: Aliases of the others.
+        differing: Why none is, in words; empty where that is not the reason.
+        whole: Nothing has to be read but the older output.
+        source: The older output, with the members that are used.
+    """
+
+    aliases: dict[str, str]
+    new: tuple[str, ...]
+    differing: str
+    whole: bool
+    source: Source
+
+    def stored(self, older: Ledger, pending: Iterable[Unit]) -> dict[str, Progress]:
+        """How many parts there are of each pending unit that is complete there."""
+        if not self.aliases:
+            return {}
+        progress = older.progress(self.source.fingerprint)
+        return {unit.id: progress[unit.id] for unit in pending if unit.id in progress and progress[unit.id].complete}
+
+    def note(self, num_stored: int, num_pending: int) -> str:
+        """What is used again and what is not, in one line.
+
+        Args:
+            num_stored: Units that are complete there.
+            num_pending: Units that are to be labelled.
+        """
+        out = self.source.out
+        if not self.aliases:
+            return f"nothing is taken from {out}: {self.differing or 'it holds none of these members'}"
+        line = f"from {out}: {', '.join(self.aliases)} for {num_stored} of {num_pending} units"
+        if self.new:
+            line += f"; {', '.join(self.new)} is run" if len(self.new) == 1 else f"; {', '.join(self.new)} are run"
+        elif self.whole:
+            line += "; no image is read of these"
+        else:
+            line += "; no image is decoded of these"
+        if num_stored < num_pending:
+            line += f"; the other {num_pending - num_stored} are not complete there, and run in full"
+        return line
+
+
+def open_older(place: str, out: Ledger, storage: Storage) -> Older:
+    """The output named by ``--reuse``.
+
+    Raises:
+        RequestError: It is none, is OUT itself, or holds no probabilities.
+    """
+    ledger = Ledger(place, storage)
+    if ledger.out == out.out:
+        raise OutputError(f"--reuse {ledger.out}: is OUT itself; what is in OUT is never made again anyway")
+    job = ledger.job()
+    return Older(ledger, job, source_of(ledger, job))
+
+
+def shared_with(older: Older, results: Mapping[str, Any]) -> Shared:
+    """What a job has in common with an older output.
+
+    Args:
+        older: The output.
+        results: Of the job, as its ``job.json`` has them.
+    """
+    there = older.job["results"]
+    differing = [
+        f"{words} differ{'' if words.endswith('s') else 's'}"
+        + ("" if name.endswith("sha256") else f" ({there.get(name)} there, {results[name]} here)")
+        for name, words in _SAME.items()
+        if there.get(name) != results[name]
+    ]
+    known = {} if differing else {member_identity(member): str(member["alias"]) for member in there["members"]}
+    aliases, new = {}, []
+    for member in results["members"]:
+        found = known.get(member_identity(member))
+        if found is None:
+            new.append(str(member["alias"]))
+        else:
+            aliases[str(member["alias"])] = found
+    same_parts = there["rows_per_part"] == results["rows_per_part"]
+    return Shared(
+        aliases=aliases,
+        new=tuple(new),
+        differing=", ".join(differing),
+        whole=not new and same_parts and set(results["keep"]) <= set(there["keep"]),
+        source=Source(older.source.out, older.source.fingerprint, tuple(dict.fromkeys(aliases.values()))),
+    )

@@ -1,0 +1,170 @@
+"""What one run of a job did: receipts added up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.errors import BudgetError, Interrupted
+from pipeline.job.tracking import Tracker
+from pipeline.records import Unit
+
+_MIN_SAMPLES = 1_000  # before a rate of bad ones says anything
+_UNITS_FAILED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class FailedUnit:
+    """A unit that could not be read to its end."""
+
+    uri: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSummary:
+    """What one run of a job did.
+
+    Attributes:
+        out: Where the output is.
+        images: Samples this run went through.
+        labelled: Of these, labelled.
+        quarantined: Of these, not labelled.
+        quarantined_by_reason: The same, by reason.
+        events: Damage to shards that belongs to no single sample, by reason.
+        seconds: From the first read to the last commit.
+        images_per_s: ``images / seconds``.
+        parts: Parts published by this run.
+        units_done, units_total: Of the whole plan.
+        failed_units: Units that could not be read to their end.
+        failures: These units.
+        interrupted: Whether the run was stopped by a signal.
+        bad_rate_exceeded: Whether it stopped because too many samples were bad.
+        failed_units_exceeded: Whether it stopped because too many units could not be read.
+        stage_s: Seconds per stage, summed over threads.
+        notes: Things about the inputs that the user should know.
+    """
+
+    out: str
+    images: int
+    labelled: int
+    quarantined: int
+    quarantined_by_reason: dict[str, int]
+    events: dict[str, int]
+    seconds: float
+    images_per_s: float
+    parts: int
+    units_done: int
+    units_total: int
+    failed_units: int
+    failures: tuple[FailedUnit, ...]
+    interrupted: bool = False
+    bad_rate_exceeded: bool = False
+    failed_units_exceeded: bool = False
+    stage_s: dict[str, float] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line exits with."""
+        if self.bad_rate_exceeded:
+            return BudgetError.exit_code
+        if self.failed_units_exceeded:
+            return _UNITS_FAILED
+        if self.interrupted:
+            return Interrupted.exit_code
+        return _UNITS_FAILED if self.failed_units else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        values = dataclasses.asdict(self)
+        return {name: round(v, 3) if isinstance(v, float) else v for name, v in values.items()}
+
+
+class Budget:
+    """How much may go wrong with the data before a run stops by itself.
+
+    Bad samples are counted by rate, and only once there are enough of them. Units that cannot be read are
+    counted one by one: what they share (credentials that expired, a store that is down) would fail all that
+    follow as well. The default leaves room for those that are really missing.
+
+    Args:
+        max_bad_rate: Share of quarantined samples, 0-1.
+        max_failed_units: Units that cannot be read; ``auto`` for 1 % of the plan, and at least 100.
+        num_units: In the plan.
+
+    Attributes:
+        max_bad_rate, max_failed_units: The limits.
+        bad_rate_exceeded, failed_units_exceeded: What has been exceeded at any time.
+    """
+
+    def __init__(self, max_bad_rate: float, max_failed_units: int | Literal["auto"], num_units: int) -> None:
+        self.max_bad_rate = max_bad_rate
+        self.max_failed_units = max_failed_units if max_failed_units != "auto" else max(100, num_units // 100)
+        self.bad_rate_exceeded = self.failed_units_exceeded = False
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether the run is to stop."""
+        return self.bad_rate_exceeded or self.failed_units_exceeded
+
+    def exceeded_by(self, tracker: Tracker) -> bool:
+        """Take note of where things stand; whether the run is to stop."""
+        judged = tracker.images >= _MIN_SAMPLES
+        self.bad_rate_exceeded |= judged and tracker.bad_rate > self.max_bad_rate
+        self.failed_units_exceeded |= tracker.failed_units > self.max_failed_units
+        return self.exceeded
+
+
+def sum_up(
+    out: str, units: Sequence[Unit], num_done: int, tracker: Tracker, budget: Budget, *, interrupted: bool
+) -> LabelSummary:
+    """Add up what a run did.
+
+    Args:
+        out: Where the output is.
+        units: The whole plan.
+        num_done: How many of them are complete now.
+        tracker: The receipts of this run.
+        budget: What of it was exceeded.
+        interrupted: Whether a signal stopped it.
+    """
+    receipts = list(tracker.receipts.values())
+    uris = {unit.id: unit.uri for unit in units}
+    images = sum(receipt.num_samples for receipt in receipts)
+    started = min((receipt.started_at for receipt in receipts), default=0.0)
+    committed = max((receipt.committed_at for receipt in receipts), default=0.0)
+    seconds = max(0.0, committed - started)
+    events: dict[str, int] = {}
+    stage_s: dict[str, float] = {}
+    for receipt in receipts:
+        for reason, count in receipt.num_events.items():
+            events[reason] = events.get(reason, 0) + count
+        for stage, spent in receipt.stage_s.items():
+            stage_s[stage] = round(stage_s.get(stage, 0.0) + spent, 3)
+    return LabelSummary(
+        out=out,
+        images=images,
+        labelled=sum(receipt.num_labelled for receipt in receipts),
+        quarantined=tracker.quarantined.total(),
+        quarantined_by_reason={str(reason): count for reason, count in (+tracker.quarantined).items()},
+        events=events,
+        seconds=seconds,
+        images_per_s=images / seconds if seconds else 0.0,
+        parts=sum(len(receipt.parts) for receipt in receipts),
+        units_done=num_done,
+        units_total=len(units),
+        failed_units=sum(receipt.failure is not None for receipt in receipts),
+        failures=tuple(
+            FailedUnit(uris[receipt.unit_id], receipt.failure, receipt.message)
+            for receipt in receipts
+            if receipt.failure
+        ),
+        interrupted=interrupted,
+        bad_rate_exceeded=budget.bad_rate_exceeded,
+        failed_units_exceeded=budget.failed_units_exceeded,
+        stage_s=stage_s,
+    )

@@ -1,0 +1,153 @@
+"""Replay: a unit published again from what an older output holds of it, without its images.
+
+Parts are those of the older output: the same samples, the same quarantine, the same cursor behind them. What is new
+is how the members are combined.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import PublishError, StorageError
+from pipeline.labeler.attempts import Attempts
+from pipeline.labeler.chunks import Ready
+from pipeline.labeler.config import LabelerConfig
+from pipeline.labeler.metering import UnitMeter
+from pipeline.labeler.threads import one_torch_thread
+from pipeline.metrics import Meter
+from pipeline.models.ensemble import Predictions
+from pipeline.models.pool import pool
+from pipeline.output.ledger import Ledger, about_out
+from pipeline.output.parts import Progress
+from pipeline.output.probabilities import StoredPart, Word, read_stored
+from pipeline.records import UNAVAILABLE, UNWRITABLE, Receipt, Stage, Unit
+from pipeline.stages.write import Part, Picture, Rejected, Writer
+from pipeline.storage import Storage
+
+_BATCH_IMAGES = 256  # of 1,000 classes and 5 members, 5 MB in float32
+
+
+class Replayer:
+    """Publishes units from stored probabilities. Safe to call from several threads.
+
+    Args:
+        config: What to do; every member's probabilities are in ``reused_from``.
+        meter: Where what is done is counted.
+    """
+
+    def __init__(self, config: LabelerConfig, meter: Meter) -> None:
+        assert config.reused_from is not None
+        self._config = config
+        self._meter = meter
+        self._source = config.reused_from
+        storage = Storage(config.storage)
+        self._stored = Ledger(self._source.out, storage)
+        aliases = [member.alias for member in config.members]
+        self._writer = Writer(
+            config.out,
+            storage,
+            config.fingerprint,
+            aliases,
+            config.class_names,
+            config.keep,
+            keep_probs=config.keep_probs,
+        )
+        self._attempts = Attempts(self._writer.ledger, storage, config.run)
+        self._threads = ThreadPoolExecutor(config.num_threads, "pool", initializer=one_torch_thread)
+
+    def __call__(
+        self, unit: Unit, parts_done: int, stored: Progress, stopping: Callable[[], bool] = lambda: False
+    ) -> Iterator[Receipt]:
+        """Publish one unit, as far as the older output holds it.
+
+        Args:
+            unit: The unit.
+            parts_done: How many of its parts are known to be published; those published since are found.
+            stored: How many the older output has.
+            stopping: Asked before each part.
+
+        Yields:
+            Receipts, the latest of which tells all.
+        """
+        if stopping():
+            return
+        receipt = Receipt(unit.id, started_at=time.time())
+        metered = UnitMeter(self._meter, receipt, 0)
+        try:
+            with about_out():
+                cursor, receipt.finished = self._writer.ledger.advance(unit, self._config.fingerprint, parts_done)
+                self._attempts.count_published(receipt, self._config.fingerprint, parts_done, cursor)
+            metered = UnitMeter(self._meter, receipt, 0)
+            names = list(stored.parts(self._source.fingerprint, unit.id))
+            for name in names[cursor.part :]:
+                if receipt.finished or stopping():
+                    break
+                part = read_stored(self._stored, self._source, name, len(self._config.class_names))
+                self._publish(unit, part, receipt)
+                receipt.finished = name.last
+                metered.take(receipt)
+                yield receipt
+            if not receipt.finished and not stored.complete and not stopping():
+                receipt.failure = UNAVAILABLE
+                receipt.message = (
+                    f"{self._source.out} holds {stored.num_parts} parts of it and not yet the rest; finish that job"
+                )
+        except StorageError as error:
+            receipt.failure, receipt.message = UNAVAILABLE, str(error)
+        except PublishError as error:
+            receipt.failure, receipt.message = UNWRITABLE, str(error)
+        metered.end(receipt)
+        yield receipt
+
+    def close(self) -> None:
+        """Let go of the threads; no unit is being published any more."""
+        self._threads.shutdown()
+
+    def _publish(self, unit: Unit, stored: StoredPart, receipt: Receipt) -> None:
+        begun = time.perf_counter()
+        part = Part(stored.name.part, stored.first_index)
+        part.pictures = pictures_of(stored.predictions, self._config.keep)
+        part.rejected = [] if stored.rejected is None else [_rejected(row) for row in stored.rejected.to_pylist()]
+        part.predictions = self._pooled(stored)
+        ready = Ready(pictures=part.pictures, rejected=part.rejected, num_samples=part.num_samples)
+        ready.seconds["classify"] = time.perf_counter() - begun
+        with about_out():
+            name = self._writer.publish(unit, part, stored.next, last=stored.name.last)
+        ready.count_in(receipt)
+        receipt.parts[str(name)] = [len(part.pictures), len(part.rejected)]
+        receipt.committed_at = time.time()
+
+    def _pooled(self, stored: StoredPart) -> list[Predictions]:
+        config = self._config
+        words = [stored.words[config.reused[member.alias]] for member in config.members]
+        factors = [member.factor for member in config.members]
+
+        def pooled(start: int) -> Predictions:
+            some: list[Word] = [word.take(slice(start, start + _BATCH_IMAGES)) for word in words]
+            return pool(some, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs)
+
+        return list(self._threads.map(pooled, range(0, len(stored.predictions), _BATCH_IMAGES)))
+
+
+def pictures_of(table: pa.Table, keep: tuple[str, ...]) -> list[Picture]:
+    """What rows of predictions say beside the labels.
+
+    Args:
+        table: The rows.
+        keep: Which of the kept fields are wanted.
+    """
+    names = ("index", "key", "sha256", "width", "height", "truth")
+    return [
+        Picture(**{name: row[name] for name in names}, kept={name: row[name] for name in keep if row[name] is not None})
+        for row in table.select([*names, *keep]).to_pylist()
+    ]
+
+
+def _rejected(row: Mapping[str, Any]) -> Rejected:
+    values = {name: value for name, value in row.items() if name != "shard"}
+    return Rejected(**values | {"stage": Stage(row["stage"])})

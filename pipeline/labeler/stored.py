@@ -1,0 +1,147 @@
+"""A unit read from its input and, beside it, from an older output that holds what some members said of its images.
+
+Rows are matched by their sample's index, key and image hash, so that parts may be cut differently there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import NotAsStored, StorageError
+from pipeline.output.ledger import PREDICTIONS, Ledger
+from pipeline.output.parts import PartName
+from pipeline.output.probabilities import Source, StoredPart, Word, read_stored
+from pipeline.records import Sample, ShardEvent
+from pipeline.stages.read import UnitReader
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """What an older output holds of one sample.
+
+    Attributes:
+        key: The sample's.
+        sha256: Of the image, hex; None where it was not read.
+        width, height: Of the image, pixels; 0 where it was not labelled.
+        part: The part that it is in.
+        row: Its row among the labelled samples of the part; None where it was not labelled.
+        reason, message: Why not.
+    """
+
+    key: str
+    sha256: str | None
+    width: int
+    height: int
+    part: StoredPart
+    row: int | None
+    reason: str = ""
+    message: str = ""
+
+
+class StoredReader:
+    """The samples of a unit, with what is stored of each. Iterate once.
+
+    Args:
+        reader: Of the unit, from some sample on.
+        first_index: Of that sample.
+        ledger: Of the older output.
+        source: What is used of it.
+        names: The unit's parts there, all of them.
+        num_classes: K.
+
+    Raises while iterating:
+        NotAsStored: The older output cannot be read.
+        StorageError: The unit cannot be read.
+    """
+
+    def __init__(
+        self,
+        reader: UnitReader,
+        first_index: int,
+        ledger: Ledger,
+        source: Source,
+        names: Sequence[PartName],
+        num_classes: int,
+    ) -> None:
+        self._reader = reader
+        self._first_index = first_index
+        self._ledger = ledger
+        self._source = source
+        self._names = iter(names)
+        self._num_classes = num_classes
+        self._rows: dict[int, StoredRow] = {}
+        self._known_to: float = -1  # index of the first sample that no part read so far tells of
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the unit is a compressed tar; known once the first sample is out."""
+        return self._reader.compressed
+
+    def __iter__(self) -> Iterator[Sample | ShardEvent]:
+        for item in self._reader:
+            if isinstance(item, Sample):
+                while item.index >= self._known_to and self._load():
+                    pass
+            yield item
+
+    def take(self, sample: Sample, sha256: str) -> StoredRow:
+        """What is stored of a sample; it is let go of.
+
+        Raises:
+            NotAsStored: Nothing, or it is about another image.
+        """
+        row = self._rows.pop(sample.index, None)
+        if row is None or (row.key, row.sha256) != (sample.key, sha256):
+            raise NotAsStored(f"{self._source.out} holds another image than {sample.key!r} (index {sample.index})")
+        return row
+
+    def forget(self, sample: Sample) -> None:
+        """Let go of what is stored of a sample that cannot be read now."""
+        self._rows.pop(sample.index, None)
+
+    def _load(self) -> bool:
+        """Read the next part; False when there is none."""
+        name = next(self._names, None)
+        if name is None:
+            return False
+        try:
+            footer = self._ledger.footer(PREDICTIONS, str(name))
+            self._known_to = math.inf if name.last else footer.next.index
+            if self._known_to > self._first_index:
+                self._take_in(read_stored(self._ledger, self._source, name, self._num_classes))
+        except StorageError as error:
+            raise NotAsStored(str(error)) from error
+        return True
+
+    def _take_in(self, part: StoredPart) -> None:
+        names = ["index", "key", "sha256", "width", "height"]
+        for number, row in enumerate(part.predictions.select(names).to_pylist()):
+            index = row.pop("index")
+            if index >= self._first_index:
+                self._rows[index] = StoredRow(**row, part=part, row=number)
+        if part.rejected is None:
+            return
+        for row in part.rejected.select(["index", "key", "sha256", "reason", "message"]).to_pylist():
+            index = row.pop("index")
+            if index is not None and index >= self._first_index:
+                self._rows[index] = StoredRow(**row, width=0, height=0, part=part, row=None)
+
+
+def words_of(rows: Sequence[StoredRow], alias: str) -> Word:
+    """What one member said of some images.
+
+    Args:
+        rows: Of labelled samples, at least one.
+        alias: Of the member in the older output.
+    """
+    found = []
+    for _, group in itertools.groupby(rows, key=lambda row: id(row.part)):
+        some = list(group)
+        found.append(some[0].part.words[alias].take(np.array([row.row for row in some])))
+    names = ("labels_Bk", "scores_Bk", "energy_B", "probs_BK")
+    return Word(*(np.concatenate([getattr(word, name) for word in found]) for name in names))

@@ -1,0 +1,107 @@
+"""Watch: notices a call that takes longer than it may, and has somebody else go on.
+
+A thread cannot be interrupted inside a library. So the watch takes the work away from it instead: once a
+call is overdue, what it was at is handed over, and its own result is dropped should it ever come::
+
+    with watch.over(image) as clock:                      # raises Overtaken at its end if it was too late
+        decoded = decode(image, waiting=clock.paused)     # the clock stands still while others are waited for
+
+Time is counted in ticks of a thread that must be running itself, so that a process which is stopped for an
+hour, or a machine that sleeps, makes nobody late. What keeps the interpreter lock stops all threads, the watchdog
+among them: :mod:`pipeline.engines.stuck` ends such a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_TICK_S = 1.0
+_MIN_TICKS = 4
+
+
+class Overtaken(Exception):  # noqa: N818 - what happened, and nobody's error
+    """The call was overdue and somebody else has gone on with the work: its result is to be dropped."""
+
+
+class Clock(Generic[T]):
+    """The time of one call."""
+
+    def __init__(self, task: T, lock: threading.Lock) -> None:
+        self.task = task
+        self.thread = threading.current_thread()
+        self.ticks = 0
+        self.stopped = False
+        self._lock = lock
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count what happens in here; begin anew after it."""
+        with self._lock:
+            self.stopped = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.stopped, self.ticks = False, 0
+
+
+class Watch(Generic[T]):
+    """Watches over calls in any number of threads.
+
+    Args:
+        limit_s: How long a call may take.
+        take_over: Called, in the watch's own thread, with what an overdue call was at and the thread that is in it.
+    """
+
+    def __init__(self, limit_s: float, take_over: Callable[[T, threading.Thread], None]) -> None:
+        self._tick_s = min(_TICK_S, limit_s / _MIN_TICKS)
+        self._limit = round(limit_s / self._tick_s)
+        self._take_over = take_over
+        self._clocks: set[Clock[T]] = set()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="watch", daemon=True)
+        self._thread.start()
+
+    @contextlib.contextmanager
+    def over(self, task: T) -> Iterator[Clock[T]]:
+        """Watch over what happens in here.
+
+        Raises:
+            Overtaken: At the end, in place of whatever else it raises, if the task was handed over.
+        """
+        clock = Clock(task, self._lock)
+        with self._lock:
+            self._clocks.add(clock)
+        try:
+            yield clock
+        finally:
+            with self._lock:
+                overtaken = clock not in self._clocks
+                self._clocks.discard(clock)
+            if overtaken:
+                raise Overtaken
+
+    def _loop(self) -> None:
+        while not self._closed.wait(self._tick_s):
+            for clock in self._overdue():
+                self._take_over(clock.task, clock.thread)
+
+    def _overdue(self) -> list[Clock[T]]:
+        with self._lock:
+            running = [clock for clock in self._clocks if not clock.stopped]
+            for clock in running:
+                clock.ticks += 1
+            overdue = [clock for clock in running if clock.ticks > self._limit]
+            self._clocks.difference_update(overdue)
+        return overdue
+
+    def close(self) -> None:
+        """End the watch; no call is running any more, or none that anyone waits for."""
+        self._closed.set()
+        self._thread.join()

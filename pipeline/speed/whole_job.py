@@ -1,0 +1,95 @@
+"""The whole way of a job, from storage to storage: reading alone, and a real labeler that publishes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from pipeline.errors import InputError
+from pipeline.labeler.config import LabelerConfig
+from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
+from pipeline.output.ledger import PREDICTIONS, QUARANTINE
+from pipeline.records import Sample, Unit
+from pipeline.speed.sampling import Drawn
+from pipeline.stages.read import UnitReader
+from pipeline.storage import Storage
+
+
+class Whole:
+    """Runs over units that hold the samples, again and again.
+
+    Args:
+        config: Of the labeler; its ``out`` is a scratch directory.
+        blobs: The members' tensors.
+        drawn: The samples.
+        storage: How to reach them.
+        chunk: Samples that a labeler takes at a time.
+    """
+
+    def __init__(
+        self, config: LabelerConfig, blobs: Mapping[str, bytes], drawn: Drawn, storage: Storage, chunk: int
+    ) -> None:
+        self._config = config
+        self._drawn = drawn
+        self._storage = storage
+        self._chunk = chunk
+        self._stopping = threading.Event()
+        self._copies = itertools.count()
+        self._labeler = Labeler(config, blobs)
+
+    def stop(self) -> None:
+        """Let what runs come to its end soon."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Let go of the labeler."""
+        self._labeler.close()
+
+    def _units(self, number: int) -> list[Unit]:
+        """Units of at least so many samples in all; copies go by other names, or they would be done already."""
+        units = self._drawn.units(number, self._chunk, self._config.out, self._storage)
+        sizes = [unit.num_samples or unit.max_samples or 1 for unit in units]
+        found: list[Unit] = []
+        held = 0
+        for unit, size in itertools.cycle(zip(units, sizes, strict=True)):
+            if held >= number:
+                return found
+            found.append(dataclasses.replace(unit, id=f"{next(self._copies):016x}"))
+            held += size
+        raise InputError("nothing to read was found in the inputs")
+
+    def _over_units(self, number: int, call: Callable[[Unit], int]) -> int:
+        """Run a call over units, two at once as an engine does; how many samples they held."""
+        with ThreadPoolExecutor(UNITS_AT_ONCE, thread_name_prefix="unit") as pool:
+            try:
+                return sum(pool.map(call, self._units(number)))
+            except BaseException:
+                self._stopping.set()
+                raise
+
+    def read(self, number: int) -> int:
+        """Read units of at least so many samples; how many they held."""
+
+        def call(unit: Unit) -> int:
+            return 0 if self._stopping.is_set() else sum(isinstance(i, Sample) for i in UnitReader(unit, self._storage))
+
+        return self._over_units(number, call)
+
+    def label(self, number: int) -> int:
+        """Label units of at least so many samples, and take away what was published; how many they held."""
+
+        def call(unit: Unit) -> int:
+            receipts = list(self._labeler(unit, 0, self._stopping.is_set))
+            if receipts and receipts[-1].failure:
+                raise InputError(f"{unit.uri}: {receipts[-1].message}")
+            return receipts[-1].num_samples if receipts else 0
+
+        done = self._over_units(number, call)
+        for folder in (PREDICTIONS, QUARANTINE):
+            shutil.rmtree(os.path.join(self._config.out, folder), ignore_errors=True)
+        return done

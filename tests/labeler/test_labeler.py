@@ -1,0 +1,159 @@
+"""A labeler whose forward passes run in a thread of their own, as on a GPU, against one that runs them in place."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import jpeg, make_tar
+
+from pipeline.config.settings import StorageConfig, parse_members
+from pipeline.inputs.find import find_inputs
+from pipeline.inputs.plan import tar_unit
+from pipeline.labeler.config import LabelerConfig
+from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
+from pipeline.models.weights import resolve
+from pipeline.stages.decode import decode
+from pipeline.stages.nvjpeg import DeviceDecoder
+from pipeline.storage import Storage
+
+NUM_CLASSES = 14
+ROWS_PER_PART = 25
+
+
+@pytest.fixture(scope="module")
+def members(sample_data):
+    words = ("shufflenet_v2_x0_5", "squeezenet1_1")
+    return [resolve(request, str(sample_data / "weights"), Storage()) for request in parse_members(words)]
+
+
+@pytest.fixture(scope="module")
+def units(tmp_path_factory):
+    """Three tars; the first is of several parts, with broken images all over it, the last has nothing sound."""
+    folder = tmp_path_factory.mktemp("shards")
+    broken = {0, 1, 17, 24, 25, 48}
+    sizes = {"a": 60, "b": 7, "c": 3}
+    for name, size in sizes.items():
+        bad = broken if name == "a" else set(range(size)) if name == "c" else set()
+        images = [(f"{at:05d}.jpg", b"no picture" if at in bad else jpeg(at)) for at in range(size)]
+        make_tar(folder / f"{name}.tar", images)
+    return [tar_unit(entry) for entry in find_inputs((str(folder),), Storage()).tars.values()]
+
+
+def labeler(members, out, *, device_thread: bool, batch_size: int = 20) -> Labeler:
+    config = LabelerConfig(
+        out=str(out),
+        fingerprint="0" * 64,
+        run="trial",
+        members=tuple(member.spec for member in members),
+        class_names=tuple(f"class {number}" for number in range(NUM_CLASSES)),
+        rule="mean",
+        top_k=3,
+        precision="mixed",
+        compiled=False,
+        device="cpu",
+        batch_size=batch_size,
+        trying=False,
+        decode="exact",
+        rows_per_part=ROWS_PER_PART,
+        keep=(),
+        num_threads=2,
+        storage=StorageConfig(),
+    )
+    return Labeler(config, {member.spec.alias: member.blob for member in members}, device_thread=device_thread)
+
+
+def run(made: Labeler, units):
+    with ThreadPoolExecutor(UNITS_AT_ONCE) as pool:
+        receipts = list(pool.map(lambda unit: list(made(unit))[-1], units))
+    made.close()
+    return receipts
+
+
+def rows(out) -> list[dict]:
+    found = [row for path in (out / "predictions").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    return sorted(found, key=lambda row: (row["shard"], row["index"]))
+
+
+@pytest.fixture(scope="module")
+def both(members, units, tmp_path_factory):
+    outs = {apart: tmp_path_factory.mktemp("out") for apart in (False, True)}
+    receipts = {apart: run(labeler(members, out, device_thread=apart), units) for apart, out in outs.items()}
+    return outs, receipts
+
+
+def test_the_rows_are_the_same(both):
+    outs, _ = both
+    here, apart = rows(outs[False]), rows(outs[True])
+    assert len(here) == 60 - 6 + 7
+    for one, other in zip(here, apart, strict=True):
+        scores, other_scores = one.pop("scores"), other.pop("scores")
+        np.testing.assert_allclose(scores, other_scores, atol=1e-5)
+        for name in ("score", "agreement", "entropy", "disagreement"):
+            assert one.pop(name) == pytest.approx(other.pop(name), abs=1e-5)
+        for name, own in one.pop("members").items():
+            assert own["labels"] == other["members"][name]["labels"]
+        other.pop("members")
+        assert one == other
+
+
+def test_every_sample_is_counted_once_and_in_its_part(both, units):
+    outs, receipts = both
+    assert sorted(p.name for p in (outs[False] / "predictions").iterdir()) == sorted(
+        p.name for p in (outs[True] / "predictions").iterdir()
+    )
+    for done, unit in zip(receipts[True], units, strict=True):
+        expected = {"a": (60, 54, 3), "b": (7, 7, 1), "c": (3, 0, 1)}[unit.uri[-5]]
+        assert (done.num_samples, done.num_labelled, len(done.parts)) == expected
+        assert done.finished
+        assert done.failure is None
+        assert done.num_quarantined == ({"not_an_image": expected[0] - expected[1]} if unit.uri[-5] != "b" else {})
+
+
+def test_the_seconds_of_every_stage_are_told(both):
+    for receipts in both[1].values():
+        assert all(receipts[0].stage_s[stage] > 0 for stage in ("hash", "decode", "resize", "classify"))
+
+
+def test_a_unit_that_is_given_up_leaves_the_labeler_fit_for_the_next(members, units, tmp_path):
+    made = labeler(members, tmp_path / "out", device_thread=True, batch_size=16)
+    running = made(units[0])
+    while next(running).num_labelled == 0:
+        pass
+    running.close()
+    assert list(made(units[1]))[-1].num_labelled == 7
+    made.close()
+
+
+def test_an_ensemble_that_fails_ends_the_unit_and_not_the_threads(members, units, tmp_path, monkeypatch):
+    made = labeler(members, tmp_path / "out", device_thread=True)
+    with monkeypatch.context() as broken:
+        broken.setattr(made._executor._ensemble, "second_pass", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(made(units[1]))
+    assert list(made(units[1]))[-1].num_labelled == 7
+    made.close()
+
+
+def test_what_a_device_has_decoded_is_not_decoded_again(both, members, units, tmp_path, monkeypatch):
+    """A stand-in for nvJPEG takes the plain pictures of a piece at once; the rest goes the usual way."""
+    asked, on_cpu = [], []
+
+    def decode_many(images):
+        asked.extend(images)
+        return [decode(image).pixels_CHW for image in images]
+
+    def watched(data, **options):
+        on_cpu.append(data)
+        return decode(data, **options)
+
+    monkeypatch.setattr("pipeline.labeler.executor.decode", watched)
+    made = labeler(members, tmp_path / "out", device_thread=True)
+    made._executor._gpu_decoder = DeviceDecoder(torch.device("cpu"), decode_many)
+    run(made, units)
+    assert len(asked) == 60 - 6 + 7
+    assert set(on_cpu) == {b"no picture"}
+    assert rows(tmp_path / "out") == rows(both[0][True])

@@ -1,0 +1,101 @@
+"""The one pass over the predictions, compared with the whole columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_up_outputs import MARK, calibrated, write_output
+
+from pipeline.output.ledger import Ledger
+from pipeline.page import census as counting
+from pipeline.page.rows import read_labelled
+from pipeline.page.statistics import PER_CLASS, PER_SHEET, take_census
+from pipeline.storage import Storage
+
+NUM_IMAGES, NUM_CLASSES = 300, 12
+
+
+@pytest.fixture(scope="module")
+def views():
+    """Three members' probabilities: two alike, one of its own."""
+    probs, _ = calibrated(NUM_IMAGES, NUM_CLASSES)
+    other, _ = calibrated(NUM_IMAGES, NUM_CLASSES, seed=1)
+    return np.stack([probs, probs, other])
+
+
+@pytest.fixture
+def taken(views, tmp_path):
+    def take(rows_per_part, **more):
+        out = write_output(
+            tmp_path / f"{rows_per_part}", views, [None] * NUM_IMAGES, rows_per_part=rows_per_part, **more
+        )
+        ledger = Ledger(str(out), Storage())
+        census = take_census(ledger, ledger.job())
+        return census, read_labelled(ledger, census.picks)
+
+    return take
+
+
+def test_counts_are_those_of_the_arrays(taken, views):
+    census, _ = taken(7)
+    pool = views.mean(axis=0)
+    first_PN = np.stack([pool.argmax(axis=1), *views.argmax(axis=2)])
+    assert census.images == NUM_IMAGES
+    assert census.truths == 0
+    assert census.counts_K.tolist() == np.bincount(first_PN[0], minlength=NUM_CLASSES).tolist()
+    assert (census.same_PP / NUM_IMAGES == (first_PN[:, None] == first_PN[None]).mean(axis=2)).all()
+    edges, images = census.score.bins(20)
+    assert images.tolist() == np.histogram(pool.max(axis=1).astype(np.float32), edges)[0].tolist()
+    assert census.score.mean == pytest.approx(pool.max(axis=1).mean(), abs=1e-6)
+    assert census.score.quantile(0.5) == pytest.approx(np.median(pool.max(axis=1)), abs=0.01)
+    assert sum(census.agreement.values()) == NUM_IMAGES
+    assert census.agreement[1.0] == (first_PN[1:] == first_PN[0]).all(axis=0).sum()
+    assert census.entropy.images == 0  # this output has none
+
+
+def test_the_best_and_the_worst_are_shown_in_order(taken, views):
+    census, rows = taken(7)
+    scores = np.sort(views.mean(axis=0).max(axis=1).astype(np.float32))
+    shown = [rows[pick].score for pick in census.most_certain]
+    assert shown == pytest.approx(scores[::-1][:PER_SHEET].tolist())
+    assert [rows[pick].score for pick in census.least_certain] == pytest.approx(scores[:PER_SHEET].tolist())
+    assert census.most_disagreeing == ()
+
+
+def test_what_is_shown_does_not_depend_on_the_parts(taken):
+    keys = []
+    for rows_per_part in (7, 100, 1000):
+        census, rows = taken(rows_per_part)
+        sheets = [census.most_certain, census.least_certain, *census.of_classes.values()]
+        keys.append([[rows[pick].key for pick in sheet] for sheet in sheets])
+    assert keys[0] == keys[1] == keys[2]
+
+
+def test_each_common_class_shows_some_of_its_own(taken):
+    census, rows = taken(40)
+    counts = [int(census.counts_K[label]) for label in census.of_classes]
+    assert counts == sorted(census.counts_K.tolist(), reverse=True)[: len(counts)]
+    for label, picks in census.of_classes.items():
+        assert len({rows[pick].key for pick in picks}) == min(PER_CLASS, census.counts_K[label])
+        assert {rows[pick].class_name for pick in picks} == {f"class {label}"}
+
+
+def test_rows_are_drawn_evenly_and_from_few_units():
+    index = np.arange(100_000)
+    units = {f"{unit:016x}": counting._ties(f"{unit:016x}", index) for unit in range(5)}
+    for ties in units.values():
+        assert len(np.unique(ties)) == len(ties)
+        lowest = np.argsort(ties)[:1000]
+        assert np.histogram(lowest, 10, (0, 100_000))[0].min() > 60
+    highest = {unit: ties.max() for unit, ties in units.items()}
+    first = min(highest, key=highest.get)
+    assert all(highest[first] < ties.min() for unit, ties in units.items() if unit != first)
+
+
+def test_parts_of_other_jobs_do_not_count(views, tmp_path):
+    out = write_output(tmp_path / "out", views, [0] * NUM_IMAGES)
+    for path in list((out / "predictions").iterdir())[:2]:
+        path.with_name(path.name.replace(MARK[:8], "cd" * 4)).write_bytes(path.read_bytes())
+    ledger = Ledger(str(out), Storage())
+    census = take_census(ledger, ledger.job())
+    assert (census.images, census.truths) == (NUM_IMAGES, NUM_IMAGES)
