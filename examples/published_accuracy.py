@@ -16,7 +16,7 @@ import math
 from pathlib import Path
 
 from pipeline import evaluate, label
-from pipeline.commands.models import browse
+from pipeline.commands.models import list_architectures
 from pipeline.config.settings import parse_members
 from pipeline.models.families import families
 
@@ -58,7 +58,7 @@ def print_rows(out: str, specs: tuple[str, ...]) -> None:
     """Print measured and published accuracy of each member."""
     found = evaluate(out)
     for member in parse_members(specs):
-        (card,) = browse(member.arch)
+        (card,) = list_architectures(member.arch)
         published = next((entry for entry in card.published if entry.weights == member.weights), card.published[0])
         measured = found.members[member.alias]
         top1, top5 = 100 * measured.top1, 100 * measured.top5

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from pipeline.annotation.draw import Drawn, Order, draw
-from pipeline.annotation.tasks import ListFormat, Worklist
+from pipeline.annotation.list_writer import ListFormat, ListWriter
 from pipeline.errors import RequestError, StorageError
 from pipeline.inputs.originals import Wanted, fetch
 from pipeline.output.ledger import Ledger
@@ -16,7 +16,7 @@ _MOST_PROBLEMS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class AnnotationList:
     """A list that was written.
 
     Attributes:
@@ -66,7 +66,7 @@ class ListRequest:
     images: bool
 
 
-def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Listed:
+def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> AnnotationList:
     """Choose labelled images and write a list of them.
 
     Args:
@@ -89,7 +89,7 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Liste
         place = absolute_uri(os.fspath(request.save))
     except StorageError as error:
         raise RequestError(f"--save {error}") from error
-    worklist = Worklist(
+    list_writer = ListWriter(
         place,
         request.format,
         job["class_names"],
@@ -102,21 +102,21 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Liste
     )
     if not rows:
         raise RequestError(f"{ledger.out}: no image is labelled yet; there is nothing to draw from")
-    written, problems = _write_images(worklist, rows, ledger, storage) if request.images else ({}, [])
-    return Listed(
+    written, problems = _write_images(list_writer, rows, ledger, storage) if request.images else ({}, [])
+    return AnnotationList(
         out=ledger.out,
         order=request.order,
         format=request.format,
         images=len(rows),
         labelled=labelled,
-        files=worklist.finish(rows, written),
+        files=list_writer.finish(rows, written),
         without_image=len(problems),
         problems=tuple(problems[:_MOST_PROBLEMS]),
     )
 
 
 def _write_images(
-    worklist: Worklist, rows: list[Drawn], ledger: Ledger, storage: Storage
+    list_writer: ListWriter, rows: list[Drawn], ledger: Ledger, storage: Storage
 ) -> tuple[dict[int, str], list[str]]:
     """Places of the images by the number of their row, and why others have none."""
     numbers = {_wanted(row): number for number, row in enumerate(rows)}
@@ -127,7 +127,7 @@ def _write_images(
         if original.image is None:
             problems.append(f"{rows[number].shard}: {rows[number].key} {original.problem}")
         else:
-            written[number] = worklist.add_image(number, rows[number], original.image)
+            written[number] = list_writer.add_image(number, rows[number], original.image)
     return written, problems
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn, cast
 
 import typer
 
-from pipeline.cli import config, jobs, models, combine, speed, trust
+from pipeline.cli import combine, config, jobs, models, speed, trust
 from pipeline.cli.export import EXPORT_EXAMPLES, export
 from pipeline.cli.help import MAX_WIDTH, GroupedCommand, GroupedCommands
 from pipeline.cli.printing import say

@@ -61,7 +61,7 @@ def show(
     from pipeline.cli import model_cards
     from pipeline.commands import models as catalogue
 
-    found = catalogue.browse(
+    found = catalogue.list_architectures(
         name, weights_dir=weights_dir, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
     )
     one = found[0] if len(found) == 1 and found[0].name == name else None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.annotation.listing import Listed
+from pipeline.annotation.listing import AnnotationList
 from pipeline.cli.printing import say, show
 from pipeline.commands.report import Report
 from pipeline.text.safe import printable
@@ -150,7 +150,7 @@ def print_report(made: Report) -> None:
     """Print where the page is, and what is in it."""
     if made.note:
         say(f"pictures: {made.note}")
-    parts = [f"{made.images:,} images", f"{made.quarantined:,} quarantined", f"{made.judged:,} with known truth"]
+    parts = [f"{made.images:,} images", f"{made.quarantined:,} quarantined", f"{made.matched:,} with known truth"]
     show(f"{made.saved}: {', '.join(parts)}, {made.pictures:,} pictures, {made.num_bytes / 1e6:.1f} MB")
 
 
@@ -185,7 +185,7 @@ def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> N
     show(f"  saved: {saved}; use it with label --calibration {saved} and the same members{also}")
 
 
-def print_list(found: Listed) -> None:
+def print_list(found: AnnotationList) -> None:
     """Print what was listed, and how to go on."""
     for line in found.problems:
         say(line)

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config.settings import BenchConfig, parse_config
 from pipeline.inputs.find import find_inputs
 from pipeline.sample_data import sample_data, sample_members
-from pipeline.speed.bottleneck import Verdict, judge
+from pipeline.speed.bottleneck import Verdict, find_bottleneck
 from pipeline.speed.rates import Rates
 from pipeline.speed.sampling import count_loose, draw
 from pipeline.speed.steps import make_steps
@@ -63,4 +63,4 @@ def bench(
     drawn = draw(list(found.tars.values()), count_loose(found, max_images), storage, max_images, max_bytes)
     with make_steps(config.progress) as watch:
         rates = trial.run(drawn, seconds=config.seconds, choices=True, watch=watch)
-    return Benchmark(config.inputs, rates, judge(rates), tuple(found.notes))
+    return Benchmark(config.inputs, rates, find_bottleneck(rates), tuple(found.notes))

@@ -23,10 +23,10 @@ from pipeline.trust.calibration import (
     members_fingerprint,
     write_calibration,
 )
-from pipeline.trust.matched import Judged, read_judged
-from pipeline.trust.member_probs import read_spoken
+from pipeline.trust.matched import Matched, read_matched
+from pipeline.trust.member_probs import read_member_log_probs
 from pipeline.trust.reliability import reliability
-from pipeline.trust.stack import Spoken, fit_stack, pooled
+from pipeline.trust.stack import MemberLogProbs, fit_stack, pooled
 from pipeline.trust.stack import cross_validate as cross_validate_stack
 from pipeline.trust.temperature import MIN_TRUTHS, NUM_FOLDS, Pooled, cross_validate, fit_temperature
 from pipeline.trust.truth import TruthCounts, read_truth
@@ -87,17 +87,17 @@ def calibrate_and_count(
     complaint = _complaint(ledger.out, job)
     stack_wanted = method == "stack" or (method == "auto" and len(aliases_kept(job)) > 1)
     if stack_wanted:
-        spoken, counts = read_spoken(ledger, job, given)
-        calibration = fit_to_members(ledger.out, job, spoken, counts)
+        log_probs, counts = read_member_log_probs(ledger, job, given)
+        calibration = fit_to_members(ledger.out, job, log_probs, counts)
         alone = calibration.temperature_alone
         is_better = alone is None or calibration.after.nll < alone.nll
         stack_wanted = method == "stack" or is_better or complaint is not None
     if not stack_wanted:
         if complaint is not None:
             raise RequestError(complaint)
-        judged = read_judged(ledger, job, given, with_scores=True)
-        counts = judged.counts
-        calibration = fit(ledger.out, job, judged)
+        matched = read_matched(ledger, job, given, with_scores=True)
+        counts = matched.counts
+        calibration = fit(ledger.out, job, matched)
     if save is not None:
         write_calibration(os.fspath(save), calibration, storage)
     return calibration, counts
@@ -118,21 +118,21 @@ def _complaint(out: str, job: Mapping[str, Any]) -> str | None:
     return None
 
 
-def fit(out: str, job: Mapping[str, Any], judged: Judged) -> Calibration:
+def fit(out: str, job: Mapping[str, Any], matched: Matched) -> Calibration:
     """Fit a temperature, and find out by cross-validation what it does.
 
     Args:
         out: The output.
         job: Its ``job.json``.
-        judged: Images whose truth is known, with their scores.
+        matched: Images whose truth is known, with their scores.
 
     Raises:
         RequestError: They are too few, or do not say.
     """
-    _check_number(out, "a temperature", judged.counts, len(judged))
+    _check_number(out, "a temperature", matched.counts, len(matched))
     results = job["results"]
-    right_N = judged.places_PN[0] == 0
-    pooled = Pooled.of(judged.top_scores_Nk, judged.places_PN[0], len(job["class_names"]))
+    right_N = matched.places_PN[0] == 0
+    pooled = Pooled.of(matched.top_scores_Nk, matched.places_PN[0], len(job["class_names"]))
     temperature = fit_temperature(pooled)
     held = cross_validate(pooled)
     return Calibration(
@@ -145,33 +145,33 @@ def fit(out: str, job: Mapping[str, Any], judged: Judged) -> Calibration:
             for member in results["members"]
         ),
         num_classes=len(job["class_names"]),
-        truths=len(judged),
+        truths=len(matched),
         folds=NUM_FOLDS,
         top1=float(right_N.mean()),
         before=_figures(pooled.nll(1.0), pooled.scores(1.0), right_N),
         after=_figures(held.nll_N, held.scores_N, right_N),
         out=out,
-        truth=judged.counts.source,
+        truth=matched.counts.source,
     )
 
 
-def fit_to_members(out: str, job: Mapping[str, Any], spoken: Spoken, counts: TruthCounts) -> Calibration:
+def fit_to_members(out: str, job: Mapping[str, Any], log_probs: MemberLogProbs, counts: TruthCounts) -> Calibration:
     """Fit a log-stack, and find out by cross-validation what it does, and what a temperature alone would do.
 
     Args:
         out: The output.
         job: Its ``job.json``.
-        spoken: What its members said of images whose truth is known.
+        log_probs: What its members said of images whose truth is known.
         counts: What became of the truth.
 
     Raises:
         RequestError: They are too few, or do not say.
     """
-    _check_number(out, "a log-stack", counts, len(spoken))
+    _check_number(out, "a log-stack", counts, len(log_probs))
     members = job["results"]["members"]
-    plain = pooled(spoken, np.array([member["factor"] for member in members]), job["results"]["combine"])
-    weights_M, strength = fit_stack(spoken)
-    held, warm = cross_validate_stack(spoken), cross_validate(plain)
+    plain = pooled(log_probs, np.array([member["factor"] for member in members]), job["results"]["combine"])
+    weights_M, strength = fit_stack(log_probs)
+    held, warm = cross_validate_stack(log_probs), cross_validate(plain)
     weights = [float(f"{weight:.6g}") for weight in weights_M]
     fitted = [
         FittedMember(
@@ -190,7 +190,7 @@ def fit_to_members(out: str, job: Mapping[str, Any], spoken: Spoken, counts: Tru
         members_fingerprint=members_fingerprint(members),
         members=tuple(fitted),
         num_classes=len(job["class_names"]),
-        truths=len(spoken),
+        truths=len(log_probs),
         folds=NUM_FOLDS,
         top1=float(right_N.mean()),
         top1_after=float(held.right_N.mean()),

@@ -19,7 +19,7 @@ from pipeline.engines.workload import Item, Workload
 from pipeline.errors import OutputError, RequestError, StorageError
 from pipeline.inputs.plan import Plan, read_units
 from pipeline.job.description import Job, choose_pooling, claim
-from pipeline.job.pending import Agenda, Items, agenda_of
+from pipeline.job.pending import Items, PendingWork, pending_work
 from pipeline.job.progress import Reporter, make_reporter
 from pipeline.job.running import carry_out, is_progress, make_engine
 from pipeline.job.summary import LabelSummary
@@ -155,7 +155,7 @@ def _describe(
     )
 
 
-def _agenda(older: Ledger, source: Source, ledger: Ledger, storage: Storage, mark: str) -> Agenda:
+def _agenda(older: Ledger, source: Source, ledger: Ledger, storage: Storage, mark: str) -> PendingWork:
     """The units of the older output that are not done, and how much there is of each."""
     units = read_units(older, storage, source.fingerprint)
     if not units:
@@ -171,13 +171,13 @@ def _agenda(older: Ledger, source: Source, ledger: Ledger, storage: Storage, mar
             ledger.remove_units(plan.replaced)
         if plan.write():
             break
-    agenda = agenda_of(plan, ledger, mark)
+    agenda = pending_work(plan, ledger, mark)
     stored = older.progress(source.fingerprint)
     held = {unit.id: stored.get(unit.id, Progress()) for unit in agenda.pending}
     return dataclasses.replace(agenda, stored=held)
 
 
-def _workload(config: CombineConfig, out: str, job: Job, source: Source, agenda: Agenda) -> Workload:
+def _workload(config: CombineConfig, out: str, job: Job, source: Source, agenda: PendingWork) -> Workload:
     specs = [
         MemberSpec(**member | {"recipe": Recipe.from_dict(member["recipe"]), "weights_file": ""})
         for member in job.content["results"]["members"]

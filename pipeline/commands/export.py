@@ -19,7 +19,7 @@ from pipeline.errors import EngineError, OutputError, PublishError, RequestError
 from pipeline.exporting.exporter import UNITS_AT_ONCE, ExporterConfig, ExportWorker
 from pipeline.exporting.finishing import Totals, finish
 from pipeline.exporting.names import file_stem
-from pipeline.exporting.pending import Agenda
+from pipeline.exporting.pending import PendingParts
 from pipeline.exporting.selection import Selection
 from pipeline.exporting.settings import ExportConfig, Format
 from pipeline.exporting.source import Source, check_place, open_source
@@ -201,7 +201,7 @@ def _run(
     about: Mapping[str, Any],
     reporter: Reporter,
 ) -> ExportSummary:
-    agenda = Agenda(source, target, plan, target.committed())
+    agenda = PendingParts(source, target, plan, target.committed())
     tracker = Tracker({left.unit.id: (left.unit, left.images) for left in agenda.pending})
     budget = Budget(1.0, "auto", len(agenda.pending))
     by_signal = False
@@ -225,7 +225,7 @@ def _run(
     return _conclude(source, target, plan, about, tracker, budget, interrupted=by_signal)
 
 
-def _workload(config: ExportConfig, source: Source, target: Target, agenda: Agenda) -> Workload:
+def _workload(config: ExportConfig, source: Source, target: Target, agenda: PendingParts) -> Workload:
     settings = ExporterConfig(
         out=source.ledger.out,
         fingerprint=source.fingerprint,

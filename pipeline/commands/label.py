@@ -21,9 +21,9 @@ from pipeline.errors import InputError, OutputError, StorageError
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.plan import Plan, count_samples
 from pipeline.job.description import Job, claim, describe_job, fit_memory
-from pipeline.job.pending import Agenda, Items, agenda_of
+from pipeline.job.pending import Items, PendingWork, pending_work
 from pipeline.job.progress import Reporter, make_reporter
-from pipeline.job.reuse import Shared, open_older, shared_with
+from pipeline.job.reuse import SharedMembers, open_older_output, shared_members
 from pipeline.job.running import carry_out, is_progress, make_engine
 from pipeline.job.summary import LabelSummary
 from pipeline.labeler.config import LabelerConfig
@@ -74,7 +74,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
     ledger = Ledger(config.out, storage)
     earlier = ledger.read_json(JOB)
     requested = config.members
-    older = None if config.reuse is None else open_older(config.reuse, ledger, storage)
+    older = None if config.reuse is None else open_older_output(config.reuse, ledger, storage)
     inputs = find_inputs(config.inputs, storage)
     with (
         contextlib.closing(make_engine(config)) as engine,
@@ -94,7 +94,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
         del inputs  # of a million tars, 300 MB
         shared = None
         if older is not None:
-            shared = shared_with(older, job.content["results"])
+            shared = shared_members(older, job.content["results"])
             stored = shared.stored(older.ledger, agenda.pending)
             agenda = dataclasses.replace(agenda, stored=stored)
             shown.note(shared.note(len(stored), len(agenda.pending)))
@@ -136,15 +136,15 @@ def _plan(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs,
         inputs = find_inputs(config.inputs, storage)
 
 
-def _agenda(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs, mark: str) -> Agenda:
-    return agenda_of(_plan(config, ledger, storage, inputs, mark), ledger, mark)
+def _agenda(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs, mark: str) -> PendingWork:
+    return pending_work(_plan(config, ledger, storage, inputs, mark), ledger, mark)
 
 
-def _while_starting(engine: Engine, ledger: Ledger, prepare: Callable[[], Agenda]) -> Agenda:
+def _while_starting(engine: Engine, ledger: Ledger, prepare: Callable[[], PendingWork]) -> PendingWork:
     """Prepare in a thread while the engine starts, unless there may be nothing to start it for."""
     if ledger.read_json(SUCCESS) is not None:
         return prepare()
-    prepared: Future[Agenda] = Future()
+    prepared: Future[PendingWork] = Future()
 
     def run() -> None:
         try:
@@ -158,7 +158,7 @@ def _while_starting(engine: Engine, ledger: Ledger, prepare: Callable[[], Agenda
     return prepared.result()
 
 
-def _left_to_do(agenda: Agenda, job: Job, storage: Storage) -> dict[str, tuple[Unit, int | None]]:
+def _left_to_do(agenda: PendingWork, job: Job, storage: Storage) -> dict[str, tuple[Unit, int | None]]:
     """For each pending unit, how many samples it still has, where that can be known quickly."""
     counts = count_samples(agenda.pending, storage, _COUNT_BUDGET_S)
     left: dict[str, tuple[Unit, int | None]] = {}
@@ -172,8 +172,8 @@ def _left_to_do(agenda: Agenda, job: Job, storage: Storage) -> dict[str, tuple[U
 def _is_long(left: Iterable[tuple[Unit, int | None]], members: Sequence[ResolvedMember], engine: Engine) -> bool:
     """Whether so much is left to compute on CPUs that it pays to find out first what suits each member."""
     images = sum(max(0, unit.size_bytes) // _USUAL_IMAGE_BYTES if count is None else count for unit, count in left)
-    anatomies = [of_member(member.spec) for member in members]
-    macs = sum(anatomy.macs for anatomy in anatomies if anatomy is not None)
+    costs = [of_member(member.spec) for member in members]
+    macs = sum(cost.macs for cost in costs if cost is not None)
     return is_long(macs, images, engine.share(on_gpu=False, num_workers=None).num_cpus)
 
 
@@ -182,8 +182,8 @@ def _workload(
     out: str,
     job: Job,
     members: list[ResolvedMember],
-    agenda: Agenda,
-    shared: Shared | None,
+    agenda: PendingWork,
+    shared: SharedMembers | None,
     *,
     trying: bool,
 ) -> Workload:

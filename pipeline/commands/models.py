@@ -99,7 +99,7 @@ class Fetched:
 # -- looking ----------------------------------------------------------------------------------------------
 
 
-def browse(
+def list_architectures(
     name: str | None = None,
     *,
     weights_dir: str | None = None,
@@ -195,10 +195,10 @@ def _counted(architecture: Architecture, entry: Published) -> Figures:
     if figures.num_params is not None:
         return figures
     try:
-        anatomy = measure(architecture, _IMAGENET_CLASSES, entry.recipe.geometry.crop_px)
+        cost = measure(architecture, _IMAGENET_CLASSES, entry.recipe.geometry.crop_px)
     except ModelError:
         return figures
-    return dataclasses.replace(figures, num_params=anatomy.num_params, gmacs=anatomy.macs / 1e9)
+    return dataclasses.replace(figures, num_params=cost.num_params, gmacs=cost.macs / 1e9)
 
 
 def _whereabouts(architecture: Architecture, entry: Published, locator: Locator) -> str | None:

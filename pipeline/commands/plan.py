@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config.settings import PlanConfig, parse_config
 from pipeline.inputs.find import find_inputs
-from pipeline.speed.bottleneck import Verdict, judge
+from pipeline.speed.bottleneck import Verdict, find_bottleneck
 from pipeline.speed.rates import Rates
 from pipeline.speed.sampling import count_loose, count_tars, draw
 from pipeline.speed.steps import make_steps
@@ -117,11 +117,11 @@ def plan(
     with make_steps(config.progress) as watch:
         rates = trial.run(drawn, seconds=config.seconds, choices=False, watch=watch)
     workers = max(1, trial.num_gpus) if config.workers == "auto" else config.workers
-    known["time"] = foresee(rates, counted.images, units, trial.job.rows_per_part, workers, config.price_per_hour)
+    known["time"] = estimate_job(rates, counted.images, units, trial.job.rows_per_part, workers, config.price_per_hour)
     return Forecast(**known, rates=rates)
 
 
-def foresee(
+def estimate_job(
     rates: Rates, images: int, units: int, rows_per_part: int, workers: int, price_per_hour: float | None
 ) -> Expected:
     """What measured rates mean for a number of images.
@@ -134,7 +134,7 @@ def foresee(
         workers: How many, each like the one measured.
         price_per_hour: Of one worker, or None.
     """
-    verdict = judge(rates)
+    verdict = find_bottleneck(rates)
     busy = max(1, min(workers, units))
     rate = verdict.job_images_per_s * busy
     seconds = images / rate

@@ -17,13 +17,13 @@ from pipeline.inputs.plan import read_units
 from pipeline.output.ledger import SUCCESS, Ledger, open_output
 from pipeline.page.compose import Findings, compose
 from pipeline.page.rows import Labelled, Quarantine, read_labelled, read_quarantine
-from pipeline.page.statistics import Census, Pick, take_census
+from pipeline.page.statistics import Pick, Statistics, collect_statistics
 from pipeline.page.thumbnails import Thumbnail, thumbnail
 from pipeline.page.timeline import read_timeline
 from pipeline.records import Reason, Stage
 from pipeline.storage import Storage, absolute_uri
-from pipeline.trust.evaluation import Evaluation, judge
-from pipeline.trust.matched import Judged, read_judged
+from pipeline.trust.evaluation import Evaluation, evaluate_matched
+from pipeline.trust.matched import Matched, read_matched
 from pipeline.trust.truth import Truth, read_truth
 
 REPORT = "report.html"
@@ -39,7 +39,7 @@ class Report:
         num_bytes: Its size.
         images: Labelled images.
         quarantined: Samples that could not be labelled.
-        judged: Images whose truth is known.
+        matched: Images whose truth is known.
         pictures: Thumbnails in it.
         note: Why pictures are missing that were asked for; empty where none is.
     """
@@ -49,7 +49,7 @@ class Report:
     num_bytes: int
     images: int
     quarantined: int
-    judged: int
+    matched: int
     pictures: int
     note: str
 
@@ -88,9 +88,9 @@ def report(
         out=ledger.out,
         saved=saved,
         num_bytes=len(page),
-        images=findings.census.images,
+        images=findings.stats.images,
         quarantined=sum(findings.quarantine.samples.values()),
-        judged=findings.evaluation.images if findings.evaluation else 0,
+        matched=findings.evaluation.images if findings.evaluation else 0,
         pictures=len(findings.pictures),
         note=findings.picture_note if images else "",
     )
@@ -98,26 +98,26 @@ def report(
 
 def _find(ledger: Ledger, storage: Storage, job: Mapping[str, Any], given: Truth | None, *, images: bool) -> Findings:
     """Everything that the page tells."""
-    census = take_census(ledger, job)
-    quarantine = read_quarantine(ledger, job, census.parts)
-    rows = _told(read_labelled(ledger, census.picks), given)
-    evaluation, judged = _judge(ledger, job, given, census)
+    stats = collect_statistics(ledger, job)
+    quarantine = read_quarantine(ledger, job, stats.parts)
+    rows = _told(read_labelled(ledger, stats.picks), given)
+    evaluation, matched = _judge(ledger, job, given, stats)
     pictures, note = _pictures(ledger, storage, rows, quarantine) if images else ({}, "Made without pictures.")
     units = {unit.id for unit in read_units(ledger, storage, str(job["fingerprint"]))}
     progress = ledger.progress(str(job["fingerprint"]))
-    samples = {name: many + quarantine.per_part.get(name, 0) for name, many in census.parts.items()}
+    samples = {name: many + quarantine.per_part.get(name, 0) for name, many in stats.parts.items()}
     return Findings(
         out=ledger.out,
         job=job,
         units_done=sum(own.complete for unit_id, own in progress.items() if unit_id in units),
         units_total=len(units),
         finished=ledger.read_json(SUCCESS) is not None,
-        census=census,
+        stats=stats,
         rows=rows,
         quarantine=quarantine,
         timeline=read_timeline(ledger, samples),
         evaluation=evaluation,
-        judged=judged,
+        matched=matched,
         truth_notes=evaluation.truth.complaints if evaluation else (),
         pictures=pictures,
         picture_note=note,
@@ -136,13 +136,13 @@ def _told(rows: dict[Pick, Labelled], given: Truth | None) -> dict[Pick, Labelle
 
 
 def _judge(
-    ledger: Ledger, job: Mapping[str, Any], given: Truth | None, census: Census
-) -> tuple[Evaluation | None, Judged | None]:
+    ledger: Ledger, job: Mapping[str, Any], given: Truth | None, stats: Statistics
+) -> tuple[Evaluation | None, Matched | None]:
     """What is right; the predictions are gone through a second time only where some truth is known."""
-    if given is None and not census.truths:
+    if given is None and not stats.truths:
         return None, None
-    judged = read_judged(ledger, job, given)
-    return judge(ledger.out, job, judged), judged
+    matched = read_matched(ledger, job, given)
+    return evaluate_matched(ledger.out, job, matched), matched
 
 
 def _pictures(

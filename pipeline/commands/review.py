@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 
 from pipeline.annotation.draw import Order
-from pipeline.annotation.listing import Listed, ListRequest, list_images
-from pipeline.annotation.tasks import ListFormat
+from pipeline.annotation.list_writer import ListFormat
+from pipeline.annotation.listing import AnnotationList, ListRequest, list_images
 from pipeline.output.ledger import open_output
 
 
@@ -25,7 +25,7 @@ def review(
     images: bool = True,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
-) -> Listed:
+) -> AnnotationList:
     """List the images that people should look at first, with their labels.
 
     Args:

@@ -24,7 +24,7 @@ from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, SUCCE
 from pipeline.output.parts import PartName, unit_of
 from pipeline.output.probabilities import aliases_kept
 from pipeline.records import Unit, UnitKind
-from pipeline.verifying.reconcile import AGAIN, Balance, Balancer, Claim
+from pipeline.verifying.reconcile import AGAIN, Claim, Reconciler, Reconciliation
 
 _UNITS_AT_ONCE = 8  # in one process: while one waits for bytes, another is compared
 _BATCHES_AHEAD = 2  # for each process
@@ -92,13 +92,13 @@ def verify(
     units = read_units(ledger, storage)
     names = {folder: ledger.names(folder) for folder in (PREDICTIONS, QUARANTINE)}
     kept = aliases_kept(job)
-    balancer = Balancer(ledger, storage, deep=deep, kept=kept, num_classes=len(job.get("class_names", ())))
+    reconciler = Reconciler(ledger, storage, deep=deep, kept=kept, num_classes=len(job.get("class_names", ())))
     claims = _claims(units, names, fingerprint)
     num_workers = min(_worth(units, deep=deep), num_local_cpus()) if workers == "auto" else workers
     num_rows: dict[str, int] = {}
     lines = [*_foreign_files(names, units, fingerprint), *_foreign_probabilities(ledger, names[PREDICTIONS], kept)]
-    total = Balance()
-    for found in _balanced(claims, balancer, num_workers):
+    total = Reconciliation()
+    for found in _reconciled(claims, reconciler, num_workers):
         total.samples += found.samples
         total.predictions += found.predictions
         total.quarantined += found.quarantined
@@ -139,20 +139,20 @@ def _worth(units: Sequence[Unit], *, deep: bool) -> int:
     return max(1, min(num_bytes // _BYTES_WORTH_A_PROCESS, len(units) // _UNITS_AT_ONCE))
 
 
-def _balanced(claims: Iterable[Claim], balancer: Balancer, num_workers: int) -> Iterator[Balance]:
-    """Balance units here or in processes of their own; what comes back is in order."""
+def _reconciled(claims: Iterable[Claim], reconciler: Reconciler, num_workers: int) -> Iterator[Reconciliation]:
+    """Reconcile units here or in processes of their own; what comes back is in order."""
     if num_workers == 1:
         with ThreadPoolExecutor(_UNITS_AT_ONCE) as pool:
-            yield from _in_order(pool, balancer, claims, _UNITS_AT_ONCE)
+            yield from _in_order(pool, reconciler, claims, _UNITS_AT_ONCE)
         return
     # a server that has loaded what is needed forks the workers: a fork of this process might inherit a held lock
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([Balancer.__module__, "webdataset.tariterators"])
+    context.set_forkserver_preload([Reconciler.__module__, "webdataset.tariterators"])
     iterator = iter(claims)
     batches = iter(lambda: list(itertools.islice(iterator, _UNITS_AT_ONCE)), [])
     with ProcessPoolExecutor(num_workers, context) as pool:
         try:
-            for found in _in_order(pool, _Batch(balancer), batches, _BATCHES_AHEAD * num_workers):
+            for found in _in_order(pool, _Batch(reconciler), batches, _BATCHES_AHEAD * num_workers):
                 yield from found
         except BrokenProcessPool as error:
             raise EngineError("a worker of verify died, of too little memory as a rule; try fewer --workers") from error
@@ -161,11 +161,11 @@ def _balanced(claims: Iterable[Claim], balancer: Balancer, num_workers: int) -> 
 class _Batch:
     """Balances some units at once, in the process that it was sent to."""
 
-    def __init__(self, balancer: Balancer) -> None:
-        self._balancer = balancer
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._balancer = reconciler
 
-    def __call__(self, claims: list[Claim]) -> list[Balance]:
-        """Balance them."""
+    def __call__(self, claims: list[Claim]) -> list[Reconciliation]:
+        """Reconcile them."""
         with ThreadPoolExecutor(_UNITS_AT_ONCE) as pool:
             return list(pool.map(self._balancer, claims))
 

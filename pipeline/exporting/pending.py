@@ -13,7 +13,7 @@ from pipeline.records import Unit
 
 
 @dataclass(slots=True)
-class Pending:
+class PendingUnit:
     """A unit of which something is to be exported.
 
     Attributes:
@@ -27,7 +27,7 @@ class Pending:
     images: int = 0
 
 
-class Agenda(Sequence[Item]):
+class PendingParts(Sequence[Item]):
     """What exporters are called with: units, and those of their parts that are selected from and not done.
 
     Attributes:
@@ -36,14 +36,14 @@ class Agenda(Sequence[Item]):
     """
 
     def __init__(self, source: Source, target: Target, plan: Mapping[str, int], done: set[str]) -> None:
-        self.pending: list[Pending] = []
+        self.pending: list[PendingUnit] = []
         self.num_done = len(done & plan.keys())
         for unit, part in source.parts():
             name = target.name(part)
             if name not in plan or name in done:
                 continue
             if not self.pending or self.pending[-1].unit is not unit:
-                self.pending.append(Pending(unit))
+                self.pending.append(PendingUnit(unit))
             self.pending[-1].parts.append((part.part, part.last))
             self.pending[-1].images += plan[name]
 

@@ -15,7 +15,7 @@ from pipeline.records import Unit
 
 
 @dataclass(frozen=True, slots=True)
-class Agenda:
+class PendingWork:
     """What there is to do.
 
     Attributes:
@@ -31,17 +31,17 @@ class Agenda:
     stored: Mapping[str, Progress] = field(default_factory=dict)
 
 
-def agenda_of(plan: Plan, ledger: Ledger, mark: str) -> Agenda:
+def pending_work(plan: Plan, ledger: Ledger, mark: str) -> PendingWork:
     """What of a plan is left to do."""
     progress = ledger.progress(mark)
     pending = [unit for unit in plan.units if not progress.get(unit.id, Progress()).complete]
-    return Agenda(plan, pending, {unit.id: progress[unit.id].num_parts for unit in pending if unit.id in progress})
+    return PendingWork(plan, pending, {unit.id: progress[unit.id].num_parts for unit in pending if unit.id in progress})
 
 
 class Items(Sequence[Item]):
     """What labelers are called with, made when it is asked for: a million at once take most of a gigabyte."""
 
-    def __init__(self, agenda: Agenda) -> None:
+    def __init__(self, agenda: PendingWork) -> None:
         self._agenda = agenda
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ _SAME = {"labels_sha256": "class names", "precision": "--precision", "decode": "
 
 
 @dataclass(frozen=True, slots=True)
-class Older:
+class OlderOutput:
     """An output whose probabilities are to be used again.
 
     Attributes:
@@ -34,7 +34,7 @@ class Older:
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class SharedMembers:
     """What a job has in common with an older output.
 
     Attributes:
@@ -80,7 +80,7 @@ class Shared:
         return line
 
 
-def open_older(place: str, out: Ledger, storage: Storage) -> Older:
+def open_older_output(place: str, out: Ledger, storage: Storage) -> OlderOutput:
     """The output named by ``--reuse``.
 
     Raises:
@@ -90,10 +90,10 @@ def open_older(place: str, out: Ledger, storage: Storage) -> Older:
     if ledger.out == out.out:
         raise OutputError(f"--reuse {ledger.out}: is OUT itself; what is in OUT is never made again anyway")
     job = ledger.job()
-    return Older(ledger, job, source_of(ledger, job))
+    return OlderOutput(ledger, job, source_of(ledger, job))
 
 
-def shared_with(older: Older, results: Mapping[str, Any]) -> Shared:
+def shared_members(older: OlderOutput, results: Mapping[str, Any]) -> SharedMembers:
     """What a job has in common with an older output.
 
     Args:
@@ -116,7 +116,7 @@ def shared_with(older: Older, results: Mapping[str, Any]) -> Shared:
         else:
             aliases[str(member["alias"])] = found
     same_parts = there["rows_per_part"] == results["rows_per_part"]
-    return Shared(
+    return SharedMembers(
         aliases=aliases,
         new=tuple(new),
         differing=", ".join(differing),

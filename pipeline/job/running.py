@@ -14,7 +14,7 @@ from pipeline.errors import EngineError, OutputError, PublishError, StorageError
 from pipeline.inputs.plan import Plan, read_units
 from pipeline.job.description import Job, replaced_jobs
 from pipeline.job.metering import JobMeter
-from pipeline.job.pending import Agenda
+from pipeline.job.pending import PendingWork
 from pipeline.job.progress import Reporter
 from pipeline.job.stopping import stop_on_signals
 from pipeline.job.summary import Budget, LabelSummary, sum_up
@@ -34,7 +34,7 @@ def make_engine(config: EngineConfig) -> Engine:
 
 def carry_out(
     config: RunConfig,
-    agenda: Agenda,
+    agenda: PendingWork,
     left: Mapping[str, tuple[Unit, int | None]],
     job: Job,
     workload: Callable[[], Workload],

@@ -113,8 +113,8 @@ class Budget:
 
     def exceeded_by(self, tracker: Tracker) -> bool:
         """Take note of where things stand; whether the run is to stop."""
-        judged = tracker.images >= _MIN_SAMPLES
-        self.bad_rate_exceeded |= judged and tracker.bad_rate > self.max_bad_rate
+        matched = tracker.images >= _MIN_SAMPLES
+        self.bad_rate_exceeded |= matched and tracker.bad_rate > self.max_bad_rate
         self.failed_units_exceeded |= tracker.failed_units > self.max_failed_units
         return self.exceeded
 

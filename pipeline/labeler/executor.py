@@ -27,14 +27,14 @@ from pipeline.labeler.chunks import (
     Ready,
 )
 from pipeline.labeler.config import LabelerConfig
-from pipeline.labeler.stored import StoredReader, words_of
+from pipeline.labeler.stored import StoredReader, member_probs_of
 from pipeline.labeler.threads import Workers, one_torch_thread
-from pipeline.labeler.watchdog import Overtaken, Watch
+from pipeline.labeler.watchdog import Overtaken, Watchdog
 from pipeline.metrics import Meter
 from pipeline.models.device import DeviceQueue
 from pipeline.models.ensemble import Ensemble, Predictions
 from pipeline.models.pool import pool
-from pipeline.output.probabilities import Word
+from pipeline.output.probabilities import MemberProbs
 from pipeline.records import Sample, ShardEvent, Stage
 from pipeline.stages.classify import BatchPool
 from pipeline.stages.decode import LIMIT_S, Decoded, decode
@@ -90,7 +90,7 @@ class Executor:
             self.chunks_ahead = _CHUNKS_ON_DEVICE + -(-config.num_threads * PIECE_IMAGES // self.chunk_images)
         self._gpu_decoder = trusted_decoder(self._ensemble.device) if config.decode == "gpu" else None
         self._workers = Workers(config.num_threads, on_start=self._begin_thread)
-        self._watch = Watch(LIMIT_S, self._rescue)
+        self._watchdog = Watchdog(LIMIT_S, self._rescue)
         self._isolated = IsolatedDecoder(LIMIT_S)
         self._most_hanging = max(1, config.num_threads // 4)  # each may keep a core busy
         largest = max(geometry.resize_px for geometry in self._ensemble.geometries)
@@ -130,7 +130,7 @@ class Executor:
         """Wait for the threads to end; no chunk is under way any more."""
         self._isolated.close()
         self._workers.close()
-        self._watch.close()
+        self._watchdog.close()
         if self._device:
             self._device.close()
 
@@ -234,7 +234,7 @@ class Executor:
             return decoded
         if isolated:
             return self._isolated.decode(image.data, fast_to_px=self._fast_to_px)
-        with self._watch.over(image) as clock:
+        with self._watchdog.over(image) as clock:
             return decode(image.data, fast_to_px=self._fast_to_px, waiting=clock.paused)
 
     def _rescue(self, overdue: Encoded, thread: threading.Thread) -> None:
@@ -271,12 +271,12 @@ class Executor:
         words, new = [], iter(range(len(config.members)))
         for member in config.members:
             if member.alias in config.reused:
-                words.append(words_of(ready.stored, config.reused[member.alias]))
+                words.append(member_probs_of(ready.stored, config.reused[member.alias]))
             else:
                 assert fresh is not None
                 assert fresh.probs_MBK is not None
                 place = next(new)
                 own = fresh.members[place]
-                words.append(Word(own.labels_Bk, own.scores_Bk, own.energy_B, fresh.probs_MBK[place]))
+                words.append(MemberProbs(own.labels_Bk, own.scores_Bk, own.energy_B, fresh.probs_MBK[place]))
         factors = [member.factor for member in config.members]
         return pool(words, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs)

@@ -24,7 +24,7 @@ from pipeline.models.ensemble import Predictions
 from pipeline.models.pool import pool
 from pipeline.output.ledger import Ledger, about_out
 from pipeline.output.parts import Progress
-from pipeline.output.probabilities import StoredPart, Word, read_stored
+from pipeline.output.probabilities import MemberProbs, StoredPart, read_stored
 from pipeline.records import UNAVAILABLE, UNWRITABLE, Receipt, Stage, Unit
 from pipeline.stages.write import Part, Picture, Rejected, Writer
 from pipeline.storage import Storage
@@ -128,7 +128,7 @@ class Replayer:
         factors = [member.factor for member in config.members]
 
         def pooled(start: int) -> Predictions:
-            some: list[Word] = [word.take(slice(start, start + _BATCH_IMAGES)) for word in words]
+            some: list[MemberProbs] = [word.take(slice(start, start + _BATCH_IMAGES)) for word in words]
             return pool(some, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs)
 
         return list(self._threads.map(pooled, range(0, len(stored.predictions), _BATCH_IMAGES)))

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.errors import NotAsStored, StorageError
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
-from pipeline.output.probabilities import Source, StoredPart, Word, read_stored
+from pipeline.output.probabilities import MemberProbs, Source, StoredPart, read_stored
 from pipeline.records import Sample, ShardEvent
 from pipeline.stages.read import UnitReader
 
@@ -132,7 +132,7 @@ class StoredReader:
                 self._rows[index] = StoredRow(**row, width=0, height=0, part=part, row=None)
 
 
-def words_of(rows: Sequence[StoredRow], alias: str) -> Word:
+def member_probs_of(rows: Sequence[StoredRow], alias: str) -> MemberProbs:
     """What one member said of some images.
 
     Args:
@@ -144,4 +144,4 @@ def words_of(rows: Sequence[StoredRow], alias: str) -> Word:
         some = list(group)
         found.append(some[0].part.words[alias].take(np.array([row.row for row in some])))
     names = ("labels_Bk", "scores_Bk", "energy_B", "probs_BK")
-    return Word(*(np.concatenate([getattr(word, name) for word in found]) for name in names))
+    return MemberProbs(*(np.concatenate([getattr(word, name) for word in found]) for name in names))

@@ -1,4 +1,4 @@
-"""Watch: notices a call that takes longer than it may, and has somebody else go on.
+"""Watchdog: notices a call that takes longer than it may, and has somebody else go on.
 
 A thread cannot be interrupted inside a library. So the watch takes the work away from it instead: once a
 call is overdue, what it was at is handed over, and its own result is dropped should it ever come::
@@ -50,7 +50,7 @@ class Clock(Generic[T]):
                 self.stopped, self.ticks = False, 0
 
 
-class Watch(Generic[T]):
+class Watchdog(Generic[T]):
     """Watches over calls in any number of threads.
 
     Args:

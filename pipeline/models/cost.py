@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
+class Cost:
     """What a network is made of, and what one image costs it in fp32.
 
     Attributes:
@@ -46,7 +46,7 @@ class Anatomy:
 
 
 @functools.cache
-def measure(architecture: Architecture, num_classes: int, input_px: int) -> Anatomy:
+def measure(architecture: Architecture, num_classes: int, input_px: int) -> Cost:
     """Take a network apart. Networks that do not run on shapes alone run on the CPU, which takes seconds.
 
     Batch norms are left as they are. Where a classifier folds them into the convolutions before them, it
@@ -71,15 +71,15 @@ def measure(architecture: Architecture, num_classes: int, input_px: int) -> Anat
         raise ModelError(f"{architecture.name} cannot be measured at {input_px} pixels: {reason}") from error
 
 
-def of_member(spec: MemberSpec) -> Anatomy | None:
-    """The anatomy of a member of an ensemble, its head included; None where its network cannot be taken apart."""
+def of_member(spec: MemberSpec) -> Cost | None:
+    """The cost of a member of an ensemble, its head included; None where its network cannot be taken apart."""
     try:
         return measure(find(spec.arch), spec.num_classes, spec.recipe.geometry.crop_px)
     except ModelError:
         return None
 
 
-def _measured(network: nn.Module, input_px: int) -> Anatomy:
+def _measured(network: nn.Module, input_px: int) -> Cost:
     parameters = list(network.parameters())
     resident = [*parameters, *network.buffers()]
     device = parameters[0].device if parameters else torch.device("meta")
@@ -87,7 +87,7 @@ def _measured(network: nn.Module, input_px: int) -> Anatomy:
     operations, live = FlopCounterMode(display=False), _LiveBytes(resident)
     with torch.no_grad(), operations, live:
         network(torch.zeros(1, 3, input_px, input_px, device=device))
-    return Anatomy(
+    return Cost(
         num_params=sum(parameter.numel() for parameter in parameters),
         weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in resident),
         macs=operations.get_total_flops() // 2,  # a multiplication and an addition

@@ -107,8 +107,8 @@ def need(members: Sequence[ResolvedMember], precision: Precision, place: Place) 
 
 
 def _activation_bytes(member: ResolvedMember) -> int:
-    anatomy = of_member(member.spec)
-    return 0 if anatomy is None else anatomy.peak_activation_bytes
+    cost = of_member(member.spec)
+    return 0 if cost is None else cost.peak_activation_bytes
 
 
 def fit(members: Sequence[ResolvedMember], precision: Precision, place: Place, batch_size: int | None) -> Fit:

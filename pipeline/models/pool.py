@@ -16,13 +16,13 @@ import torch
 
 from pipeline.models.consensus import Rule, best_first, combine
 from pipeline.models.ensemble import LEAST_STORED, MemberPredictions, Predictions
-from pipeline.output.probabilities import Word
+from pipeline.output.probabilities import MemberProbs
 
 LEAST_RESTORED = 2.0**-32  # of a class that is stored as the least there is
 
 
 def pool(
-    words: Sequence[Word],
+    words: Sequence[MemberProbs],
     factors: Sequence[float],
     rule: Rule,
     top_k: int,
@@ -54,7 +54,7 @@ def pool(
     )
 
 
-def restored_probs(word: Word) -> torch.Tensor:
+def restored_probs(word: MemberProbs) -> torch.Tensor:
     """A member's probabilities, as near to what it said as what is stored allows.
 
     Returns:
@@ -71,7 +71,7 @@ def restored_probs(word: Word) -> torch.Tensor:
     return torch.where(least_BK, share_B[:, None], probs_BK)
 
 
-def _own(word: Word, probs_BK: torch.Tensor, k: int) -> MemberPredictions:
+def _own(word: MemberProbs, probs_BK: torch.Tensor, k: int) -> MemberPredictions:
     """A member's own top k: as stored, as far as it is."""
     if k <= word.labels_Bk.shape[1]:
         return MemberPredictions(word.labels_Bk[:, :k], word.scores_Bk[:, :k], word.energy_B)

@@ -42,7 +42,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class MemberProbs:
     """What one member said of B images, as it is stored.
 
     Attributes:
@@ -57,9 +57,9 @@ class Word:
     energy_B: Array
     probs_BK: Array
 
-    def take(self, rows: slice | Array) -> Word:
+    def take(self, rows: slice | Array) -> MemberProbs:
         """Some of the images."""
-        return Word(self.labels_Bk[rows], self.scores_Bk[rows], self.energy_B[rows], self.probs_BK[rows])
+        return MemberProbs(self.labels_Bk[rows], self.scores_Bk[rows], self.energy_B[rows], self.probs_BK[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class StoredPart:
     next: Cursor
     predictions: pa.Table
     rejected: pa.Table | None
-    words: dict[str, Word]
+    words: dict[str, MemberProbs]
 
 
 def aliases_kept(job: Mapping[str, Any]) -> tuple[str, ...]:
@@ -184,7 +184,7 @@ def read_stored(ledger: Ledger, source: Source, name: PartName, num_classes: int
             labels_Nk, scores_Nk = (lists_of(own.field(column), len(table)) for column in ("labels", "scores"))
             energy_N = own.field("energy").to_numpy()
             probs_NK = read_probabilities(ledger, alias, name, num_classes, index_N)
-            words[alias] = Word(labels_Nk, scores_Nk, energy_N, probs_NK)
+            words[alias] = MemberProbs(labels_Nk, scores_Nk, energy_N, probs_NK)
     except DAMAGE as error:
         raise ObjectDamaged(f"{ledger.uri(PREDICTIONS, str(name))}: damaged: {error!r}") from error
     return StoredPart(name, footer.first_index, footer.next, table, rejected, words)

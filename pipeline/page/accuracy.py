@@ -12,7 +12,7 @@ from pipeline.page.figures import CONSENSUS, Figure, Table, figure
 from pipeline.text import fmt
 from pipeline.trust.evaluation import Accuracy, Evaluation
 from pipeline.trust.intervals import Interval
-from pipeline.trust.matched import Judged
+from pipeline.trust.matched import Matched
 from pipeline.trust.selection import Group
 
 _WORST_CLASSES = 12
@@ -79,10 +79,10 @@ def reliability_diagrams(found: Evaluation) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def selection(found: Evaluation, judged: Judged) -> Figure:
+def selection(found: Evaluation, matched: Matched) -> Figure:
     """Precision against how much is kept."""
-    order = np.argsort(-judged.scores_PN[0], kind="stable")
-    rights = np.cumsum(judged.places_PN[0][order] == 0)
+    order = np.argsort(-matched.scores_PN[0], kind="stable")
+    rights = np.cumsum(matched.places_PN[0][order] == 0)
     lengths = np.unique(np.ceil(np.linspace(1 / 200, 1, 200) * len(order)).astype(int))
     coverage, precision = lengths / len(order), rights[lengths - 1] / lengths
     targets = [kept.target for kept in found.kept]

@@ -19,13 +19,13 @@ from markupsafe import Markup
 from pipeline.page import accuracy, figures
 from pipeline.page.contact_sheets import Shown, class_sheets, examples_of, sheets_of
 from pipeline.page.rows import Labelled, Quarantine
-from pipeline.page.statistics import Census, Pick
+from pipeline.page.statistics import Pick, Statistics
 from pipeline.page.thumbnails import Thumbnail
 from pipeline.page.timeline import Timeline
 from pipeline.text import fmt
 from pipeline.text.safe import printable
 from pipeline.trust.evaluation import Evaluation
-from pipeline.trust.matched import Judged
+from pipeline.trust.matched import Matched
 
 _SHOWN_INPUTS = 12
 _BEHIND_SIGNS = re.compile(r"(?<=[_/.-])(?=[^_/.0-9-])")
@@ -40,11 +40,11 @@ class Findings:
         job: Its ``job.json``.
         units_done, units_total: Complete units, and units in the plan; 0 where there is none.
         finished: Whether everything planned is done.
-        census: What is counted of the images.
+        stats: What is counted of the images.
         rows: The images that are shown.
         quarantine: What could not be labelled.
         timeline: When it was done.
-        evaluation, judged: What is right, where the truth is known to any image; None elsewhere.
+        evaluation, matched: What is right, where the truth is known to any image; None elsewhere.
         truth_notes: What a person should know of the truth.
         pictures: Thumbnails of what is shown, by unit and index.
         picture_note: Why there are none, or not all; empty where there are.
@@ -55,12 +55,12 @@ class Findings:
     units_done: int
     units_total: int
     finished: bool
-    census: Census
+    stats: Statistics
     rows: Mapping[Pick, Labelled]
     quarantine: Quarantine
     timeline: Timeline
     evaluation: Evaluation | None
-    judged: Judged | None
+    matched: Matched | None
     truth_notes: tuple[str, ...]
     pictures: Mapping[tuple[str, int], Thumbnail]
     picture_note: str
@@ -98,13 +98,13 @@ def _soft(text: str) -> Markup:
 
 
 def _content(found: Findings) -> dict[str, Any]:
-    job, census = found.job, found.census
+    job, stats = found.job, found.stats
     results, names = job["results"], job["class_names"]
     aliases = [member["alias"] for member in results["members"]]
     several = len(aliases) > 1
     shown = Shown(names, found.rows, found.pictures)
     evaluation = found.evaluation if found.evaluation is not None and found.evaluation.images else None
-    seen = int((census.counts_K > 0).sum())
+    seen = int((stats.counts_K > 0).sum())
     return {
         "out": found.out,
         "version": job.get("shardlabel", ""),
@@ -112,15 +112,15 @@ def _content(found: Findings) -> dict[str, Any]:
         "tiles": _tiles(found, seen),
         "facts": _facts(found),
         "members": _members(job),
-        "images": census.images,
+        "images": stats.images,
         "throughput": figures.throughput(found.timeline),
         "rate_words": _rate_words(found.timeline),
-        "classes_words": _classes_words(census, seen, len(names)),
-        "classes": figures.common_classes(census, names) if census.images else None,
-        "ranks": figures.class_ranks(census),
-        "certainty": figures.certainty(census, len(aliases)) if census.images else (),
+        "classes_words": _classes_words(stats, seen, len(names)),
+        "classes": figures.common_classes(stats, names) if stats.images else None,
+        "ranks": figures.class_ranks(stats),
+        "certainty": figures.certainty(stats, len(aliases)) if stats.images else (),
         "several": several,
-        "same_first": figures.same_first(census, aliases) if several and census.images else None,
+        "same_first": figures.same_first(stats, aliases) if several and stats.images else None,
         "evaluation": evaluation,
         "truth_notes": found.truth_notes,
         "gain": accuracy.gain_words(evaluation) if evaluation else "",
@@ -128,10 +128,10 @@ def _content(found: Findings) -> dict[str, Any]:
         "predictors": accuracy.predictors(evaluation) if evaluation else None,
         "kept": accuracy.kept(evaluation) if evaluation else None,
         "diagrams": accuracy.reliability_diagrams(evaluation) if evaluation else (),
-        "selection": accuracy.selection(evaluation, found.judged) if evaluation and found.judged else None,
+        "selection": accuracy.selection(evaluation, found.matched) if evaluation and found.matched else None,
         "picture_note": found.picture_note,
-        "sheets": sheets_of(shown, census, several=several),
-        "of_classes": class_sheets(shown, census),
+        "sheets": sheets_of(shown, stats, several=several),
+        "of_classes": class_sheets(shown, stats),
         "quarantine": found.quarantine,
         "num_rejected": sum(found.quarantine.samples.values()),
         "reasons": figures.reasons(found.quarantine.samples, found.quarantine.events),
@@ -149,7 +149,7 @@ def _notices(found: Findings) -> list[str]:
     if found.quarantine.unreadable:
         many = fmt.plural(found.quarantine.unreadable, "unit", "units")
         notices.append(f"{many} could not be read at all; running the same command again tries them again.")
-    if not found.census.images:
+    if not found.stats.images:
         notices.append("No image is labelled, so there is nothing to count.")
     elif not found.job.get("calibrated"):
         notices.append(
@@ -161,17 +161,17 @@ def _notices(found: Findings) -> list[str]:
 
 def _tiles(found: Findings, seen: int) -> list[tuple[str, str, str]]:
     """Name, figure, and what to add to it."""
-    census, rejected = found.census, sum(found.quarantine.samples.values())
-    samples = census.images + rejected
+    stats, rejected = found.stats, sum(found.quarantine.samples.values())
+    samples = stats.images + rejected
     tiles = [
-        ("labelled", fmt.count(census.images), f"of {fmt.plural(samples, 'sample', 'samples')}"),
+        ("labelled", fmt.count(stats.images), f"of {fmt.plural(samples, 'sample', 'samples')}"),
         ("quarantined", fmt.count(rejected), fmt.percent(rejected / samples, 2) if samples else ""),
         ("classes seen", fmt.count(seen), f"of {fmt.count(len(found.job['class_names']))}"),
     ]
-    if census.images:
-        tiles.append(("median score", fmt.score(census.score.quantile(0.5)), "of the consensus"))
-    if census.images and len(found.job["results"]["members"]) > 1:
-        full = census.agreement.get(1.0, 0) / census.images
+    if stats.images:
+        tiles.append(("median score", fmt.score(stats.score.quantile(0.5)), "of the consensus"))
+    if stats.images and len(found.job["results"]["members"]) > 1:
+        full = stats.agreement.get(1.0, 0) / stats.images
         tiles.append(("all agree", fmt.percent(full), "of the images"))
     if found.evaluation is not None and found.evaluation.images:
         low, high = found.evaluation.consensus.top1_interval
@@ -265,7 +265,7 @@ def _rate_words(found: Timeline) -> str:
     )
 
 
-def _classes_words(census: Census, seen: int, num_classes: int) -> str:
+def _classes_words(stats: Statistics, seen: int, num_classes: int) -> str:
     none = num_classes - seen
     if not none:
         return f"Every one of the {fmt.count(num_classes)} classes has images."

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.page.rows import Labelled, Rejected
-from pipeline.page.statistics import Census, Pick
+from pipeline.page.statistics import Pick, Statistics
 from pipeline.page.thumbnails import Thumbnail
 from pipeline.text import fmt
 
@@ -64,21 +64,21 @@ class Sheet:
     cards: tuple[Card, ...]
 
 
-def sheets_of(found: Shown, census: Census, *, several: bool) -> list[Sheet]:
+def sheets_of(found: Shown, stats: Statistics, *, several: bool) -> list[Sheet]:
     """The most and least certain images, and those that members differ about, where there are several.
 
     Args:
         found: What is known of the images.
-        census: Which of them are shown.
+        stats: Which of them are shown.
         several: Whether there are several members.
     """
     sheets = [
-        ("certain", "Most certain", "The highest scores; among equal ones a random choice.", census.most_certain),
-        ("uncertain", "Least certain", "The lowest scores: first to be looked at by a person.", census.least_certain),
+        ("certain", "Most certain", "The highest scores; among equal ones a random choice.", stats.most_certain),
+        ("uncertain", "Least certain", "The lowest scores: first to be looked at by a person.", stats.least_certain),
     ]
     if several:
         note = "The largest disagreement of members, which each may be sure of something else."
-        sheets.append(("disagreeing", "Most disagreeing", note, census.most_disagreeing))
+        sheets.append(("disagreeing", "Most disagreeing", note, stats.most_disagreeing))
     return [
         Sheet(name, title, note, _cards(found, picks, disagreeing=name == "disagreeing"))
         for name, title, note, picks in sheets
@@ -86,9 +86,9 @@ def sheets_of(found: Shown, census: Census, *, several: bool) -> list[Sheet]:
     ]
 
 
-def class_sheets(found: Shown, census: Census) -> list[Sheet]:
+def class_sheets(found: Shown, stats: Statistics) -> list[Sheet]:
     """Some images of each of the commonest classes."""
-    names, counts_K = found.names, census.counts_K
+    names, counts_K = found.names, stats.counts_K
     return [
         Sheet(
             f"class-{label}",
@@ -96,7 +96,7 @@ def class_sheets(found: Shown, census: Census) -> list[Sheet]:
             fmt.plural(int(counts_K[label]), "image", "images"),
             _cards(found, picks),
         )
-        for label, picks in census.of_classes.items()
+        for label, picks in stats.of_classes.items()
     ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from pipeline.page import plots
-from pipeline.page.statistics import Census, Spread
+from pipeline.page.statistics import Spread, Statistics
 from pipeline.page.timeline import Timeline
 from pipeline.text import fmt
 
@@ -118,30 +118,30 @@ def _after(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else fmt.duration(seconds)
 
 
-def common_classes(census: Census, names: Sequence[str]) -> Table:
+def common_classes(stats: Statistics, names: Sequence[str]) -> Table:
     """The classes of most images, with bars."""
-    order = np.argsort(-census.counts_K, kind="stable")[:_TOP_CLASSES]
-    shown = [label for label in order.tolist() if census.counts_K[label]]
-    most = int(census.counts_K.max(initial=0))
-    every = len(shown) == int((census.counts_K > 0).sum())
+    order = np.argsort(-stats.counts_K, kind="stable")[:_TOP_CLASSES]
+    shown = [label for label in order.tolist() if stats.counts_K[label]]
+    most = int(stats.counts_K.max(initial=0))
+    every = len(shown) == int((stats.counts_K > 0).sum())
     return Table(
         "Images of each class" if every else f"The {len(shown)} commonest classes",
         ("class", "images", "share"),
         tuple(
             (
                 names[label],
-                fmt.count(int(census.counts_K[label])),
-                fmt.percent(census.counts_K[label] / census.images),
+                fmt.count(int(stats.counts_K[label])),
+                fmt.percent(stats.counts_K[label] / stats.images),
             )
             for label in shown
         ),
-        shares=tuple(int(census.counts_K[label]) / most for label in shown),
+        shares=tuple(int(stats.counts_K[label]) / most for label in shown),
     )
 
 
-def class_ranks(census: Census) -> tuple[Figure, ...]:
+def class_ranks(stats: Statistics) -> tuple[Figure, ...]:
     """How unequal classes are; nothing where there are few."""
-    counts = np.sort(census.counts_K[census.counts_K > 0])[::-1]
+    counts = np.sort(stats.counts_K[stats.counts_K > 0])[::-1]
     if len(counts) < 5:
         return ()
     places = np.unique(np.geomspace(1, len(counts), min(len(counts), 15)).astype(int))
@@ -170,17 +170,17 @@ def class_ranks(census: Census) -> tuple[Figure, ...]:
     )
 
 
-def certainty(census: Census, num_members: int) -> tuple[Figure, ...]:
+def certainty(stats: Statistics, num_members: int) -> tuple[Figure, ...]:
     """Distributions of score and entropy; with several members, of agreement and disagreement."""
     spreads = [
-        ("score", "Score", "Probability of the first class, as pooled", census.score),
-        ("entropy", "Entropy", "Entropy of the pooled probabilities, nats", census.entropy),
+        ("score", "Score", "Probability of the first class, as pooled", stats.score),
+        ("entropy", "Entropy", "Entropy of the pooled probabilities, nats", stats.entropy),
     ]
     if num_members > 1:
-        spreads.append(("disagreement", "Disagreement", "What the members differ in, nats", census.disagreement))
+        spreads.append(("disagreement", "Disagreement", "What the members differ in, nats", stats.disagreement))
     figures = [_spread(name, title, label, found) for name, title, label, found in spreads if found.images]
-    if num_members > 1 and census.agreement:
-        figures.insert(1, _agreement(census.agreement))
+    if num_members > 1 and stats.agreement:
+        figures.insert(1, _agreement(stats.agreement))
     return tuple(figures)
 
 
@@ -231,9 +231,9 @@ def _agreement(levels: Mapping[float, int]) -> Figure:
     )
 
 
-def same_first(census: Census, aliases: Sequence[str]) -> Matrix:
+def same_first(stats: Statistics, aliases: Sequence[str]) -> Matrix:
     """On what share of the images two predictors have the same first class."""
-    shares = census.same_PP / max(1, census.images)
+    shares = stats.same_PP / max(1, stats.images)
     least = float(shares.min())
     shades = (shares - least) / (1 - least) if least < 1 else np.ones_like(shares)
     return Matrix(

@@ -79,7 +79,7 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class Statistics:
     """What is counted of the images of an output.
 
     Attributes:
@@ -118,7 +118,7 @@ class Census:
         return tuple(sorted({pick for sheet in sheets for pick in sheet}))
 
 
-def take_census(ledger: Ledger, job: Mapping[str, Any]) -> Census:
+def collect_statistics(ledger: Ledger, job: Mapping[str, Any]) -> Statistics:
     """Go through the predictions of an output once.
 
     Args:
@@ -135,7 +135,7 @@ def take_census(ledger: Ledger, job: Mapping[str, Any]) -> Census:
     for part in _own_parts(ledger, str(job["fingerprint"])):
         table = ledger.read_part(PREDICTIONS, str(part), columns)
         tally.add(part, table, aliases)
-    return tally.census()
+    return tally.stats()
 
 
 def _own_parts(ledger: Ledger, fingerprint: str) -> Iterator[PartName]:
@@ -188,11 +188,11 @@ class _Tally:
         self._sheets["disagreeing"].offer(np.where(disagreement_B > 0, -disagreement_B, np.nan), ties_B, str(part))
         self._of_classes.offer(label_B, ties_B, ordinal)
 
-    def census(self) -> Census:
+    def stats(self) -> Statistics:
         """What was counted."""
         names = list(self._parts)
         common = np.argsort(-self._counts_K, kind="stable")[:SHOWN_CLASSES]
-        return Census(
+        return Statistics(
             parts=self._parts,
             counts_K=self._counts_K,
             truths=self._truths,

@@ -65,7 +65,7 @@ BOTTLENECKS = {
 }
 
 
-def judge(rates: Rates) -> Verdict:
+def find_bottleneck(rates: Rates) -> Verdict:
     """Draw the conclusions."""
     limits = _limits(rates)
     limit = statistics.median(limits)

@@ -16,7 +16,7 @@ from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.speed.rates import Rates, StageRate
 from pipeline.speed.sampling import Drawn
-from pipeline.speed.stage_bench import Rig, Stage
+from pipeline.speed.stage_bench import Stage, StageBench
 
 _MAX_ROUNDS, _MIN_ROUNDS, _MIN_ROUNDS_PLAIN = 5, 3, 2
 _HOPELESS = 0.5  # a choice that warms up at less than this share of the configured rate is not measured further
@@ -48,8 +48,8 @@ def measure(
     Raises:
         InputError: None of the samples can be decoded.
     """
-    with Rig(config, blobs, drawn) as rig:
-        stages = rig.stages(choices=choices)
+    with StageBench(config, blobs, drawn) as stage_bench:
+        stages = stage_bench.stages(choices=choices)
         deadline = time.monotonic() + seconds
         total = len(stages) * (1 + _MAX_ROUNDS)
         done = itertools.count()
@@ -68,7 +68,7 @@ def measure(
                 taken[id(stage)].append(_timed(stage))
         watch(total, total, "done")
         rates = tuple(_summed_up(stage, taken.get(id(stage)) or list(stage.rate.rounds)) for stage in stages)
-        row_bytes, part_bytes = rig.writing.sizes()
+        row_bytes, part_bytes = stage_bench.writing.sizes()
         return Rates(
             device=config.device,
             precision=config.precision,
@@ -77,9 +77,9 @@ def measure(
             num_threads=config.num_threads,
             num_cpus=num_local_cpus(),
             members=tuple(spec.alias for spec in config.members),
-            num_geometries=len(rig.ensemble.geometries),
-            images=len(rig.images),
-            bytes_per_image=statistics.fmean(len(image) for image in rig.images),
+            num_geometries=len(stage_bench.ensemble.geometries),
+            images=len(stage_bench.images),
+            bytes_per_image=statistics.fmean(len(image) for image in stage_bench.images),
             row_bytes=row_bytes,
             part_bytes=part_bytes,
             stages=rates,

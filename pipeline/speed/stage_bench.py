@@ -1,4 +1,4 @@
-"""Rig: the parts of a labeler, each to be run alone, and the labeler itself, on samples that are held in memory.
+"""A bench for the stages of a labeler: each alone, and the labeler itself, on samples that are held in memory.
 
 Each part runs as it does in the labeler: on as many threads, on chunks of the same size. The whole job is
 a real :class:`pipeline.labeler.labeler.Labeler` over the same samples, from their storage to Parquet.
@@ -27,7 +27,7 @@ from pipeline.models.recipe import Geometry, crop
 from pipeline.models.weights import MemberSpec
 from pipeline.speed.rates import StageRate
 from pipeline.speed.sampling import Drawn
-from pipeline.speed.whole_job import Whole
+from pipeline.speed.whole_job import WholeJob
 from pipeline.speed.writing import WRITTEN_ROWS, Writing
 from pipeline.stages.classify import Batch, BatchPool
 from pipeline.stages.decode import decode
@@ -77,7 +77,7 @@ def _repeated(crops: torch.Tensor, number: int) -> torch.Tensor:
     return torch.cat([crops] * -(-number // len(crops)))[:number]
 
 
-class Rig:
+class StageBench:
     """The parts of a labeler, each to be run alone, and the labeler itself. A context manager."""
 
     def __init__(self, config: LabelerConfig, blobs: Mapping[str, bytes], drawn: Drawn) -> None:
@@ -103,10 +103,10 @@ class Rig:
         self._crops = held.packed(range(len(self._pixels)))
         self._batches = BatchPool(self.ensemble.geometries, self._piece, pinned=self._on_gpu)
         self._workers = Workers(config.num_threads, on_start=one_torch_thread)
-        self._whole = Whole(config, blobs, drawn, self._storage, self._chunk)
+        self._whole = WholeJob(config, blobs, drawn, self._storage, self._chunk)
         self.writing = Writing(config, self._storage, self._predict())
 
-    def __enter__(self) -> Rig:
+    def __enter__(self) -> StageBench:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -20,7 +20,7 @@ from pipeline.stages.read import UnitReader
 from pipeline.storage import Storage
 
 
-class Whole:
+class WholeJob:
     """Runs over units that hold the samples, again and again.
 
     Args:

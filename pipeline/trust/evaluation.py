@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.trust.intervals import Gain, Interval, paired_gain, wilson
-from pipeline.trust.matched import Judged
+from pipeline.trust.matched import Matched
 from pipeline.trust.per_class import ClassFigures, Confusion, by_class, macro_f1, most_confused
 from pipeline.trust.reliability import Reliability, reliability
 from pipeline.trust.selection import Group, Kept, by_agreement, by_score, kept_at
@@ -77,38 +77,38 @@ class Evaluation:
     weights: dict[str, float] | None = None
 
 
-def judge(out: str, job: Mapping[str, Any], judged: Judged) -> Evaluation:
+def evaluate_matched(out: str, job: Mapping[str, Any], matched: Matched) -> Evaluation:
     """All figures of images whose truth is known.
 
     Args:
         out: The output.
         job: Its ``job.json``.
-        judged: The images.
+        matched: The images.
     """
     results, names = job["results"], job["class_names"]
     aliases = [member["alias"] for member in results["members"]]
-    right_PN = judged.places_PN == 0
+    right_PN = matched.places_PN == 0
     consensus, *members = (
-        _accuracy(places_N, scores_N) for places_N, scores_N in zip(judged.places_PN, judged.scores_PN, strict=True)
+        _accuracy(places_N, scores_N) for places_N, scores_N in zip(matched.places_PN, matched.scores_PN, strict=True)
     )
     stack = results.get("calibration", {}).get("weights")
-    classes = by_class(judged.truth_N, judged.label_N, names)
+    classes = by_class(matched.truth_N, matched.label_N, names)
     return Evaluation(
         out=out,
-        images=len(judged),
+        images=len(matched),
         consensus=consensus,
         members=dict(zip(aliases, members, strict=True)),
         combine=results["combine"],
         top_k=min(results["top_k"], len(names)),
         temperature=results.get("calibration", {}).get("temperature"),
-        truth=judged.counts,
+        truth=matched.counts,
         gain=_gain(right_PN, aliases),
         macro_f1=macro_f1(classes),
         classes=classes,
-        confused=most_confused(judged.truth_N, judged.label_N, names),
-        by_agreement=by_agreement(judged.agreement_N, right_PN[0]),
-        by_score=by_score(judged.scores_PN[0], right_PN[0]),
-        kept=kept_at(judged.scores_PN[0], right_PN[0]),
+        confused=most_confused(matched.truth_N, matched.label_N, names),
+        by_agreement=by_agreement(matched.agreement_N, right_PN[0]),
+        by_score=by_score(matched.scores_PN[0], right_PN[0]),
+        kept=kept_at(matched.scores_PN[0], right_PN[0]),
         weights=dict(zip(aliases, stack, strict=True)) if stack else None,
     )
 

@@ -29,7 +29,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Matched:
     """N images whose truth is known. Predictor 0 of P is the consensus, then come the members in order.
 
     Attributes:
@@ -56,7 +56,7 @@ class Judged:
         return len(self.truth_N)
 
 
-def read_judged(ledger: Ledger, job: Mapping[str, Any], truth: Truth | None, *, with_scores: bool = False) -> Judged:
+def read_matched(ledger: Ledger, job: Mapping[str, Any], truth: Truth | None, *, with_scores: bool = False) -> Matched:
     """Bring predictions and truth together.
 
     Args:
@@ -88,11 +88,11 @@ def read_judged(ledger: Ledger, job: Mapping[str, Any], truth: Truth | None, *, 
     columns.append(np.concatenate(scores) if scores else np.zeros((0, 0), np.float32))
     if truth is None:
         counts = TruthCounts(OWN_TRUTH, given=given, unknown_labels=unknown, used=len(columns[0]))
-        return Judged(counts, *columns)
+        return Matched(counts, *columns)
     return _unambiguous(columns, np.concatenate(rows_of_truth or [np.zeros(0, np.int64)]), truth)
 
 
-def _unambiguous(columns: Sequence[Array], rows: Array, truth: Truth) -> Judged:
+def _unambiguous(columns: Sequence[Array], rows: Array, truth: Truth) -> Matched:
     """Leave out images that share their key with others, and count what was not found."""
     times_T = np.bincount(rows, minlength=len(truth.labels_T))
     single = times_T[rows] == 1
@@ -105,7 +105,7 @@ def _unambiguous(columns: Sequence[Array], rows: Array, truth: Truth) -> Judged:
         unknown_key_examples=tuple(truth.keys.take(pa.array(lost[:_EXAMPLES])).to_pylist()),
         ambiguous_keys=int((times_T > 1).sum()),
     )
-    return Judged(counts, *kept)
+    return Matched(counts, *kept)
 
 
 def _tables(ledger: Ledger, fingerprint: str, truth: Truth | None) -> Iterator[pa.Table]:

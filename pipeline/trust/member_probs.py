@@ -20,7 +20,7 @@ from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
 from pipeline.output.probabilities import read_stored, source_of
 from pipeline.trust.matched import OWN_TRUTH
-from pipeline.trust.stack import Spoken
+from pipeline.trust.stack import MemberLogProbs
 from pipeline.trust.truth import Truth, TruthCounts
 
 MOST_TRUTHS = 5_000  # 5 members and 1,000 classes take 100 MB
@@ -30,7 +30,9 @@ _SEED = 0
 Array = np.ndarray
 
 
-def read_spoken(ledger: Ledger, job: Mapping[str, Any], truth: Truth | None) -> tuple[Spoken, TruthCounts]:
+def read_member_log_probs(
+    ledger: Ledger, job: Mapping[str, Any], truth: Truth | None
+) -> tuple[MemberLogProbs, TruthCounts]:
     """Bring stored probabilities and truth together.
 
     Args:
@@ -61,8 +63,8 @@ def read_spoken(ledger: Ledger, job: Mapping[str, Any], truth: Truth | None) -> 
         rows = where_3N[1, list(places)]
         probs_MBK = [restored_probs(part.words[alias].take(rows)) for alias in source.aliases]
         logs.append(torch.stack(probs_MBK, dim=1).clamp_min(torch.finfo(torch.float32).tiny).log())
-    spoken = Spoken(torch.cat(logs), torch.from_numpy(where_3N[2]))
-    return spoken, dataclasses.replace(counts, used=len(chosen))
+    log_probs = MemberLogProbs(torch.cat(logs), torch.from_numpy(where_3N[2]))
+    return log_probs, dataclasses.replace(counts, used=len(chosen))
 
 
 def _find(ledger: Ledger, names: list[PartName], truth: Truth | None, num_classes: int) -> tuple[Array, TruthCounts]:

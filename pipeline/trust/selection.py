@@ -1,6 +1,6 @@
 """Accuracy by score and by agreement, and how many images can be kept at a precision.
 
-What can be kept is *observed*: the threshold is picked on the same truth that it is judged by, so on other images it
+What can be kept is *observed*: the threshold is picked on the same truth that it is matched by, so on other images it
 misses its target about half of the time.
 """
 

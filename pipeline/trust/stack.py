@@ -35,7 +35,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class MemberLogProbs:
     """What M members said of N labelled images.
 
     Attributes:
@@ -49,10 +49,10 @@ class Spoken:
     def __len__(self) -> int:
         return len(self.truth_N)
 
-    def take(self, rows: Array) -> Spoken:
+    def take(self, rows: Array) -> MemberLogProbs:
         """Some of the images."""
         places = torch.from_numpy(np.asarray(rows))
-        return Spoken(self.logs_NMK[places], self.truth_N[places])
+        return MemberLogProbs(self.logs_NMK[places], self.truth_N[places])
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """A few images at a time, in float64."""
@@ -75,11 +75,11 @@ class Stacked:
     right_N: Array
 
 
-def fit_stack(spoken: Spoken) -> tuple[Array, float]:
+def fit_stack(log_probs: MemberLogProbs) -> tuple[Array, float]:
     """The weights that fit best, and the strength of the pull that they were fitted with.
 
     Args:
-        spoken: Labelled images.
+        log_probs: Labelled images.
 
     Returns:
         float64, (M,), and the strength.
@@ -87,39 +87,39 @@ def fit_stack(spoken: Spoken) -> tuple[Array, float]:
     Raises:
         RequestError: The images do not say.
     """
-    strength = _choose_strength(spoken, NUM_FOLDS)
-    weights_M = _fit(spoken, strength, None)
-    larger = _objective(spoken, 1.5 * weights_M, strength)[0]
-    if weights_M.max() <= 0 or weights_M.max() >= _MOST or larger <= _objective(spoken, weights_M, strength)[0]:
+    strength = _choose_strength(log_probs, NUM_FOLDS)
+    weights_M = _fit(log_probs, strength, None)
+    larger = _objective(log_probs, 1.5 * weights_M, strength)[0]
+    if weights_M.max() <= 0 or weights_M.max() >= _MOST or larger <= _objective(log_probs, weights_M, strength)[0]:
         raise RequestError(
-            f"{len(spoken):,} truths do not say which weights fit: the best are "
+            f"{len(log_probs):,} truths do not say which weights fit: the best are "
             f"{'0 (are these truths of other images?)' if weights_M.max() <= 0 else 'without end (are all right?)'}; "
             "give more or other ones"
         )
     return weights_M, strength
 
 
-def cross_validate(spoken: Spoken) -> Stacked:
+def cross_validate(log_probs: MemberLogProbs) -> Stacked:
     """Fit on four fifths of the images, strength and weights, what is said of the last fifth, five times."""
-    held = Stacked(np.empty(len(spoken)), np.empty(len(spoken)), np.empty(len(spoken), bool))
-    for fold_N in _folds(len(spoken), NUM_FOLDS):
-        rest = spoken.take(np.flatnonzero(~fold_N))
+    held = Stacked(np.empty(len(log_probs)), np.empty(len(log_probs)), np.empty(len(log_probs), bool))
+    for fold_N in _folds(len(log_probs), NUM_FOLDS):
+        rest = log_probs.take(np.flatnonzero(~fold_N))
         weights_M = _fit(rest, _choose_strength(rest, _INNER_FOLDS), None)
-        found = say(spoken.take(np.flatnonzero(fold_N)), weights_M)
+        found = say(log_probs.take(np.flatnonzero(fold_N)), weights_M)
         held.nll_N[fold_N], held.scores_N[fold_N], held.right_N[fold_N] = found.nll_N, found.scores_N, found.right_N
     return held
 
 
-def say(spoken: Spoken, weights_M: Array) -> Stacked:
+def say(log_probs: MemberLogProbs, weights_M: Array) -> Stacked:
     """What a stack says.
 
     Args:
-        spoken: Of images.
+        log_probs: Of images.
         weights_M: Its weights.
     """
     weights = torch.from_numpy(weights_M)
     nll, scores, right = [], [], []
-    for logs_BMK, truth_B in spoken.blocks():
+    for logs_BMK, truth_B in log_probs.blocks():
         logs_BK = torch.einsum("m,bmk->bk", weights, logs_BMK).log_softmax(dim=1)
         best_B = logs_BK.max(dim=1)
         nll.append(-logs_BK.gather(1, truth_B[:, None])[:, 0])
@@ -128,17 +128,17 @@ def say(spoken: Spoken, weights_M: Array) -> Stacked:
     return Stacked(torch.cat(nll).numpy(), torch.cat(scores).numpy(), torch.cat(right).numpy())
 
 
-def pooled(spoken: Spoken, factors_M: Array, rule: str) -> Pooled:
+def pooled(log_probs: MemberLogProbs, factors_M: Array, rule: str) -> Pooled:
     """The pool of the members as they are, whole.
 
     Args:
-        spoken: Of images.
+        log_probs: Of images.
         factors_M: Of the members.
         rule: ``geometric``; ``mean``, which also stands in for a vote, whose shares are no probabilities.
     """
     weights_M = torch.from_numpy(factors_M / factors_M.sum())
-    logs, truths = [torch.zeros(0, spoken.logs_NMK.shape[2]).double()], [torch.zeros(0).double()]
-    for logs_BMK, truth_B in spoken.blocks():
+    logs, truths = [torch.zeros(0, log_probs.logs_NMK.shape[2]).double()], [torch.zeros(0).double()]
+    for logs_BMK, truth_B in log_probs.blocks():
         if rule == "geometric":
             pool_BK = torch.einsum("m,bmk->bk", weights_M, logs_BMK).log_softmax(dim=1)
         else:
@@ -156,13 +156,13 @@ def _folds(num_images: int, num_folds: int) -> Iterator[Array]:
         yield fold_N == fold
 
 
-def _choose_strength(spoken: Spoken, num_folds: int) -> float:
+def _choose_strength(log_probs: MemberLogProbs, num_folds: int) -> float:
     """The strength whose fits say most of what is held out."""
-    if spoken.logs_NMK.shape[1] == 1:
+    if log_probs.logs_NMK.shape[1] == 1:
         return STRENGTHS[0]  # there is nothing to pull
     totals = dict.fromkeys(STRENGTHS, 0.0)
-    for fold_N in _folds(len(spoken), num_folds):
-        rest, held = spoken.take(np.flatnonzero(~fold_N)), spoken.take(np.flatnonzero(fold_N))
+    for fold_N in _folds(len(log_probs), num_folds):
+        rest, held = log_probs.take(np.flatnonzero(~fold_N)), log_probs.take(np.flatnonzero(fold_N))
         weights_M = None
         for strength in STRENGTHS:
             weights_M = _fit(rest, strength, weights_M)
@@ -170,11 +170,11 @@ def _choose_strength(spoken: Spoken, num_folds: int) -> float:
     return min(totals, key=lambda strength: totals[strength])
 
 
-def _fit(spoken: Spoken, strength: float, start_M: Array | None) -> Array:
+def _fit(log_probs: MemberLogProbs, strength: float, start_M: Array | None) -> Array:
     """The weights with the smallest mean negative log-likelihood and pull, each 0 to :data:`_MOST`."""
-    num_members = spoken.logs_NMK.shape[1]
+    num_members = log_probs.logs_NMK.shape[1]
     weights_M = np.full(num_members, 1 / num_members) if start_M is None else start_M
-    value, slope_M, curve_MM = _objective(spoken, weights_M, strength)
+    value, slope_M, curve_MM = _objective(log_probs, weights_M, strength)
     for _ in range(_MAX_STEPS):
         fixed_M = ((weights_M <= 0) & (slope_M > 0)) | ((weights_M >= _MOST) & (slope_M < 0))
         free = np.flatnonzero(~fixed_M)
@@ -185,7 +185,7 @@ def _fit(spoken: Spoken, strength: float, start_M: Array | None) -> Array:
         step_M[free] = -np.linalg.solve(curve, slope_M[free])
         for length in 0.5 ** np.arange(30):
             tried_M = np.clip(weights_M + length * step_M, 0, _MOST)
-            found = _objective(spoken, tried_M, strength)
+            found = _objective(log_probs, tried_M, strength)
             if found[0] <= value + 1e-4 * float(slope_M @ (tried_M - weights_M)):
                 break
         else:
@@ -194,7 +194,7 @@ def _fit(spoken: Spoken, strength: float, start_M: Array | None) -> Array:
     return weights_M
 
 
-def _objective(spoken: Spoken, weights_M: Array, strength: float) -> tuple[float, Array, Array]:
+def _objective(log_probs: MemberLogProbs, weights_M: Array, strength: float) -> tuple[float, Array, Array]:
     """What is minimised, its gradient (M,) and its second derivatives (M, M).
 
     With p the stack's distribution, the gradient of the negative log-likelihood is E_p[log p_m] - log p_m(truth), and
@@ -203,7 +203,7 @@ def _objective(spoken: Spoken, weights_M: Array, strength: float) -> tuple[float
     num_members = len(weights_M)
     weights = torch.from_numpy(weights_M)
     value, slope, curve = 0.0, torch.zeros(num_members).double(), torch.zeros(num_members, num_members).double()
-    for logs_BMK, truth_B in spoken.blocks():
+    for logs_BMK, truth_B in log_probs.blocks():
         pool_BK = torch.einsum("m,bmk->bk", weights, logs_BMK)
         logs_BK = pool_BK.log_softmax(dim=1)
         value -= float(logs_BK.gather(1, truth_B[:, None]).sum())
@@ -214,7 +214,7 @@ def _objective(spoken: Spoken, weights_M: Array, strength: float) -> tuple[float
         curve += torch.einsum("bmk,blk->ml", weighed_BMK, logs_BMK) - mean_BM.T @ mean_BM
     apart_M = weights_M - weights_M.mean()
     pull = strength * (np.eye(num_members) - 1 / num_members)
-    number = len(spoken)
+    number = len(log_probs)
     return (
         value / number + strength / 2 * float(apart_M @ apart_M),
         slope.numpy() / number + strength * apart_M,

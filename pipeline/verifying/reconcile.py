@@ -1,4 +1,4 @@
-"""Balance: the samples that one unit's input holds against the rows that its parts hold.
+"""Reconciliation: the samples that one unit's input holds against the rows that its parts hold.
 
 Both sides are read in order and side by side, so that no more than one part's rows and one image are held, however
 large the shard is. What does not balance is named, together with what to do about it.
@@ -47,7 +47,7 @@ class Claim:
 
 
 @dataclass(slots=True)
-class Balance:
+class Reconciliation:
     """What came of balancing a unit.
 
     Attributes:
@@ -203,7 +203,7 @@ class _Comparison:
             yield f"{uri}: {count} x {reason} in the shard that quarantine does not note; {mend}"
 
 
-class Balancer:
+class Reconciler:
     """Balances units, one after another or several at once.
 
     Args:
@@ -223,9 +223,9 @@ class Balancer:
         self._kept = tuple(kept)
         self._num_classes = num_classes
 
-    def __call__(self, claim: Claim) -> Balance:
-        """Balance one unit."""
-        unit, found = claim.unit, Balance()
+    def __call__(self, claim: Claim) -> Reconciliation:
+        """Reconcile one unit."""
+        unit, found = claim.unit, Reconciliation()
         found.discrepancies += _chain_faults(claim)
         loose = unit.kind == UnitKind.SLICE
         hashes = self._loose_images(unit, found) if loose else None
@@ -254,7 +254,7 @@ class Balancer:
             found.discrepancies += compared.lines(inputs.events - events)
         return found
 
-    def _read(self, part: PartName, claim: Claim, found: Balance, events: Counter[str]) -> _PartRows:
+    def _read(self, part: PartName, claim: Claim, found: Reconciliation, events: Counter[str]) -> _PartRows:
         """Take a part's rows in."""
         account = _PartRows(0, None, {})
         for folder in (PREDICTIONS, QUARANTINE):
@@ -292,7 +292,7 @@ class Balancer:
                 gone = "" if isinstance(error, ObjectMissing) else "it and "
                 yield f"{error}; delete {gone}{PREDICTIONS}/{part}, and {AGAIN}"
 
-    def _loose_images(self, unit: Unit, found: Balance) -> dict[int, str] | None:
+    def _loose_images(self, unit: Unit, found: Reconciliation) -> dict[int, str] | None:
         """Name the images of a slice that are not as planned; hash the others, by index, where that is asked for.
 
         Returns:

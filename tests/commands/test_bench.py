@@ -18,7 +18,7 @@ from conftest import jpeg, make_tar, sample_members
 from pipeline import bench
 from pipeline.cli.speed_tables import print_benchmark
 from pipeline.errors import InputError, Interrupted
-from pipeline.speed.bottleneck import judge
+from pipeline.speed.bottleneck import find_bottleneck
 
 QUICK = {"seconds": 0.2, "batch_size": 4, "decode_threads": 2, "device": "cpu"}
 
@@ -70,7 +70,7 @@ def test_members_with_one_recipe_share_the_resize(measured):
 
 def test_the_verdict_follows_from_the_rates(measured):
     verdict = measured.verdict
-    assert verdict == judge(measured.rates)
+    assert verdict == find_bottleneck(measured.rates)
     assert verdict.bottleneck == "forward"
     assert verdict.limit_images_per_s == measured.rates.one("limit").images_per_s
     assert 0 < verdict.share < 3

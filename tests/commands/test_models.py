@@ -42,7 +42,7 @@ def empty_caches(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def everything():
-    return {card.name: card for card in catalogue.browse()}
+    return {card.name: card for card in catalogue.list_architectures()}
 
 
 # -- looking --------------------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ def everything():
 
 def test_every_classifier_of_the_mission_and_of_torchvision_is_listed_once(everything):
     assert set(everything) == {*MISSION, *torchvision_names()}
-    assert len(catalogue.browse()) == len(everything)
+    assert len(catalogue.list_architectures()) == len(everything)
 
 
 def test_every_architecture_has_a_family_with_a_year_and_a_paper():
@@ -103,7 +103,7 @@ def test_what_timm_does_not_publish_is_counted(everything):
 
 def test_names_families_and_patterns():
     def names(word):
-        return [card.name for card in catalogue.browse(word)]
+        return [card.name for card in catalogue.list_architectures(word)]
 
     assert names("resnet50") == ["resnet50"]
     assert names("AlexNet") == names("alexnet") == ["alexnet"]
@@ -113,9 +113,9 @@ def test_names_families_and_patterns():
     assert {"timm/legacy_xception.tf_in1k", "timm/xception65.ra3_in1k"} < set(names("timm/*xception*"))
     assert names("timm/resnet50.a1_in1k") == ["timm/resnet50.a1_in1k"]
     with pytest.raises(ModelError, match=r"unknown model 'resnet49'; did you mean .*resnet50"):
-        catalogue.browse("resnet49")
+        catalogue.list_architectures("resnet49")
     with pytest.raises(ModelError, match=r"no model is called like 'xyz\*'"):
-        catalogue.browse("xyz*")
+        catalogue.list_architectures("xyz*")
 
 
 def test_where_files_are_found(tmp_path):
@@ -126,13 +126,15 @@ def test_where_files_are_found(tmp_path):
     cache.mkdir(parents=True)
     (place / v1.file_name).write_bytes(b"1")
     (cache / v2.file_name).write_bytes(b"2")
-    (card,) = catalogue.browse("mobilenet_v3_large", weights_dir=str(place))
+    (card,) = catalogue.list_architectures("mobilenet_v3_large", weights_dir=str(place))
     assert [entry.found for entry in card.published] == [str(cache / v2.file_name), str(place / v1.file_name)]
     for name in ("a", "b"):
         (place / f"alexnet-{name}.pth").write_bytes(b"")
-    assert catalogue.browse("alexnet", weights_dir=str(place))[0].published[0].found is None  # not clear which
+    assert (
+        catalogue.list_architectures("alexnet", weights_dir=str(place))[0].published[0].found is None
+    )  # not clear which
     with pytest.raises(WeightsError, match="no such file"):
-        catalogue.browse("alexnet", weights_dir=str(tmp_path / "nowhere"))
+        catalogue.list_architectures("alexnet", weights_dir=str(tmp_path / "nowhere"))
 
 
 # -- carrying -------------------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ def test_weights_go_to_a_bucket(s3, tmp_path):
     target = f"s3://{s3.bucket()}/weights"
     found = catalogue.fetch([SMALL], f"{target}/", weights_dir=str(tmp_path), s3_endpoint=s3.endpoint)
     assert [file.uri for file in found] == [f"{target}/{path.name}"]
-    (card,) = catalogue.browse(SMALL, weights_dir=target, s3_endpoint=s3.endpoint)
+    (card,) = catalogue.list_architectures(SMALL, weights_dir=target, s3_endpoint=s3.endpoint)
     assert card.published[0].found == f"{target}/{path.name}"
 
 

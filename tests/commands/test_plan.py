@@ -13,7 +13,7 @@ from made_up_rates import on_cpu
 
 from pipeline import label, plan, status
 from pipeline.cli.speed_tables import print_forecast
-from pipeline.commands.plan import foresee
+from pipeline.commands.plan import estimate_job
 from pipeline.errors import InputError, RequestError, WeightsError
 
 QUICK = {"seconds": 0.2, "batch_size": 4, "decode_threads": 2, "device": "cpu"}
@@ -29,7 +29,7 @@ def words(sample_data, **more) -> dict:
 
 
 def test_time_cost_and_size_follow_from_the_rates():
-    time = foresee(on_cpu(job=40.0), 1_000_000, units=100, rows_per_part=10_000, workers=64, price_per_hour=3.0)
+    time = estimate_job(on_cpu(job=40.0), 1_000_000, units=100, rows_per_part=10_000, workers=64, price_per_hour=3.0)
     assert time.images_per_s == pytest.approx(6400)
     assert time.seconds == pytest.approx(156.25)
     assert time.worker_hours == pytest.approx(64 * 156.25 / 3600)
@@ -39,7 +39,7 @@ def test_time_cost_and_size_follow_from_the_rates():
 
 
 def test_more_workers_than_units_do_not_help():
-    time = foresee(on_cpu(job=40.0), 1000, units=3, rows_per_part=10_000, workers=8, price_per_hour=None)
+    time = estimate_job(on_cpu(job=40.0), 1000, units=3, rows_per_part=10_000, workers=8, price_per_hour=None)
     assert time.images_per_s == pytest.approx(300)
     assert time.cost is None
     assert "5 of the 8 workers stay idle: there are only 3 units" in time.assumptions

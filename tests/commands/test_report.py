@@ -77,7 +77,7 @@ def sample(number):
 
 def test_it_tells_what_was_run_and_what_came_of_it(labelled):
     made = report(labelled / "out")
-    assert (made.images, made.quarantined, made.judged, made.note) == (30, 3, 30, "")
+    assert (made.images, made.quarantined, made.matched, made.note) == (30, 3, 30, "")
     assert made.saved == str(labelled / "out" / "report.html")
     page = Page(labelled / "out" / "report.html")
     assert made.num_bytes == len(page.source.encode()) < 1_000_000
@@ -141,7 +141,7 @@ def test_truth_from_a_file_marks_the_pictures(labelled, tmp_path):
     rows = [(f"photo/{number:02d}", "astronaut") for number in range(10)] + [("nowhere", "brick")]
     truth = write_csv(tmp_path / "truth.csv", rows)
     made = report(labelled / "out", truth=truth, save=tmp_path / "page.html")
-    assert made.judged == 10
+    assert made.matched == 10
     page = Page(tmp_path / "page.html")
     assert "Truth: 1 whose key is not among the labelled images (nowhere)" in page.text
     marks = [attrs["class"] for attrs in page.all("span") if attrs.get("class", "").startswith("mark")]

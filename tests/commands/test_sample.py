@@ -95,11 +95,11 @@ def test_what_people_say_comes_back_as_truth(made, tmp_path, kind):
     choices = [*NAMES[:12], 'a "crane" & <co> (12)', 'a "crane" & <co> (13)']
     truth, said = filled_in(place, kind, choices)
     assert len(said) == 20
-    judged = evaluate(made / "out", truth=truth)
-    assert judged.images == 20
-    assert judged.truth.complaints == ()
+    matched = evaluate(made / "out", truth=truth)
+    assert matched.images == 20
+    assert matched.truth.complaints == ()
     expected = {label: list(said.values()).count(label) for label in said.values()}
-    assert {figures.label: figures.images for figures in judged.classes if figures.images} == expected
+    assert {figures.label: figures.images for figures in matched.classes if figures.images} == expected
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -225,8 +225,8 @@ def test_on_s3(s3, sample_data, tmp_path):
         result = [{"value": {"choices": ["cat"]}}]
         task["annotations"] = [{"result": result}]
     s3.put(bucket, "lists/done.json", json.dumps(tasks).encode())
-    judged = evaluate(out, truth=f"s3://{bucket}/lists/done.json", **where)
-    assert (judged.images, judged.truth.complaints) == (4, ())
+    matched = evaluate(out, truth=f"s3://{bucket}/lists/done.json", **where)
+    assert (matched.images, matched.truth.complaints) == (4, ())
     sample(out, save=f"s3://{bucket}/lists/set", num=4, format="fiftyone", **where)
     content = json.loads(s3.client.get_object(Bucket=bucket, Key="lists/set/labels.json")["Body"].read())
     s3.put(

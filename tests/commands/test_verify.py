@@ -198,14 +198,14 @@ def test_an_image_is_held_at_a_time(tmp_path, sample_data, monkeypatch):
     """What is held of a shard does not grow with it."""
     import tracemalloc
 
-    from pipeline.verifying.reconcile import Balancer
+    from pipeline.verifying.reconcile import Reconciler
 
     shard = make_tar(tmp_path / "a.tar", [(f"{n:03d}.jpg", bytes(1 << 20)) for n in range(48)])
     label(str(shard), tmp_path / "out", **options(sample_data, rows_per_part=8))
     peaks = []
-    call = Balancer.__call__
+    call = Reconciler.__call__
     monkeypatch.setattr(
-        Balancer, "__call__", lambda *words: (call(*words), peaks.append(tracemalloc.get_traced_memory()))[0]
+        Reconciler, "__call__", lambda *words: (call(*words), peaks.append(tracemalloc.get_traced_memory()))[0]
     )
     tracemalloc.start()
     try:

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.labeler.threads import Workers
-from pipeline.labeler.watchdog import Overtaken, Watch
+from pipeline.labeler.watchdog import Overtaken, Watchdog
 
 
 @contextlib.contextmanager
 def watch(limit_s: float):
     taken: list[tuple[str, threading.Thread]] = []
-    made = Watch[str](limit_s, lambda *what: taken.append(what))
+    made = Watchdog[str](limit_s, lambda *what: taken.append(what))
     yield made, taken
     made.close()
 
@@ -76,8 +76,8 @@ def test_waiting_for_others_does_not_count():
 def test_a_process_that_was_stopped_makes_nobody_late(tmp_path):
     code = """
 import time
-from pipeline.labeler.watchdog import Watch
-watch = Watch(1.0, lambda *what: print("overdue", flush=True))
+from pipeline.labeler.watchdog import Watchdog
+watch = Watchdog(1.0, lambda *what: print("overdue", flush=True))
 with watch.over("call"):
     print("begun", flush=True)
     time.sleep(0.3)
@@ -129,7 +129,7 @@ def test_a_hanging_thread_keeps_nobody_from_closing():
 def test_a_process_whose_interpreter_is_stuck_ends_itself_and_says_where():
     code = """
 import ctypes
-from pipeline import watch
+from pipeline.labeler import watchdog as watch
 watch.STUCK_S = 1.0
 watch.die_when_stuck()
 import time; time.sleep(1.5)  # Python code goes on meanwhile

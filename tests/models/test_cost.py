@@ -17,7 +17,7 @@ PUBLISHED = (
 ).split()
 
 
-def anatomy(name: str, num_classes: int = 1000, input_px: int | None = None):
+def cost(name: str, num_classes: int = 1000, input_px: int | None = None):
     architecture = find(name)
     return measure(architecture, num_classes, input_px or architecture.published[0].recipe.geometry.crop_px)
 
@@ -25,7 +25,7 @@ def anatomy(name: str, num_classes: int = 1000, input_px: int | None = None):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_and_macs_are_those_that_torchvision_publishes(name):
     published = tv.get_model_weights(name).DEFAULT.meta
-    found = anatomy(name)
+    found = cost(name)
     assert found.num_params == published["num_params"]
     assert found.macs / 1e9 == pytest.approx(published["_ops"], abs=0.0006)  # three decimals are published
 
@@ -34,7 +34,7 @@ def test_parameters_and_macs_are_those_that_torchvision_publishes(name):
 def test_auxiliary_heads_are_left_out(name, auxiliary):
     # torchvision publishes googlenet without its auxiliary heads, inception_v3 with its one
     published = tv.get_model_weights(name).DEFAULT.meta
-    found = anatomy(name)
+    found = cost(name)
     assert found.num_params == published["num_params"] - auxiliary
     assert found.macs / 1e9 == pytest.approx(published["_ops"], abs=0.0006)
 
@@ -43,7 +43,7 @@ def test_auxiliary_heads_are_left_out(name, auxiliary):
     ("name", "params_m", "gmacs"), [("timm/legacy_xception", 22.9, 8.4), ("timm/xception41", 27.0, 9.3)]
 )
 def test_timm_agrees_with_the_cards_of_its_weights(name, params_m, gmacs):
-    found = anatomy(name)
+    found = cost(name)
     assert found.num_params / 1e6 == pytest.approx(params_m, abs=0.06)
     assert found.macs / 1e9 == pytest.approx(gmacs, rel=0.015)  # of which 0.6 % is the card's one decimal
 
@@ -51,7 +51,7 @@ def test_timm_agrees_with_the_cards_of_its_weights(name, params_m, gmacs):
 def test_weights_are_counted_with_their_buffers():
     network = find("resnet18").build(7)
     expected = sum(tensor.nbytes for tensor in network.state_dict().values())
-    assert anatomy("resnet18", num_classes=7).weights_bytes == expected
+    assert cost("resnet18", num_classes=7).weights_bytes == expected
 
 
 def test_live_bytes_are_those_of_a_network_that_can_be_counted_by_hand():
@@ -82,14 +82,14 @@ def test_tensors_that_are_held_are_counted_and_those_let_go_are_not():
 def test_shapes_alone_give_what_real_tensors_give():
     for name in ("mobilenet_v3_small", "shufflenet_v2_x0_5", "timm/convnext_atto"):
         real = _measured(find(name).build(1000), 224)
-        found = anatomy(name, input_px=224)
+        found = cost(name, input_px=224)
         assert (real.num_params, real.weights_bytes, real.macs) == (found.num_params, found.weights_bytes, found.macs)
         # kernels that run for real do not keep the means and variances that shapes alone seem to need
         assert real.peak_activation_bytes == pytest.approx(found.peak_activation_bytes, rel=1e-3)
 
 
 def test_activations_grow_with_the_picture_and_weights_do_not():
-    small, large = anatomy("resnet18", input_px=112), anatomy("resnet18", input_px=224)
+    small, large = cost("resnet18", input_px=112), cost("resnet18", input_px=224)
     assert small.weights_bytes == large.weights_bytes
     assert large.peak_activation_bytes == pytest.approx(4 * small.peak_activation_bytes, rel=1e-3)
 

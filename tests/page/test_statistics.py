@@ -7,9 +7,9 @@ import pytest
 from made_up_outputs import MARK, calibrated, write_output
 
 from pipeline.output.ledger import Ledger
-from pipeline.page import census as counting
+from pipeline.page import statistics as counting
 from pipeline.page.rows import read_labelled
-from pipeline.page.statistics import PER_CLASS, PER_SHEET, take_census
+from pipeline.page.statistics import PER_CLASS, PER_SHEET, collect_statistics
 from pipeline.storage import Storage
 
 NUM_IMAGES, NUM_CLASSES = 300, 12
@@ -30,53 +30,53 @@ def taken(views, tmp_path):
             tmp_path / f"{rows_per_part}", views, [None] * NUM_IMAGES, rows_per_part=rows_per_part, **more
         )
         ledger = Ledger(str(out), Storage())
-        census = take_census(ledger, ledger.job())
-        return census, read_labelled(ledger, census.picks)
+        stats = collect_statistics(ledger, ledger.job())
+        return stats, read_labelled(ledger, stats.picks)
 
     return take
 
 
 def test_counts_are_those_of_the_arrays(taken, views):
-    census, _ = taken(7)
+    stats, _ = taken(7)
     pool = views.mean(axis=0)
     first_PN = np.stack([pool.argmax(axis=1), *views.argmax(axis=2)])
-    assert census.images == NUM_IMAGES
-    assert census.truths == 0
-    assert census.counts_K.tolist() == np.bincount(first_PN[0], minlength=NUM_CLASSES).tolist()
-    assert (census.same_PP / NUM_IMAGES == (first_PN[:, None] == first_PN[None]).mean(axis=2)).all()
-    edges, images = census.score.bins(20)
+    assert stats.images == NUM_IMAGES
+    assert stats.truths == 0
+    assert stats.counts_K.tolist() == np.bincount(first_PN[0], minlength=NUM_CLASSES).tolist()
+    assert (stats.same_PP / NUM_IMAGES == (first_PN[:, None] == first_PN[None]).mean(axis=2)).all()
+    edges, images = stats.score.bins(20)
     assert images.tolist() == np.histogram(pool.max(axis=1).astype(np.float32), edges)[0].tolist()
-    assert census.score.mean == pytest.approx(pool.max(axis=1).mean(), abs=1e-6)
-    assert census.score.quantile(0.5) == pytest.approx(np.median(pool.max(axis=1)), abs=0.01)
-    assert sum(census.agreement.values()) == NUM_IMAGES
-    assert census.agreement[1.0] == (first_PN[1:] == first_PN[0]).all(axis=0).sum()
-    assert census.entropy.images == 0  # this output has none
+    assert stats.score.mean == pytest.approx(pool.max(axis=1).mean(), abs=1e-6)
+    assert stats.score.quantile(0.5) == pytest.approx(np.median(pool.max(axis=1)), abs=0.01)
+    assert sum(stats.agreement.values()) == NUM_IMAGES
+    assert stats.agreement[1.0] == (first_PN[1:] == first_PN[0]).all(axis=0).sum()
+    assert stats.entropy.images == 0  # this output has none
 
 
 def test_the_best_and_the_worst_are_shown_in_order(taken, views):
-    census, rows = taken(7)
+    stats, rows = taken(7)
     scores = np.sort(views.mean(axis=0).max(axis=1).astype(np.float32))
-    shown = [rows[pick].score for pick in census.most_certain]
+    shown = [rows[pick].score for pick in stats.most_certain]
     assert shown == pytest.approx(scores[::-1][:PER_SHEET].tolist())
-    assert [rows[pick].score for pick in census.least_certain] == pytest.approx(scores[:PER_SHEET].tolist())
-    assert census.most_disagreeing == ()
+    assert [rows[pick].score for pick in stats.least_certain] == pytest.approx(scores[:PER_SHEET].tolist())
+    assert stats.most_disagreeing == ()
 
 
 def test_what_is_shown_does_not_depend_on_the_parts(taken):
     keys = []
     for rows_per_part in (7, 100, 1000):
-        census, rows = taken(rows_per_part)
-        sheets = [census.most_certain, census.least_certain, *census.of_classes.values()]
+        stats, rows = taken(rows_per_part)
+        sheets = [stats.most_certain, stats.least_certain, *stats.of_classes.values()]
         keys.append([[rows[pick].key for pick in sheet] for sheet in sheets])
     assert keys[0] == keys[1] == keys[2]
 
 
 def test_each_common_class_shows_some_of_its_own(taken):
-    census, rows = taken(40)
-    counts = [int(census.counts_K[label]) for label in census.of_classes]
-    assert counts == sorted(census.counts_K.tolist(), reverse=True)[: len(counts)]
-    for label, picks in census.of_classes.items():
-        assert len({rows[pick].key for pick in picks}) == min(PER_CLASS, census.counts_K[label])
+    stats, rows = taken(40)
+    counts = [int(stats.counts_K[label]) for label in stats.of_classes]
+    assert counts == sorted(stats.counts_K.tolist(), reverse=True)[: len(counts)]
+    for label, picks in stats.of_classes.items():
+        assert len({rows[pick].key for pick in picks}) == min(PER_CLASS, stats.counts_K[label])
         assert {rows[pick].class_name for pick in picks} == {f"class {label}"}
 
 
@@ -97,5 +97,5 @@ def test_parts_of_other_jobs_do_not_count(views, tmp_path):
     for path in list((out / "predictions").iterdir())[:2]:
         path.with_name(path.name.replace(MARK[:8], "cd" * 4)).write_bytes(path.read_bytes())
     ledger = Ledger(str(out), Storage())
-    census = take_census(ledger, ledger.job())
-    assert (census.images, census.truths) == (NUM_IMAGES, NUM_IMAGES)
+    stats = collect_statistics(ledger, ledger.job())
+    assert (stats.images, stats.truths) == (NUM_IMAGES, NUM_IMAGES)

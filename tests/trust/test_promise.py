@@ -12,7 +12,7 @@ from scipy.stats import beta, binom
 from pipeline.errors import RequestError
 from pipeline.output.ledger import open_output
 from pipeline.trust.intervals import binomial_tail, clopper_pearson_low, wilson_high
-from pipeline.trust.matched import read_judged
+from pipeline.trust.matched import read_matched
 from pipeline.trust.promise import NUM_LEVELS, certify, certifying
 from pipeline.trust.selection import kept_at
 from pipeline.trust.truth import read_truth
@@ -195,7 +195,7 @@ def test_half_of_the_truths_certify_in_every_run_and_order(tmp_path):
     ledger, storage = open_output(out, None, no_sign_request=False)
     rows = [(f"{number:05d}", truth[number]) for number in range(99, 39, -1)]
     given = read_truth(str(write_csv(tmp_path / "t.csv", rows)), storage, [f"class {c}" for c in range(4)])
-    judged = read_judged(ledger, ledger.job(), given)
+    matched = read_matched(ledger, ledger.job(), given)
     same = certifying(["/data/a.tar"] * 60, [f"{number:05d}" for number in range(40, 100)])
-    assert judged.certifies_N.tolist() == same.tolist()
-    assert read_judged(ledger, ledger.job(), None).certifies_N[40:].tolist() == same.tolist()
+    assert matched.certifies_N.tolist() == same.tolist()
+    assert read_matched(ledger, ledger.job(), None).certifies_N[40:].tolist() == same.tolist()

@@ -36,7 +36,7 @@ _SIGNATURES = (
 )
 
 
-class Worklist:
+class ListWriter:
     """One list on its way to a file, or to a folder for FiftyOne. Images are written as they come, the list last.
 
     Args:
