@@ -1,4 +1,4 @@
-"""Connecting to S3: AWS's own variables and files decide; stores other than AWS are addressed in the way they understand."""
+"""Connecting to S3: AWS's own variables and files decide; other stores are addressed in the way they understand."""
 
 from __future__ import annotations
 

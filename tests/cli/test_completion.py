@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_lines import AT_THE_END
 from conftest import REPOSITORY
-from test_cli import AT_THE_END
 
 from pipeline.models.catalog import torchvision_names
 

@@ -13,30 +13,19 @@ import time
 from pathlib import Path
 
 import pytest
+from command_lines import AT_THE_END, label_words
 from conftest import make_tar, sample_members
 
 COMMANDS = ("label", "plan", "bench", "status", "verify", "evaluate", "calibrate", "export", "demo", "config")
 
 
 # the command line, and which slow ones it has imported in the end
-AT_THE_END = """
-import atexit, sys, pipeline.cli
-atexit.register(lambda: print(sorted({"torch", "ray"} & {*sys.modules})))
-pipeline.cli.main()
-"""
-
-
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "pipeline", *words]
 
 
 def run(*words: str, cwd: Path, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*words), cwd=cwd, capture_output=True, text=True, check=False, **options)
-
-
-def label_words(sample_data: Path, *more: str) -> list[str]:
-    weights = ["--weights-dir", str(sample_data / "weights"), "--labels", str(sample_data / "classes.txt")]
-    return ["-m", "shufflenet_v2_x0_5", *weights, "--engine", "inline", *more]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

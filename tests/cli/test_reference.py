@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import typer
+from command_lines import label_words
 from conftest import REPOSITORY, make_tar, sample_members
-from test_cli import label_words
 
 from pipeline.cli import app
 from pipeline.cli.reference import ENVIRONMENT, FILES, reference

@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import jpeg, make_tar, sample_members
+from small_jobs import ALL, ONE, options, rows
 
 from pipeline import evaluate, label, status, verify
 from pipeline.errors import (
@@ -28,29 +28,6 @@ from pipeline.errors import (
     StorageError,
     WeightsError,
 )
-
-ONE = "shufflenet_v2_x0_5"
-ALL = "mobilenet_v3_small,shufflenet_v2_x0_5,squeezenet1_1"
-
-
-def options(sample_data: Path, **more) -> dict:
-    defaults = {
-        "model": ONE,
-        "weights_dir": str(sample_data / "weights"),
-        "labels": str(sample_data / "classes.txt"),
-        "engine": "inline",
-        "max_bad_rate": 1.0,
-    }
-    return defaults | more
-
-
-def rows(out: Path, folder: str = "predictions") -> pa.Table:
-    files = sorted(glob.glob(f"{out}/{folder}/*.parquet"))
-    table = pa.concat_tables([pq.read_table(file, partitioning=None).unify_dictionaries() for file in files])
-    plain = table.set_column(0, "shard", table["shard"].cast(pa.string()))
-    if "class_name" in plain.column_names:
-        plain = plain.set_column(7, "class_name", plain["class_name"].cast(pa.string()))
-    return plain.sort_by([("shard", "ascending"), ("index", "ascending")])
 
 
 @pytest.fixture(scope="module")

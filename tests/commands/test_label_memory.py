@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import make_tar, sample_members
-from test_job import ALL, ONE, options, rows
+from small_jobs import ALL, ONE, options, rows
 
 from pipeline import cli, label, verify
 from pipeline.config.settings import label_config

@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import make_tar, sample_members
 from servers import Fault, both_servers, both_servers_in_time
+from small_jobs import keys, predictions
 
 import pipeline.storage.s3 as s3_module
 from pipeline import label, status, verify
@@ -45,19 +44,6 @@ def run(bucket: str, inputs, out: str, endpoint: str, **more):
         "s3_endpoint": endpoint,
     }
     return label(inputs, out, **(options | more))
-
-
-def keys(s3, bucket: str, prefix: str) -> list[str]:
-    pages = s3.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return [item["Key"] for page in pages for item in page.get("Contents", ())]
-
-
-def predictions(s3, bucket: str, out: str) -> list[dict]:
-    tables = []
-    for key in keys(s3, bucket, f"{out}/predictions/"):
-        body = s3.client.get_object(Bucket=bucket, Key=key)["Body"].read()
-        tables.append(pq.read_table(io.BytesIO(body)).unify_dictionaries())
-    return sorted(pa.concat_tables(tables, promote_options="default").to_pylist(), key=lambda row: row["sha256"])
 
 
 @both_servers_in_time

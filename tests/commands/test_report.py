@@ -13,9 +13,10 @@ from conftest import jpeg, make_tar
 from made_up_outputs import calibrated, write_csv, write_output
 from typer.testing import CliRunner
 
-from pipeline import label, report, words
+from pipeline import label, report
 from pipeline.cli import app
 from pipeline.errors import OutputError, RequestError
+from pipeline.text import fmt
 
 EVIL = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=alert(2)>\x1b[31m\u202e"
 NUM_IMAGES, NUM_CLASSES = 120, 10
@@ -270,4 +271,4 @@ def test_on_s3(labelled, s3):
     [(0, "0.0 %"), (1, "100.0 %"), (0.99999, ">99.9 %"), (1e-6, "<0.1 %"), (0.5, "50.0 %"), (None, "-")],
 )
 def test_shares_are_never_rounded_to_all_or_none(share, shown):
-    assert words.percent(share) == shown
+    assert fmt.percent(share) == shown

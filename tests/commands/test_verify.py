@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from conftest import jpeg, make_tar, sample_members
-from test_job import options
+from small_jobs import options
 
 from pipeline import label, verify
 from pipeline.errors import RequestError

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import jpeg
-from test_job import options
+from small_jobs import options
 
 from pipeline import label
 

@@ -9,7 +9,7 @@ import attacks
 import pytest
 from attacks import Trap
 from conftest import jpeg, make_tar
-from test_job import options, rows
+from small_jobs import options, rows
 
 from pipeline import verify
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import make_tar, sample_members
-from test_job import options
+from small_jobs import options
 
 from pipeline import label, verify
 from pipeline.cli.jobs import explain_exit

@@ -11,7 +11,7 @@ from pathlib import Path
 import attacks
 import pytest
 from attacks import Trap
-from test_job import rows
+from small_jobs import rows
 
 from pipeline import verify
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, jpeg, make_tar, sample_members
-from test_job import ONE, options, rows
+from small_jobs import ONE, options, rows
 
 from pipeline import label, verify
 from pipeline.inputs.find import find_inputs
@@ -22,7 +22,7 @@ from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
 
 COMMON = ["shard", "key", "index", "offset", "num_bytes", "stage"]
-POISONOUS = Path(__file__).parent / "poisonous"
+POISONOUS = Path(__file__).parents[1] / "poisonous"
 # Each run in a process of its own, as a person would start them, but torch is imported only once.
 RUNS = """
 import json, os, sys

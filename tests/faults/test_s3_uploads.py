@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import make_tar, sample_members
 from servers import Fault, both_servers
-from test_job import options
-from test_s3_job import keys, predictions
+from small_jobs import keys, options, predictions
 
 import pipeline.storage.s3 as s3_module
 from pipeline import label, verify

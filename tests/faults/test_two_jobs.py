@@ -9,7 +9,7 @@ from pathlib import Path
 import attacks
 import pytest
 from attacks import Gate, Trap
-from test_job import rows
+from small_jobs import rows
 
 from pipeline import verify
 

@@ -7,8 +7,7 @@ import shutil
 
 import pytest
 from conftest import make_tar, sample_members
-from test_job import options
-from test_labeler import labeler
+from small_jobs import labeler, options
 
 from pipeline import label, status, verify
 from pipeline.config.settings import parse_members

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import jpeg, make_tar
+from small_jobs import labeler
 
-from pipeline.config.settings import StorageConfig, parse_members
+from pipeline.config.settings import parse_members
 from pipeline.inputs.find import find_inputs
 from pipeline.inputs.plan import tar_unit
-from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
 from pipeline.models.weights import resolve
 from pipeline.stages.decode import decode
@@ -41,29 +41,6 @@ def units(tmp_path_factory):
         images = [(f"{at:05d}.jpg", b"no picture" if at in bad else jpeg(at)) for at in range(size)]
         make_tar(folder / f"{name}.tar", images)
     return [tar_unit(entry) for entry in find_inputs((str(folder),), Storage()).tars.values()]
-
-
-def labeler(members, out, *, device_thread: bool, batch_size: int = 20) -> Labeler:
-    config = LabelerConfig(
-        out=str(out),
-        fingerprint="0" * 64,
-        run="trial",
-        members=tuple(member.spec for member in members),
-        class_names=tuple(f"class {number}" for number in range(NUM_CLASSES)),
-        rule="mean",
-        top_k=3,
-        precision="mixed",
-        compiled=False,
-        device="cpu",
-        batch_size=batch_size,
-        trying=False,
-        decode="exact",
-        rows_per_part=ROWS_PER_PART,
-        keep=(),
-        num_threads=2,
-        storage=StorageConfig(),
-    )
-    return Labeler(config, {member.spec.alias: member.blob for member in members}, device_thread=device_thread)
 
 
 def run(made: Labeler, units):

@@ -83,7 +83,7 @@ with watch.over("call"):
     time.sleep(0.3)
 print("in time", flush=True)
 """
-    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | path)
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGSTOP)
@@ -129,14 +129,14 @@ def test_a_hanging_thread_keeps_nobody_from_closing():
 def test_a_process_whose_interpreter_is_stuck_ends_itself_and_says_where():
     code = """
 import ctypes
-from pipeline.labeler import watchdog as watch
-watch.STUCK_S = 1.0
-watch.die_when_stuck()
+from pipeline.engines import stuck
+stuck.STUCK_S = 1.0
+stuck.die_when_stuck()
 import time; time.sleep(1.5)  # Python code goes on meanwhile
 print("alive", flush=True)
 ctypes.PyDLL(None).sleep(3600)
 """
-    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | path
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import make_tar, sample_members
-from test_job import options, rows
+from small_jobs import options, rows
 
 from pipeline import label, verify
 from pipeline.engines.on_ray import RayEngine
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch):
     # what runs on a node is imported there, this file among it
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]))
     import ray
     from ray.cluster_utils import Cluster
 

@@ -28,7 +28,7 @@ from pipeline.output.parts import PartName
 from pipeline.records import Receipt, UnitKind
 from pipeline.storage import Entry, Storage
 
-SAMPLE_DATA = Path(__file__).parent.parent / "examples" / "data"
+SAMPLE_DATA = Path(__file__).parents[2] / "examples" / "data"
 SHARD_BYTES, SHARD_SAMPLES = 1_000_000_000, 10_000
 
 
