@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from pipeline.errors import PublishError, StorageError
 from pipeline.labeler.attempts import Attempts
-from pipeline.labeler.chunks import Ready
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.metering import UnitMeter
+from pipeline.labeler.tasks import ChunkResult
 from pipeline.labeler.threads import one_torch_thread
 from pipeline.metrics import Meter
 from pipeline.models.ensemble import Predictions
@@ -114,21 +114,21 @@ class Replayer:
         part.pictures = pictures_of(stored.predictions, self._config.keep)
         part.rejected = [] if stored.rejected is None else [_rejected(row) for row in stored.rejected.to_pylist()]
         part.predictions = self._pooled(stored)
-        ready = Ready(pictures=part.pictures, rejected=part.rejected, num_samples=part.num_samples)
-        ready.seconds["classify"] = time.perf_counter() - begun
+        result = ChunkResult(pictures=part.pictures, rejected=part.rejected, num_samples=part.num_samples)
+        result.seconds["classify"] = time.perf_counter() - begun
         with about_out():
             name = self._writer.publish(unit, part, stored.next, last=stored.name.last)
-        ready.count_in(receipt)
+        result.count_in(receipt)
         receipt.parts[str(name)] = [len(part.pictures), len(part.rejected)]
         receipt.committed_at = time.time()
 
     def _pooled(self, stored: StoredPart) -> list[Predictions]:
         config = self._config
-        words = [stored.words[config.reused[member.alias]] for member in config.members]
+        members = [stored.words[config.reused[member.alias]] for member in config.members]
         factors = [member.factor for member in config.members]
 
         def pooled(start: int) -> Predictions:
-            some: list[MemberProbs] = [word.take(slice(start, start + _BATCH_IMAGES)) for word in words]
+            some: list[MemberProbs] = [probs.take(slice(start, start + _BATCH_IMAGES)) for probs in members]
             return pool(some, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs)
 
         return list(self._threads.map(pooled, range(0, len(stored.predictions), _BATCH_IMAGES)))

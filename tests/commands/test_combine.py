@@ -178,7 +178,7 @@ def test_a_new_member_runs_alone_and_the_rows_are_those_of_a_full_run(
 
 @pytest.mark.parametrize("more", [{}, {"rows_per_part": 10}, {"keep": "json,cls"}])
 def test_without_a_new_member_no_image_is_decoded(labelled, run, tmp_path, monkeypatch, more):
-    monkeypatch.setattr("pipeline.labeler.executor.decode", None)
+    monkeypatch.setattr("pipeline.labeler.decoders.decode", None)
     run(tmp_path / "out", f"{OLD}*2", NEW, reuse=labelled / "stored", **more)
     monkeypatch.undo()
     run(tmp_path / "full", f"{OLD}*2", NEW, **more)

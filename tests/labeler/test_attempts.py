@@ -153,7 +153,7 @@ def test_spurious_marks_cost_time_and_no_row(again, monkeypatch):
     def never(*_words, **_options):
         raise AssertionError("an image of a suspected unit was decoded by the labeler itself")
 
-    monkeypatch.setattr("pipeline.labeler.executor.decode", never)
+    monkeypatch.setattr("pipeline.labeler.decoders.decode", never)
     assert list(labeler(unit))[-1].finished
     assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*.parquet")} == before
     assert len(before) == 4, "three parts, one of them with a quarantine file"
