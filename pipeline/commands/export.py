@@ -25,8 +25,9 @@ from pipeline.exporting.settings import ExportConfig, Format
 from pipeline.exporting.source import Source, check_place, open_source
 from pipeline.exporting.summary import ExportSummary, sum_up
 from pipeline.exporting.target import Target
+from pipeline.job.pending import is_progress
 from pipeline.job.progress import Reporter, Wording, make_reporter
-from pipeline.job.running import is_progress, make_engine
+from pipeline.job.running import make_engine
 from pipeline.job.stopping import stop_on_signals
 from pipeline.job.summary import Budget
 from pipeline.job.tracking import Tracker

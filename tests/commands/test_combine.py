@@ -159,7 +159,7 @@ def test_a_combination_goes_on_where_it_stopped_and_waits_for_what_is_not_there_
 def test_a_new_member_runs_alone_and_the_rows_are_those_of_a_full_run(
     labelled, run, tmp_path, monkeypatch, rows_per_part, device_thread
 ):
-    monkeypatch.setattr("pipeline.commands.label.Labeler", functools.partial(Labeler, device_thread=device_thread))
+    monkeypatch.setattr("pipeline.labeler.worker.Labeler", functools.partial(Labeler, device_thread=device_thread))
     seen, first_pass = [], Classifier.first_pass
 
     def watched(self, crops):
