@@ -22,8 +22,8 @@ from pipeline.page.thumbnails import Thumbnail, thumbnail
 from pipeline.page.timeline import read_timeline
 from pipeline.records import Reason, Stage
 from pipeline.storage import Storage, absolute_uri
-from pipeline.trust.evaluation import Evaluation, evaluate_matched
-from pipeline.trust.matched import Matched, read_matched
+from pipeline.trust.evaluation import Evaluation, compute_evaluation
+from pipeline.trust.matched import MatchedImages, read_matched_images
 from pipeline.trust.truth import Truth, read_truth
 
 REPORT = "report.html"
@@ -137,12 +137,12 @@ def _told(rows: dict[Pick, Labelled], given: Truth | None) -> dict[Pick, Labelle
 
 def _judge(
     ledger: Ledger, job: Mapping[str, Any], given: Truth | None, stats: Statistics
-) -> tuple[Evaluation | None, Matched | None]:
+) -> tuple[Evaluation | None, MatchedImages | None]:
     """What is right; the predictions are gone through a second time only where some truth is known."""
     if given is None and not stats.truths:
         return None, None
-    matched = read_matched(ledger, job, given)
-    return evaluate_matched(ledger.out, job, matched), matched
+    matched = read_matched_images(ledger, job, given)
+    return compute_evaluation(ledger.out, job, matched), matched
 
 
 def _pictures(

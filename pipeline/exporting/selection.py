@@ -8,7 +8,6 @@ database on disk (DuckDB), which sorts and groups more rows than memory holds; s
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import tempfile
 from collections import Counter, deque
@@ -29,12 +28,11 @@ from pipeline.machine import available_memory_bytes, num_local_cpus
 from pipeline.output.ledger import PREDICTIONS
 from pipeline.output.parts import PartName
 from pipeline.records import UnitKind
-from pipeline.trust.promise import Promise, certify, certifying
-from pipeline.trust.truth import Truth, TruthCounts
+from pipeline.trust.promise import Promise, certify, certifying_mask
+from pipeline.trust.truth import Truth, TruthCounts, TruthMatcher
 
 DUPLICATE, TARGET_PRECISION, MAX_PER_CLASS = "duplicate", "target_precision", "max_per_class"
 _READ_AHEAD = 8
-_EXAMPLES = 3  # of keys that are not known
 _BATCH_ROWS = 100_000
 _MEMORY_SHARE = 0.4  # of what is free; the rest is for what is read meanwhile
 _LEAST_MEMORY_BYTES = 256 << 20
@@ -93,13 +91,12 @@ class Selection:
     def __init__(self, config: ExportConfig, source: Source, truth: Truth | None = None) -> None:
         self._config = config
         self._source = source
-        self._truth = truth
         self._parts = sorted((name for _, name in source.parts()), key=str)
         self._loose = {unit.id for unit in source.units if unit.kind == UnitKind.SLICE}
         self._num_classes = len(source.job["class_names"])
         self.labelled = 0
         self.rejected: Counter[str] = Counter()
-        self._times_T = np.zeros(0 if truth is None else len(truth.labels_T), np.int64)
+        self._matcher = TruthMatcher(truth, self._num_classes)
         self._threshold: float | None = None
 
     def __enter__(self) -> Self:
@@ -157,7 +154,8 @@ class Selection:
         """The parts in order, some read ahead."""
         columns = ["shard", "key", "index", "sha256", "label", "score", "agreement", "entropy", "disagreement"]
         columns += [f"members.{alias}.energy" for alias in self._source.aliases]
-        columns += ["truth"] if self._config.target_precision is not None and self._truth is None else []
+        if self._config.target_precision is not None:
+            columns += [name for name in self._matcher.columns if name not in columns]
         waiting = iter(self._parts)
         ahead: deque[Future[pa.Table]] = deque()
         with ThreadPoolExecutor(_READ_AHEAD) as pool:
@@ -179,7 +177,7 @@ class Selection:
             self._count(name, int((passes_B & rejects_B).sum()))
             passes_B &= ~rejects_B
         self.labelled += len(table)
-        rows_B, truth_B = self._truths(table)
+        truth_B, rows_B = self._truths(table)
         columns = {
             "part": np.full(len(table), number, np.int32),
             "shard": np.full(len(table), shard, np.int32),
@@ -222,41 +220,22 @@ class Selection:
             yield "max_ood_score", ~(ood_scores(table, self._source.aliases) <= np.float32(config.max_ood_score))
 
     def _truths(self, table: pa.Table) -> tuple[Array, Array]:
-        """Which row of the truth file is about each image, and its truth; -1 where there is none."""
-        nowhere = np.full(len(table), -1, np.int64)
+        """True class of each image and its row in the truth file, int (B,) each; -1 where there is none."""
         if self._config.target_precision is None:
-            return nowhere, nowhere.astype(np.int32)
-        if self._truth is None:
-            truth_B = table["truth"].fill_null(-1).to_numpy()
-            known_B = (truth_B >= 0) & (truth_B < self._num_classes)
-            return nowhere, np.where(known_B, truth_B, -1).astype(np.int32)
-        rows_B = self._truth.find(table["shard"], table["key"])
-        self._times_T += np.bincount(rows_B[rows_B >= 0], minlength=len(self._times_T))
-        labels_T = np.append(self._truth.labels_T, np.int32(-1))
-        return rows_B, labels_T[rows_B]
+            unknown_B = np.full(len(table), -1, np.int32)
+            return unknown_B, unknown_B
+        return self._matcher.match(table)
 
     @property
     def truth_counts(self) -> TruthCounts:
-        """What became of the truth file.
-
-        Only to be asked for where there is one.
-        """
-        assert self._truth is not None
-        lost = np.flatnonzero(self._times_T == 0)
-        return dataclasses.replace(
-            self._truth.counts,
-            used=int((self._times_T == 1).sum()),
-            unknown_keys=len(lost),
-            unknown_key_examples=tuple(self._truth.keys.take(pa.array(lost[:_EXAMPLES])).to_pylist()),
-            ambiguous_keys=int((self._times_T > 1).sum()),
-        )
+        """How much of the truth could be used, after :meth:`read`."""
+        return self._matcher.counts()
 
     # -- all images at once ---------------------------------------------------------------------------
 
     def promise(self, target: float, delta: float) -> Promise:
         """Find the score from which on a precision can be promised, from the images that are left and have a truth."""
-        single = np.flatnonzero(self._times_T == 1) if self._truth is not None else np.array([-1])
-        self._db.register("single", pa.table({"truth_row": single.astype(np.int64)}))
+        self._db.register("single", pa.table({"truth_row": self._matcher.unique_rows()}))
         known = self._db.sql(
             "SELECT shard, key, score, label = truth AS is_right FROM kept SEMI JOIN single USING (truth_row) "
             f"WHERE truth >= 0 ORDER BY {_ORDER}"
@@ -269,7 +248,7 @@ class Selection:
             known["is_right"].to_numpy(),
             target,
             delta,
-            certifies_N=certifying(shards, known["key"].to_pylist()),
+            certifying_N=certifying_mask(shards, known["key"].to_pylist()),
         )
         self._threshold = found.threshold
         return found

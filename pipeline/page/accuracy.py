@@ -12,8 +12,8 @@ from pipeline.page.figures import CONSENSUS, Figure, Table, figure
 from pipeline.text import fmt
 from pipeline.trust.evaluation import Accuracy, Evaluation
 from pipeline.trust.intervals import Interval
-from pipeline.trust.matched import Matched
-from pipeline.trust.selection import Group
+from pipeline.trust.matched import MatchedImages
+from pipeline.trust.thresholds import AccuracyGroup
 
 _WORST_CLASSES = 12
 _MOST_MEMBERS = 8
@@ -79,10 +79,10 @@ def reliability_diagrams(found: Evaluation) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def selection(found: Evaluation, matched: Matched) -> Figure:
+def selection(found: Evaluation, matched: MatchedImages) -> Figure:
     """Precision against how much is kept."""
     order = np.argsort(-matched.scores_PN[0], kind="stable")
-    rights = np.cumsum(matched.places_PN[0][order] == 0)
+    rights = np.cumsum(matched.ranks_PN[0][order] == 0)
     lengths = np.unique(np.ceil(np.linspace(1 / 200, 1, 200) * len(order)).astype(int))
     coverage, precision = lengths / len(order), rights[lengths - 1] / lengths
     targets = [kept.target for kept in found.kept]
@@ -124,7 +124,7 @@ def kept(found: Evaluation) -> Table:
     )
 
 
-def groups(name: str, found: Sequence[Group]) -> Table:
+def groups(name: str, found: Sequence[AccuracyGroup]) -> Table:
     """Accuracy by score or by agreement."""
     return Table(
         f"Accuracy by {name}",

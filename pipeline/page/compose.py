@@ -25,7 +25,7 @@ from pipeline.page.timeline import Timeline
 from pipeline.text import fmt
 from pipeline.text.safe import printable
 from pipeline.trust.evaluation import Evaluation
-from pipeline.trust.matched import Matched
+from pipeline.trust.matched import MatchedImages
 
 _SHOWN_INPUTS = 12
 _BEHIND_SIGNS = re.compile(r"(?<=[_/.-])(?=[^_/.0-9-])")
@@ -60,7 +60,7 @@ class Findings:
     quarantine: Quarantine
     timeline: Timeline
     evaluation: Evaluation | None
-    matched: Matched | None
+    matched: MatchedImages | None
     truth_notes: tuple[str, ...]
     pictures: Mapping[tuple[str, int], Thumbnail]
     picture_note: str

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.page import plots
 from pipeline.page.timeline import timeline
-from pipeline.trust.reliability import reliability
+from pipeline.trust.reliability import compute_reliability
 
 TIMES = timeline(1e9 + np.concatenate([np.arange(40) * 10.0, 9000 + np.arange(40) * 10.0]), np.full(80, 500))
 SCORES = np.random.default_rng(0).random(400)
@@ -24,7 +24,7 @@ PAINTERS = {
     "few-ranks": lambda axes: plots.rank_curve(axes, np.array([5, 4, 4, 2, 1])),
     "done": lambda axes: plots.done_over_time(axes, TIMES),
     "rate": lambda axes: plots.rate_over_time(axes, TIMES),
-    "reliability": lambda axes: plots.reliability_diagram(axes, reliability(SCORES, SCORES > 0.4)),
+    "reliability": lambda axes: plots.reliability_diagram(axes, compute_reliability(SCORES, SCORES > 0.4)),
     "precision": lambda axes: plots.precision_curve(axes, np.linspace(0.1, 1, 9), np.linspace(1, 0.8, 9), [0.95]),
 }
 
