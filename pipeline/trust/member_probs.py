@@ -22,7 +22,6 @@ from pipeline.trust.stack import MemberLogProbs
 from pipeline.trust.truth import Truth, TruthCounts, TruthMatcher
 
 MAX_TRUTHS = 5_000  # 5 members and 1,000 classes take 100 MB
-
 _SEED = 0
 
 Array = np.ndarray
