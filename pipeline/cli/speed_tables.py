@@ -7,7 +7,7 @@ from rich.table import Table
 
 from pipeline.commands.bench import Benchmark
 from pipeline.commands.plan import Expected, Forecast
-from pipeline.speed.bottleneck import BOTTLENECKS, Verdict
+from pipeline.speed.bottleneck import BOTTLENECKS, BottleneckAnalysis
 from pipeline.speed.rates import Rates, StageRate
 from pipeline.text.fmt import duration, size
 from pipeline.text.safe import printable
@@ -137,7 +137,7 @@ def _place(stage: StageRate, rates: Rates) -> str:
     return rates.device if stage.stage == "forward" else "cpu"
 
 
-def _verdict(verdict: Verdict, rates: Rates) -> list[tuple[str, str]]:
+def _verdict(verdict: BottleneckAnalysis, rates: Rates) -> list[tuple[str, str]]:
     sharing = verdict.sharing
     where = "GPU" if rates.device == "cuda" else "core"
     members = f"{len(rates.members)} member{'s' if len(rates.members) > 1 else ''}"

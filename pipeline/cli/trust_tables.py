@@ -14,7 +14,7 @@ from pipeline.text.safe import printable
 from pipeline.trust.calibration import Calibration
 from pipeline.trust.evaluation import Accuracy, Evaluation
 from pipeline.trust.intervals import Interval
-from pipeline.trust.selection import Group
+from pipeline.trust.thresholds import AccuracyGroup
 from pipeline.trust.truth import TruthCounts
 
 _MOST_SHOWN = 10
@@ -111,7 +111,7 @@ def _range(interval: Interval) -> str:
     return f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f}"
 
 
-def _groups(name: str, groups: Sequence[Group]) -> Table:
+def _groups(name: str, groups: Sequence[AccuracyGroup]) -> Table:
     table = _table(name, "images", "right", "95 %")
     for group in groups:
         shown = f"{group.low:.2f}" if group.low == group.high else f"{group.low:.2f} to {group.high:.2f}"

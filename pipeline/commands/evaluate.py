@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from pipeline.output.ledger import open_output
-from pipeline.trust.evaluation import Evaluation, evaluate_matched
-from pipeline.trust.matched import read_matched
+from pipeline.trust.evaluation import Evaluation, compute_evaluation
+from pipeline.trust.matched import read_matched_images
 from pipeline.trust.truth import read_truth
 
 
@@ -34,4 +34,4 @@ def evaluate(
     ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
-    return evaluate_matched(ledger.out, job, read_matched(ledger, job, given))
+    return compute_evaluation(ledger.out, job, read_matched_images(ledger, job, given))

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from pipeline.annotation.draw import Order
 from pipeline.annotation.list_writer import ListFormat
 from pipeline.annotation.listing import AnnotationList, ListRequest, list_images
+from pipeline.annotation.sampling import Order
 from pipeline.output.ledger import open_output
 
 

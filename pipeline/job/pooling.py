@@ -55,7 +55,7 @@ def choose_pooling(
                 f"--calibration {calibration}: a log-stack brings its own rule, a geometric pool with fitted weights, "
                 f"and --combine {rule} asks for another; leave one of the two out"
             )
-        rule, factors = found.rule, found.weights_of(members, calibration)
+        rule, factors = found.rule, found.weights_for(members, calibration)
         about |= {"method": "stack", "weights": list(factors)}
     else:
         found.check(members, rule, calibration)

@@ -176,7 +176,7 @@ def test_people_s_work_is_never_written_over(made, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ({"num": 0}, "at least one image"),
+        ({"num": 0}, "must be at least 1"),
         ({"format": "fiftyone", "images": False}, "needs the images"),
         ({"save": "."}, "is a folder; name a file in it"),
         ({"save": "gs://b/t.csv"}, "--save .*unknown scheme"),

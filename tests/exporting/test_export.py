@@ -31,7 +31,7 @@ from typer.testing import CliRunner
 from pipeline import export, label, sample
 from pipeline.cli import app
 from pipeline.errors import OutputError, RequestError
-from pipeline.exporting import formats
+from pipeline.exporting import parquet_writer, tar_writer
 from pipeline.exporting.target import Target
 
 from .conftest import SAME, files, table  # isort: skip
@@ -87,7 +87,7 @@ def test_tars_hold_one_kind_of_image_and_no_time(datasets):
         with tarfile.open(path) as tar:
             members = tar.getmembers()
         kinds = {member.name.rpartition("/")[2].partition(".")[2] for member in members}
-        assert kinds == {formats.tar_kind(path.name), "cls", "json"}
+        assert kinds == {tar_writer.tar_image_extension(path.name), "cls", "json"}
         assert {(member.mtime, member.uid, member.gname) for member in members} == {(0, 0, "")}
 
 
@@ -381,8 +381,9 @@ def test_a_shard_with_other_images_under_the_same_name_is_not_exported(labelled,
 
 
 def test_full_files_are_followed_by_others(labelled, datasets, tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "MAX_FILE_BYTES", 50_000)
-    monkeypatch.setattr(formats, "_ROWS_PER_GROUP", 4)
+    for module in (parquet_writer, tar_writer):
+        monkeypatch.setattr(module, "MAX_FILE_BYTES", 50_000)
+    monkeypatch.setattr(parquet_writer, "_ROWS_PER_GROUP", 4)
     for kind in ("webdataset", "parquet"):
         summary = export(labelled.out, tmp_path / kind, kind, engine="inline")
         assert summary.exported == 249

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from pipeline.errors import ObjectChanged
-from pipeline.exporting.images import Image, Omission, Wanted, read_images
+from pipeline.exporting.images import ExpectedImage, Image, OmissionReason, read_images
 from pipeline.inputs.plan import read_units
 from pipeline.output.ledger import Ledger
 from pipeline.records import Cursor
@@ -22,7 +22,7 @@ def place(labelled, tmp_path):
 
     def read(kind, *keys):
         rows = {row["key"]: row for row in labelled.rows() if row["shard"] == units[kind].uri}
-        wanted = {rows[key]["index"]: Wanted(key, rows[key]["sha256"]) for key in keys or rows}
+        wanted = {rows[key]["index"]: ExpectedImage(key, rows[key]["sha256"]) for key in keys or rows}
         return list(read_images(units[kind], Storage(), Cursor(), wanted))
 
     yield read
@@ -34,10 +34,10 @@ def place(labelled, tmp_path):
 def test_the_one_loose_image_that_is_wanted_may_be_gone(labelled, place):
     (labelled.loose / "plain.jpg").unlink()
     ((_, reason),) = place("slice", "plain.jpg")
-    assert reason == Omission.MISSING
+    assert reason == OmissionReason.MISSING
     (labelled.loose / "plain.jpg").write_bytes(b"something else")
     ((_, reason),) = place("slice", "plain.jpg")
-    assert reason == Omission.CHANGED
+    assert reason == OmissionReason.CHANGED
 
 
 def test_where_nothing_is_as_it_was_the_place_is_at_fault(labelled, place):

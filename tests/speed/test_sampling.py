@@ -10,7 +10,7 @@ from conftest import jpeg, make_tar, sample_members
 from pipeline.errors import InputError
 from pipeline.inputs.find import find_inputs
 from pipeline.records import Sample
-from pipeline.speed.sampling import Cluster, count_loose, count_tars, draw, estimate
+from pipeline.speed.sampling import Cluster, count_loose, count_tars, draw_sample, estimate
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Storage
 
@@ -24,7 +24,7 @@ def tars_of(path):
 
 def looked_into(path, max_images=64, max_bytes=1 << 20, storage=STORAGE):
     inputs = find_inputs([str(path)], storage)
-    return draw(list(inputs.tars.values()), count_loose(inputs, max_images), storage, max_images, max_bytes)
+    return draw_sample(list(inputs.tars.values()), count_loose(inputs, max_images), storage, max_images, max_bytes)
 
 
 def test_local_shards_are_counted(tmp_path):
@@ -86,11 +86,11 @@ def test_loose_images_are_counted_and_drawn_from_everywhere(tmp_path):
     count = count_loose(inputs, 40)
     assert (count.num_images, count.num_slices) == (300, 1)
     assert count.num_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
-    ((_, some),) = count.some
+    ((_, some),) = count.entries
     assert len(some) == len({entry.uri for entry in some}) == 40
     assert some == sorted(some, key=lambda entry: entry.uri)
     assert some[-1].uri > f"{tmp_path}/200"
-    drawn = draw([], count, STORAGE, 20, 1 << 20)
+    drawn = draw_sample([], count, STORAGE, 20, 1 << 20)
     assert len(drawn.images) == 20
 
 

@@ -66,7 +66,7 @@ def test_label_studio(tmp_path):
     }
     counts = truth.counts
     assert (counts.given, counts.blank, counts.contested, counts.unknown_labels) == (12, 3, 1, 2)
-    assert "1 left out, because as many people say one thing as another" in counts.complaints
+    assert "1 left out, because the votes of the annotators are tied" in counts.complaints
     assert counts.unknown_label_examples == ("cat; dog", "bird")
 
 

@@ -80,7 +80,7 @@ def test_parquet_in_the_types_that_people_have(tmp_path, labels):
         ("t.csv", "", "Empty CSV"),
         ("t.csv", "id,label\n1,cat\n", "no column key; it has id, label"),
         ("t.csv", "key,label\n1,cat,3\n", "Expected 2 columns"),
-        ("t.csv", "key,key,label\n1,1,cat\n", "must be there once"),
+        ("t.csv", "key,key,label\n1,1,cat\n", "must each be there once"),
         ("t.parquet", "key,label\n1,cat\n", "neither CSV nor Parquet"),
     ],
 )

@@ -1,7 +1,7 @@
-"""Accuracy by score and by agreement, and how many images can be kept at a precision.
+"""Accuracy by score and by agreement, and operating points: the coverage at a precision.
 
-What can be kept is *observed*: the threshold is picked on the same truth that it is matched by, so on other images it
-misses its target about half of the time.
+Operating points are *observed*: the threshold is picked on the same truth that measures its precision. On other images
+it misses its target about half of the time; :mod:`pipeline.trust.promise` finds thresholds that hold.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.trust.intervals import Interval, wilson
+from pipeline.trust.intervals import Interval, wilson_interval
 
 PRECISIONS = (0.99, 0.98, 0.95)
 SCORE_EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _MAX_LEVELS = 12
-_LEVEL_DIGITS = 4  # shares of votes that differ by less are equal on paper
+_LEVEL_DIGITS = 4  # agreements that differ by less differ by rounding only
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Images whose value lies in a range.
+class AccuracyGroup:
+    """Accuracy of the images whose score or agreement lies in a range.
 
     Attributes:
         low, high: The range, 0-1, from ``low`` to below ``high`` (to 1, if that is 1); equal where it is one value.
@@ -39,15 +39,15 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """How many images could be kept at a precision on this truth; no promise for others.
+class OperatingPoint:
+    """The lowest threshold that reaches a precision on this truth; no promise for other images.
 
     Attributes:
-        target: The precision asked for, 0-1.
+        target: Requested precision, 0-1.
         threshold: Images of at least this score are kept; None if no threshold reaches the target.
-        images: How many these are.
-        coverage: Which share of all images, 0-1.
-        precision: Share of the kept images that is right, as observed, 0-1; None if none are kept.
+        images: How many are kept.
+        coverage: Share of all images that is kept, 0-1.
+        precision: Share of the kept images with the right label, 0-1; None if none are kept.
         interval: Of the precision, Wilson's, as if the threshold had been known beforehand.
     """
 
@@ -59,47 +59,59 @@ class Kept:
     interval: Interval
 
 
-def by_score(scores_N: Array, right_N: Array) -> tuple[Group, ...]:
-    """Accuracy in ranges of the score, narrower near 1; ranges without images are left out."""
+def group_by_score(scores_N: Array, right_N: Array) -> tuple[AccuracyGroup, ...]:
+    """Accuracy in ranges of the score, narrower near 1, without empty ranges.
+
+    Args:
+        scores_N: float, 0-1.
+        right_N: bool, whether the labels are right.
+    """
     return _by_edges(scores_N, right_N, np.asarray(SCORE_EDGES))
 
 
-def by_agreement(agreement_N: Array, right_N: Array) -> tuple[Group, ...]:
-    """Accuracy for each value of the agreement, or in tenths where there are many values."""
+def group_by_agreement(agreement_N: Array, right_N: Array) -> tuple[AccuracyGroup, ...]:
+    """Accuracy for each value of the agreement, or in tenths where there are many values.
+
+    Args:
+        agreement_N: float, 0-1.
+        right_N: bool, whether the labels are right.
+    """
     levels, places_N = np.unique(np.round(agreement_N.astype(np.float64), _LEVEL_DIGITS), return_inverse=True)
     if len(levels) > _MAX_LEVELS:
         return _by_edges(agreement_N, right_N, np.arange(10) / 10)
     images = np.bincount(places_N, minlength=len(levels))
     rights = np.bincount(places_N[right_N], minlength=len(levels))
     return tuple(
-        _group(float(level), float(level), int(number), int(good))
+        _accuracy_group(float(level), float(level), int(number), int(good))
         for level, number, good in zip(levels, images, rights, strict=True)
     )
 
 
-def _by_edges(values_N: Array, right_N: Array, edges: Array) -> tuple[Group, ...]:
-    # edges as the values' own type has them: 0.9 is less in float32, and must be in the range that begins there
+def _by_edges(values_N: Array, right_N: Array, edges: Array) -> tuple[AccuracyGroup, ...]:
+    # edges in the values' own type: 0.9 in float32 is below 0.9 in float64, but belongs to the range from 0.9 on
     places_N = np.clip(np.searchsorted(edges.astype(values_N.dtype), values_N, side="right") - 1, 0, len(edges) - 1)
     images = np.bincount(places_N, minlength=len(edges))
     rights = np.bincount(places_N[right_N], minlength=len(edges))
     return tuple(
-        _group(float(low), float(high), int(number), int(good))
+        _accuracy_group(float(low), float(high), int(number), int(good))
         for low, high, number, good in zip(edges, [*edges[1:], 1.0], images, rights, strict=True)
         if number
     )
 
 
-def _group(low: float, high: float, images: int, right: int) -> Group:
-    return Group(low, high, images, right / images, wilson(right, images))
+def _accuracy_group(low: float, high: float, images: int, right: int) -> AccuracyGroup:
+    return AccuracyGroup(low, high, images, right / images, wilson_interval(right, images))
 
 
-def kept_at(scores_N: Array, right_N: Array, targets: tuple[float, ...] = PRECISIONS) -> tuple[Kept, ...]:
-    """For each target, the lowest threshold whose images are precise enough on this truth.
+def find_operating_points(
+    scores_N: Array, right_N: Array, targets: tuple[float, ...] = PRECISIONS
+) -> tuple[OperatingPoint, ...]:
+    """For each target, the lowest threshold that reaches this precision on this truth.
 
     Args:
-        scores_N: Float, 0-1.
-        right_N: Bool.
-        targets: Precisions, 0-1.
+        scores_N: float, 0-1.
+        right_N: bool, whether the labels are right.
+        targets: Requested precisions, 0-1.
     """
     num_images = len(scores_N)
     order_N = np.argsort(scores_N, kind="stable")[::-1]
@@ -112,10 +124,12 @@ def kept_at(scores_N: Array, right_N: Array, targets: tuple[float, ...] = PRECIS
     for target in targets:
         enough = np.flatnonzero(precisions >= target)
         if not len(enough):
-            found.append(Kept(target, None, 0, 0.0, None, wilson(0, 0)))
+            found.append(OperatingPoint(target, None, 0, 0.0, None, wilson_interval(0, 0)))
             continue
         kept = int(lengths[enough[-1]])
         right = int(rights_N[kept - 1])
         threshold = float(sorted_N[kept - 1])
-        found.append(Kept(target, threshold, kept, kept / num_images, right / kept, wilson(right, kept)))
+        found.append(
+            OperatingPoint(target, threshold, kept, kept / num_images, right / kept, wilson_interval(right, kept))
+        )
     return tuple(found)
