@@ -14,7 +14,8 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.config.settings import CombineConfig, StorageConfig, fingerprint, parse_config
+from pipeline.config.parse import parse_config
+from pipeline.config.settings import CombineConfig, StorageConfig, fingerprint
 from pipeline.engines.workload import Item, Workload
 from pipeline.errors import OutputError, RequestError, StorageError
 from pipeline.inputs.plan import Plan, read_units

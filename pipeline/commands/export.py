@@ -13,7 +13,8 @@ from typing import Any
 
 import duckdb
 
-from pipeline.config.settings import fingerprint, parse_config
+from pipeline.config.parse import parse_config
+from pipeline.config.settings import fingerprint
 from pipeline.engines.workload import Workload
 from pipeline.errors import EngineError, OutputError, PublishError, RequestError, StorageError
 from pipeline.exporting.exporter import UNITS_AT_ONCE, ExporterConfig, ExportWorker

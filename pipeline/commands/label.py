@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from pipeline.config.settings import LabelConfig, label_config
+from pipeline.config.parse import parse_label_config
+from pipeline.config.settings import LabelConfig
 from pipeline.engines.workload import Engine, Item, Workload
 from pipeline.errors import InputError, OutputError, StorageError
 from pipeline.inputs.find import Inputs, find_inputs
@@ -60,7 +61,7 @@ def label(
     """
     config_file = options.pop("config", None)
     options.setdefault("progress", "none")
-    return run_label(label_config({"inputs": inputs, "out": out, **options}, config_file))
+    return run_label(parse_label_config({"inputs": inputs, "out": out, **options}, config_file))
 
 
 def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSummary:
