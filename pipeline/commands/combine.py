@@ -18,7 +18,8 @@ from pipeline.config.parse import parse_config
 from pipeline.config.settings import CombineConfig, StorageConfig, fingerprint
 from pipeline.engines.workload import Item, Workload
 from pipeline.errors import OutputError, RequestError, StorageError
-from pipeline.inputs.plan import Plan, read_units
+from pipeline.inputs.plan import Plan
+from pipeline.inputs.units import read_units
 from pipeline.job.description import Job, choose_pooling, claim
 from pipeline.job.pending import Items, PendingWork, pending_work
 from pipeline.job.progress import Reporter, make_reporter
@@ -30,9 +31,9 @@ from pipeline.labeler.replay import Replayer
 from pipeline.metrics import Meter, job_labels
 from pipeline.models.recipe import Recipe
 from pipeline.models.weights import MemberSpec
-from pipeline.output.ledger import Ledger, open_output
+from pipeline.output.ledger import Ledger, open_ledger
 from pipeline.output.parts import Progress
-from pipeline.output.probabilities import Source, source_of
+from pipeline.output.probabilities import StoredProbs, find_stored_probs
 from pipeline.records import Unit
 from pipeline.storage import Storage
 
@@ -64,12 +65,12 @@ def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> Labe
         RequestError: The request is wrong; nothing was written.
         EngineError: The engine failed for good; what was published stays.
     """
-    older, storage = open_output(config.source, config.s3_endpoint, no_sign_request=config.no_sign_request)
+    older, storage = open_ledger(config.source, config.s3_endpoint, no_sign_request=config.no_sign_request)
     ledger = Ledger(config.out, storage)
     if ledger.out == older.out:
         raise OutputError(f"--out {ledger.out}: is the output that is combined; give the new one a place of its own")
     content = older.job()
-    source = source_of(older, content)
+    source = find_stored_probs(older, content)
     members = choose_members(content, config.model, source)
     job = _describe(config, content, members, source, storage)
     source = dataclasses.replace(source, aliases=tuple(member["alias"] for member in members))
@@ -87,7 +88,7 @@ def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> Labe
     return summary
 
 
-def choose_members(job: Mapping[str, Any], words: Sequence[str], source: Source) -> list[dict[str, Any]]:
+def choose_members(job: Mapping[str, Any], words: Sequence[str], source: StoredProbs) -> list[dict[str, Any]]:
     """Members of an output, each with the factor that it is to have.
 
     Args:
@@ -122,7 +123,7 @@ def _describe(
     config: CombineConfig,
     content: Mapping[str, Any],
     members: Sequence[Mapping[str, Any]],
-    source: Source,
+    source: StoredProbs,
     storage: Storage,
 ) -> Job:
     """The job: that of the older output, but for how its members are combined, and which."""
@@ -156,7 +157,7 @@ def _describe(
     )
 
 
-def _agenda(older: Ledger, source: Source, ledger: Ledger, storage: Storage, mark: str) -> PendingWork:
+def _agenda(older: Ledger, source: StoredProbs, ledger: Ledger, storage: Storage, mark: str) -> PendingWork:
     """The units of the older output that are not done, and how much there is of each."""
     units = read_units(older, storage, source.fingerprint)
     if not units:
@@ -164,11 +165,11 @@ def _agenda(older: Ledger, source: Source, ledger: Ledger, storage: Storage, mar
     while True:
         plan = Plan(ledger, storage, mark)
         try:
-            plan.adopt(units)
+            plan.copy_units(units)
         except StorageError as error:
             raise OutputError(f"OUT cannot be used: {error}") from error
         if plan.replaced:
-            ledger.withdraw_success()
+            ledger.remove_success()
             ledger.remove_units(plan.replaced)
         if plan.write():
             break
@@ -178,7 +179,7 @@ def _agenda(older: Ledger, source: Source, ledger: Ledger, storage: Storage, mar
     return dataclasses.replace(agenda, stored=held)
 
 
-def _workload(config: CombineConfig, out: str, job: Job, source: Source, agenda: PendingWork) -> Workload:
+def _workload(config: CombineConfig, out: str, job: Job, source: StoredProbs, agenda: PendingWork) -> Workload:
     specs = [
         MemberSpec(**member | {"recipe": Recipe.from_dict(member["recipe"]), "weights_file": ""})
         for member in job.content["results"]["members"]

@@ -209,7 +209,7 @@ def _run(
     if agenda.pending:
         if agenda.num_done:
             reporter.note(f"resuming: {agenda.num_done} of {len(plan)} parts are done")
-        target.withdraw_success()
+        target.remove_success()
         reporter.update(tracker.snapshot())
         with contextlib.closing(make_engine(config)) as engine:
             engine.start()

@@ -20,7 +20,8 @@ from pipeline.config.settings import LabelConfig
 from pipeline.engines.workload import Engine, Item, Workload
 from pipeline.errors import InputError, OutputError, StorageError
 from pipeline.inputs.find import Inputs, find_inputs
-from pipeline.inputs.plan import Plan, count_samples
+from pipeline.inputs.plan import Plan
+from pipeline.inputs.units import count_samples
 from pipeline.job.description import Job, claim, describe_job, fit_memory
 from pipeline.job.pending import Items, PendingWork, pending_work
 from pipeline.job.progress import Reporter, make_reporter
@@ -129,7 +130,7 @@ def _plan(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs,
             raise InputError("no samples were found in the inputs")
         if plan.replaced:
             # before the plan forgets them: a kill in between leaves nothing behind that no plan knows
-            ledger.withdraw_success()
+            ledger.remove_success()
             ledger.remove_units(plan.replaced)
         if plan.write():
             return plan

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import OutputError, RequestError, StorageError
-from pipeline.inputs.originals import Wanted, fetch
-from pipeline.inputs.plan import read_units
-from pipeline.output.ledger import SUCCESS, Ledger, open_output
+from pipeline.inputs.originals import Wanted, fetch_originals
+from pipeline.inputs.units import read_units
+from pipeline.output.ledger import SUCCESS, Ledger, open_ledger
 from pipeline.page.compose import Findings, compose
 from pipeline.page.rows import Labelled, Quarantine, read_labelled, read_quarantine
 from pipeline.page.statistics import Pick, Statistics, collect_statistics
@@ -78,7 +78,7 @@ def report(
         InputError: The truth file is missing, or is none.
         RequestError: The page cannot be written to ``save``.
     """
-    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     findings = _find(ledger, storage, job, given, images=images)
@@ -161,7 +161,7 @@ def _pictures(
     }
     pictures: dict[tuple[str, int], Thumbnail] = {}
     problems: Counter[str] = Counter()
-    for original in fetch(labelled | rejected, ledger, storage):
+    for original in fetch_originals(labelled | rejected, ledger, storage):
         wanted = original.wanted
         small = None if original.image is None else thumbnail(original.image)
         if small is not None:

@@ -11,7 +11,8 @@ from pipeline.engines.inline import InlineEngine
 from pipeline.engines.on_ray import RayEngine
 from pipeline.engines.workload import Engine, Item, Workload
 from pipeline.errors import EngineError, OutputError, PublishError, StorageError
-from pipeline.inputs.plan import Plan, read_units
+from pipeline.inputs.plan import Plan
+from pipeline.inputs.units import read_units
 from pipeline.job.description import Job, replaced_jobs
 from pipeline.job.metering import JobMeter
 from pipeline.job.pending import PendingWork
@@ -67,7 +68,7 @@ def carry_out(
     budget = Budget(config.max_bad_rate, config.max_failed_units, num_units)
     reporter.update(tracker.snapshot())
     if num_pending:
-        ledger.withdraw_success()
+        ledger.remove_success()
         engine.start()
     with stop_on_signals(reporter) as stop:
         if num_pending:
@@ -143,7 +144,7 @@ def _declare_finished(
     if older is None or older.get(PREDICTIONS, {}).keys() != set(predictions):
         _write_success(ledger, len(units), mark, tracker, predictions)
     if ledger.version(UNITS) != version:
-        ledger.withdraw_success()
+        ledger.remove_success()
 
 
 def _write_success(ledger: Ledger, num_units: int, mark: str, tracker: Tracker, predictions: list[str]) -> None:
@@ -155,6 +156,6 @@ def _write_success(ledger: Ledger, num_units: int, mark: str, tracker: Tracker, 
         (QUARANTINE, 1, sorted(set(ledger.names(QUARANTINE)) & set(predictions))),
     ):
         known = {name: seen[name][position] for name in names if name in seen}
-        known |= ledger.row_counts(folder, [name for name in names if name not in known])
+        known |= ledger.count_rows(folder, [name for name in names if name not in known])
         content[folder] = {name: known[name] for name in names}
     ledger.write_json(SUCCESS, content, indent=None)

@@ -19,7 +19,7 @@ from pipeline.records import Cursor, Receipt, Sample, ShardEvent
 from pipeline.stages.classify import Batch, BatchPool
 from pipeline.stages.decode import Decoded
 from pipeline.stages.read import UnitReader
-from pipeline.stages.write import Picture, Rejected
+from pipeline.stages.write import Picture, QuarantineRow
 
 STAGES = ("hash", "decode", "resize", "classify")
 # On a GPU near ties are computed again chunk by chunk, so that many are worth more than one forward pass.
@@ -88,7 +88,7 @@ class Ready:
     stored: list[StoredRow] = field(default_factory=list)
     predictions: Predictions | None = None
     answer: Future[Answer] | None = None
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[QuarantineRow] = field(default_factory=list)
     num_samples: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 

@@ -33,14 +33,14 @@ from pipeline.labeler.watchdog import Overtaken, Watchdog
 from pipeline.metrics import Meter
 from pipeline.models.device import DeviceQueue
 from pipeline.models.ensemble import Ensemble, Predictions
-from pipeline.models.pool import pool
+from pipeline.models.stored_probs import combine_stored
 from pipeline.output.probabilities import MemberProbs
 from pipeline.records import Sample, ShardEvent, Stage
 from pipeline.stages.classify import BatchPool
 from pipeline.stages.decode import LIMIT_S, Decoded, decode
 from pipeline.stages.isolation import IsolatedDecoder
 from pipeline.stages.nvjpeg import DeviceDecoder, trusted_decoder
-from pipeline.stages.write import Picture, Rejected
+from pipeline.stages.write import Picture, QuarantineRow
 
 _CHUNKS_ON_DEVICE = 4  # one that waits, three in the steps of a device queue
 
@@ -153,7 +153,7 @@ class Executor:
                 self._decode_ahead(piece, self._gpu_decoder)
             for slot, item in piece.left:
                 if isinstance(item, ShardEvent):
-                    piece.ready.rejected.append(Rejected.event(item))
+                    piece.ready.rejected.append(QuarantineRow.event(item))
                 else:
                     self._prepare_sample(piece, slot, item)
             whole = assembly.join(piece)
@@ -185,7 +185,7 @@ class Executor:
             if stored is not None:
                 stored.forget(sample)
             reason = sample.reason or "no_image"
-            piece.ready.rejected.append(Rejected.sample(sample, Stage.READ, reason, sample.message))
+            piece.ready.rejected.append(QuarantineRow.sample(sample, Stage.READ, reason, sample.message))
             return
         begun = time.perf_counter()
         digest = hashlib.sha256(data).hexdigest()
@@ -199,7 +199,7 @@ class Executor:
         """Whether an image has to be decoded, after what an older output holds of it."""
         ready, row = piece.ready, stored.take(sample, digest)
         if row.row is None:
-            ready.rejected.append(Rejected.sample(sample, Stage.DECODE, row.reason, row.message, digest))
+            ready.rejected.append(QuarantineRow.sample(sample, Stage.DECODE, row.reason, row.message, digest))
             return False
         ready.stored.append(row)
         if self._new is not None:
@@ -218,7 +218,7 @@ class Executor:
         try:
             decoded = self._decode(image, isolated=isolated)
         except ImageError as error:
-            ready.rejected.append(Rejected.sample(sample, Stage.DECODE, error.reason, error.message, image.sha256))
+            ready.rejected.append(QuarantineRow.sample(sample, Stage.DECODE, error.reason, error.message, image.sha256))
             return
         done = time.perf_counter()
         piece.assembly.batch().put(image.slot, decoded.pixels_CHW)
@@ -279,4 +279,6 @@ class Executor:
                 own = fresh.members[place]
                 words.append(MemberProbs(own.labels_Bk, own.scores_Bk, own.energy_B, fresh.probs_MBK[place]))
         factors = [member.factor for member in config.members]
-        return pool(words, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs)
+        return combine_stored(
+            words, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs
+        )

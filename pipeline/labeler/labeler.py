@@ -36,7 +36,7 @@ from pipeline.labeler.metering import Timed, UnitMeter, sample_memory
 from pipeline.labeler.stored import StoredReader
 from pipeline.labeler.threads import ReadAhead
 from pipeline.metrics import Meter, NoMeter
-from pipeline.output.ledger import Ledger, about_out
+from pipeline.output.ledger import Ledger, translate_out_errors
 from pipeline.output.parts import Progress
 from pipeline.records import CRASHING, UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Unit
 from pipeline.stages.read import UnitReader, failure_reason
@@ -146,8 +146,8 @@ class Labeler:
         receipt = Receipt(unit.id, started_at=time.time())
         metered = UnitMeter(self._meter, receipt, 0)
         try:
-            with about_out():
-                cursor, receipt.finished = self._writer.ledger.advance(unit, self._config.fingerprint, parts_done)
+            with translate_out_errors():
+                cursor, receipt.finished = self._writer.ledger.find_cursor(unit, self._config.fingerprint, parts_done)
                 self._attempts.count_published(receipt, self._config.fingerprint, parts_done, cursor)
             metered = UnitMeter(self._meter, receipt, 0 if cursor.compressed else cursor.offset)
             if not receipt.finished:
@@ -166,7 +166,7 @@ class Labeler:
         self, unit: Unit, cursor: Cursor, receipt: Receipt, stopping: Callable[[], bool], stored: Progress | None
     ) -> Generator[Receipt, None, None]:
         """Run a unit, the more carefully the more labelers have died while they were at it."""
-        with about_out():
+        with translate_out_errors():
             deaths = self._attempts.begin(unit.id)
             hopeless = self._attempts.is_hopeless(unit.id, deaths)
         try:
@@ -186,7 +186,7 @@ class Labeler:
         receipt.failure = reason or UNAVAILABLE
         receipt.message = str(error)
         if reason is not None:
-            with about_out():
+            with translate_out_errors():
                 self._writer.note_unreadable(unit, reason, str(error))
 
     def close(self) -> None:
@@ -304,7 +304,7 @@ class Labeler:
 
     def _publish(self, unit: Unit, part: Part, end: PartEnd) -> _Committed:
         begun = time.perf_counter()
-        with about_out():
+        with translate_out_errors():
             name = self._writer.publish(unit, part, end.following, last=end.last)
         seconds = time.perf_counter() - begun
         return _Committed(str(name), [len(part.pictures), len(part.rejected)], time.time(), seconds)

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.errors import NotAsStored, StorageError
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
-from pipeline.output.probabilities import MemberProbs, Source, StoredPart, read_stored
+from pipeline.output.probabilities import MemberProbs, StoredPart, StoredProbs, read_stored_part
 from pipeline.records import Sample, ShardEvent
 from pipeline.stages.read import UnitReader
 
@@ -64,7 +64,7 @@ class StoredReader:
         reader: UnitReader,
         first_index: int,
         ledger: Ledger,
-        source: Source,
+        source: StoredProbs,
         names: Sequence[PartName],
         num_classes: int,
     ) -> None:
@@ -113,7 +113,7 @@ class StoredReader:
             footer = self._ledger.footer(PREDICTIONS, str(name))
             self._known_to = math.inf if name.last else footer.next.index
             if self._known_to > self._first_index:
-                self._take_in(read_stored(self._ledger, self._source, name, self._num_classes))
+                self._take_in(read_stored_part(self._ledger, self._source, name, self._num_classes))
         except StorageError as error:
             raise NotAsStored(str(error)) from error
         return True
@@ -142,6 +142,6 @@ def member_probs_of(rows: Sequence[StoredRow], alias: str) -> MemberProbs:
     found = []
     for _, group in itertools.groupby(rows, key=lambda row: id(row.part)):
         some = list(group)
-        found.append(some[0].part.words[alias].take(np.array([row.row for row in some])))
+        found.append(some[0].part.member_probs[alias].take(np.array([row.row for row in some])))
     names = ("labels_Bk", "scores_Bk", "energy_B", "probs_BK")
     return MemberProbs(*(np.concatenate([getattr(word, name) for word in found]) for name in names))

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.models.pool import restored_probs
+from pipeline.models.stored_probs import restore_probs
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
-from pipeline.output.probabilities import read_stored, source_of
+from pipeline.output.probabilities import find_stored_probs, read_stored_part
 from pipeline.trust.matched import OWN_TRUTH
 from pipeline.trust.stack import MemberLogProbs
 from pipeline.trust.truth import Truth, TruthCounts
@@ -48,7 +48,7 @@ def read_member_log_probs(
         RequestError: No probabilities are stored.
         StorageError: A part cannot be read.
     """
-    source = source_of(ledger, job)
+    source = find_stored_probs(ledger, job)
     num_classes = len(job["class_names"])
     names = [name for name in map(PartName.parse, ledger.names(PREDICTIONS)) if name is not None]
     names = [name for name in names if name.fingerprint == source.fingerprint[:8]]
@@ -59,9 +59,9 @@ def read_member_log_probs(
     where_3N = where_3N[:, chosen]
     logs = [torch.zeros(0, len(source.aliases), num_classes)]
     for number, places in itertools.groupby(range(len(chosen)), key=lambda place: where_3N[0, place]):
-        part = read_stored(ledger, source, names[number], num_classes)
+        part = read_stored_part(ledger, source, names[number], num_classes)
         rows = where_3N[1, list(places)]
-        probs_MBK = [restored_probs(part.words[alias].take(rows)) for alias in source.aliases]
+        probs_MBK = [restore_probs(part.member_probs[alias].take(rows)) for alias in source.aliases]
         logs.append(torch.stack(probs_MBK, dim=1).clamp_min(torch.finfo(torch.float32).tiny).log())
     log_probs = MemberLogProbs(torch.cat(logs), torch.from_numpy(where_3N[2]))
     return log_probs, dataclasses.replace(counts, used=len(chosen))
