@@ -88,7 +88,7 @@ def export(
     words = {name: value for name, value in locals().items() if value is not None}
     from pipeline.cli.jobs import quiet
     from pipeline.commands.export import run_export
-    from pipeline.config.settings import parse_config
+    from pipeline.config.parse import parse_config
     from pipeline.exporting.settings import ExportConfig
 
     settings = parse_config(ExportConfig, words)

@@ -138,12 +138,12 @@ def label(
 ) -> int:
     """Label images; the same command again goes on where it stopped."""
     words = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
-    from pipeline.config.settings import label_config
+    from pipeline.config.parse import parse_label_config
 
     for name in ("batch_size", "workers", "decode_threads", "max_failed_units"):
         if str(words.get(name, "")).isdigit():
             words[name] = int(words[name])
-    settings = label_config(words, config)
+    settings = parse_label_config(words, config)
     from pipeline.commands.label import run_label  # only now: a wrong word need not wait for torch
 
     quiet(verbose=settings.verbose)

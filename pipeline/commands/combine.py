@@ -30,7 +30,7 @@ from pipeline.labeler.worker import ReplayWorker
 from pipeline.metrics import job_labels
 from pipeline.models.recipe import Recipe
 from pipeline.models.weights import MemberSpec
-from pipeline.output.ledger import Ledger, open_output
+from pipeline.output.ledger import Ledger, open_ledger
 from pipeline.output.parts import Progress
 from pipeline.output.probabilities import Source, source_of
 from pipeline.storage import Storage
@@ -63,12 +63,12 @@ def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> Labe
         RequestError: The request is wrong; nothing was written.
         EngineError: The engine failed for good; what was published stays.
     """
-    older, storage = open_output(config.source, config.s3_endpoint, no_sign_request=config.no_sign_request)
+    older, storage = open_ledger(config.source, config.s3_endpoint, no_sign_request=config.no_sign_request)
     ledger = Ledger(config.out, storage)
     if ledger.out == older.out:
         raise OutputError(f"--out {ledger.out}: is the output that is combined; give the new one a place of its own")
     content = older.job()
-    source = source_of(older, content)
+    source = find_stored_probs(older, content)
     members = choose_members(content, config.model, source)
     job = _describe(config, content, members, source, storage)
     source = dataclasses.replace(source, aliases=tuple(member["alias"] for member in members))
@@ -85,7 +85,7 @@ def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> Labe
     return summary
 
 
-def choose_members(job: Mapping[str, Any], words: Sequence[str], source: Source) -> list[dict[str, Any]]:
+def choose_members(job: Mapping[str, Any], words: Sequence[str], source: StoredProbs) -> list[dict[str, Any]]:
     """Members of an output, each with the factor that it is to have.
 
     Args:
@@ -120,7 +120,7 @@ def _describe(
     config: CombineConfig,
     content: Mapping[str, Any],
     members: Sequence[Mapping[str, Any]],
-    source: Source,
+    source: StoredProbs,
     storage: Storage,
 ) -> Job:
     """The job: that of the older output, but for how its members are combined, and which."""
@@ -162,7 +162,7 @@ def _plan(older: Ledger, source: Source, run: JobRun) -> PendingWork:
 
     def add(plan: Plan) -> None:
         try:
-            plan.adopt(units)
+            plan.copy_units(units)
         except StorageError as error:
             raise OutputError(f"OUT cannot be used: {error}") from error
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import duckdb
 
-from pipeline.config.settings import fingerprint, parse_config
+from pipeline.config.parse import parse_config
+from pipeline.config.settings import fingerprint
 from pipeline.engines.workload import Workload
 from pipeline.errors import EngineError, OutputError, PublishError, RequestError, StorageError
 from pipeline.exporting.exporter import UNITS_AT_ONCE, ExporterConfig, ExportWorker
@@ -209,7 +210,7 @@ def _run(
     if agenda.pending:
         if agenda.num_done:
             reporter.note(f"resuming: {agenda.num_done} of {len(plan)} parts are done")
-        target.withdraw_success()
+        target.remove_success()
         reporter.update(tracker.snapshot())
         with contextlib.closing(make_engine(config)) as engine:
             engine.start()

@@ -52,7 +52,7 @@ def label(
     """
     config_file = options.pop("config", None)
     options.setdefault("progress", "none")
-    return run_label(label_config({"inputs": inputs, "out": out, **options}, config_file))
+    return run_label(parse_label_config({"inputs": inputs, "out": out, **options}, config_file))
 
 
 def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSummary:

@@ -79,7 +79,7 @@ def report(
         InputError: The truth file is missing, or is none.
         RequestError: The page cannot be written to ``save``.
     """
-    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     content = _find(ledger, storage, job, given, images=images)
@@ -166,7 +166,7 @@ def _pictures(
     }
     pictures: dict[tuple[str, int], Thumbnail] = {}
     problems: Counter[str] = Counter()
-    for original in fetch(labelled | rejected, ledger, storage):
+    for original in fetch_originals(labelled | rejected, ledger, storage):
         wanted = original.wanted
         small = None if original.image is None else thumbnail(original.image)
         if small is not None:

@@ -162,6 +162,6 @@ def _write_success(ledger: Ledger, num_units: int, fingerprint: str, tracker: Tr
         (QUARANTINE, 1, sorted(set(ledger.names(QUARANTINE)) & set(predictions))),
     ):
         known = {name: seen[name][position] for name in names if name in seen}
-        known |= ledger.row_counts(folder, [name for name in names if name not in known])
+        known |= ledger.count_rows(folder, [name for name in names if name not in known])
         content[folder] = {name: known[name] for name in names}
     ledger.write_json(SUCCESS, content, indent=None)

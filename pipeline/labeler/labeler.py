@@ -30,7 +30,7 @@ from pipeline.labeler.publisher import PartPublisher, Uploads
 from pipeline.labeler.steps import StepFactory
 from pipeline.labeler.stored_reader import StoredReader
 from pipeline.metrics import Meter, NoMeter
-from pipeline.output.ledger import Ledger, about_out
+from pipeline.output.ledger import Ledger, translate_out_errors
 from pipeline.output.parts import Progress
 from pipeline.records import CRASHING, UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Unit
 from pipeline.stages.read import UnitReader, failure_reason
@@ -182,7 +182,7 @@ class Labeler:
         receipt.failure = reason or UNAVAILABLE
         receipt.message = str(error)
         if reason is not None:
-            with about_out():
+            with translate_out_errors():
                 self._writer.note_unreadable(unit, reason, str(error))
 
     def close(self) -> None:

@@ -21,12 +21,12 @@ from pipeline.labeler.tasks import ChunkResult
 from pipeline.labeler.threads import one_torch_thread
 from pipeline.metrics import Meter
 from pipeline.models.ensemble import Predictions
-from pipeline.models.pool import pool
-from pipeline.output.ledger import Ledger, about_out
+from pipeline.models.stored_probs import combine_stored
+from pipeline.output.ledger import Ledger, translate_out_errors
 from pipeline.output.parts import Progress
-from pipeline.output.probabilities import MemberProbs, StoredPart, read_stored
+from pipeline.output.probabilities import MemberProbs, StoredPart, read_stored_part
 from pipeline.records import UNAVAILABLE, UNWRITABLE, Receipt, Stage, Unit
-from pipeline.stages.write import Part, Picture, Rejected, Writer
+from pipeline.stages.write import Part, Picture, QuarantineRow, Writer
 from pipeline.storage import Storage
 
 _BATCH_IMAGES = 256  # of 1,000 classes and 5 members, 5 MB in float32
@@ -79,15 +79,15 @@ class Replayer:
         receipt = Receipt(unit.id, started_at=time.time())
         metered = UnitMeter(self._meter, receipt, 0)
         try:
-            with about_out():
-                cursor, receipt.finished = self._writer.ledger.advance(unit, self._config.fingerprint, parts_done)
+            with translate_out_errors():
+                cursor, receipt.finished = self._writer.ledger.find_cursor(unit, self._config.fingerprint, parts_done)
                 self._attempts.count_published(receipt, self._config.fingerprint, parts_done, cursor)
             metered = UnitMeter(self._meter, receipt, 0)
             names = list(stored.parts(self._source.fingerprint, unit.id))
             for name in names[cursor.part :]:
                 if receipt.finished or stopping():
                     break
-                part = read_stored(self._stored, self._source, name, len(self._config.class_names))
+                part = read_stored_part(self._stored, self._source, name, len(self._config.class_names))
                 self._publish(unit, part, receipt)
                 receipt.finished = name.last
                 metered.take(receipt)
@@ -148,6 +148,6 @@ def pictures_of(table: pa.Table, keep: tuple[str, ...]) -> list[Picture]:
     ]
 
 
-def _rejected(row: Mapping[str, Any]) -> Rejected:
+def _rejected(row: Mapping[str, Any]) -> QuarantineRow:
     values = {name: value for name, value in row.items() if name != "shard"}
-    return Rejected(**values | {"stage": Stage(row["stage"])})
+    return QuarantineRow(**values | {"stage": Stage(row["stage"])})

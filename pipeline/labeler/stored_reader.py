@@ -61,7 +61,7 @@ class StoredReader:
         reader: UnitReader,
         first_index: int,
         ledger: Ledger,
-        source: Source,
+        source: StoredProbs,
         names: Sequence[PartName],
         num_classes: int,
     ) -> None:
@@ -108,7 +108,7 @@ class StoredReader:
             footer = self._ledger.footer(PREDICTIONS, str(name))
             self._known_to = math.inf if name.last else footer.next.index
             if self._known_to > self._first_index:
-                self._take_in(read_stored(self._ledger, self._source, name, self._num_classes))
+                self._take_in(read_stored_part(self._ledger, self._source, name, self._num_classes))
         except StorageError as error:
             raise NotAsStored(str(error)) from error
         return True

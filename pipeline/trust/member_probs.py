@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.models.pool import restored_probs
+from pipeline.models.stored_probs import restore_probs
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
 from pipeline.output.probabilities import read_stored, source_of
@@ -45,7 +45,7 @@ def read_member_log_probs(
         RequestError: No probabilities are stored.
         StorageError: A part cannot be read.
     """
-    source = source_of(ledger, job)
+    source = find_stored_probs(ledger, job)
     num_classes = len(job["class_names"])
     names = [name for name in map(PartName.parse, ledger.names(PREDICTIONS)) if name is not None]
     names = [name for name in names if name.fingerprint == source.fingerprint[:8]]

@@ -16,7 +16,7 @@ from small_jobs import ONE, options, rows
 
 from pipeline import label, verify
 from pipeline.inputs.find import find_inputs
-from pipeline.inputs.plan import tar_unit
+from pipeline.inputs.units import tar_unit
 from pipeline.labeler.attempts import Attempts
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage

@@ -10,10 +10,10 @@ from conftest import make_tar, sample_members
 from small_jobs import labeler, options
 
 from pipeline import label, status, verify
-from pipeline.config.settings import parse_members
+from pipeline.config.members import parse_members
 from pipeline.errors import ObjectChanged, StorageError
 from pipeline.inputs.find import find_inputs
-from pipeline.inputs.plan import tar_unit
+from pipeline.inputs.units import tar_unit
 from pipeline.labeler.attempts import DEATHS_BEFORE_GIVING_UP, DEATHS_BEFORE_ISOLATION, Attempts
 from pipeline.models.weights import resolve
 from pipeline.output.ledger import Ledger

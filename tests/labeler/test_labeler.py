@@ -11,9 +11,9 @@ import torch
 from conftest import jpeg, make_tar
 from small_jobs import labeler
 
-from pipeline.config.settings import parse_members
+from pipeline.config.members import parse_members
 from pipeline.inputs.find import find_inputs
-from pipeline.inputs.plan import tar_unit
+from pipeline.inputs.units import tar_unit
 from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
 from pipeline.models.weights import resolve
 from pipeline.stages.decode import decode
