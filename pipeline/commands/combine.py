@@ -13,10 +13,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.config.settings import CombineConfig, StorageConfig, fingerprint, parse_config
+from pipeline.config.parse import parse_config
+from pipeline.config.settings import CombineConfig, StorageConfig, fingerprint
 from pipeline.engines.workload import Workload
 from pipeline.errors import OutputError, RequestError, StorageError
-from pipeline.inputs.plan import Plan, read_units
+from pipeline.inputs.plan import Plan
+from pipeline.inputs.units import read_units
 from pipeline.job.claim import claim
 from pipeline.job.description import Job
 from pipeline.job.pending import PendingWork, is_progress, pending_work
@@ -32,7 +34,7 @@ from pipeline.models.recipe import Recipe
 from pipeline.models.weights import MemberSpec
 from pipeline.output.ledger import Ledger, open_ledger
 from pipeline.output.parts import Progress
-from pipeline.output.probabilities import Source, source_of
+from pipeline.output.probabilities import StoredProbs, find_stored_probs
 from pipeline.storage import Storage
 
 
@@ -154,7 +156,7 @@ def _describe(
     )
 
 
-def _plan(older: Ledger, source: Source, run: JobRun) -> PendingWork:
+def _plan(older: Ledger, source: StoredProbs, run: JobRun) -> PendingWork:
     """The units of the older output that are not done, and how much there is of each."""
     units = read_units(older, run.storage, source.fingerprint)
     if not units:
@@ -176,7 +178,7 @@ def _plan(older: Ledger, source: Source, run: JobRun) -> PendingWork:
     )
 
 
-def _workload(config: CombineConfig, run: JobRun, source: Source, work: PendingWork) -> Workload:
+def _workload(config: CombineConfig, run: JobRun, source: StoredProbs, work: PendingWork) -> Workload:
     """What the engine runs: replayers, and the units they are called with."""
     job = run.job
     specs = [

@@ -9,10 +9,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.config.settings import LabelConfig, label_config
+from pipeline.config.parse import parse_label_config
+from pipeline.config.settings import LabelConfig
 from pipeline.engines.workload import Engine, Workload
 from pipeline.inputs.find import Inputs, find_inputs
-from pipeline.inputs.plan import count_samples
+from pipeline.inputs.units import count_samples
 from pipeline.job.claim import claim
 from pipeline.job.description import describe_job, fit_memory
 from pipeline.job.pending import PendingWork, is_progress, pending_work

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import OutputError, RequestError, StorageError
-from pipeline.inputs.originals import Wanted, fetch
-from pipeline.inputs.plan import read_units
-from pipeline.output.ledger import SUCCESS, Ledger, open_output
+from pipeline.inputs.originals import Wanted, fetch_originals
+from pipeline.inputs.units import read_units
+from pipeline.output.ledger import SUCCESS, Ledger, open_ledger
 from pipeline.page.render import ReportContent, render_page
 from pipeline.page.row_choice import RowRef
 from pipeline.page.rows import LabelledImage, QuarantineSummary, read_labelled, read_quarantine

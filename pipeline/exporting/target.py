@@ -128,7 +128,7 @@ class Target:
 
     def _clear(self) -> None:
         """Remove the files of another export, commits first."""
-        self.withdraw_success()
+        self.remove_success()
         for folder in (COMMITS, PLAN, METADATA, DATA):
             for name in self.ledger.names(folder):
                 self._delete(folder, name)

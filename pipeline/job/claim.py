@@ -25,7 +25,7 @@ def claim(ledger: Ledger, job: Job, *, overwrite: bool) -> None:
     for _ in range(_MAX_CLAIMS):
         version, owner = ledger.version(JOB), ledger.read_json(JOB)
         content = _claim(ledger, job, owner, overwrite=overwrite)
-        if not ledger.write_over(JOB, to_json(content), version):
+        if not ledger.write_if_unchanged(JOB, to_json(content), version):
             continue  # somebody else wrote it meanwhile
         if owner is not None and owner.get("fingerprint") != job.fingerprint:
             ledger.clear()

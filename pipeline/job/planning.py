@@ -26,7 +26,7 @@ def write_plan(ledger: Ledger, storage: Storage, fingerprint: str, add: Callable
         add(plan)
         if plan.replaced:
             # before the plan forgets them: a kill in between leaves nothing behind that no plan knows
-            ledger.withdraw_success()
+            ledger.remove_success()
             ledger.remove_units(plan.replaced)
         if plan.write():
             return plan

@@ -14,7 +14,7 @@ from pipeline.engines.inline import InlineEngine
 from pipeline.engines.on_ray import RayEngine
 from pipeline.engines.workload import Engine, Workload
 from pipeline.errors import EngineError, OutputError, PublishError, StorageError
-from pipeline.inputs.plan import read_units
+from pipeline.inputs.units import read_units
 from pipeline.job.claim import replaced_jobs
 from pipeline.job.description import Job
 from pipeline.job.metering import JobMeter
@@ -91,7 +91,7 @@ class JobRun:
         budget = Budget(self.config.max_bad_rate, self.config.max_failed_units, num_units)
         self.reporter.update(tracker.snapshot())
         if num_pending:
-            self.ledger.withdraw_success()
+            self.ledger.remove_success()
             self.engine.start()
         with stop_on_signals(self.reporter) as stop:
             if num_pending:
@@ -150,7 +150,7 @@ class JobRun:
         if older is None or older.get(PREDICTIONS, {}).keys() != set(predictions):
             _write_success(ledger, len(units), fingerprint, tracker, predictions)
         if ledger.version(UNITS) != version:
-            ledger.withdraw_success()
+            ledger.remove_success()
 
 
 def _write_success(ledger: Ledger, num_units: int, fingerprint: str, tracker: Tracker, predictions: list[str]) -> None:

@@ -128,8 +128,8 @@ class Labeler:
         receipt = Receipt(unit.id, started_at=time.time())
         metered = UnitMeter(self._meter, receipt, 0)
         try:
-            with about_out():
-                cursor, receipt.finished = self._writer.ledger.advance(unit, fingerprint, request.parts_done)
+            with translate_out_errors():
+                cursor, receipt.finished = self._writer.ledger.find_cursor(unit, fingerprint, request.parts_done)
                 self._attempts.count_published(receipt, fingerprint, request.parts_done, cursor)
             metered = UnitMeter(self._meter, receipt, 0 if cursor.compressed else cursor.offset)
             if not receipt.finished:
@@ -147,7 +147,7 @@ class Labeler:
     def _attempt(self, request: _Request, cursor: Cursor, receipt: Receipt) -> Generator[Receipt, None, None]:
         """Run a unit, the more carefully the more labelers have died while they were at it."""
         unit = request.unit
-        with about_out():
+        with translate_out_errors():
             deaths = self._attempts.begin(unit.id)
             hopeless = self._attempts.is_hopeless(unit.id, deaths)
         try:

@@ -33,7 +33,7 @@ from pipeline.labeler.publisher import PartPublisher
 from pipeline.labeler.tasks import ChunkResult, ChunkTask, Decoder, EncodedImage, Piece, Steps
 from pipeline.records import Cursor, Receipt, Sample, ShardEvent, Stage, Unit
 from pipeline.stages.read import UnitReader
-from pipeline.stages.write import Part, Rejected
+from pipeline.stages.write import Part, QuarantineRow
 
 _TICK_S = 1.0
 _GRACE_S = 10.0
@@ -97,7 +97,7 @@ def prepare(piece: Piece) -> None:
     while piece.remaining:
         slot, item = piece.remaining.popleft()
         if isinstance(item, ShardEvent):
-            result.rejected.append(Rejected.event(item))
+            result.rejected.append(QuarantineRow.event(item))
             continue
         image = hash_image(piece, slot, item)
         if image is not None and (steps.lookup is None or steps.lookup.needs_pixels(image)):
@@ -110,7 +110,7 @@ def hash_image(piece: Piece, slot: int, sample: Sample) -> EncodedImage | None:
     result.num_samples += 1
     data, sample.image = sample.image, None  # the memory is free once it is decoded
     if data is None:
-        result.rejected.append(Rejected.sample(sample, Stage.READ, sample.reason or "no_image", sample.message))
+        result.rejected.append(QuarantineRow.sample(sample, Stage.READ, sample.reason or "no_image", sample.message))
         return None
     with result.timed("hash"):
         return EncodedImage(piece, slot, sample, data, hashlib.sha256(data).hexdigest())
@@ -123,7 +123,9 @@ def decode_and_crop(image: EncodedImage, decoder: Decoder) -> None:
         with result.timed("decode"):
             decoded = decoder.decode(image)
     except ImageError as error:
-        result.rejected.append(Rejected.sample(image.sample, Stage.DECODE, error.reason, error.message, image.sha256))
+        result.rejected.append(
+            QuarantineRow.sample(image.sample, Stage.DECODE, error.reason, error.message, image.sha256)
+        )
         return
     with result.timed("resize"):
         image.piece.task.batch().put(image.slot, decoded.pixels_CHW)

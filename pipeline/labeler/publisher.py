@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.labeler.chunks import PartEnd
-from pipeline.output.ledger import about_out
+from pipeline.output.ledger import translate_out_errors
 from pipeline.records import Receipt, Unit
 from pipeline.stages.write import Part, Writer
 
@@ -49,7 +49,7 @@ class Uploads:
 
     def _publish(self, unit: Unit, part: Part, end: PartEnd) -> _Committed:
         begun = time.perf_counter()
-        with about_out():
+        with translate_out_errors():
             name = self._writer.publish(unit, part, end.following, last=end.last)
         seconds = time.perf_counter() - begun
         return _Committed(str(name), [len(part.pictures), len(part.rejected)], time.time(), seconds)

@@ -116,7 +116,7 @@ class Replayer:
         part.predictions = self._pooled(stored)
         result = ChunkResult(pictures=part.pictures, rejected=part.rejected, num_samples=part.num_samples)
         result.seconds["classify"] = time.perf_counter() - begun
-        with about_out():
+        with translate_out_errors():
             name = self._writer.publish(unit, part, stored.next, last=stored.name.last)
         result.count_in(receipt)
         receipt.parts[str(name)] = [len(part.pictures), len(part.rejected)]
@@ -124,12 +124,14 @@ class Replayer:
 
     def _pooled(self, stored: StoredPart) -> list[Predictions]:
         config = self._config
-        members = [stored.words[config.reused[member.alias]] for member in config.members]
+        members = [stored.member_probs[config.reused[member.alias]] for member in config.members]
         factors = [member.factor for member in config.members]
 
         def pooled(start: int) -> Predictions:
             some: list[MemberProbs] = [probs.take(slice(start, start + _BATCH_IMAGES)) for probs in members]
-            return pool(some, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs)
+            return combine_stored(
+                some, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs
+            )
 
         return list(self._threads.map(pooled, range(0, len(stored.predictions), _BATCH_IMAGES)))
 

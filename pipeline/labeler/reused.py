@@ -11,10 +11,10 @@ from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.stored_reader import StoredReader, StoredRow
 from pipeline.labeler.tasks import ChunkResult, ChunkTask, EncodedImage, Predictor
 from pipeline.models.ensemble import Predictions
-from pipeline.models.pool import pool
+from pipeline.models.stored_probs import combine_stored
 from pipeline.output.probabilities import MemberProbs
 from pipeline.records import Stage
-from pipeline.stages.write import Rejected
+from pipeline.stages.write import QuarantineRow
 
 
 class StoredLookup:
@@ -37,7 +37,9 @@ class StoredLookup:
         """
         result, row = image.piece.result, self._reader.take(image.sample, image.sha256)
         if row.row is None:
-            result.rejected.append(Rejected.sample(image.sample, Stage.DECODE, row.reason, row.message, image.sha256))
+            result.rejected.append(
+                QuarantineRow.sample(image.sample, Stage.DECODE, row.reason, row.message, image.sha256)
+            )
             return False
         result.stored.append(row)
         if not self._runs_new:
@@ -84,7 +86,9 @@ class ReusingPredictor:
                 own = fresh.members[place]
                 members.append(MemberProbs(own.labels_Bk, own.scores_Bk, own.energy_B, fresh.probs_MBK[place]))
         factors = [member.factor for member in config.members]
-        return pool(members, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs)
+        return combine_stored(
+            members, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs
+        )
 
 
 def stored_probs(rows: Sequence[StoredRow], alias: str) -> MemberProbs:
@@ -97,6 +101,6 @@ def stored_probs(rows: Sequence[StoredRow], alias: str) -> MemberProbs:
     found = []
     for _, group in itertools.groupby(rows, key=lambda row: id(row.part)):
         some = list(group)
-        found.append(some[0].part.words[alias].take(np.array([row.row for row in some])))
+        found.append(some[0].part.member_probs[alias].take(np.array([row.row for row in some])))
     names = ("labels_Bk", "scores_Bk", "energy_B", "probs_BK")
     return MemberProbs(*(np.concatenate([getattr(probs, name) for probs in found]) for name in names))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pipeline.errors import NotAsStored, StorageError
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
-from pipeline.output.probabilities import Source, StoredPart, read_stored
+from pipeline.output.probabilities import StoredPart, StoredProbs, read_stored_part
 from pipeline.records import Sample, ShardEvent
 from pipeline.stages.read import UnitReader
 

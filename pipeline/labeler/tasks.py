@@ -23,7 +23,7 @@ from pipeline.models.ensemble import Predictions
 from pipeline.records import Receipt, Sample, ShardEvent
 from pipeline.stages.classify import Batch, BatchPool
 from pipeline.stages.decode import Decoded
-from pipeline.stages.write import Part, Picture, Rejected
+from pipeline.stages.write import Part, Picture, QuarantineRow
 
 STAGES = ("hash", "decode", "resize", "classify")
 
@@ -45,7 +45,7 @@ class ChunkResult:
 
     pictures: list[Picture] = field(default_factory=list)
     predictions: Predictions | None = None
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[QuarantineRow] = field(default_factory=list)
     num_samples: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     slots: list[int] = field(default_factory=list)

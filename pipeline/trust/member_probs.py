@@ -17,7 +17,7 @@ import torch
 from pipeline.models.stored_probs import restore_probs
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
-from pipeline.output.probabilities import read_stored, source_of
+from pipeline.output.probabilities import find_stored_probs, read_stored_part
 from pipeline.trust.stack import MemberLogProbs
 from pipeline.trust.truth import Truth, TruthCounts, TruthMatcher
 
@@ -56,9 +56,9 @@ def read_member_log_probs(
     locations_3N = locations_3N[:, chosen]
     logs = [torch.zeros(0, len(source.aliases), num_classes)]
     for number, indices in itertools.groupby(range(len(chosen)), key=lambda index: locations_3N[0, index]):
-        part = read_stored(ledger, source, names[number], num_classes)
+        part = read_stored_part(ledger, source, names[number], num_classes)
         rows = locations_3N[1, list(indices)]
-        probs_MBK = [restored_probs(part.words[alias].take(rows)) for alias in source.aliases]
+        probs_MBK = [restore_probs(part.words[alias].take(rows)) for alias in source.aliases]
         logs.append(torch.stack(probs_MBK, dim=1).clamp_min(torch.finfo(torch.float32).tiny).log())
     log_probs = MemberLogProbs(torch.cat(logs), torch.from_numpy(locations_3N[2]))
     return log_probs, dataclasses.replace(counts, used=len(chosen))
