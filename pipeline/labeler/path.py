@@ -123,9 +123,7 @@ def decode_and_crop(image: EncodedImage, decoder: Decoder) -> None:
         with result.timed("decode"):
             decoded = decoder.decode(image)
     except ImageError as error:
-        result.rejected.append(
-            QuarantineRow.sample(image.sample, Stage.DECODE, error.reason, error.message, image.sha256)
-        )
+        image.reject(error.reason, error.message)
         return
     with result.timed("resize"):
         image.piece.task.batch().put(image.slot, decoded.pixels_CHW)

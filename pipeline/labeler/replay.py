@@ -17,11 +17,11 @@ from pipeline.errors import PublishError, StorageError
 from pipeline.labeler.attempts import Attempts
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.metering import UnitMeter
+from pipeline.labeler.reused import combine_members
 from pipeline.labeler.tasks import ChunkResult
 from pipeline.labeler.threads import one_torch_thread
 from pipeline.metrics import Meter
 from pipeline.models.ensemble import Predictions
-from pipeline.models.stored_probs import combine_stored
 from pipeline.output.ledger import Ledger, translate_out_errors
 from pipeline.output.parts import Progress
 from pipeline.output.probabilities import MemberProbs, StoredPart, read_stored_part
@@ -125,13 +125,10 @@ class Replayer:
     def _pooled(self, stored: StoredPart) -> list[Predictions]:
         config = self._config
         members = [stored.member_probs[config.reused[member.alias]] for member in config.members]
-        factors = [member.factor for member in config.members]
 
         def pooled(start: int) -> Predictions:
             some: list[MemberProbs] = [probs.take(slice(start, start + _BATCH_IMAGES)) for probs in members]
-            return combine_stored(
-                some, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs
-            )
+            return combine_members(config, some)
 
         return list(self._threads.map(pooled, range(0, len(stored.predictions), _BATCH_IMAGES)))
 

@@ -13,8 +13,6 @@ from pipeline.labeler.tasks import ChunkResult, ChunkTask, EncodedImage, Predict
 from pipeline.models.ensemble import Predictions
 from pipeline.models.stored_probs import combine_stored
 from pipeline.output.probabilities import MemberProbs
-from pipeline.records import Stage
-from pipeline.stages.write import QuarantineRow
 
 
 class StoredLookup:
@@ -37,9 +35,7 @@ class StoredLookup:
         """
         result, row = image.piece.result, self._reader.take(image.sample, image.sha256)
         if row.row is None:
-            result.rejected.append(
-                QuarantineRow.sample(image.sample, Stage.DECODE, row.reason, row.message, image.sha256)
-            )
+            image.reject(row.reason, row.message)
             return False
         result.stored.append(row)
         if not self._runs_new:
@@ -85,10 +81,7 @@ class ReusingPredictor:
                 place = next(new)
                 own = fresh.members[place]
                 members.append(MemberProbs(own.labels_Bk, own.scores_Bk, own.energy_B, fresh.probs_MBK[place]))
-        factors = [member.factor for member in config.members]
-        return combine_stored(
-            members, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs
-        )
+        return combine_members(config, members)
 
 
 def stored_probs(rows: Sequence[StoredRow], alias: str) -> MemberProbs:
@@ -104,3 +97,14 @@ def stored_probs(rows: Sequence[StoredRow], alias: str) -> MemberProbs:
         found.append(some[0].part.member_probs[alias].take(np.array([row.row for row in some])))
     names = ("labels_Bk", "scores_Bk", "energy_B", "probs_BK")
     return MemberProbs(*(np.concatenate([getattr(probs, name) for probs in found]) for name in names))
+
+
+def combine_members(config: LabelerConfig, members: Sequence[MemberProbs]) -> Predictions:
+    """The consensus of stored probabilities, as a labeler is configured.
+
+    Args:
+        config: How members are combined.
+        members: Probabilities of the same images, in the order of ``config.members``.
+    """
+    factors = [member.factor for member in config.members]
+    return combine_stored(members, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs)

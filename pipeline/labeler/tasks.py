@@ -20,7 +20,7 @@ from pipeline.labeler.chunks import Chunk
 from pipeline.labeler.stored_reader import StoredRow
 from pipeline.models.device import Answer
 from pipeline.models.ensemble import Predictions
-from pipeline.records import Receipt, Sample, ShardEvent
+from pipeline.records import Receipt, Sample, ShardEvent, Stage
 from pipeline.stages.classify import Batch, BatchPool
 from pipeline.stages.decode import Decoded
 from pipeline.stages.write import Part, Picture, QuarantineRow
@@ -105,6 +105,11 @@ class EncodedImage:
     sample: Sample
     data: bytes
     sha256: str
+
+    def reject(self, reason: str, message: str) -> None:
+        """It cannot be decoded: add its row to the quarantine."""
+        row = QuarantineRow.sample(self.sample, Stage.DECODE, reason, message, self.sha256)
+        self.piece.result.rejected.append(row)
 
     def picture(self, width: int, height: int) -> Picture:
         """Its row of the predictions, for an image of this size in pixels."""

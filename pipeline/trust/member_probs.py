@@ -58,7 +58,7 @@ def read_member_log_probs(
     for number, indices in itertools.groupby(range(len(chosen)), key=lambda index: locations_3N[0, index]):
         part = read_stored_part(ledger, source, names[number], num_classes)
         rows = locations_3N[1, list(indices)]
-        probs_MBK = [restore_probs(part.words[alias].take(rows)) for alias in source.aliases]
+        probs_MBK = [restore_probs(part.member_probs[alias].take(rows)) for alias in source.aliases]
         logs.append(torch.stack(probs_MBK, dim=1).clamp_min(torch.finfo(torch.float32).tiny).log())
     log_probs = MemberLogProbs(torch.cat(logs), torch.from_numpy(locations_3N[2]))
     return log_probs, dataclasses.replace(counts, used=len(chosen))
