@@ -2,12 +2,12 @@
 # A loop that raises inside `with ParquetWriter(...)` leaves a sound Parquet object with fewer rows on S3.
 #
 # Versions: pyarrow 26.0.1, moto 5.2.5 (on 127.0.0.1), Python 3.11.2. Date: 2026-11.
-# An S3 upload that is not completed is not visible, so one expects that an exception in the body leaves nothing behind.
-# But leaving the block writes a footer and completes the upload: an object that every reader accepts, with the rows that
-# had come so far. pq.write_table removes its file when it fails; the writer does not, neither on S3 nor locally. The
-# bare output stream does likewise, but there readers at least miss the footer.
+# An S3 upload that is not completed is not visible, so one expects that an exception in the body leaves nothing.
+# But leaving the block writes a footer and completes the upload: an object that every reader accepts, with the rows
+# that had come so far. The writer does so locally, too. A bare output stream that is left by an exception is completed
+# likewise, but there readers at least miss the footer.
 # Seen: 2 of 4 rows readable at the final name, on S3 and locally.
-# Upstream: arrow#40502 (bytes of a stream), arrow#40800 (asked, answered with "might be corrupt"); it is not: it is sound.
+# Upstream: arrow#40502 (bytes of a stream); arrow#40800 (a question, answered with "might be corrupt": it is sound).
 # Depends on it: pipeline/stages/write.py, pipeline/storage/s3.py: parts are built in memory and put in one request.
 set -euo pipefail
 work=$(mktemp -d)

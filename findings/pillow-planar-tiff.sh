@@ -2,10 +2,10 @@
 # Pillow shows noise instead of an uncompressed 16-bit RGB TIFF in planes, and says nothing.
 #
 # Versions: pillow 13.0.0, tifffile 2026.3.3, numpy 2.4.6, Python 3.11.2. Date: 2026-11.
-# PlanarConfiguration 2 stores all of red, then green, then blue. Without compression Pillow reads each plane as 8 bits a
-# pixel whatever BitsPerSample says: low and high bytes become neighbours, and half of each plane is left out. 8 bits in
-# planes, 16 bits interleaved, and the same picture with Deflate (which libtiff decodes) are right. Microscopes and
-# scanners write the wrong kind; the mode is RGB and the size right, so that only a person sees it.
+# PlanarConfiguration 2 stores all of red, then green, then blue. Without compression Pillow reads each plane as 8 bits
+# a pixel whatever BitsPerSample says: low and high bytes become neighbours, and half of each plane is left out. 8 bits
+# in planes, 16 bits interleaved, and the same picture with Deflate (which libtiff decodes) are right. Mode and size are
+# as they should be, so that only somebody who looks at the picture can tell.
 # Seen: largest difference to the picture 0, 0, 0, and more than 200 grey levels for 16-bit planes without compression.
 # Upstream: not found. pillow#4641 and #5178 brought compressed planes.
 # Depends on it: pipeline/stages/decode.py, whose TIFFs are Pillow's.

@@ -4,8 +4,8 @@
 # Versions: pillow 13.0.0, numpy 2.4.6, Python 3.11.2. Date: 2026-11.
 # Since Pillow 6.2 a PNG that was cut off raises at each load(), so that the matter is believed to be settled. It holds
 # where bytes run out. Where a decoder reports an error ("broken data stream": damage inside a PNG, and any JPEG 2000,
-# cut ones included) the first load() raises and the second returns; convert() and np.asarray() give what had been decoded
-# over black. A retry, or a check by load() whose error is only logged, lets it through.
+# cut ones included) the first load() raises and the second returns; convert() and np.asarray() give what had been
+# decoded over black. A retry, or a check by load() whose error is only logged, lets it through.
 # Seen: PNG cut: OSError twice. PNG damaged: OSError, then a picture, half black. JPEG 2000 cut: the same, all black.
 # Upstream: pillow#3965 made cut files raise twice; the rest was not found.
 # Depends on it: pipeline/stages/decode.py, which opens an image anew from its bytes and never asks twice.
@@ -55,8 +55,9 @@ def loads(data):
             outcomes.append("loads")
         except OSError:
             outcomes.append("OSError")
-    black = (np.asarray(image.convert("RGB")) == 0).all(axis=-1).mean() if outcomes[1] == "loads" else None
-    return outcomes, black
+    if outcomes[1] != "loads":
+        return outcomes, None
+    return outcomes, round(float((np.asarray(image.convert("RGB")) == 0).all(axis=-1).mean()), 1)
 
 
 once = ["OSError", "loads"]

@@ -3,9 +3,9 @@
 #
 # Versions: pillow 13.0.0, Python 3.11.2. Date: 2026-11.
 # Pillow turns a TIFF by itself when its pixels are loaded. Since Pillow 11 its size is the turned one as soon as it is
-# opened, but getexif() goes on to say orientation 6 until load(). JPEG, PNG, WebP and AVIF have the stored size and keep
-# the tag. Whoever works out the upright size from size and tag, as is right for all others, turns a TIFF twice; and the
-# tag is gone afterwards, so that order decides what a program believes. The stored size is left in tag_v2[256], [257].
+# opened, but getexif() goes on to say orientation 6 until load(). JPEG, PNG, WebP and AVIF have the stored size and
+# keep the tag. Whoever works out the upright size from size and tag, as is right for all others, turns a TIFF twice.
+# The tag is gone after load(), so that order decides what a program believes. The stored size is tag_v2[256], [257].
 # Seen: stored 160x120, orientation 6: TIFF 120x160 and 6, after load() 120x160 and none; the others 160x120 and 6.
 # Upstream: pillow#7383, #8390 (meant so).
 # Depends on it: pipeline/stages/decode.py (_stored_size).

@@ -8,7 +8,7 @@
 # Nothing is raised.
 # Seen: tar -t lists ./0001.cls and ./0001.jpg; webdataset gives two samples of one field each,
 # 14524734400/./0001 and 14524734462/./0001.
-# Upstream: cpython#155629 (open) has it of a header made by hand; the everyday option that writes it is not named there.
+# Upstream: cpython#155629 (open) shows it of a header made by hand, without the everyday option that writes it.
 # Depends on it: pipeline/stages/tar.py, which has tarfile parse the headers.
 set -euo pipefail
 work=$(mktemp -d)

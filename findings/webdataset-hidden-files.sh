@@ -2,10 +2,10 @@
 # Hidden files tear webdataset's samples apart, but only where the tar holds a folder.
 #
 # Versions: webdataset 1.0.2, Python 3.11.2. Date: 2026-11.
-# Tars written on a Mac hold a ._NAME beside many a NAME. At the root of the tar webdataset passes over them, so that one
-# believes that it knows them. Below a folder d the pattern that cuts names at the first dot lets the key be "d/" and the
-# field "_0001.jpg": a sample that nobody packed, and the sample in whose middle it lies ends there. An image comes
-# without its label, and nothing is raised. One .DS_Store does it as well.
+# Tars written on a Mac hold a ._NAME beside many a NAME. At the root of the tar webdataset passes over them, so that
+# one believes that it knows them. Below a folder d the pattern that cuts names at the first dot lets the key be "d/"
+# and the field "_0001.jpg": a sample that nobody packed, and the sample in whose middle it lies ends there. An image
+# comes without its label, and nothing is raised. One .DS_Store does it as well.
 # Seen: root: one sample 0001 (cls, jpg). Folder: d/0001 (cls), d/ (_0001.jpg), d/0001 (jpg).
 # Upstream: not found. webdataset#237 and #288 are about dots in names.
 # Depends on it: pipeline/stages/read.py, whose keys follow webdataset but for this.
