@@ -7,7 +7,7 @@
 # greater than 0, got 0" and takes full files beside it along, while the latter is passed over. The same file with rows
 # in a later row group fails, too. DuckDB, Polars and pandas read all of them.
 # Seen: full + empty from pyarrow or pandas: DatasetGenerationError. Full + empty from Polars or DuckDB: 2 rows.
-# Upstream: not found for datasets; ClickHouse#107746 is the like.
+# Upstream: datasets#6701 brought the batch size; that it may be 0 was not found. ClickHouse#107746 is the like.
 # Depends on it: pipeline/stages/write.py, whose parts may be of no rows; README.md and examples/load_datasets.py.
 set -euo pipefail
 work=$(mktemp -d)

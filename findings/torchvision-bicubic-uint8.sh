@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# torchvision's two resize() give other pixels for one uint8 tensor: bicubic differs by up to a dozen grey levels.
+# torchvision's two resize() give other pixels for one uint8 tensor: bicubic differs by ten grey levels.
 #
 # Versions: torchvision 0.29.2, torch 2.15.0, pillow 13.0.0, numpy 2.4.6, Python 3.11.2. Some 3 GB. Date: 2026-11.
 # transforms.v2 is called a drop-in replacement. On a CPU it resizes uint8 by a kernel that rounds and clips to 8 bits
@@ -7,7 +7,7 @@
 # edge lives on into the second direction. So does v2 itself, once the tensor is float: ToDtype before Resize is another
 # recipe than after it. Bilinear has no overshoot and agrees to a level. Photographs show less than the noise used here;
 # it decides images that are near ties.
-# Seen: levels from Pillow at most, bilinear, bicubic: v2 on uint8 1, 1; v1 on uint8 1, 12; v2 on float 1, 12.
+# Seen: levels from Pillow at most, bilinear, bicubic: v2 on uint8 1, 1; v1 on uint8 1, 10; v2 on float 1, 10.
 # Upstream: vision#7668 brought the kernel; that the older function is left behind was not found.
 # Depends on it: pipeline/models/recipe.py, which resizes uint8 with v2.
 set -euo pipefail
