@@ -14,6 +14,24 @@ MAX_WIDTH = 120  # columns; lines of a wider terminal would be too long to read
 NETWORKS, MACHINES, ROWS, BUDGETS, S3 = "Networks", "Machines", "Rows and parts", "When to give up", "S3"
 _OTHERS, _COMMANDS = "Options", "Commands"
 _WHOLE_SENTENCE = 400
+GUIDES = "examples/guides"  # in the repository
+# what to read beside the options, by command
+GUIDES_OF = {
+    "label": ("inputs", "networks", "outputs"),
+    "plan": ("speed", "clusters"),
+    "combine": ("trust",),
+    "status": ("outputs", "troubleshooting"),
+    "verify": ("outputs", "troubleshooting"),
+    "evaluate": ("trust",),
+    "calibrate": ("trust",),
+    "sample": ("trust",),
+    "review": ("trust",),
+    "export": ("datasets",),
+    "report": ("outputs",),
+    "bench": ("speed",),
+    "models show": ("networks",),
+    "models fetch": ("networks", "s3"),
+}
 
 
 def examples(*commands: str) -> str:
@@ -25,7 +43,14 @@ def examples(*commands: str) -> str:
 class GroupedCommand(TyperCommand):
     """A command whose options stand in the groups that they name as ``rich_help_panel``."""
 
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401 - a class that typer keeps to itself
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - classes that typer keeps to itself
+        """The examples, and which guides say more."""
+        super().format_epilog(ctx, formatter)
+        if names := GUIDES_OF.get(ctx.command_path.partition(" ")[2]):
+            formatter.write_paragraph()
+            formatter.write_text(f"Guide: {', '.join(f'{GUIDES}/{name}.md' for name in names)}")
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401 - likewise
         """``[OPTIONS] OUT``: brackets around what may be left out, and nothing around the rest."""
         pieces = ["[OPTIONS]"]
         for argument in _of_kind(self.params, "argument"):
