@@ -8,7 +8,7 @@
 # them as a column. pyarrow has no kernel for sum, mean or max of halffloat.
 # Seen: 4,096 times 1/4096: list.sum and arr.sum 0.5, all others 1.0; pyarrow not implemented.
 # Upstream: polars#27662 and #27732 (cum_sum, which now adds in float64); sums of lists were not found.
-# Depends on it: pipeline/probabilities.py, which stores a float16 for each class.
+# Depends on it: pipeline/output/probabilities.py, which stores a float16 for each class.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-FINDINGS = Path(__file__).parents[1] / "findings"
+FINDINGS = Path(__file__).parents[2] / "findings"
 README = FINDINGS / "README.md"
 SCRIPTS = sorted(FINDINGS.glob("*.sh"))
 # What would tie a script to one index, or name one.
