@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.storage import Storage
-from pipeline.trust.truth import read_truth
+from pipeline.trust.truth_file import read_truth
 
 NAMES = ("cat", "dog", "crane", "crane")
 

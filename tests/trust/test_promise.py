@@ -15,7 +15,7 @@ from pipeline.trust.intervals import binomial_tail, clopper_pearson_lower, wilso
 from pipeline.trust.matched import read_matched_images
 from pipeline.trust.promise import NUM_LEVELS, certify, certifying_mask
 from pipeline.trust.thresholds import find_operating_points
-from pipeline.trust.truth import read_truth
+from pipeline.trust.truth_file import read_truth
 
 SIZE = 200_000  # so large that drawing 2,000 of it is quick
 DELTA = 0.1

@@ -12,7 +12,7 @@ from made_up_outputs import write_csv
 
 from pipeline.errors import InputError
 from pipeline.storage import Storage
-from pipeline.trust.truth import read_truth
+from pipeline.trust.truth_file import read_truth
 
 NAMES = ("cat", "dog", "crane", "crane", "7")
 
