@@ -201,6 +201,11 @@ class Ledger:
         """Names in a folder of OUT, whatever they are."""
         return [name for name, _ in self._listed(folder)]
 
+    def prediction_parts(self, fingerprint: str) -> list[PartName]:
+        """The predictions parts of a job, sorted by name: one listing, nothing is opened."""
+        parsed = (PartName.parse(name) for name in self.names(PREDICTIONS))
+        return [part for part in parsed if part is not None and part.fingerprint == fingerprint[:8]]
+
     def read_part(self, folder: str, name: str, columns: list[str] | None = None) -> pa.Table:
         """Columns of a part, all if none are named, page checksums verified.
 
