@@ -1,4 +1,4 @@
-"""Selection, against the same decisions made one image at a time."""
+"""Selection, compared with the same decisions made one image at a time."""
 
 from __future__ import annotations
 
