@@ -87,8 +87,8 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"shardlabel {importlib.metadata.version('shardlabel')}")
         raise typer.Exit
 

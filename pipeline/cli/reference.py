@@ -169,7 +169,7 @@ def _plain(annotation: Any) -> str:  # noqa: ANN401 - any type
 
 
 def _kind(kind: pa.DataType) -> str:
-    """A column's type in words."""
+    """The type of a column."""
     if pa.types.is_dictionary(kind):
         return f"{kind.value_type}, dictionary-encoded"
     return re.sub(r"\bfloat\b", "float32", re.sub(r"(element|item): ", "", str(kind)))

@@ -36,7 +36,7 @@ class MatchedImages:
         ranks_PN: int32, rank of the true class among the predictor's labels, from 0; -1 where it is not among them.
         scores_PN: float32, the predictor's largest score, 0-1.
         certifying_N: bool, whether the image is in the half that certifies a promise, which nothing may be fitted on.
-        top_scores_Nk: float32, the stored scores of the consensus, best first; k is 0 unless they were asked for.
+        top_scores_Nk: float32, the stored scores of the consensus, best first; k is 0 unless ``with_scores``.
     """
 
     counts: TruthCounts

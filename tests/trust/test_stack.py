@@ -86,5 +86,5 @@ def test_truths_that_do_not_determine_the_weights_are_refused(right):
     truth_N = torch.arange(100) % K
     said = truth_N if right else (truth_N + 1 + torch.arange(100) // K) % K
     logs = torch.full((100, 2, K), -8.0).scatter_(2, said[:, None, None].expand(-1, 2, 1), 0.0)
-    with pytest.raises(RequestError, match="do not say which weights fit"):
+    with pytest.raises(RequestError, match="do not determine the weights"):
         fit_stack(MemberLogProbs(logs, truth_N))

@@ -73,5 +73,5 @@ def test_overconfident_and_underconfident_pools_are_calibrated(shown, k):
 def test_truths_that_do_not_determine_a_temperature_are_refused(everything):
     probs, _ = calibrated(100, NUM_CLASSES)
     truth = probs.argmax(axis=1) if everything else probs.argmin(axis=1)
-    with pytest.raises(RequestError, match="100 truths do not say which temperature fits"):
+    with pytest.raises(RequestError, match="100 truths do not determine the temperature"):
         fit_temperature(pooled(probs, truth, NUM_CLASSES))
