@@ -41,7 +41,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # an uninstalled checkout
 
-from pipeline.config.settings import StorageConfig, parse_members
+from pipeline.config.members import parse_members
+from pipeline.config.settings import StorageConfig
 from pipeline.errors import ImageError
 from pipeline.inputs.find import find_inputs
 from pipeline.labeler.config import LabelerConfig

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipeline.annotation.list_writer import ListFormat, ListWriter
 from pipeline.annotation.sampling import ListedImage, Order, sample_images
 from pipeline.errors import RequestError, StorageError
-from pipeline.inputs.originals import Wanted, fetch
+from pipeline.inputs.originals import Wanted, fetch_originals
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage, absolute_uri
 
@@ -122,7 +122,7 @@ def _write_images(
     numbers = {_wanted(row): number for number, row in enumerate(rows)}
     written: dict[int, str] = {}
     problems: list[str] = []
-    for original in fetch(numbers, ledger, storage):
+    for original in fetch_originals(numbers, ledger, storage):
         number = numbers[original.wanted]
         if original.image is None:
             problems.append(f"{rows[number].shard}: {rows[number].key} {original.problem}")

@@ -59,7 +59,8 @@ def combine(
     """
     options = {name: value for name, value in locals().items() if value not in (None, [])}
     from pipeline.commands.combine import run_combine
-    from pipeline.config.settings import CombineConfig, parse_config
+    from pipeline.config.parse import parse_config
+    from pipeline.config.settings import CombineConfig
 
     if str(options.get("workers", "")).isdigit():
         options["workers"] = int(options["workers"])

@@ -15,7 +15,8 @@ from pipeline.text.safe import redacted
 
 if TYPE_CHECKING:  # pydantic takes its time
     from pipeline.config.check import CheckedFile
-    from pipeline.config.settings import LabelConfig, MemberRequest
+    from pipeline.config.members import MemberRequest
+    from pipeline.config.settings import LabelConfig
 
 config = typer.Typer(cls=GroupedCommands, rich_markup_mode=None, no_args_is_help=True)
 _WRONG = 2
@@ -84,10 +85,10 @@ def _describe_options(checked: CheckedFile, settings: LabelConfig) -> list[tuple
         else:
             shown = ", ".join(value) if isinstance(value, tuple) else "default" if value is None else str(value)
             rows.append((name.replace("_", "-"), redacted(shown)))
-    if checked.left_out:
-        parts = ["INPUT" if name == "inputs" else "--out" for name in checked.left_out]
+    if checked.missing:
+        parts = ["INPUT" if name == "inputs" else "--out" for name in checked.missing]
         rows.append(("to be given", f"{' and '.join(parts)}, on the command line"))
-    rest = len(type(settings).model_fields) - len(checked.given) - len(checked.left_out)
+    rest = len(type(settings).model_fields) - len(checked.given) - len(checked.missing)
     rows.append(("the rest", f"{rest} options with their defaults"))
     return rows
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.label import run_label
-from pipeline.config.settings import label_config
+from pipeline.config.parse import parse_label_config
 from pipeline.job.summary import LabelSummary
 from pipeline.sample_data import sample_data, sample_members
 from pipeline.text.safe import printable
@@ -26,7 +26,7 @@ def run_demo(out: str, engine: str) -> int:
     """
     data = sample_data()
     members = sample_members()
-    settings = label_config({**members, "inputs": str(data), "out": out, "engine": engine, "max_bad_rate": 1.0})
+    settings = parse_label_config({**members, "inputs": str(data), "out": out, "engine": engine, "max_bad_rate": 1.0})
     console = Console()
     console.print(
         f"Labelling the photographs in {data} with {', '.join(members['model'])}, three small networks\n"

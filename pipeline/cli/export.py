@@ -92,7 +92,7 @@ def export(
     """Make a labelled dataset from a job's output, with original bytes and keys; the same command again goes on."""
     options = {name: value for name, value in locals().items() if value is not None}
     from pipeline.commands.export import run_export
-    from pipeline.config.settings import parse_config
+    from pipeline.config.parse import parse_config
     from pipeline.exporting.settings import ExportConfig
 
     settings = parse_config(ExportConfig, options)

@@ -138,12 +138,12 @@ def label(
 ) -> int:
     """Label images; the same command again goes on where it stopped."""
     options = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
-    from pipeline.config.settings import label_config
+    from pipeline.config.parse import parse_label_config
 
     for name in ("batch_size", "workers", "decode_threads", "max_failed_units"):
         if str(options.get(name, "")).isdigit():
             options[name] = int(options[name])
-    settings = label_config(options, config)
+    settings = parse_label_config(options, config)
     from pipeline.commands.label import run_label  # only now: wrong options are reported without waiting for torch
 
     configure_logging(verbose=settings.verbose)

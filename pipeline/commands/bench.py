@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.settings import BenchConfig, parse_config
+from pipeline.config.parse import parse_config
+from pipeline.config.settings import BenchConfig
 from pipeline.inputs.find import find_inputs
 from pipeline.sample_data import sample_data, sample_members
 from pipeline.speed.bottleneck import BottleneckAnalysis, find_bottleneck

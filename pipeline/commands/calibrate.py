@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.errors import RequestError
-from pipeline.output.ledger import open_output
-from pipeline.output.probabilities import aliases_kept
+from pipeline.output.ledger import open_ledger
+from pipeline.output.probabilities import stored_aliases
 from pipeline.trust.calibration import (
     FORMAT,
     Calibration,
@@ -82,11 +82,11 @@ def calibrate_and_count(
     """
     if method not in METHODS:
         raise RequestError(f"--method: one of {', '.join(METHODS)} is expected, not {method!r}")
-    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     complaint = _complaint(ledger.out, job)
-    stack_wanted = method == "stack" or (method == "auto" and len(aliases_kept(job)) > 1)
+    stack_wanted = method == "stack" or (method == "auto" and len(stored_aliases(job)) > 1)
     if stack_wanted:
         log_probs, counts = read_member_log_probs(ledger, job, given)
         calibration = fit_to_members(ledger.out, job, log_probs, counts)

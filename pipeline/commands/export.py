@@ -13,7 +13,8 @@ from typing import Any
 
 import duckdb
 
-from pipeline.config.settings import fingerprint, parse_config
+from pipeline.config.parse import parse_config
+from pipeline.config.settings import fingerprint
 from pipeline.engines.workload import Workload
 from pipeline.errors import EngineError, OutputError, PublishError, RequestError, StorageError
 from pipeline.exporting.exporter import UNITS_AT_ONCE, ExporterConfig, ExportWorker
@@ -25,8 +26,9 @@ from pipeline.exporting.settings import ExportConfig, Format
 from pipeline.exporting.source import Source, check_destination, open_source
 from pipeline.exporting.summary import ExportSummary, summarize
 from pipeline.exporting.target import Target
+from pipeline.job.pending import is_progress
 from pipeline.job.progress import Reporter, Wording, make_reporter
-from pipeline.job.running import is_progress, make_engine
+from pipeline.job.running import make_engine
 from pipeline.job.stopping import stop_on_signals
 from pipeline.job.summary import Budget
 from pipeline.job.tracking import Tracker
@@ -209,7 +211,7 @@ def _run(
     if agenda.pending:
         if agenda.num_done:
             reporter.note(f"resuming: {agenda.num_done} of {len(plan)} parts are done")
-        target.withdraw_success()
+        target.remove_success()
         reporter.update(tracker.snapshot())
         with contextlib.closing(make_engine(config)) as engine:
             engine.start()

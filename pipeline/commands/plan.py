@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.settings import PlanConfig, parse_config
+from pipeline.config.parse import parse_config
+from pipeline.config.settings import PlanConfig
 from pipeline.inputs.find import find_inputs
 from pipeline.speed.bottleneck import BottleneckAnalysis, find_bottleneck
 from pipeline.speed.measured_job import MeasuredJob

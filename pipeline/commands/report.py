@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import OutputError, RequestError, StorageError
-from pipeline.inputs.originals import Wanted, fetch
-from pipeline.inputs.plan import read_units
-from pipeline.output.ledger import SUCCESS, Ledger, open_output
+from pipeline.inputs.originals import Wanted, fetch_originals
+from pipeline.inputs.units import read_units
+from pipeline.output.ledger import SUCCESS, Ledger, open_ledger
 from pipeline.page.render import ReportContent, render_page
 from pipeline.page.row_choice import RowRef
 from pipeline.page.rows import LabelledImage, QuarantineSummary, read_labelled, read_quarantine
@@ -80,7 +80,7 @@ def report(
         InputError: The truth file is missing, or is none.
         RequestError: The page cannot be written to ``save``.
     """
-    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     content = _find(ledger, storage, job, given, images=images)
@@ -167,7 +167,7 @@ def _pictures(
     }
     pictures: dict[tuple[str, int], Thumbnail] = {}
     problems: Counter[str] = Counter()
-    for original in fetch(labelled | rejected, ledger, storage):
+    for original in fetch_originals(labelled | rejected, ledger, storage):
         wanted = original.wanted
         small = None if original.image is None else thumbnail(original.image)
         if small is not None:

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from pipeline.errors import EngineError, RequestError
-from pipeline.inputs.plan import read_units
+from pipeline.inputs.units import read_units
 from pipeline.machine import num_local_cpus
-from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, SUCCESS, Ledger, open_output
+from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, SUCCESS, Ledger, open_ledger
 from pipeline.output.parts import PartName, unit_of
-from pipeline.output.probabilities import aliases_kept
+from pipeline.output.probabilities import stored_aliases
 from pipeline.records import Unit, UnitKind
 from pipeline.verifying.messages import RERUN
 from pipeline.verifying.reconciler import Reconciler, Reconciliation
@@ -88,12 +88,12 @@ def verify(
     """
     if workers != "auto" and not (isinstance(workers, int) and workers > 0):
         raise RequestError(f"--workers: 'auto' or a whole number above 0 is expected, not {workers!r}")
-    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()
     fingerprint = str(job["fingerprint"])
     units = read_units(ledger, storage)
     names = {folder: ledger.names(folder) for folder in (PREDICTIONS, QUARANTINE)}
-    kept = aliases_kept(job)
+    kept = stored_aliases(job)
     reconciler = Reconciler(ledger, storage, deep=deep, kept=kept, num_classes=len(job.get("class_names", ())))
     unit_files = _unit_files(units, names, fingerprint)
     num_workers = min(_worth(units, deep=deep), num_local_cpus()) if workers == "auto" else workers

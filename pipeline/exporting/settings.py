@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.config.settings import AutoInt, StorageConfig, Text
+from pipeline.config.fields import AutoInt, Text
+from pipeline.config.settings import StorageConfig
 
 Format = Literal["webdataset", "imagefolder", "csv", "parquet"]
 _Share = Annotated[float, Field(ge=0, le=1)]

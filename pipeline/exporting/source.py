@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import OutputError, StorageError
-from pipeline.inputs.plan import read_units
+from pipeline.inputs.units import read_units
 from pipeline.labels import distinct_names
 from pipeline.output.ledger import SUCCESS, Ledger
 from pipeline.output.parts import PartName, Progress

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, StorageError
 from pipeline.output.ledger import SUCCESS, Ledger, to_json
-from pipeline.output.parts import DAMAGE, PartName
+from pipeline.output.parts import PARSE_ERRORS, PartName
 from pipeline.storage import Entry, Storage
 
 EXPORT, CARD, CLASSES, PARTS = "export.json", "README.md", "classes.txt", "plan/parts.json"
@@ -107,7 +107,11 @@ class Target:
         """Write ``export.json`` if it still has the given version; whether that was so."""
         uri = self.ledger.uri(EXPORT)
         try:
-            return self._storage.publish(uri, data) if older is None else self._storage.swap(uri, data, older)
+            return (
+                self._storage.publish(uri, data)
+                if older is None
+                else self._storage.replace_if_unchanged(uri, data, older)
+            )
         except StorageError as error:
             raise OutputError(f"--to cannot be written: {error}") from error
 
@@ -124,7 +128,7 @@ class Target:
 
     def _clear(self) -> None:
         """Remove the files of another export, commits first."""
-        self.withdraw_success()
+        self.remove_success()
         for folder in (COMMITS, PLAN, METADATA, DATA):
             for name in self.ledger.names(folder):
                 self._delete(folder, name)
@@ -166,9 +170,9 @@ class Target:
         found = self.ledger.read_json(SUCCESS)
         return found if found and found.get("fingerprint") == self.fingerprint else None
 
-    def withdraw_success(self) -> None:
+    def remove_success(self) -> None:
         """Remove ``_SUCCESS``."""
-        self.ledger.withdraw_success()
+        self.ledger.remove_success()
 
     # -- plan -----------------------------------------------------------------------------------------
 
@@ -218,7 +222,7 @@ class Target:
         data = pa.BufferReader(self._storage.read(uri))
         try:
             return pq.ParquetFile(data, page_checksum_verification=True).read()
-        except DAMAGE as error:
+        except PARSE_ERRORS as error:
             raise ObjectDamaged(f"{uri}: damaged: {error}") from error
 
     # -- data, commits --------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class MeasuredJob:
     def __init__(self, config: EnsembleConfig, inputs: Sequence[str], storage: Storage) -> None:
         engine = InlineEngine()
         requested = config.members
-        self._config = LabelConfig(**config.ensemble_words, inputs=tuple(inputs), out="nowhere")
+        self._config = LabelConfig(**config.ensemble_options, inputs=tuple(inputs), out="nowhere")
         self._members: list[ResolvedMember] = [resolve(member, config.weights_dir, storage) for member in requested]
         self.job: Job = describe_job(self._config, self._members, engine, storage, None)
         self._batch_size = fit_memory(self._config, self._members, self.job, engine).batch_size

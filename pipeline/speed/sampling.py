@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from pipeline.errors import InputError, StorageError
 from pipeline.inputs.find import Inputs
-from pipeline.inputs.plan import SLICE_KEYS, Plan, count_samples, tar_unit
+from pipeline.inputs.plan import SLICE_KEYS, Plan
+from pipeline.inputs.units import count_samples, tar_unit
 from pipeline.output.ledger import Ledger
 from pipeline.records import Sample, Unit
 from pipeline.stages.read import UnitReader

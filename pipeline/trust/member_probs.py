@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.models.pool import restored_probs
+from pipeline.models.stored_probs import restore_probs
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
-from pipeline.output.probabilities import read_stored, source_of
+from pipeline.output.probabilities import find_stored_probs, read_stored_part
 from pipeline.trust.stack import MemberLogProbs
 from pipeline.trust.truth import Truth, TruthCounts, TruthMatcher
 
@@ -45,7 +45,7 @@ def read_member_log_probs(
         RequestError: No probabilities are stored.
         StorageError: A part cannot be read.
     """
-    source = source_of(ledger, job)
+    source = find_stored_probs(ledger, job)
     num_classes = len(job["class_names"])
     parts = ledger.prediction_parts(source.fingerprint)
     locations_3N, counts = _locate_truths(ledger, parts, truth, num_classes)
@@ -55,9 +55,9 @@ def read_member_log_probs(
     locations_3N = locations_3N[:, chosen]
     logs = [torch.zeros(0, len(source.aliases), num_classes)]
     for number, indices in itertools.groupby(range(len(chosen)), key=lambda index: locations_3N[0, index]):
-        stored = read_stored(ledger, source, parts[number], num_classes)
+        stored = read_stored_part(ledger, source, parts[number], num_classes)
         rows = locations_3N[1, list(indices)]
-        probs_MBK = [restored_probs(stored.words[alias].take(rows)) for alias in source.aliases]
+        probs_MBK = [restore_probs(stored.member_probs[alias].take(rows)) for alias in source.aliases]
         logs.append(torch.stack(probs_MBK, dim=1).clamp_min(torch.finfo(torch.float32).tiny).log())
     log_probs = MemberLogProbs(torch.cat(logs), torch.from_numpy(locations_3N[2]))
     return log_probs, dataclasses.replace(counts, used=len(chosen))

@@ -16,7 +16,8 @@ from conftest import REPOSITORY
 from pipeline.cli import config as commands
 from pipeline.cli.job_file import schema, template
 from pipeline.config.check import check_config_file
-from pipeline.config.settings import LabelConfig, label_config
+from pipeline.config.parse import parse_label_config
+from pipeline.config.settings import LabelConfig
 from pipeline.errors import RequestError
 
 PUBLISHED = REPOSITORY / "pipeline" / "label.schema.json"
@@ -59,7 +60,7 @@ def test_the_template_is_sound_and_is_the_defaults(tmp_path: Path):
     path.write_text(uncommented(template(str(path))))
     everything = yaml.safe_load(path.read_text())
     assert {name.replace("-", "_") for name in everything} == set(LabelConfig.model_fields)
-    assert label_config({}, str(path)) == checked.config
+    assert parse_label_config({}, str(path)) == checked.config
     validator().validate(everything)
 
 

@@ -10,7 +10,7 @@ from made_up_outputs import calibrated, write_csv, write_output
 from scipy.stats import beta, binom
 
 from pipeline.errors import RequestError
-from pipeline.output.ledger import open_output
+from pipeline.output.ledger import open_ledger
 from pipeline.trust.intervals import binomial_tail, clopper_pearson_lower, wilson_upper
 from pipeline.trust.matched import read_matched_images
 from pipeline.trust.promise import NUM_LEVELS, certify, certifying_mask
@@ -192,7 +192,7 @@ def test_half_of_the_truths_certify_in_every_run_and_order(tmp_path):
 
     probs, truth = calibrated(100, 4)
     out = write_output(tmp_path / "out", probs[None], truth)
-    ledger, storage = open_output(out, None, no_sign_request=False)
+    ledger, storage = open_ledger(out, None, no_sign_request=False)
     rows = [(f"{number:05d}", truth[number]) for number in range(99, 39, -1)]
     given = read_truth(str(write_csv(tmp_path / "t.csv", rows)), storage, [f"class {c}" for c in range(4)])
     matched = read_matched_images(ledger, ledger.job(), given)
