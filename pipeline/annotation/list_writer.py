@@ -77,7 +77,7 @@ class ListWriter:
                 raise RequestError(f"--save {place}: is a folder; name a file in it, or use --format fiftyone")
         if self._exists(self.file):
             raise RequestError(
-                f"--save {self.file}: is there already, and may hold somebody's truth; move it away, or name another"
+                f"--save {self.file}: is there already, and may hold annotations; move it away, or name another"
             )
 
     def _exists(self, uri: str) -> bool:

@@ -121,7 +121,7 @@ def sample_images(
     Raises:
         OutputError: A part cannot be read.
     """
-    parts = _part_names(ledger, fingerprint)
+    parts = ledger.prediction_parts(fingerprint)
     first, population = _Candidates.none(), 0
     for found in _read_candidates(ledger, parts, order, seed, unique=unique):
         population += len(found)
@@ -133,27 +133,21 @@ def sample_images(
     return _read_rows(ledger, parts, first), population
 
 
-def _part_names(ledger: Ledger, fingerprint: str) -> list[str]:
-    """Names of the job's predictions parts, sorted."""
-    parsed = ((name, PartName.parse(name)) for name in ledger.names(PREDICTIONS))
-    return sorted(name for name, part in parsed if part is not None and part.fingerprint == fingerprint[:8])
-
-
 def _read_candidates(
-    ledger: Ledger, parts: Sequence[str], order: Order, seed: int, *, unique: bool
+    ledger: Ledger, parts: Sequence[PartName], order: Order, seed: int, *, unique: bool
 ) -> Iterator[_Candidates]:
     columns = ["index", *(["sha256"] if unique else []), *([order] if order != "random" else [])]
 
-    def read_one(numbered: tuple[int, str]) -> _Candidates:
-        number, name = numbered
-        table = _read_part(ledger, name, columns)
+    def read_one(numbered: tuple[int, PartName]) -> _Candidates:
+        number, part = numbered
+        table = _read_part(ledger, part, columns)
         rows_N = np.arange(len(table))
         if order == "random":
             value_N = np.zeros(len(table))
         else:
             value_N = table[order].cast(pa.float64()).fill_null(-np.inf).to_numpy()
             value_N = value_N if order in _LOWEST_FIRST else -value_N
-        own_N = _hashes(table["index"].to_numpy(), seed, _unit_id(name))
+        own_N = _hashes(table["index"].to_numpy(), seed, part.unit_id)
         hash_N = _content_hashes(table["sha256"], seed, own_N) if unique else own_N
         return _Candidates(value_N, hash_N, np.full(len(table), number), rows_N)
 
@@ -163,30 +157,23 @@ def _read_candidates(
             yield from pool.map(read_one, batch)
 
 
-def _read_rows(ledger: Ledger, parts: Sequence[str], candidates: _Candidates) -> list[ListedImage]:
+def _read_rows(ledger: Ledger, parts: Sequence[PartName], candidates: _Candidates) -> list[ListedImage]:
     found: dict[tuple[int, int], ListedImage] = {}
     for number in np.unique(candidates.part_N).tolist():
-        parsed = PartName.parse(parts[number])
-        assert parsed is not None
+        part = parts[number]
         rows_N = candidates.row_N[candidates.part_N == number]
-        table = _read_part(ledger, parts[number], _COLUMNS).take(pa.array(rows_N))
+        table = _read_part(ledger, part, _COLUMNS).take(pa.array(rows_N))
         for row, values in zip(rows_N.tolist(), table.to_pylist(), strict=True):
             lists = {name: tuple(values[name]) for name in ("labels", "scores")}
-            found[number, row] = ListedImage(parsed.unit_id, parsed.part, **values | lists)
+            found[number, row] = ListedImage(part.unit_id, part.part, **values | lists)
     return [found[place] for place in zip(candidates.part_N.tolist(), candidates.row_N.tolist(), strict=True)]
 
 
-def _read_part(ledger: Ledger, name: str, columns: list[str]) -> pa.Table:
+def _read_part(ledger: Ledger, part: PartName, columns: list[str]) -> pa.Table:
     try:
-        return ledger.read_part(PREDICTIONS, name, columns)
+        return ledger.read_part(PREDICTIONS, str(part), columns)
     except StorageError as error:
         raise OutputError(str(error)) from error
-
-
-def _unit_id(name: str) -> str:
-    parsed = PartName.parse(name)
-    assert parsed is not None
-    return parsed.unit_id
 
 
 def _hashes(index_N: Array, seed: int, unit_id: str) -> Array:

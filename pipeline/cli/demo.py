@@ -1,4 +1,4 @@
-"""The demo: the main job on the photographs that ship with the project, and an honest table."""
+"""The command ``demo``: label the photographs that ship with the project, and print the accuracy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.trust.evaluation import Evaluation
 
 
 def run_demo(out: str, engine: str) -> int:
-    """Label the sample data and print what came of it.
+    """Label the sample data and print the result.
 
     Returns:
         The exit code.
@@ -36,11 +36,11 @@ def run_demo(out: str, engine: str) -> int:
         soft_wrap=True,
     )
     summary = run_label(settings)
-    _show(console, summary, evaluate(summary.out))
+    _print_outcome(console, summary, evaluate(summary.out))
     return summary.exit_code
 
 
-def _show(console: Console, summary: LabelSummary, found: Evaluation) -> None:
+def _print_outcome(console: Console, summary: LabelSummary, found: Evaluation) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()

@@ -29,7 +29,8 @@ from pipeline.trust.reliability import compute_reliability
 from pipeline.trust.stack import MemberLogProbs, fit_stack, pool_members
 from pipeline.trust.stack import cross_validate as cross_validate_stack
 from pipeline.trust.temperature import MIN_TRUTHS, NUM_FOLDS, PooledProbs, cross_validate, fit_temperature
-from pipeline.trust.truth import TruthCounts, read_truth
+from pipeline.trust.truth import TruthCounts
+from pipeline.trust.truth_file import read_truth
 
 Method = Literal["auto", "temperature", "stack"]
 METHODS: tuple[Method, ...] = ("auto", "temperature", "stack")

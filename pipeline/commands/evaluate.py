@@ -7,7 +7,7 @@ import os
 from pipeline.output.ledger import open_ledger
 from pipeline.trust.evaluation import Evaluation, compute_evaluation
 from pipeline.trust.matched import read_matched_images
-from pipeline.trust.truth import read_truth
+from pipeline.trust.truth_file import read_truth
 
 
 def evaluate(

@@ -35,7 +35,8 @@ from pipeline.job.tracking import Tracker
 from pipeline.records import Receipt
 from pipeline.storage import Storage
 from pipeline.trust.promise import Promise
-from pipeline.trust.truth import Truth, read_truth
+from pipeline.trust.truth import Truth
+from pipeline.trust.truth_file import read_truth
 
 _WORDING = Wording(doing="exporting", dropped="omitted")
 

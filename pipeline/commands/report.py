@@ -25,7 +25,8 @@ from pipeline.records import Reason, Stage
 from pipeline.storage import Storage, absolute_uri
 from pipeline.trust.evaluation import Evaluation, compute_evaluation
 from pipeline.trust.matched import MatchedImages, read_matched_images
-from pipeline.trust.truth import Truth, read_truth
+from pipeline.trust.truth import Truth
+from pipeline.trust.truth_file import read_truth
 
 REPORT = "report.html"
 

@@ -31,7 +31,7 @@ _MEANINGS = {
     "agreement": "weighted share of members whose first class it is",
     "entropy": "of the consensus, nats",
     "disagreement": "mutual information of the members, nats",
-    "ood_score": "minus the mean over members of logsumexp of the logits; larger is stranger",
+    "ood_score": "minus the mean over members of logsumexp of the logits; larger is further out of distribution",
     "copies": "how often to repeat the image in an epoch, so that rare classes are seen often enough",
     "width, height": "pixels as stored",
     "sha256": "of the image's bytes",
@@ -62,7 +62,7 @@ def make_card(
 
 def size_category(images: int) -> str:
     """Hugging Face's ``size_categories`` value for this many images."""
-    return next((word for below, word in (*_SIZES, *_MORE_SIZES) if images < below), "1B<n<10B")
+    return next((size for below, size in (*_SIZES, *_MORE_SIZES) if images < below), "1B<n<10B")
 
 
 def _front_matter(

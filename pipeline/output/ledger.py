@@ -209,6 +209,11 @@ class Ledger:
         """List the names of all files in a folder of OUT."""
         return [name for name, _ in self._listed(folder)]
 
+    def prediction_parts(self, fingerprint: str) -> list[PartName]:
+        """The predictions parts of a job, sorted by name: one listing, nothing is opened."""
+        parsed = (PartName.parse(name) for name in self.names(PREDICTIONS))
+        return [part for part in parsed if part is not None and part.fingerprint == fingerprint[:8]]
+
     def read_part(self, folder: str, name: str, columns: list[str] | None = None) -> pa.Table:
         """Read columns of a part (None: all) and verify its page checksums.
 

@@ -58,8 +58,8 @@ class HistogramBuilder:
     def add(self, values_B: Array) -> None:
         """Count values, float64 (B,); NaN is left out."""
         known_B = np.clip(values_B[~np.isnan(values_B)], 0, self._high)
-        places_B = np.minimum((known_B / self._high * _NUM_BINS).astype(np.intp), _NUM_BINS - 1)
-        self._counts_B += np.bincount(places_B, minlength=_NUM_BINS)
+        bins_B = np.minimum((known_B / self._high * _NUM_BINS).astype(np.intp), _NUM_BINS - 1)
+        self._counts_B += np.bincount(bins_B, minlength=_NUM_BINS)
         self._total += float(known_B.sum())
 
     def build(self) -> Histogram:

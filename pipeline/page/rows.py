@@ -112,11 +112,11 @@ def read_labelled(ledger: Ledger, row_refs: Iterable[RowRef]) -> dict[RowRef, La
     """
     found = {}
     for name, of_part in itertools.groupby(row_refs, key=lambda row_ref: row_ref.part):
-        wanted = list(of_part)
+        refs = list(of_part)
         parsed = PartName.parse(name)
         unit_id, part = (parsed.unit_id, parsed.part) if parsed else ("", 0)
-        table = ledger.read_part(PREDICTIONS, name, [*_LABELLED, "members"]).take([row_ref.row for row_ref in wanted])
-        for row_ref, row in zip(wanted, table.to_pylist(), strict=True):
+        table = ledger.read_part(PREDICTIONS, name, [*_LABELLED, "members"]).take([row_ref.row for row_ref in refs])
+        for row_ref, row in zip(refs, table.to_pylist(), strict=True):
             members = row.pop("members")
             member_predictions = tuple(
                 MemberPrediction(alias, own["labels"][0], own["scores"][0]) for alias, own in members.items()

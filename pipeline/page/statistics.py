@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,17 +84,10 @@ def collect_statistics(ledger: Ledger, job: Mapping[str, Any]) -> Statistics:
     tally = _Counts(len(job["class_names"]), [float(member["factor"]) for member in members])
     aliases = [member["alias"] for member in members]
     columns = [*_COLUMNS, *(f"members.{alias}.labels" for alias in aliases)]
-    for part in _own_parts(ledger, str(job["fingerprint"])):
+    for part in ledger.prediction_parts(str(job["fingerprint"])):
         table = ledger.read_part(PREDICTIONS, str(part), columns)
         tally.add(part, table, aliases)
     return tally.stats()
-
-
-def _own_parts(ledger: Ledger, fingerprint: str) -> Iterator[PartName]:
-    for name in ledger.names(PREDICTIONS):
-        part = PartName.parse(name)
-        if part is not None and part.fingerprint == fingerprint[:8]:
-            yield part
 
 
 class _Counts:

@@ -88,8 +88,8 @@ def _bins(seconds_T: Array, counts_T: Array) -> tuple[tuple[float, float, float]
     if num_bins < _MIN_BINS:
         return ()
     edges = np.linspace(0, seconds_T[-1], num_bins + 1)
-    places_T = np.clip(np.searchsorted(edges, seconds_T, side="left") - 1, 0, num_bins - 1)
-    images = np.bincount(places_T, weights=counts_T, minlength=num_bins)
+    bins_T = np.clip(np.searchsorted(edges, seconds_T, side="left") - 1, 0, num_bins - 1)
+    images = np.bincount(bins_T, weights=counts_T, minlength=num_bins)
     width = float(edges[1])
     return tuple(
         (float(low), float(high), float(many) / width)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import ImageError, InputError
+from pipeline.errors import ImageError
 from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES, PIECE_IMAGES
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.labeler import UNITS_AT_ONCE
@@ -25,6 +25,7 @@ from pipeline.models.classifier import Classifier, Precision
 from pipeline.models.ensemble import Ensemble, Predictions
 from pipeline.models.recipe import Geometry, crop
 from pipeline.models.weights import MemberSpec
+from pipeline.speed.decoded_sample import DecodedSample
 from pipeline.speed.rates import StageRate
 from pipeline.speed.sampling import InputSample
 from pipeline.speed.whole_job import WholeJob
@@ -36,7 +37,6 @@ from pipeline.stages.write import Picture
 from pipeline.storage import Storage
 
 _CPU_FORWARD_IMAGES = 8  # in a step, so that large networks get through some steps
-_MAX_PICTURES = 64
 _PREDICT_S = 5.0
 _MIN_LARGE_SHARE = 0.1  # of the pictures must be large enough, or --decode fast changes nothing
 
@@ -104,13 +104,7 @@ class StageBench:
         self._other_px = None if config.decode == "fast" else largest
         # on a GPU, its decoder is measured beside the cores
         self._gpu_decoder = trusted_decoder(self.ensemble.device) if self._on_gpu else None
-        self._pixels: list[torch.Tensor] = []
-        self._pictures: list[Picture] = []
-        self._decode_some()
-        held = Batch(self.ensemble.geometries, len(self._pixels), pinned=self._on_gpu)
-        for slot, pixels in enumerate(self._pixels):
-            held.put(slot, pixels)
-        self._crops = held.packed(range(len(self._pixels)))
+        self._decoded = DecodedSample(self.images, self.ensemble.geometries, self._fast_px, pinned=self._on_gpu)
         self._batches = BatchPool(self.ensemble.geometries, self._piece, pinned=self._on_gpu)
         self._workers = Workers(config.num_threads, on_start=one_torch_thread)
         self._whole = WholeJob(config, blobs, sample, self._storage, self._chunk)
@@ -137,41 +131,24 @@ class StageBench:
             tuning=self._config.tuning,
         )
 
-    def _decode_some(self) -> None:
-        decodable = []
-        for number, image in enumerate(self.images):
-            try:
-                decoded = decode(image, fast_to_px=self._fast_px)
-            except ImageError:
-                continue
-            decodable.append(image)
-            if len(self._pixels) < _MAX_PICTURES:
-                digest = hashlib.sha256(image).hexdigest()
-                self._pixels.append(decoded.pixels_CHW)
-                self._pictures.append(
-                    Picture(number, f"{number:05d}", digest, decoded.width, decoded.height, number % 1000, {})
-                )
-        if not decodable:
-            raise InputError(f"none of {len(self.images)} images from the inputs can be decoded")
-        self._decodable = decodable
-
     def _predict(self) -> list[tuple[Predictions, list[Picture]]]:
         """Predictions of the ensemble for the pictures, in chunks; for fewer pictures if the ensemble is slow."""
-        size = min(self._chunk, -(-len(self._pictures) // 2))
-        pieces = [slice(at, at + size) for at in range(0, len(self._pictures), size)]
+        size = min(self._chunk, -(-len(self._decoded.pictures) // 2))
+        pieces = [slice(at, at + size) for at in range(0, len(self._decoded.pictures), size)]
         found: list[tuple[Predictions, list[Picture]]] = []
         deadline = time.monotonic() + _PREDICT_S
         for at in range(0, len(pieces), self._config.num_threads):
             wave = pieces[at : at + self._config.num_threads]
             # on the workers: in this thread torch would start and wait for several threads of its own
-            futures = [self._workers.submit(0, self.ensemble.predict, self._select_crops(piece)) for piece in wave]
-            found += [(future.result(), self._pictures[piece]) for future, piece in zip(futures, wave, strict=True)]
+            futures = [
+                self._workers.submit(0, self.ensemble.predict, self._decoded.select_crops(piece)) for piece in wave
+            ]
+            found += [
+                (future.result(), self._decoded.pictures[piece]) for future, piece in zip(futures, wave, strict=True)
+            ]
             if time.monotonic() > deadline:
                 break
         return found
-
-    def _select_crops(self, which: slice | list[int]) -> dict[Geometry, torch.Tensor]:
-        return {geometry: crops[which] for geometry, crops in self._crops.items()}
 
     # -- the stages --------------------------------------------------------------------------------------
 
@@ -229,7 +206,7 @@ class StageBench:
     ) -> Stage:
         """A stage that runs on all threads, chunk by chunk."""
         threads, size = self._config.num_threads, size or self._piece
-        source = self._decodable if items is None else items
+        source = self._decoded.decodable if items is None else items
 
         def run(number: int) -> int:
             self._wait(self._workers.submit(0, call, chunk) for chunk in _cycle_chunks(source, number, size))
@@ -244,7 +221,11 @@ class StageBench:
 
     def _decode_stages(self, *, alternatives: bool) -> Iterator[Stage]:
         ways = [("fast" if self._config.decode == "fast" else "exact", self._fast_px, True)]
-        if alternatives and self._other_px is not None and self._share_of_large(self._other_px) >= _MIN_LARGE_SHARE:
+        if (
+            alternatives
+            and self._other_px is not None
+            and self._decoded.share_of_large(self._other_px) >= _MIN_LARGE_SHARE
+        ):
             ways.append(("fast", self._other_px, False))
         for what, px, configured in ways:
 
@@ -254,18 +235,13 @@ class StageBench:
 
             yield self._threaded_stage("decode", what, call, configured=configured)
 
-    def _share_of_large(self, px: int) -> float:
-        """The share of pictures that --decode fast would decode at a reduced scale, 0-1."""
-        large = [min(pixels.shape[1:]) >= 2 * px for pixels in self._pixels]
-        return sum(large) / len(large)
-
     def _resize_stage(self, geometry: Geometry) -> Stage:
         def call(chunk: list[torch.Tensor]) -> None:
             for pixels in chunk:
                 crop(pixels, geometry)
 
         what = f"{geometry.resize_px} to {geometry.crop_px}, {geometry.interpolation}"
-        return self._threaded_stage("resize", what, call, self._pixels)
+        return self._threaded_stage("resize", what, call, self._decoded.pixels)
 
     def _prepare_stages(self, *, alternatives: bool) -> Iterator[Stage]:
         """Decoding and resizing on the cores, and with JPEGs decoded on the GPU."""
@@ -304,7 +280,7 @@ class StageBench:
         tried = [configured]
         if alternatives:
             tried += [(precision, False) for precision in PRECISIONS[config.device] if (precision, False) != configured]
-        crops = self._crops[spec.recipe.geometry]
+        crops = self._decoded.crops[spec.recipe.geometry]
         for precision, compiled in tried:
             yield self._forward_stage(spec, crops, precision, compiled, configured=(precision, compiled) == configured)
 
@@ -355,11 +331,11 @@ class StageBench:
         if not self._on_gpu:
 
             def call(chunk: list[int]) -> None:
-                ensemble.predict(self._select_crops(chunk))
+                ensemble.predict(self._decoded.select_crops(chunk))
 
-            places = range(len(self._pictures))
+            places = range(len(self._decoded.pictures))
             return self._threaded_stage("ensemble", what, call, places, size=size, configured=configured)
-        batch = {geometry: _repeat(crops, size).to(ensemble.device) for geometry, crops in self._crops.items()}
+        batch = {geometry: _repeat(crops, size).to(ensemble.device) for geometry, crops in self._decoded.crops.items()}
         again_MB = ensemble.first_pass(batch).again_MB
         where = [] if again_MB is None else [again_B.nonzero()[:, 0] for again_B in again_MB]
 

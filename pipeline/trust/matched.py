@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.output.ledger import PREDICTIONS, Ledger
-from pipeline.output.parts import PartName
 from pipeline.trust.promise import certifying_mask
 from pipeline.trust.truth import Truth, TruthCounts, TruthMatcher
 
@@ -37,7 +36,7 @@ class MatchedImages:
         ranks_PN: int32, rank of the true class among the predictor's labels, from 0; -1 where it is not among them.
         scores_PN: float32, the predictor's largest score, 0-1.
         certifying_N: bool, whether the image is in the half that certifies a promise, which nothing may be fitted on.
-        top_scores_Nk: float32, the stored scores of the consensus, best first; k is 0 unless they were asked for.
+        top_scores_Nk: float32, the stored scores of the consensus, best first; k is 0 unless ``with_scores``.
     """
 
     counts: TruthCounts
@@ -94,11 +93,8 @@ def _read_tables(
     columns = list(dict.fromkeys([*_COLUMNS, *truth_columns]))
     min_rows = 0 if truth is None else min(len(truth.labels_T) // _TRUTHS_PER_ROW, _MAX_ROWS)
     held: list[pa.Table] = []
-    for name in ledger.names(PREDICTIONS):
-        part = PartName.parse(name)
-        if part is None or part.fingerprint != fingerprint[:8]:
-            continue
-        held.append(ledger.read_part(PREDICTIONS, name, columns).replace_schema_metadata())
+    for part in ledger.prediction_parts(fingerprint):
+        held.append(ledger.read_part(PREDICTIONS, str(part), columns).replace_schema_metadata())
         if sum(table.num_rows for table in held) >= min_rows:
             yield pa.concat_tables(held)
             held = []

@@ -47,31 +47,30 @@ def read_member_log_probs(
     """
     source = find_stored_probs(ledger, job)
     num_classes = len(job["class_names"])
-    names = [name for name in map(PartName.parse, ledger.names(PREDICTIONS)) if name is not None]
-    names = [name for name in names if name.fingerprint == source.fingerprint[:8]]
-    locations_3N, counts = _locate_truths(ledger, names, truth, num_classes)
+    parts = ledger.prediction_parts(source.fingerprint)
+    locations_3N, counts = _locate_truths(ledger, parts, truth, num_classes)
     chosen = np.arange(locations_3N.shape[1])
     if len(chosen) > MAX_TRUTHS:
         chosen = np.sort(np.random.default_rng(_SEED).choice(len(chosen), MAX_TRUTHS, replace=False))
     locations_3N = locations_3N[:, chosen]
     logs = [torch.zeros(0, len(source.aliases), num_classes)]
     for number, indices in itertools.groupby(range(len(chosen)), key=lambda index: locations_3N[0, index]):
-        part = read_stored_part(ledger, source, names[number], num_classes)
+        stored = read_stored_part(ledger, source, parts[number], num_classes)
         rows = locations_3N[1, list(indices)]
-        probs_MBK = [restore_probs(part.member_probs[alias].take(rows)) for alias in source.aliases]
+        probs_MBK = [restore_probs(stored.member_probs[alias].take(rows)) for alias in source.aliases]
         logs.append(torch.stack(probs_MBK, dim=1).clamp_min(torch.finfo(torch.float32).tiny).log())
     log_probs = MemberLogProbs(torch.cat(logs), torch.from_numpy(locations_3N[2]))
     return log_probs, dataclasses.replace(counts, used=len(chosen))
 
 
 def _locate_truths(
-    ledger: Ledger, names: list[PartName], truth: Truth | None, num_classes: int
+    ledger: Ledger, parts: list[PartName], truth: Truth | None, num_classes: int
 ) -> tuple[Array, TruthCounts]:
     """Part number, row and true class of each image with known truth: int64 (3, N)."""
     matcher = TruthMatcher(truth, num_classes)
     found, rows = [np.zeros((3, 0), np.int64)], [np.zeros(0, np.int8)]
-    for number, name in enumerate(names):
-        table = ledger.read_part(PREDICTIONS, str(name), matcher.columns)
+    for number, part in enumerate(parts):
+        table = ledger.read_part(PREDICTIONS, str(part), matcher.columns)
         labels_B, rows_B = matcher.match(table)
         known = np.flatnonzero(labels_B >= 0)
         rows.append(rows_B[known])

@@ -94,7 +94,7 @@ def fit_stack(log_probs: MemberLogProbs) -> tuple[Array, float]:
         or larger <= _objective(log_probs, weights_M, strength)[0]
     ):
         raise RequestError(
-            f"{len(log_probs):,} truths do not say which weights fit: the best are "
+            f"{len(log_probs):,} truths do not determine the weights: the best are "
             f"{'0 (are these truths of other images?)' if weights_M.max() <= 0 else 'without end (are all right?)'}; "
             "give more or other ones"
         )

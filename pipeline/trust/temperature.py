@@ -120,7 +120,7 @@ def fit_temperature(pooled: PooledProbs) -> float:
     found = _golden_section(lambda log: float(pooled.nll(math.exp(log)).mean()), low, high)
     if min(found - low, high - found) < 100 * _TOLERANCE:
         raise RequestError(
-            f"{len(pooled):,} truths do not say which temperature fits: the best is {MIN_TEMPERATURE:g} or less "
+            f"{len(pooled):,} truths do not determine the temperature: the best is {MIN_TEMPERATURE:g} or less "
             f"(are all labels right?), or {MAX_TEMPERATURE:g} or more (are these truths of other images?); "
             "give more or other ones"
         )

@@ -76,11 +76,11 @@ def group_by_agreement(agreement_N: Array, right_N: Array) -> tuple[AccuracyGrou
         agreement_N: float, 0-1.
         right_N: bool, whether the labels are right.
     """
-    levels, places_N = np.unique(np.round(agreement_N.astype(np.float64), _LEVEL_DIGITS), return_inverse=True)
+    levels, groups_N = np.unique(np.round(agreement_N.astype(np.float64), _LEVEL_DIGITS), return_inverse=True)
     if len(levels) > _MAX_LEVELS:
         return _by_edges(agreement_N, right_N, np.arange(10) / 10)
-    images = np.bincount(places_N, minlength=len(levels))
-    rights = np.bincount(places_N[right_N], minlength=len(levels))
+    images = np.bincount(groups_N, minlength=len(levels))
+    rights = np.bincount(groups_N[right_N], minlength=len(levels))
     return tuple(
         _accuracy_group(float(level), float(level), int(number), int(good))
         for level, number, good in zip(levels, images, rights, strict=True)
@@ -89,9 +89,9 @@ def group_by_agreement(agreement_N: Array, right_N: Array) -> tuple[AccuracyGrou
 
 def _by_edges(values_N: Array, right_N: Array, edges: Array) -> tuple[AccuracyGroup, ...]:
     # edges in the values' own type: 0.9 in float32 is below 0.9 in float64, but belongs to the range from 0.9 on
-    places_N = np.clip(np.searchsorted(edges.astype(values_N.dtype), values_N, side="right") - 1, 0, len(edges) - 1)
-    images = np.bincount(places_N, minlength=len(edges))
-    rights = np.bincount(places_N[right_N], minlength=len(edges))
+    groups_N = np.clip(np.searchsorted(edges.astype(values_N.dtype), values_N, side="right") - 1, 0, len(edges) - 1)
+    images = np.bincount(groups_N, minlength=len(edges))
+    rights = np.bincount(groups_N[right_N], minlength=len(edges))
     return tuple(
         _accuracy_group(float(low), float(high), int(number), int(good))
         for low, high, number, good in zip(edges, [*edges[1:], 1.0], images, rights, strict=True)

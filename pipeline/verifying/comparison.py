@@ -83,13 +83,13 @@ class Comparison:
         Args:
             unnoted: Damage to the shard that quarantine does not note, by reason.
         """
-        uri, mend = self._unit.uri, relabel(self._unit)
+        uri, advice = self._unit.uri, relabel(self._unit)
         for what, samples in (
             ("in the input, but not in the output", self._missing),
             ("in the output, but not in the input", self._unexpected),
             ("more than once in the output", self._doubled),
         ):
             if samples.count:
-                yield f"{uri}: {samples.count} samples {what}: {samples}; {mend}"
+                yield f"{uri}: {samples.count} samples {what}: {samples}; {advice}"
         for reason, count in unnoted.items():
-            yield f"{uri}: {count} x {reason} in the shard that quarantine does not note; {mend}"
+            yield f"{uri}: {count} x {reason} in the shard that quarantine does not note; {advice}"

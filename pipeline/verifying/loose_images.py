@@ -12,7 +12,7 @@ from pipeline.storage import Entry, Storage
 from pipeline.verifying.messages import RERUN, SampleNames
 
 _PARALLEL_READS = 32
-_LISTING_SLACK = 4  # a listing may pass so many times the keys of a slice before each key is asked for alone
+_LISTING_SLACK = 4  # a listing may pass so many times the keys of a slice before each key is looked up alone
 
 
 def check_loose_images(unit: Unit, storage: Storage, *, deep: bool) -> tuple[list[str], dict[int, str] | None]:

@@ -40,7 +40,7 @@ def relabel(unit: Unit) -> str:
 def describe_unread(unit: Unit, error: StorageError) -> str:
     """Why a unit's input could not be read, and what to do about it."""
     if isinstance(error, ObjectChanged):
-        return f"{error}; {RERUN}, which labels it anew"
+        return f"{error}; {RERUN}, which labels it again"
     if isinstance(error, ObjectMissing):
         return f"{error}; put the shard back: what was labelled of it cannot be proved"
     return f"{unit.uri}: cannot be checked: {error}"

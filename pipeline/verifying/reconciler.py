@@ -136,7 +136,7 @@ class Reconciler:
         return account
 
     def _check_probabilities(self, part: PartName, index_N: np.ndarray) -> Iterator[str]:
-        """One line for each member whose probabilities are damaged; only labelling the part again makes them anew."""
+        """One line for each member whose probabilities are missing or damaged; labelling the part again mends it."""
         for alias in self._kept:
             try:
                 read_probabilities(self._ledger, alias, part, self._num_classes, index_N)

@@ -1,4 +1,4 @@
-"""Which rows are drawn: fairly, the same again, and in the order that was asked for."""
+"""Sampling for annotation: fair, reproducible, and in the requested order."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def indices(ledger, number, order="random", *, seed=0, unique=False):
     return [row.index for row in rows]
 
 
-def test_every_set_of_images_is_as_likely(tmp_path):
+def test_every_set_of_images_is_equally_likely(tmp_path):
     ledger = made(tmp_path / "out", rows_per_part=150)
     times = np.zeros(IMAGES)
     together = 0
@@ -57,7 +57,7 @@ def test_every_set_of_images_is_as_likely(tmp_path):
     assert together <= 13  # 4 are expected
 
 
-def test_it_is_the_same_in_every_run_whatever_the_parts_and_smaller_ones_are_its_beginning(tmp_path):
+def test_samples_are_reproducible_nested_and_independent_of_parts(tmp_path):
     ledger, other = made(tmp_path / "a", rows_per_part=40), made(tmp_path / "b", rows_per_part=7)
     drawn = indices(ledger, 50)
     assert drawn == indices(ledger, 50) == indices(other, 50)

@@ -105,7 +105,7 @@ def test_init_writes_a_file_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == template("job.yaml")
 
 
-def test_check_says_what_it_understood_or_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_check_shows_the_options_or_the_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "job.yaml"
     path.write_text("model: 'b:resnet34=s3://key:secret@bucket/x.pth*2'\ninputs: a.tar\n")
     assert commands.check(str(path)) == 0
@@ -120,7 +120,7 @@ def test_check_says_what_it_understood_or_what_is_wrong(tmp_path: Path, capsys: 
     assert "secret" not in said.err
 
 
-def test_no_words_at_all_show_help_in_lines():
+def test_no_arguments_show_the_help():
     result = subprocess.run([sys.executable, "-m", "pipeline", "config"], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "\n  check " in result.stderr

@@ -297,7 +297,7 @@ def test_files_that_a_replaced_export_writes_late_are_removed(labelled, tmp_path
     assert not (to / "data" / "part-00000000-0000000000000000-00000.csv").exists()
 
 
-def test_an_exporter_whose_place_was_taken_over_takes_its_part_back(labelled, tmp_path, monkeypatch):
+def test_an_exporter_removes_its_part_when_another_export_takes_over(labelled, tmp_path, monkeypatch):
     to = tmp_path / "to"
     committed = Target.commit
 
@@ -338,7 +338,7 @@ def test_images_that_changed_or_are_gone_are_left_out_and_said(labelled, tmp_pat
     assert "| changed or gone since they were labelled | 2 |" in (tmp_path / "to" / "README.md").read_text()
 
 
-def test_a_folder_that_is_gone_is_no_lack_of_images(labelled, tmp_path):
+def test_a_missing_folder_is_an_error(labelled, tmp_path):
     labelled.loose.rename(tmp_path / "away")
     try:
         summary = export(labelled.out, tmp_path / "to", "imagefolder", engine="inline")

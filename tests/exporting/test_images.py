@@ -1,4 +1,4 @@
-"""Images read again: what counts is their hash, and the place as a whole where none is left."""
+"""Images read again for an export: only their hash counts; a replaced input is an error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def place(labelled, tmp_path):
         shutil.copytree(tmp_path / "kept" / name, labelled.out.parent / name)
 
 
-def test_the_one_loose_image_that_is_wanted_may_be_gone(labelled, place):
+def test_a_single_loose_image_may_be_missing(labelled, place):
     (labelled.loose / "plain.jpg").unlink()
     ((_, reason),) = place("slice", "plain.jpg")
     assert reason == OmissionReason.MISSING
@@ -40,7 +40,7 @@ def test_the_one_loose_image_that_is_wanted_may_be_gone(labelled, place):
     assert reason == OmissionReason.CHANGED
 
 
-def test_where_nothing_is_as_it_was_the_place_is_at_fault(labelled, place):
+def test_a_replaced_input_is_an_error(labelled, place):
     shutil.rmtree(labelled.loose)
     labelled.loose.mkdir()
     with pytest.raises(ObjectChanged, match=r"none of 1 images is there as it was labelled \(missing\)"):
@@ -52,7 +52,7 @@ def test_where_nothing_is_as_it_was_the_place_is_at_fault(labelled, place):
         place("tar", key)
 
 
-def test_a_shard_that_was_touched_is_as_good_as_before(labelled, place):
+def test_a_touched_shard_is_still_valid(labelled, place):
     first = sorted(labelled.shards.iterdir())[0]
     content = first.read_bytes()
     first.write_bytes(content)

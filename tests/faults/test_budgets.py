@@ -12,7 +12,7 @@ from conftest import make_tar, sample_members
 from small_jobs import options
 
 from pipeline import label, verify
-from pipeline.cli.jobs import explain_exit
+from pipeline.cli.summaries import print_failures
 from pipeline.engines.on_ray import RayEngine
 from pipeline.engines.workload import MAX_DEATHS, DeathLimit, Workload
 from pipeline.errors import EngineError, RequestError
@@ -33,7 +33,7 @@ def test_a_job_whose_units_cannot_be_read_stops_early(gaps, sample_data, tmp_pat
     assert (summary.exit_code, summary.failed_units_exceeded) == (4, True)
     assert 6 <= summary.failed_units < 20
     assert summary.images == 0
-    explain_exit(summary)
+    print_failures(summary)
     *listed, last = capsys.readouterr().err.splitlines()
     assert len(listed) == summary.failed_units
     assert "more than --max-failed-units allows" in last

@@ -1,4 +1,4 @@
-"""Drawings: SVG that takes its colours and letters from the page, the same bytes for the same data."""
+"""Plots: SVG with the colours and fonts of the page, and the same bytes for the same data."""
 
 from __future__ import annotations
 

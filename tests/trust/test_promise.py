@@ -1,4 +1,4 @@
-"""The promise of a precision: that it holds at its rate, on thousands of truths drawn from collections made up."""
+"""Promised precision: it holds at its rate, on thousands of truths drawn from synthetic collections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.trust.intervals import binomial_tail, clopper_pearson_lower, wilso
 from pipeline.trust.matched import read_matched_images
 from pipeline.trust.promise import NUM_LEVELS, certify, certifying_mask
 from pipeline.trust.thresholds import find_operating_points
-from pipeline.trust.truth import read_truth
+from pipeline.trust.truth_file import read_truth
 
 SIZE = 200_000  # so large that drawing 2,000 of it is quick
 DELTA = 0.1
@@ -56,7 +56,7 @@ def draws(make, num_truths, repeats=200):
 
 @pytest.mark.parametrize("make", [photographs, ties, hopeless])
 @pytest.mark.parametrize(("target", "num_truths"), [(0.95, 500), (0.95, 2000), (0.98, 2000)])
-def test_a_promise_is_broken_no_more_often_than_it_says(make, target, num_truths):
+def test_a_promise_is_broken_no_more_often_than_delta(make, target, num_truths):
     found = [
         (certify(scores, right, target, DELTA, certifying_N=certifies).threshold, broken)
         for scores, right, certifies, broken in draws(make, num_truths)
@@ -78,7 +78,7 @@ def test_it_holds_with_levels_from_the_whole_collection():
     assert np.mean([threshold is not None for threshold, _ in found]) > 0.8
 
 
-def test_a_threshold_that_looked_precise_enough_breaks_its_word_half_of_the_time():
+def test_an_observed_threshold_misses_its_target_half_of_the_time():
     """So the proof above can fail."""
     bad = [
         broken(find_operating_points(scores, right, (0.95,))[0].threshold, 0.95)
@@ -87,7 +87,7 @@ def test_a_threshold_that_looked_precise_enough_breaks_its_word_half_of_the_time
     assert 0.35 < np.mean(bad) < 0.75
 
 
-def test_the_risk_is_used_where_it_can_be():
+def test_the_risk_is_close_to_delta_in_the_worst_case():
     """Where all levels are a little too bad, the first test is a coin of the stated risk, and not far from it."""
     bad = [
         certify(scores, right, 0.95, DELTA, certifying_N=certifies).threshold is not None
@@ -105,7 +105,7 @@ def test_with_more_truth_more_is_kept_and_never_much_more_than_is_possible():
 
 
 @pytest.mark.parametrize(("target", "least"), [(0.95, 45), (0.98, 114), (0.99, 230)])
-def test_the_least_that_certifies(target, least):
+def test_the_smallest_number_of_truths_that_certifies(target, least):
     """ceil(ln delta / ln target) of them, all accepted and right; with one less nothing is promised."""
     assert least == math.ceil(math.log(0.1) / math.log(target))
     scores = np.ones(2 * least)
@@ -120,7 +120,7 @@ def test_the_least_that_certifies(target, least):
     assert (none.threshold, none.missing, none.precision_low) == (None, 2 * least, 0)
 
 
-def test_what_is_missing_would_do_if_all_of_it_were_right():
+def test_the_missing_truths_suffice_if_all_are_right():
     scores = np.full(400, 0.7)
     right = np.arange(400) >= 40
     certifies = np.arange(400) % 2 == 0

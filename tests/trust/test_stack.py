@@ -56,7 +56,7 @@ def test_the_weights_are_the_best_there_are():
     np.testing.assert_allclose(stack._fit_weights(log_probs, 0.01, np.array([5.0, 0.0, 5.0])), weights_M, atol=1e-4)
 
 
-def test_slopes_and_curvatures_are_those_of_the_objective():
+def test_gradient_and_hessian_match_finite_differences():
     log_probs, at_M, step = made_up(50, [0.5, 2.0], seed=4), np.array([0.7, 0.4]), 1e-4
     _, gradient_M, hessian_MM = stack._objective(log_probs, at_M, 0.3)
     for place, unit_M in enumerate(np.eye(2)):
@@ -73,7 +73,7 @@ def test_one_member_is_a_temperature():
     )
 
 
-def test_pulled_hard_it_is_the_geometric_pool_at_its_temperature():
+def test_the_strongest_penalty_gives_the_geometric_pool_at_its_temperature():
     log_probs = made_up(200, [0.2, 2.0], seed=6)
     weights_M = stack._fit_weights(log_probs, 1e6, None)
     assert weights_M[0] == pytest.approx(weights_M[1], rel=1e-3)
@@ -82,9 +82,9 @@ def test_pulled_hard_it_is_the_geometric_pool_at_its_temperature():
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_truths_that_do_not_say_are_refused(right):
+def test_truths_that_do_not_determine_the_weights_are_refused(right):
     truth_N = torch.arange(100) % K
     said = truth_N if right else (truth_N + 1 + torch.arange(100) // K) % K
     logs = torch.full((100, 2, K), -8.0).scatter_(2, said[:, None, None].expand(-1, 2, 1), 0.0)
-    with pytest.raises(RequestError, match="do not say which weights fit"):
+    with pytest.raises(RequestError, match="do not determine the weights"):
         fit_stack(MemberLogProbs(logs, truth_N))

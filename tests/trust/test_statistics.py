@@ -1,4 +1,4 @@
-"""Intervals, reliability, selection and classes against values worked out elsewhere, and against each other."""
+"""Intervals, reliability, operating points and class metrics against published values, and against each other."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_paired_interval_by_hand():
 
 
 @given(st.integers(0, 500), st.integers(0, 500), st.integers(1, 500))
-def test_who_is_first_only_turns_the_sign(wins, losses, neither):
+def test_swapping_the_predictors_flips_the_sign(wins, losses, neither):
     one, other = (
         paired_gain("x", wins, losses, wins + losses + neither),
         paired_gain("x", losses, wins, wins + losses + neither),
@@ -115,7 +115,7 @@ def test_bins_hold_every_image_once_in_order_and_do_not_depend_on_it(rows, num_b
 
 @settings(deadline=None)
 @given(scored, st.sampled_from([0.5, 0.8, 0.95, 1.0]))
-def test_what_is_kept_is_as_precise_as_asked_and_no_lower_threshold_is(rows, target):
+def test_operating_points_reach_the_target_and_no_lower_threshold_does(rows, target):
     scores, right = rows
     (kept,) = find_operating_points(scores, right, (target,))
     precisions = {float(t): right[scores >= t].mean() for t in np.unique(scores)}
@@ -167,7 +167,7 @@ def test_classes_by_hand():
     ]
 
 
-def test_nothing_is_known_of_no_images():
+def test_without_images_all_figures_are_empty():
     none, nothing = np.zeros(0, np.float32), np.zeros(0, bool)
     assert (
         compute_reliability(none, nothing).bins

@@ -1,4 +1,4 @@
-"""The temperature: what a pool that is too sure, or not sure enough, is brought back to."""
+"""Temperature scaling of overconfident and underconfident pools."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_it_is_the_best_there_is():
 
 
 @pytest.mark.parametrize(("shown", "k"), [(0.4, 5), (2.2, 10)])
-def test_a_pool_that_is_too_sure_or_too_modest_is_brought_back(shown, k):
+def test_overconfident_and_underconfident_pools_are_calibrated(shown, k):
     probs, truth = calibrated(1_500, NUM_CLASSES, seed=2, sharpness=4)
     images = pooled(at(probs, shown), truth, k)
     right = images.log_truth_N == images.logs_Nk[:, 0]
@@ -70,8 +70,8 @@ def test_a_pool_that_is_too_sure_or_too_modest_is_brought_back(shown, k):
 
 
 @pytest.mark.parametrize("everything", [True, False])
-def test_truths_that_say_nothing_are_refused(everything):
+def test_truths_that_do_not_determine_a_temperature_are_refused(everything):
     probs, _ = calibrated(100, NUM_CLASSES)
     truth = probs.argmax(axis=1) if everything else probs.argmin(axis=1)
-    with pytest.raises(RequestError, match="100 truths do not say which temperature fits"):
+    with pytest.raises(RequestError, match="100 truths do not determine the temperature"):
         fit_temperature(pooled(probs, truth, NUM_CLASSES))

@@ -1,4 +1,4 @@
-"""Truth files as people write them, and the images they are about."""
+"""Truth files, and their match with images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from made_up_outputs import write_csv
 
 from pipeline.errors import InputError
 from pipeline.storage import Storage
-from pipeline.trust.truth import read_truth
+from pipeline.trust.truth_file import read_truth
 
 NAMES = ("cat", "dog", "crane", "crane", "7")
 
@@ -84,7 +84,7 @@ def test_parquet_in_the_types_that_people_have(tmp_path, labels):
         ("t.parquet", "key,label\n1,cat\n", "neither CSV nor Parquet"),
     ],
 )
-def test_what_is_no_truth_is_a_wrong_request(tmp_path, name, text, says):
+def test_invalid_truth_files_are_refused(tmp_path, name, text, says):
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=says):

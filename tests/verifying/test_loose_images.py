@@ -1,4 +1,4 @@
-"""How verify finds out, on S3, whether loose images are as planned: by listings where those are short."""
+"""Loose images on S3 are checked by listings where these are short, and one by one elsewhere."""
 
 from __future__ import annotations
 
