@@ -37,9 +37,10 @@ from pipeline.models.stored_probs import combine_stored
 from pipeline.output.probabilities import MemberProbs
 from pipeline.records import Sample, ShardEvent, Stage
 from pipeline.stages.classify import BatchPool
-from pipeline.stages.decode import LIMIT_S, Decoded, decode
+from pipeline.stages.decode import Decoded, decode
 from pipeline.stages.isolation import IsolatedDecoder
-from pipeline.stages.nvjpeg import DeviceDecoder, trusted_decoder
+from pipeline.stages.large_images import DECODE_TIMEOUT_S
+from pipeline.stages.nvjpeg import DeviceDecoder, make_checked_decoder
 from pipeline.stages.write import Picture, QuarantineRow
 
 _CHUNKS_ON_DEVICE = 4  # one that waits, three in the steps of a device queue
@@ -88,10 +89,10 @@ class Executor:
         self.chunks_ahead = config.num_threads + 1
         if self._device:
             self.chunks_ahead = _CHUNKS_ON_DEVICE + -(-config.num_threads * PIECE_IMAGES // self.chunk_images)
-        self._gpu_decoder = trusted_decoder(self._ensemble.device) if config.decode == "gpu" else None
+        self._gpu_decoder = make_checked_decoder(self._ensemble.device) if config.decode == "gpu" else None
         self._workers = Workers(config.num_threads, on_start=self._begin_thread)
-        self._watchdog = Watchdog(LIMIT_S, self._rescue)
-        self._isolated = IsolatedDecoder(LIMIT_S)
+        self._watchdog = Watchdog(DECODE_TIMEOUT_S, self._rescue)
+        self._isolated = IsolatedDecoder(DECODE_TIMEOUT_S)
         self._most_hanging = max(1, config.num_threads // 4)  # each may keep a core busy
         largest = max(geometry.resize_px for geometry in self._ensemble.geometries)
         self._fast_to_px = largest if config.decode == "fast" else None
@@ -139,7 +140,7 @@ class Executor:
     def _begin_thread(self) -> None:
         one_torch_thread()
         if self._gpu_decoder:
-            self._gpu_decoder.own_stream()
+            self._gpu_decoder.use_own_stream()
 
     def _prepare(self, piece: Piece, overdue: Encoded | None = None) -> None:
         """What is left of a piece, after an image that hangs in another thread; who is last passes the chunk on."""

@@ -31,7 +31,7 @@ from pipeline.speed.whole_job import WholeJob
 from pipeline.speed.writing import WRITTEN_ROWS, Writing
 from pipeline.stages.classify import Batch, BatchPool
 from pipeline.stages.decode import decode
-from pipeline.stages.nvjpeg import DeviceDecoder, trusted_decoder
+from pipeline.stages.nvjpeg import DeviceDecoder, make_checked_decoder
 from pipeline.stages.write import Picture
 from pipeline.storage import Storage
 
@@ -93,7 +93,7 @@ class StageBench:
         self._fast_px = largest if config.decode == "fast" else None
         self._other_px = None if config.decode == "fast" else largest
         # on a GPU it is worth knowing whether that decodes faster than the cores
-        self._gpu_decoder = trusted_decoder(self.ensemble.device) if self._on_gpu else None
+        self._gpu_decoder = make_checked_decoder(self.ensemble.device) if self._on_gpu else None
         self._pixels: list[torch.Tensor] = []
         self._pictures: list[Picture] = []
         self._decode_some()

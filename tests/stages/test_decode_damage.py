@@ -32,7 +32,8 @@ from fuzz.seeds import images, photo
 
 from pipeline.errors import ImageError
 from pipeline.records import Reason
-from pipeline.stages.decode import _large_images, decode
+from pipeline.stages.decode import decode
+from pipeline.stages.large_images import large_image_lock
 
 REPOSITORY = Path(__file__).parents[2]
 HEADER_BYTES = 200  # where damage does most
@@ -117,7 +118,7 @@ def test_icons_wait_for_each_other_as_large_pictures_do(name):
     """What they hold may be as large as a picture may be, and shows only when it is decoded."""
     data = images()[name]
     with ThreadPoolExecutor(1) as pool:
-        with _large_images.one(nullcontext):
+        with large_image_lock.acquire(nullcontext):
             waiting = pool.submit(decode, data)
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.5)
