@@ -295,7 +295,7 @@ class _SampleGrouper:
 
 
 def _key_and_field(name: str) -> tuple[str | None, str]:
-    """Split a name into WebDataset's key and the field in lower case; the key is None without a dot, or with a leading one.
+    """Split a name into WebDataset's key and the field in lower case; without a dot, or with a leading one, no key.
 
     WebDataset itself groups all hidden files of a directory ``d`` in one sample, ``d/``.
     """
