@@ -32,8 +32,8 @@ from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
 from pipeline.labeler.replay import Replayer
 from pipeline.metrics import Meter, job_labels
-from pipeline.models.cost import of_member
-from pipeline.models.tuning import is_long
+from pipeline.models.cost import member_cost
+from pipeline.models.tuning import is_worth_tuning
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.output.ledger import JOB, SUCCESS, Ledger
 from pipeline.output.parts import Progress
@@ -174,9 +174,9 @@ def _left_to_do(agenda: PendingWork, job: Job, storage: Storage) -> dict[str, tu
 def _is_long(left: Iterable[tuple[Unit, int | None]], members: Sequence[ResolvedMember], engine: Engine) -> bool:
     """Whether so much is left to compute on CPUs that it pays to find out first what suits each member."""
     images = sum(max(0, unit.size_bytes) // _USUAL_IMAGE_BYTES if count is None else count for unit, count in left)
-    costs = [of_member(member.spec) for member in members]
+    costs = [member_cost(member.spec) for member in members]
     macs = sum(cost.macs for cost in costs if cost is not None)
-    return is_long(macs, images, engine.share(on_gpu=False, num_workers=None).num_cpus)
+    return is_worth_tuning(macs, images, engine.share(on_gpu=False, num_workers=None).num_cpus)
 
 
 def _workload(

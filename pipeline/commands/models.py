@@ -12,12 +12,12 @@ from typing import Any, Literal
 from pipeline.config.members import MemberRequest, parse_members
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import InputError, ModelError, StorageError
-from pipeline.models.catalog import TIMM_PREFIX, Architecture, Figures, Published, find, torchvision_names
-from pipeline.models.cost import measure
-from pipeline.models.download import Watch, ignore
+from pipeline.models.catalog import TIMM_PREFIX, Architecture, PublishedWeights, WeightsInfo, find, torchvision_names
+from pipeline.models.cost import measure_cost
+from pipeline.models.download import ProgressCallback, ignore_progress
 from pipeline.models.families import families, family_of
 from pipeline.models.locate import AmbiguousWeightsError, Locator, WeightsFile
-from pipeline.models.weights import resolve_with
+from pipeline.models.weights import resolve_with_file
 from pipeline.storage import Storage, absolute_uri, join
 
 _HUB_PAGE = "https://huggingface.co/"
@@ -27,11 +27,11 @@ _MOST_COUNTED = 40  # counting takes up to a second each; of longer lists only w
 
 @dataclass(frozen=True, slots=True)
 class WeightsCard:
-    """Published weights, as ``shardlabel models`` shows them; None where nobody says it.
+    """PublishedWeights weights, as ``shardlabel models`` shows them; None where nobody says it.
 
     Attributes:
         weights: Its name, as in ``ARCH@WEIGHTS``.
-        num_params, gmacs, top1, top5, file_mb, licence: See :class:`pipeline.models.catalog.Figures`.
+        num_params, gmacs, top1, top5, file_mb, licence: See :class:`pipeline.models.catalog.WeightsInfo`.
         input_px: Side of the square that the network sees.
         resize_px: Length of the shorter side before the crop (of both sides, with ``fit`` squash).
         interpolation: Of the resize.
@@ -172,12 +172,14 @@ def _card(architecture: Architecture, locator: Locator, *, counted: bool) -> Arc
     )
 
 
-def _weights_card(architecture: Architecture, entry: Published, locator: Locator, *, counted: bool) -> WeightsCard:
+def _weights_card(
+    architecture: Architecture, entry: PublishedWeights, locator: Locator, *, counted: bool
+) -> WeightsCard:
     geometry = entry.recipe.geometry
-    figures = _counted(architecture, entry) if counted else entry.figures
+    info = _counted(architecture, entry) if counted else entry.info
     return WeightsCard(
         weights=entry.name,
-        **dataclasses.asdict(figures),
+        **dataclasses.asdict(info),
         input_px=geometry.crop_px,
         resize_px=geometry.resize_px,
         interpolation=geometry.interpolation,
@@ -190,22 +192,22 @@ def _weights_card(architecture: Architecture, entry: Published, locator: Locator
     )
 
 
-def _counted(architecture: Architecture, entry: Published) -> Figures:
+def _counted(architecture: Architecture, entry: PublishedWeights) -> WeightsInfo:
     """What is published; parameters and operations are counted where nobody published them."""
-    figures = entry.figures
-    if figures.num_params is not None:
-        return figures
+    info = entry.info
+    if info.num_params is not None:
+        return info
     try:
-        cost = measure(architecture, _IMAGENET_CLASSES, entry.recipe.geometry.crop_px)
+        cost = measure_cost(architecture, _IMAGENET_CLASSES, entry.recipe.geometry.crop_px)
     except ModelError:
-        return figures
-    return dataclasses.replace(figures, num_params=cost.num_params, gmacs=cost.macs / 1e9)
+        return info
+    return dataclasses.replace(info, num_params=cost.num_params, gmacs=cost.macs / 1e9)
 
 
-def _whereabouts(architecture: Architecture, entry: Published, locator: Locator) -> str | None:
+def _whereabouts(architecture: Architecture, entry: PublishedWeights, locator: Locator) -> str | None:
     """Where these very weights lie: others of the same architecture do not count, nor do several that might be them."""
     try:
-        return locator.place(architecture, entry, by_name=True)
+        return locator.find_local(architecture, entry, by_name=True)
     except AmbiguousWeightsError:
         return None
 
@@ -220,7 +222,7 @@ def fetch(
     weights_dir: str | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
-    watch: Watch = ignore,
+    watch: ProgressCallback = ignore_progress,
 ) -> list[Fetched]:
     """Put the weights of members into a directory or bucket, for machines without internet.
 
@@ -250,7 +252,7 @@ def fetch(
 
 
 def _carry(request: MemberRequest, place: str, locator: Locator, storage: Storage) -> Fetched:
-    _, file = resolve_with(locator, request)
+    _, file = resolve_with_file(locator, request)
     architecture = find(request.arch)
     name = _name_to_keep(architecture, architecture.choose(request.weights), file, request)
     uri = join(place, name)
@@ -264,7 +266,9 @@ def _carry(request: MemberRequest, place: str, locator: Locator, storage: Storag
     return Fetched(f"{spec}={uri}" if request.checkpoint else spec, file.uri, uri, len(file.data), copied=not there)
 
 
-def _name_to_keep(architecture: Architecture, wanted: Published, file: WeightsFile, request: MemberRequest) -> str:
+def _name_to_keep(
+    architecture: Architecture, wanted: PublishedWeights, file: WeightsFile, request: MemberRequest
+) -> str:
     """The name by which a weights directory is searched; the hub calls every file the same."""
     if request.checkpoint is not None or architecture.matching(file.name) or wanted.hub_id is None:
         return file.name

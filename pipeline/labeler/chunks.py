@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from pipeline.labeler.stored import StoredReader, StoredRow
-from pipeline.models.device import Answer
+from pipeline.models.device import BatchResult
 from pipeline.models.ensemble import Predictions
 from pipeline.records import Cursor, Receipt, Sample, ShardEvent
 from pipeline.stages.classify import Batch, BatchPool
@@ -87,7 +87,7 @@ class Ready:
     slots: list[int] = field(default_factory=list)
     stored: list[StoredRow] = field(default_factory=list)
     predictions: Predictions | None = None
-    answer: Future[Answer] | None = None
+    answer: Future[BatchResult] | None = None
     rejected: list[QuarantineRow] = field(default_factory=list)
     num_samples: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))

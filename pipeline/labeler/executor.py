@@ -71,7 +71,7 @@ class Executor:
             top_k=config.top_k,
             temperature=config.temperature,
             compiled=config.compiled,
-            at_once=config.batch_size,
+            batch_size=config.batch_size,
             tuning=config.tuning,
             keep_probs=config.keep_probs,
         )
@@ -80,7 +80,7 @@ class Executor:
         self._batches = BatchPool(self._ensemble.geometries, self.chunk_images, pinned=not on_cpu)
         # members that no older output has said anything of; None where there are none
         new = [member.alias for member in config.members if member.alias not in config.reused]
-        self._new = self._ensemble.part(new) if new and config.reused else None
+        self._new = self._ensemble.subset(new) if new and config.reused else None
         wanted = self._new.geometries if self._new else ()
         self._new_batches = BatchPool(wanted, self.chunk_images, pinned=not on_cpu)
         self._device = DeviceQueue(self._ensemble) if device_thread or (device_thread is None and not on_cpu) else None

@@ -114,7 +114,7 @@ class StageBench:
         self._workers.close()
         self._whole.close()
 
-    def _build_ensemble(self, at_once: int | None) -> Ensemble:
+    def _build_ensemble(self, batch_size: int | None) -> Ensemble:
         return Ensemble(
             self._config.members,
             self._blobs,
@@ -123,7 +123,7 @@ class StageBench:
             rule=self._config.rule,
             top_k=self._config.top_k,
             compiled=self._config.compiled,
-            at_once=at_once,
+            batch_size=batch_size,
             tuning=self._config.tuning,
         )
 
@@ -296,10 +296,10 @@ class StageBench:
         self, spec: MemberSpec, crops: torch.Tensor, precision: Precision, compiled: bool, *, configured: bool
     ) -> Stage:
         device = torch.device(self._config.device)
-        at_once, tuning = self._config.batch_size, self._config.tuning
+        batch_size, tuning = self._config.batch_size, self._config.tuning
         blob = self._blobs[spec.alias]
-        member = Classifier(spec, blob, device, precision, compiled=compiled, at_once=at_once, tuning=tuning)
-        size = self._chunk if self._on_gpu else min(self._chunk, max(_CPU_FORWARD_IMAGES, member.at_once))
+        member = Classifier(spec, blob, device, precision, compiled=compiled, batch_size=batch_size, tuning=tuning)
+        size = self._chunk if self._on_gpu else min(self._chunk, max(_CPU_FORWARD_IMAGES, member.batch_size))
         what = precision + (" compiled" if compiled else "")
         if not self._on_gpu:
 
@@ -311,8 +311,8 @@ class StageBench:
                 "forward", what, call, list(crops), size=size, member=spec.alias, configured=configured
             )
         batch = _repeated(crops, size).to(device)
-        again_B = member.first_pass(batch)[1]
-        where_b = None if again_B is None else again_B.nonzero()[:, 0]
+        recompute_B = member.first_pass(batch)[1]
+        where_b = None if recompute_B is None else recompute_B.nonzero()[:, 0]
 
         def on_device() -> None:
             logits_BK, _ = member.first_pass(batch)
@@ -344,8 +344,8 @@ class StageBench:
             places = range(len(self._pictures))
             return self._on_threads("ensemble", what, call, places, size=size, configured=configured)
         batch = {geometry: _repeated(crops, size).to(ensemble.device) for geometry, crops in self._crops.items()}
-        again_MB = ensemble.first_pass(batch).again_MB
-        where = [] if again_MB is None else [again_B.nonzero()[:, 0] for again_B in again_MB]
+        recompute_MB = ensemble.first_pass(batch).recompute_MB
+        where = [] if recompute_MB is None else [recompute_B.nonzero()[:, 0] for recompute_B in recompute_MB]
 
         def on_device() -> None:
             ensemble.second_pass(ensemble.first_pass(batch), where)

@@ -17,7 +17,7 @@ from pipeline.engines.on_ray import RayEngine
 from pipeline.engines.workload import Share
 from pipeline.errors import ModelError
 from pipeline.labeler.labeler import Labeler
-from pipeline.models.memory import Place, need
+from pipeline.models.memory import WorkerMemory, estimate_memory
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
 
@@ -34,7 +34,7 @@ def enough_for(sample_data: Path, batch_size: int, model: str = ALL, *, own_proc
     words = {key: options(sample_data, model=model)[key] for key in ("model", "weights_dir")}
     config = parse_label_config({"inputs": "x", "out": "y", **words})
     members = [resolve(request, config.weights_dir, Storage()) for request in config.members]
-    needed = need(members, "fp32", Place("cpu", 0, 2, own_process))
+    needed = estimate_memory(members, "fp32", WorkerMemory("cpu", 0, 2, own_process))
     return -(-needed.total_bytes(batch_size) * 10 // 9)
 
 

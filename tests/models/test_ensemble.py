@@ -112,12 +112,12 @@ def test_only_members_that_have_a_second_pass_get_one(members, crops, monkeypatc
     blobs = {item.spec.alias: item.blob for item in resolved}
     together = Ensemble([item.spec for item in resolved], blobs, device="cpu", precision="mixed", rule="mean", top_k=3)
     alone, *others = together._members
-    monkeypatch.setattr(alone, "_first", alone._again)
-    monkeypatch.setattr(alone, "_again", None)
+    monkeypatch.setattr(alone, "_first", alone._second)
+    monkeypatch.setattr(alone, "_second", None)
     for member in others:
-        monkeypatch.setattr(member, "min_logit_lead", math.inf)
+        monkeypatch.setattr(member, "near_tie_margin", math.inf)
     first = together.first_pass(crops)
-    assert first.again_MB.tolist() == [[False] * 5, [True] * 5, [True] * 5]
+    assert first.recompute_MB.tolist() == [[False] * 5, [True] * 5, [True] * 5]
     predictions = together.predict(crops)
     for item, network, own in zip(resolved, networks, predictions.members, strict=True):
         scores, labels = own_logits(item, network, crops).softmax(dim=1).topk(3)

@@ -29,8 +29,8 @@ from pipeline.models.weights import (
     MemberSpec,
     ResolvedMember,
     _num_classes,
+    build_network,
     check_one_label_space,
-    network_from_blob,
     resolve,
 )
 from pipeline.storage import Storage
@@ -83,7 +83,7 @@ def with_hash(path):
 def same_logits(resolved, network, px=64):
     images = torch.randn(2, 3, px, px, generator=torch.Generator().manual_seed(9))
     with torch.inference_mode():
-        return torch.equal(network_from_blob(resolved.spec, resolved.blob)(images), network(images))
+        return torch.equal(build_network(resolved.spec, resolved.blob)(images), network(images))
 
 
 # -- where they are found -------------------------------------------------------------------------------
@@ -396,7 +396,7 @@ def test_other_number_formats_become_fp32(tmp_path, dtype, suffix):
     (torch.save if suffix == ".pth" else safetensors.torch.save_file)(dict(network.state_dict()), path)
     member = get(f"{SMALL}={path}")
     assert same_logits(member, network.float())
-    assert {tensor.dtype for tensor in network_from_blob(member.spec, member.blob).parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in build_network(member.spec, member.blob).parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
