@@ -116,7 +116,7 @@ class Architecture:
 
     @property
     def checkpoint_converter(self) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None:
-        """timm's function that converts an author's checkpoint to timm's names, given the network; or None."""
+        """Function of timm that converts an author's checkpoint to timm's names, given the network; or None."""
         if not self._is_timm:
             return None
         from timm.models import model_entrypoint
