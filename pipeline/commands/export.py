@@ -43,7 +43,7 @@ def export(
     out: str | os.PathLike[str],
     to: str | os.PathLike[str],
     format: Format,
-    **options: Any,  # noqa: ANN401 - the words of ExportConfig, which checks them
+    **options: Any,  # noqa: ANN401 - the options of ExportConfig, which checks them
 ) -> ExportSummary:
     """Make a labelled dataset of an output; the same words as ``shardlabel export``, with underscores.
 
