@@ -32,7 +32,7 @@ from pipeline.labeler.threads import Workers, one_torch_thread
 from pipeline.labeler.watchdog import Overtaken, Watchdog
 from pipeline.metrics import Meter
 from pipeline.models.device import DeviceQueue
-from pipeline.models.ensemble import Ensemble, Predictions
+from pipeline.models.ensemble import Ensemble, EnsembleOptions, Predictions
 from pipeline.models.stored_probs import combine_stored
 from pipeline.output.probabilities import MemberProbs
 from pipeline.records import Sample, ShardEvent, Stage
@@ -65,15 +65,17 @@ class Executor:
         self._ensemble = Ensemble(
             config.members,
             blobs,
-            device=config.device,
-            precision=config.precision,
-            rule=config.rule,
-            top_k=config.top_k,
-            temperature=config.temperature,
-            compiled=config.compiled,
-            batch_size=config.batch_size,
-            tuning=config.tuning,
-            keep_probs=config.keep_probs,
+            EnsembleOptions(
+                device=config.device,
+                precision=config.precision,
+                rule=config.rule,
+                top_k=config.top_k,
+                temperature=config.temperature,
+                compiled=config.compiled,
+                batch_size=config.batch_size,
+                tuning=config.tuning,
+                keep_probs=config.keep_probs,
+            ),
         )
         on_cpu = config.device == "cpu"
         self.chunk_images = config.batch_size or (CPU_CHUNK_IMAGES if on_cpu else GPU_CHUNK_IMAGES)

@@ -69,12 +69,11 @@ class Predictions:
     probs_MBK: Array | None = None
 
 
-class Ensemble:
-    """The members of a job, resident on one device.
+@dataclass(frozen=True, slots=True)
+class EnsembleOptions:
+    """How an ensemble runs, and how its members are combined.
 
-    Args:
-        specs: The members, in order.
-        blobs: Their tensors by alias, as safetensors bytes.
+    Attributes:
         device: ``cpu`` or ``cuda``.
         precision: See :class:`pipeline.models.classifier.Classifier`.
         rule: Rule of the consensus.
@@ -86,36 +85,48 @@ class Ensemble:
         keep_probs: Whether to return the members' full probabilities.
     """
 
-    def __init__(
-        self,
-        specs: Sequence[MemberSpec],
-        blobs: Mapping[str, bytes],
-        *,
-        device: str,
-        precision: Precision,
-        rule: Rule,
-        top_k: int,
-        temperature: float = 1.0,
-        compiled: bool = False,
-        batch_size: int | None = None,
-        tuning: Tuning | None = None,
-        keep_probs: bool = False,
-    ) -> None:
-        self.device = torch.device(device)
+    device: str
+    precision: Precision
+    rule: Rule
+    top_k: int
+    temperature: float = 1.0
+    compiled: bool = False
+    batch_size: int | None = None
+    tuning: Tuning | None = None
+    keep_probs: bool = False
+
+
+class Ensemble:
+    """The members of a job, resident on one device.
+
+    Args:
+        specs: The members, in order.
+        blobs: Their tensors by alias, as safetensors bytes.
+        options: How they run, and how they are combined.
+    """
+
+    def __init__(self, specs: Sequence[MemberSpec], blobs: Mapping[str, bytes], options: EnsembleOptions) -> None:
+        self.device = torch.device(options.device)
         if self.device.type == "cuda":
             # cuDNN's default, TF32, rounds as coarsely as fp16, so near ties would stay undecided
             torch.backends.cudnn.allow_tf32 = False
         self._members = [
             Classifier(
-                spec, blobs[spec.alias], self.device, precision, compiled=compiled, batch_size=batch_size, tuning=tuning
+                spec,
+                blobs[spec.alias],
+                self.device,
+                options.precision,
+                compiled=options.compiled,
+                batch_size=options.batch_size,
+                tuning=options.tuning,
             )
             for spec in specs
         ]
         self._factors = torch.tensor([spec.factor for spec in specs], dtype=torch.float64, device=self.device)
-        self._rule = rule
-        self._top_k = top_k
-        self._temperature = temperature
-        self._keep_probs = keep_probs
+        self._rule = options.rule
+        self._top_k = options.top_k
+        self._temperature = options.temperature
+        self._keep_probs = options.keep_probs
 
     def subset(self, aliases: Collection[str]) -> Ensemble:
         """Make an ensemble of some of the members, in shared memory, that returns their full probabilities.

@@ -22,7 +22,7 @@ from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.threads import Workers, one_torch_thread
 from pipeline.models.classifier import Classifier, Precision
-from pipeline.models.ensemble import Ensemble, Predictions
+from pipeline.models.ensemble import Ensemble, EnsembleOptions, Predictions
 from pipeline.models.recipe import Geometry, crop
 from pipeline.models.weights import MemberSpec
 from pipeline.speed.rates import StageRate
@@ -118,13 +118,15 @@ class StageBench:
         return Ensemble(
             self._config.members,
             self._blobs,
-            device=self._config.device,
-            precision=self._config.precision,
-            rule=self._config.rule,
-            top_k=self._config.top_k,
-            compiled=self._config.compiled,
-            batch_size=batch_size,
-            tuning=self._config.tuning,
+            EnsembleOptions(
+                device=self._config.device,
+                precision=self._config.precision,
+                rule=self._config.rule,
+                top_k=self._config.top_k,
+                compiled=self._config.compiled,
+                batch_size=batch_size,
+                tuning=self._config.tuning,
+            ),
         )
 
     def _decode_some(self) -> None:

@@ -12,7 +12,7 @@ from torchvision import models as tv
 
 from pipeline.config.members import MemberRequest
 from pipeline.models.consensus import combine
-from pipeline.models.ensemble import Ensemble
+from pipeline.models.ensemble import Ensemble, EnsembleOptions
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
 
@@ -52,7 +52,7 @@ def crops(members):
 def ensemble(resolved, rule="mean", top_k=3):
     blobs = {item.spec.alias: item.blob for item in resolved}
     specs = [item.spec for item in resolved]
-    return Ensemble(specs, blobs, device="cpu", precision="fp32", rule=rule, top_k=top_k)
+    return Ensemble(specs, blobs, EnsembleOptions(device="cpu", precision="fp32", rule=rule, top_k=top_k))
 
 
 def own_logits(item, network, crops):
@@ -110,7 +110,8 @@ def test_only_members_that_have_a_second_pass_get_one(members, crops, monkeypatc
     """One member may run in fp32 alone while its neighbours look at near ties again."""
     resolved, networks = members
     blobs = {item.spec.alias: item.blob for item in resolved}
-    together = Ensemble([item.spec for item in resolved], blobs, device="cpu", precision="mixed", rule="mean", top_k=3)
+    options = EnsembleOptions(device="cpu", precision="mixed", rule="mean", top_k=3)
+    together = Ensemble([item.spec for item in resolved], blobs, options)
     alone, *others = together._members
     monkeypatch.setattr(alone, "_first", alone._second)
     monkeypatch.setattr(alone, "_second", None)
