@@ -65,7 +65,7 @@ def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> Labe
     older, storage = open_ledger(config.source, config.s3_endpoint, no_sign_request=config.no_sign_request)
     ledger = Ledger(config.out, storage)
     if ledger.out == older.out:
-        raise OutputError(f"--out {ledger.out}: is the output that is combined; give the new one a place of its own")
+        raise OutputError(f"--out {ledger.out}: is the output to combine; write the new one to another place")
     content = older.job()
     source = find_stored_probs(older, content)
     members = choose_members(content, config.model, source)

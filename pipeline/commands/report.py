@@ -61,7 +61,7 @@ def report(
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read; or the page cannot be written there.
-        InputError: The truth file is missing, or is none.
+        InputError: The truth file is missing, or is not valid.
         RequestError: The page cannot be written to ``save``.
     """
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)

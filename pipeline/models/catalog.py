@@ -211,7 +211,7 @@ def _find_timm(name: str) -> Architecture:
         known = [TIMM_PREFIX + other for other in timm.list_pretrained(f"{short.split('.')[0]}.*")]
         raise ModelError(f"{name}: no such weights; there are {', '.join(known) or 'none'}") from error
     if config is None:
-        raise ModelError(f"{name}: timm says nothing about its preprocessing, so it cannot be used")
+        raise ModelError(f"{name}: timm does not define its preprocessing, so it cannot be used")
     details = config.to_dict()
     try:
         recipe = timm_recipe(resolve_data_config({}, pretrained_cfg=details))

@@ -108,7 +108,7 @@ class Ensemble:
     def __init__(self, specs: Sequence[MemberSpec], blobs: Mapping[str, bytes], options: EnsembleOptions) -> None:
         self.device = torch.device(options.device)
         if self.device.type == "cuda":
-            # cuDNN's default, TF32, rounds as coarsely as fp16, so near ties would stay undecided
+            # cuDNN's default, TF32, rounds as coarsely as fp16, so that fp32 would not decide near ties
             torch.backends.cudnn.allow_tf32 = False
         self._members = [
             Classifier(

@@ -88,7 +88,7 @@ class Locator:
         except DownloadError as error:
             name = wanted.file_name if wanted.hub_id is None else wanted.hub_id
             raise WeightsError(f"{name} is not here and could not be downloaded ({error}); {options}") from error
-        raise WeightsError(f"nobody published weights under the name {wanted.file_name}; {options}")
+        raise WeightsError(f"no weights are published under the name {wanted.file_name}; {options}")
 
     def find_local(self, architecture: Architecture, wanted: PublishedWeights, *, by_name: bool = False) -> str | None:
         """Find the file of weights in the weights directory or the local caches; None if it is in neither.
