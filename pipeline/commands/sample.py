@@ -30,7 +30,7 @@ def sample(
 
     Args:
         out: Directory or ``s3://`` prefix of a job's output.
-        save: File that the list is written to, or folder for FiftyOne; local or S3. An existing one is never overwritten.
+        save: File of the list, or folder for FiftyOne; local or S3. An existing one is never overwritten.
         num: Number of images; all, if there are fewer.
         format: ``csv`` with an empty column ``truth``; ``label-studio`` tasks, with the labelling config beside them;
             a ``fiftyone`` dataset.

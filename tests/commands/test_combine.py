@@ -267,7 +267,7 @@ def test_wrong_words_are_refused_before_anything_is_written(labelled, run, tmp_p
         combine(labelled / "full", tmp_path / "out", engine="inline")
     with pytest.raises(RequestError, match="holds no probabilities"):
         run(tmp_path / "out", OLD, NEW, reuse=labelled / "full")
-    with pytest.raises(OutputError, match="is the output that is combined"):
+    with pytest.raises(OutputError, match="is the output to combine"):
         combine(labelled / "stored", labelled / "stored", engine="inline")
     with pytest.raises(OutputError, match="is OUT itself"):
         run(labelled / "stored", OLD, NEW, reuse=labelled / "stored", overwrite=True)
