@@ -64,7 +64,7 @@ def test_an_ensemble_that_does_not_fit_is_refused_and_nothing_is_written(sample_
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_says_it_in_one_line_and_exits_2(sample_data, tmp_path, shard, monkeypatch, capsys):
+def test_the_command_prints_one_line_and_exits_2(sample_data, tmp_path, shard, monkeypatch, capsys):
     shrink(monkeypatch, 60 * MB)
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options(sample_data, model=ALL).items()]
     monkeypatch.setattr(sys, "argv", ["shardlabel", "label", shard, f"--out={tmp_path / 'out'}", *words])
@@ -89,7 +89,7 @@ def test_a_job_that_goes_on_is_refused_too_and_its_output_stays(sample_data, tmp
 
 
 @pytest.mark.parametrize(("asked", "fitting"), [("auto", 2), (16, 7)])
-def test_a_smaller_batch_runs_says_so_and_gives_the_same_rows(
+def test_a_smaller_batch_is_reported_and_gives_the_same_rows(
     sample_data, tmp_path, shard, monkeypatch, batch_sizes, capsys, asked, fitting
 ):
     plain, tight = tmp_path / "plain", tmp_path / "tight"
@@ -115,7 +115,7 @@ def test_a_smaller_batch_runs_says_so_and_gives_the_same_rows(
     assert label(shard, tight, **options(sample_data, model=ALL, precision="fp32")).images == 0
 
 
-def test_what_nobody_knows_is_not_checked(sample_data, tmp_path, shard, monkeypatch, batch_sizes):
+def test_unknown_memory_is_not_checked(sample_data, tmp_path, shard, monkeypatch, batch_sizes):
     shrink(monkeypatch, None)
     assert label(shard, tmp_path / "out", **options(sample_data, batch_size=9)).labelled == 10
     assert batch_sizes == [9]

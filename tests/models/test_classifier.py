@@ -29,7 +29,7 @@ OPTIONS = {
 
 
 def trained(arch: str, num_classes: int = 10) -> nn.Module:
-    """A plain network whose batch norms do something: their statistics are those of what comes in, and then some."""
+    """A plain network whose batch norms are not identities."""
     torch.manual_seed(3)
     network = tv.get_model(arch, weights=None, num_classes=num_classes, **OPTIONS.get(arch, {}))
     for layer in network.modules():
@@ -108,7 +108,7 @@ def test_crops_are_normalised_as_published(tmp_path):
 
 @pytest.fixture(scope="module")
 def near_ties_member(tmp_path_factory):
-    """A network in whose last layer class 1 is nearly class 0, and so on: half of all top-1 hang by a thread."""
+    """A network in whose last layer class 1 is nearly class 0, and so on: half of all top-1 are near ties."""
     network = trained("resnet18", 8)
     weight, bias = network.fc.weight, network.fc.bias
     generator = torch.Generator().manual_seed(1)
@@ -145,7 +145,7 @@ def test_margins_go_up_to_the_next_of_four_steps_to_a_doubling():
 
 
 def with_larger_logits(network, factor, tmp_path):
-    """The same network with a head that says everything louder."""
+    """The same network with a head of larger weights."""
     louder = copy.deepcopy(network)
     louder.fc.weight.mul_(factor)
     louder.fc.bias.mul_(factor)
@@ -229,7 +229,7 @@ def test_what_mixed_means_depends_on_the_device(near_ties_member):
     assert classifier.low_precision == torch.float16
 
 
-def test_without_a_compiler_it_goes_on_and_says_so_once(near_ties_member, monkeypatch, caplog):
+def test_without_a_compiler_it_goes_on_and_warns_once(near_ties_member, monkeypatch, caplog):
     network, resolved = near_ties_member
 
     def broken(*_args, **_options):

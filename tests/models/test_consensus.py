@@ -106,7 +106,7 @@ def test_the_order_of_members_does_not_count(ensemble, rule, random):
 
 @settings(max_examples=60, deadline=None)
 @given(ensembles(max_members=1), st.sampled_from(["mean", "geometric"]))
-def test_one_member_speaks_for_itself(ensemble, rule):
+def test_one_member_is_its_own_consensus(ensemble, rule):
     probs, factors = ensemble
     result = run(probs, factors, rule, top_k=9)
     scores, labels = stable_topk(torch.from_numpy(probs[0]), 9)

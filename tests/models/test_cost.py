@@ -109,7 +109,7 @@ def test_code_that_looks_at_values_runs_for_real(monkeypatch):
     assert (found.num_params, found.macs, found.weights_bytes) == (8, 6, 32)
 
 
-def test_what_cannot_run_says_why():
+def test_a_network_that_cannot_run_is_an_error_with_the_reason():
     with pytest.raises(ModelError, match=r"vit_b_16 cannot be measured at 100 pixels: .+"):
         measure_cost(find("vit_b_16"), 1000, 100)
     with pytest.raises(ModelError, match=r"inception_v3 cannot be measured at 32 pixels: .*[Kk]ernel size"):

@@ -28,7 +28,7 @@ DATA = bytes(range(256)) * 12_000  # three megabytes
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers from a dict of files; breaks off as often as it is told to."""
+    """Answers from a dict of files; breaks off a given number of times."""
 
     protocol_version = "HTTP/1.1"
 
@@ -81,7 +81,7 @@ def test_a_download_is_watched_to_its_end(server):
 
 
 @pytest.mark.parametrize("cuts", [1, 2])
-def test_an_answer_that_breaks_off_is_asked_for_again(server, cuts):
+def test_a_download_that_breaks_off_is_requested_again(server, cuts):
     server.files["/x.pth"], server.cuts = DATA, cuts
     assert download_url(f"{server.url}/x.pth", "x.pth", lambda *_: None) == DATA
     assert len(server.asked) == cuts + 1
@@ -94,7 +94,7 @@ def test_but_not_for_ever(server):
     assert len(server.asked) == 3
 
 
-def test_what_is_not_there_is_not_asked_for_twice(server):
+def test_a_missing_file_is_not_requested_twice(server):
     with pytest.raises(DownloadError, match="Not Found"):
         download_url(f"{server.url}/x.pth", "x.pth", lambda *_: None)
     assert server.asked == ["/x.pth"]

@@ -1,4 +1,4 @@
-"""Members together: each gets its own crop, and what is reported is the pool of what they say."""
+"""The ensemble: each member gets its own crop, and the predictions are those of the pool."""
 
 from __future__ import annotations
 

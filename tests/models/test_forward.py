@@ -1,4 +1,4 @@
-"""A network says the same in whatever form it runs."""
+"""A network gives the same logits in every form that it runs in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ mobilenet_v2 mobilenet_v3_small efficientnet_b0 efficientnet_v2_s convnext_tiny 
 
 
 def alive(network: nn.Module, px: int = 96) -> nn.Module:
-    """A network whose batch norms do something."""
+    """A network whose batch norms are not identities."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 1.0
@@ -52,7 +52,7 @@ def images(batch: int = 3, px: int = 96) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_packed_networks_say_the_same(arch, caplog):
+def test_packed_networks_give_the_same_logits(arch, caplog):
     network = build(arch)
     with torch.inference_mode():
         expected = network(images())

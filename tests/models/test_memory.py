@@ -67,7 +67,7 @@ def test_a_process_of_its_own_loads_everything_anew():
 
 
 @pytest.mark.parametrize("fitting", [1, 3])
-def test_the_largest_batch_that_fits_is_taken_and_said(fitting):
+def test_the_largest_batch_that_fits_is_taken_and_noted(fitting):
     members = [member(SMALL), member(LARGE)]
     found = fit_batch_size(members, "fp32", enough_for(members, fitting), None)
     assert found.batch_size == fitting
@@ -81,7 +81,7 @@ def test_the_largest_batch_that_fits_is_taken_and_said(fitting):
     assert fit_batch_size(members, "fp32", enough_for(members, 16), None) == FittedBatch(None)
 
 
-def test_a_batch_size_that_was_asked_for_shrinks_too():
+def test_a_requested_batch_size_shrinks_too():
     members = [member(LARGE)]
     found = fit_batch_size(members, "fp32", enough_for(members, 20), 32)
     assert found.batch_size == 20

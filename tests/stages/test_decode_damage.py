@@ -94,14 +94,14 @@ def test_damaged_images_give_pixels_or_a_reason_at_length():
 
 
 def icon(size: tuple[int, int], image: Image.Image) -> bytes:
-    """An icon whose directory says one size and whose picture has another."""
+    """An icon with another size in its directory than that of its picture."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     head = b"\0\0\1\0\1\0" + bytes([size[0] % 256, size[1] % 256]) + b"\0\0\1\0\x20\0"
     return head + len(buffer.getvalue()).to_bytes(4, "little") + (22).to_bytes(4, "little") + buffer.getvalue()
 
 
-def test_the_size_is_that_of_the_picture_even_where_an_icon_says_another():
+def test_the_size_is_the_pictures_even_if_the_icon_declares_another():
     decoded = image_is_shown_or_refused(icon((16, 16), photo(300, 200)))
     assert (decoded.width, decoded.height) == (300, 200)
 
