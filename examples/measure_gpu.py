@@ -302,12 +302,12 @@ def forward_rate(
 ) -> Alone:
     """One member in one form, on pictures that lie on the device."""
     spec = member.spec
-    classifier = Classifier(spec, member.blob, device, precision, compiled=compiled, at_once=batch_size)
-    size = classifier.at_once
+    classifier = Classifier(spec, member.blob, device, precision, compiled=compiled, batch_size=batch_size)
+    size = classifier.batch_size
     crops = torch.stack([crop(decode(image).pixels_CHW, spec.recipe.geometry) for image in images[:size]])
     batch = torch.cat([crops] * -(-size // len(crops)))[:size].to(device)
-    again_B = classifier.first_pass(batch)[1]
-    where_b = None if again_B is None else again_B.nonzero()[:, 0]
+    recompute_B = classifier.first_pass(batch)[1]
+    where_b = None if recompute_B is None else recompute_B.nonzero()[:, 0]
 
     def once() -> None:
         logits_BK, _ = classifier.first_pass(batch)

@@ -64,7 +64,7 @@ IMAGES = Metric(
     Kind.COUNTER,
     LABELER,
     "images",
-    "Images gone through; outcome is labelled, or why it was quarantined",
+    "Images processed; outcome is labelled, or why it was quarantined",
     ("outcome",),
 )
 SHARD_EVENTS = Metric(
@@ -80,7 +80,7 @@ READ_BYTES = Metric(
     Kind.COUNTER,
     LABELER,
     "bytes",
-    "Bytes of tars (inflated) and loose images gone through",
+    "Bytes of tars (inflated) and loose images processed",
 )
 PARTS = Metric(
     "parts",
@@ -119,7 +119,7 @@ UNIT_SECONDS = Metric(
     Kind.HISTOGRAM,
     LABELER,
     "seconds",
-    "How long labelers were at a unit, two at once",
+    "Time that a labeler takes for a unit, two at once",
     buckets=(1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200),
 )
 QUEUE_DEPTH = Metric(
@@ -156,7 +156,7 @@ DEVICE_MEMORY = Metric(
     Kind.GAUGE,
     LABELER,
     "bytes",
-    "Memory of the labeler's GPU in use, by whomever; on a GPU only",
+    "Memory of the labeler's GPU in use by all processes; on a GPU only",
 )
 DEVICE_MEMORY_TOTAL = Metric(
     "device_memory_total_bytes",
@@ -177,7 +177,7 @@ JOB_IMAGES = Metric(
     Kind.GAUGE,
     DRIVER,
     "images",
-    "Images done in this run; unlike the counter none twice",
+    "Images done in this run, each counted once",
 )
 JOB_IMAGES_EXPECTED = Metric(
     "job_images_expected",

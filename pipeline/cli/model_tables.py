@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.commands.models import ArchitectureCard, WeightsCard
+from pipeline.models.cards import ArchitectureCard, WeightsCard
 from pipeline.text.safe import printable
 
 _PIPED_WIDTH = 400  # a file or a pipe has no width: nothing is cut

@@ -1,4 +1,4 @@
-"""One module for each command, under its name; each is a function of the Python API.
+"""One module for each command, with the name of the command; each is a function of the Python API.
 
-What several commands need is in the packages below; commands do not import each other.
+Shared and detailed code is in the packages below. Commands do not import each other.
 """

@@ -1,4 +1,4 @@
-"""Bench: every stage of a job measured in one run, the limit they set, and how close the job comes to it."""
+"""Bench: measure every stage of a job in one run, the limit that they set, and how close the job comes to it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pipeline.storage import Storage
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What this machine does.
+    """The rates of this machine.
 
     Attributes:
         inputs: Where the images came from.
-        rates: Every stage.
-        verdict: What follows from them.
-        notes: Things about the inputs that the user should know.
+        rates: The rate of every stage.
+        verdict: The bottleneck.
+        notes: Messages about the inputs, one line each.
     """
 
     inputs: tuple[str, ...]
@@ -38,13 +38,13 @@ class Benchmark:
 
 def bench(
     inputs: str | os.PathLike[str] | Sequence[str] = (),
-    **options: Any,  # noqa: ANN401 - the words of BenchConfig, which checks them
+    **options: Any,  # noqa: ANN401 - the options of BenchConfig, which checks them
 ) -> Benchmark:
-    """Measure what a job on these inputs would do on this machine; the same words as ``shardlabel bench``.
+    """Measure a job on these inputs on this machine; options are those of ``shardlabel bench``.
 
     Args:
-        inputs: One INPUT or several; none for the sample data that ships with the project. Then, and
-            where no model is named either, the sample networks are measured.
+        inputs: One INPUT or several; none for the sample data that ships with the project. Then, without
+            ``model``, the sample networks are measured.
         **options: See ``shardlabel bench --help``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Evaluate: how often labels are right, and how far their scores can be trusted, where the truth is known."""
+"""Evaluate: how often labels are right, and how well their scores are calibrated, where the truth is known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def evaluate(
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
 ) -> Evaluation:
-    """Compare an output's labels with what is true.
+    """Compare the labels of an output with the truth.
 
     Args:
         out: Directory or ``s3://`` prefix of a job's output.
@@ -29,7 +29,7 @@ def evaluate(
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
-        InputError: The truth file is missing, or is none.
+        InputError: The truth file is missing, or is not valid.
     """
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()

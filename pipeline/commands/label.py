@@ -25,8 +25,8 @@ from pipeline.job.summary import LabelSummary
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import LabelerWorker
 from pipeline.metrics import job_labels
-from pipeline.models.cost import of_member
-from pipeline.models.tuning import is_long
+from pipeline.models.cost import member_cost
+from pipeline.models.tuning import is_worth_tuning
 from pipeline.models.weights import MemberSpec, ResolvedMember, resolve
 from pipeline.output.ledger import JOB, Ledger
 from pipeline.storage import Storage
@@ -135,6 +135,6 @@ def _is_long(work: PendingWork, members: Sequence[MemberSpec], engine: Engine) -
     """Whether so much is left to compute on CPUs that it pays to try first which batch size suits each member."""
     left = work.left().values()
     images = sum(max(0, unit.size_bytes) // _USUAL_IMAGE_BYTES if count is None else count for unit, count in left)
-    costs = [of_member(member) for member in members]
+    costs = [member_cost(member) for member in members]
     macs = sum(cost.macs for cost in costs if cost is not None)
-    return is_long(macs, images, engine.share(on_gpu=False, num_workers=None).num_cpus)
+    return is_worth_tuning(macs, images, engine.share(on_gpu=False, num_workers=None).num_cpus)

@@ -1,4 +1,4 @@
-"""Plan: what a job would do, how long it would take and what it would cost. Nothing is written."""
+"""Plan: how many units and images a job has, how long it takes and what it costs. Nothing is written."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from pipeline.speed.steps import make_step_reporter
 from pipeline.storage import Storage
 
 _COUNT_BUDGET_S = 5.0
-_COUNTING_IMAGES, _COUNTING_BYTES = 256, 16 << 20  # what is read where only counts are asked for
+_COUNTING_IMAGES, _COUNTING_BYTES = 256, 16 << 20  # sample that is read if nothing is measured
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a job would take.
+    """Expected time and cost of a job.
 
     Attributes:
-        workers: How many are reckoned with: GPUs, or machines without one.
-        images_per_s: Of all workers together.
-        seconds: For the whole job.
+        workers: Number of workers: GPUs, or machines without a GPU.
+        images_per_s: Rate of all workers together.
+        seconds: Time of the whole job.
         worker_hours: Time of all workers together.
-        cost: Of all workers for that time, in the currency of the price; None without a price.
-        output_bytes: Of the predictions.
-        verdict: What binds one worker.
-        assumptions: What this rests on.
+        cost: Cost of all workers for that time, in the currency of the price; None without a price.
+        output_bytes: Size of the predictions.
+        verdict: The bottleneck of one worker.
+        assumptions: Assumptions of this estimate, one line each.
     """
 
     workers: int
@@ -48,20 +48,20 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a job would do.
+    """The plan of a job.
 
     Attributes:
         inputs: INPUTs.
-        shards: Tars found.
-        unreadable: Of these, missing or forbidden.
-        loose_images: Loose images found.
-        units: Grains of work: tars, and slices of loose images.
-        size_bytes: Of everything found.
-        images: Samples.
-        images_standard_error: Of that number: 0 when they were counted; None when it is not known.
-        notes: Things about the inputs that the user should know.
-        time: What it would take; None where nothing was measured.
-        rates: What was measured.
+        shards: Number of tars.
+        unreadable: Number of tars that are missing or forbidden.
+        loose_images: Number of loose images.
+        units: Number of units: tars, and slices of loose images.
+        size_bytes: Size of all inputs.
+        images: Number of samples.
+        images_standard_error: Standard error of that number; 0 if they were counted; None if unknown.
+        notes: Messages about the inputs, one line each.
+        time: Expected time and cost; None if nothing was measured.
+        rates: The measured rates; None if nothing was measured.
     """
 
     inputs: tuple[str, ...]
@@ -79,9 +79,9 @@ class Forecast:
 
 def plan(
     inputs: str | os.PathLike[str] | Sequence[str],
-    **options: Any,  # noqa: ANN401 - the words of PlanConfig, which checks them
+    **options: Any,  # noqa: ANN401 - the options of PlanConfig, which checks them
 ) -> Forecast:
-    """Look at inputs and measure on a few samples what a job would take; the same words as ``shardlabel plan``.
+    """Plan a job: list its inputs, and measure a few samples; options are those of ``shardlabel plan``.
 
     Args:
         inputs: One INPUT or several.
@@ -127,15 +127,15 @@ def plan(
 def estimate_job(
     rates: Rates, images: int, units: int, rows_per_part: int, workers: int, price_per_hour: float | None
 ) -> Expected:
-    """What measured rates mean for a number of images.
+    """Estimate time and cost of a job from measured rates.
 
     Args:
-        rates: Of one worker.
-        images: Samples.
-        units: Grains of work; no more workers than these have something to do.
-        rows_per_part: Samples in a part at most.
-        workers: How many, each like the one measured.
-        price_per_hour: Of one worker, or None.
+        rates: Rates of one worker.
+        images: Number of samples.
+        units: Number of units; further workers are idle.
+        rows_per_part: Most samples in a part.
+        workers: Number of workers, each like the measured one.
+        price_per_hour: Price of one worker; None if unknown.
     """
     verdict = find_bottleneck(rates)
     busy = max(1, min(workers, units))

@@ -1,6 +1,6 @@
 """Review: the most doubtful images first, with their labels, for annotators to correct.
 
-It is no fair sample, and no truth to evaluate on: see :mod:`pipeline.commands.sample`.
+It is no random sample, and its truth must not be used to evaluate: see :mod:`pipeline.commands.sample`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def review(
     Args:
         out: Directory or ``s3://`` prefix of a job's output.
         save: As for :func:`sample`.
-        num: How many images.
+        num: Number of images.
         order: Largest ``disagreement`` or ``entropy`` first, smallest ``score`` first, or ``random``.
         format: As for :func:`sample`.
         unique: List images with equal bytes once.

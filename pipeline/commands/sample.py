@@ -1,7 +1,7 @@
 """Sample: labelled images drawn at random for annotators, to learn how good the labels are.
 
-A sample does not show the consensus, unless asked to: whoever sees a label tends to agree with it. It is what precision
-can be promised on.
+A sample hides the consensus by default, because people who see a label tend to agree with it. A precision can be
+promised only on the truth of such a sample.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def sample(
 
     Args:
         out: Directory or ``s3://`` prefix of a job's output.
-        save: File that the list is written to, or folder for FiftyOne; local or S3. One that is there is kept.
-        num: How many images; all, where there are fewer.
+        save: File of the list, or folder for FiftyOne; local or S3. An existing one is never overwritten.
+        num: Number of images; all, if there are fewer.
         format: ``csv`` with an empty column ``truth``; ``label-studio`` tasks, with the labelling config beside them;
             a ``fiftyone`` dataset.
-        with_labels: Show what the consensus says, which people tend to agree with.
+        with_labels: Show the consensus, with which people tend to agree.
         unique: Draw from distinct images, by their bytes.
         seed: Another seed draws another sample.
-        images: Write the images beside the list, unchanged. Only a CSV can do without.
+        images: Write the images beside the list, unchanged. Only a CSV may be without images.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
 

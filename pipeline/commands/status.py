@@ -1,4 +1,4 @@
-"""Status: how far an output has come, from its files alone. Works on a running job, from anywhere."""
+"""Status: how far a job has come, from the files of its output. It works on a running job, from any machine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipeline.storage import Storage, absolute_uri
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A forecast beside what came of it.
+    """A planned value and the actual one.
 
     Attributes:
         what: ``units``, ``images``, ``images_per_s`` or ``bytes_per_image`` (of the predictions).
-        planned: What ``plan`` said.
-        actual: What is there; None while that is not known.
+        planned: The value of ``plan``.
+        actual: The value of the output; None while it is unknown.
     """
 
     what: str
@@ -37,16 +37,16 @@ class Status:
 
     Attributes:
         out: The output.
-        units_done, units_total: Complete units, and units in the plan.
-        labelled: Rows in predictions.
-        quarantined: Samples in quarantine, by reason.
-        events: Damage to shards that belongs to no single sample, by reason.
+        units_done, units_total: Number of complete units, and of all units in the plan.
+        labelled: Number of rows in predictions.
+        quarantined: Number of samples in quarantine, by reason.
+        events: Number of events (damage to shards that belongs to no single sample), by reason.
         images_per_s: Samples per second between the first and the last commit on disk, pauses included;
             None with fewer than two commits.
         unreadable: URIs of units that could not be read at all.
-        finished: ``_SUCCESS`` is there.
+        finished: Whether ``_SUCCESS`` exists.
         num_bytes: Size of the predictions.
-        comparisons: What ``plan`` had said beside what came of it, where its forecast was given.
+        comparisons: Planned and actual values; empty without a plan.
     """
 
     out: str
@@ -63,7 +63,7 @@ class Status:
 
     @property
     def images(self) -> int:
-        """Samples accounted for."""
+        """Number of samples done: labelled or quarantined."""
         return self.labelled + sum(self.quarantined.values())
 
 
@@ -74,17 +74,17 @@ def status(
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
 ) -> Status:
-    """Survey an output.
+    """Find how far a job has come.
 
     Args:
         out: Directory or ``s3://`` prefix of a job's output.
-        plan: What ``shardlabel plan --json`` printed, as a file, to compare with.
+        plan: File with the output of ``shardlabel plan --json``, to compare with.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
-        InputError: The plan is not one.
+        InputError: The file is missing, or holds no plan.
     """
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     fingerprint = str(ledger.job()["fingerprint"])
@@ -122,10 +122,10 @@ def status(
         finished=ledger.read_json(SUCCESS) is not None,
         num_bytes=sum(entry.size_bytes for _, entry in listing),
     )
-    return found if plan is None else dataclasses.replace(found, comparisons=_compared(found, _forecast(plan, storage)))
+    return found if plan is None else dataclasses.replace(found, comparisons=_compare(found, _read_plan(plan, storage)))
 
 
-def _forecast(path: str | os.PathLike[str], storage: Storage) -> dict[str, Any]:
+def _read_plan(path: str | os.PathLike[str], storage: Storage) -> dict[str, Any]:
     try:
         content = json.loads(storage.read(absolute_uri(os.fspath(path))))
     except StorageError as error:
@@ -137,13 +137,13 @@ def _forecast(path: str | os.PathLike[str], storage: Storage) -> dict[str, Any]:
     return content
 
 
-def _compared(found: Status, forecast: dict[str, Any]) -> tuple[Comparison, ...]:
+def _compare(found: Status, plan: dict[str, Any]) -> tuple[Comparison, ...]:
     compared = [
-        Comparison("units", forecast["units"], found.units_done),
-        Comparison("images", forecast["images"], found.images),
+        Comparison("units", plan["units"], found.units_done),
+        Comparison("images", plan["images"], found.images),
     ]
-    if (time := forecast["time"]) is not None:
-        planned = time["output_bytes"] / max(1, forecast["images"])
+    if (time := plan["time"]) is not None:
+        planned = time["output_bytes"] / max(1, plan["images"])
         actual = found.num_bytes / found.labelled if found.labelled else None
         compared.append(Comparison("images_per_s", time["images_per_s"], found.images_per_s))
         compared.append(Comparison("bytes_per_image", planned, actual))

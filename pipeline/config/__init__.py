@@ -1,4 +1,4 @@
-"""What may be asked for: the options of a job, its YAML file and the check of it.
+"""Settings of the commands: parsed from options or a job's YAML file, and checked.
 
-No defaults that depend on the machine, and no reading of the environment.
+Defaults do not depend on the machine, and the environment is not read.
 """

@@ -18,7 +18,7 @@ from pipeline.job.pooling import choose_pooling
 from pipeline.labels import names_for, parse_names
 from pipeline.machine import has_bfloat16
 from pipeline.models.consensus import Rule
-from pipeline.models.memory import Fit, Place, fit
+from pipeline.models.memory import FittedBatch, WorkerMemory, fit_batch_size
 from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
 from pipeline.storage import Storage, absolute_uri
 
@@ -171,7 +171,7 @@ def _auto_precision(device: str) -> str:
     return "mixed" if device == "cuda" or has_bfloat16() else "fp32"
 
 
-def fit_memory(config: LabelConfig, members: list[ResolvedMember], job: Job, engine: Engine) -> Fit:
+def fit_memory(config: LabelConfig, members: list[ResolvedMember], job: Job, engine: Engine) -> FittedBatch:
     """Find the batch size with which the members fit a worker's memory, where that is known.
 
     Raises:
@@ -181,10 +181,10 @@ def fit_memory(config: LabelConfig, members: list[ResolvedMember], job: Job, eng
     on_gpu = job.device == "cuda"
     share = engine.share(on_gpu=on_gpu, num_workers=None if config.workers == "auto" else config.workers)
     if share.memory_bytes is None:
-        return Fit(asked)
+        return FittedBatch(asked)
     num_threads = share.num_cpus if config.decode_threads == "auto" else config.decode_threads
-    place = Place(job.device, share.memory_bytes, num_threads, share.own_process)
-    return fit(members, job.precision, place, asked)
+    place = WorkerMemory(job.device, share.memory_bytes, num_threads, share.own_process)
+    return fit_batch_size(members, job.precision, place, asked)
 
 
 def _version(package: str) -> str | None:

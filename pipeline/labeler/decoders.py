@@ -9,8 +9,9 @@ from pipeline.labeler.path import decode_and_crop, prepare
 from pipeline.labeler.tasks import Decoder, EncodedImage, Piece
 from pipeline.labeler.watchdog import Watchdog
 from pipeline.records import Sample
-from pipeline.stages.decode import LIMIT_S, Decoded, decode
+from pipeline.stages.decode import Decoded, decode
 from pipeline.stages.isolation import IsolatedDecoder
+from pipeline.stages.large_images import DECODE_TIMEOUT_S
 from pipeline.stages.nvjpeg import DeviceDecoder
 
 
@@ -23,7 +24,7 @@ class ChildDecoder:
 
     def __init__(self, fast_to_px: int | None) -> None:
         self._fast_to_px = fast_to_px
-        self._child = IsolatedDecoder(LIMIT_S)
+        self._child = IsolatedDecoder(DECODE_TIMEOUT_S)
 
     def decode(self, image: EncodedImage) -> Decoded:
         """Decode one image."""
@@ -53,7 +54,7 @@ class WatchedDecoder:
         self._child = child
         self._max_hanging = max(1, num_threads // 4)
         self._executor = executor
-        self._watchdog = Watchdog(LIMIT_S, self._rescue)
+        self._watchdog = Watchdog(DECODE_TIMEOUT_S, self._rescue)
 
     def decode(self, image: EncodedImage) -> Decoded:
         """Decode one image."""

@@ -18,9 +18,9 @@ from pipeline.labeler.tasks import Decoder, Predictor, Steps
 from pipeline.labeler.threads import one_torch_thread
 from pipeline.metrics import Meter
 from pipeline.models.device import DeviceQueue
-from pipeline.models.ensemble import Ensemble
+from pipeline.models.ensemble import Ensemble, EnsembleOptions
 from pipeline.stages.classify import BatchPool
-from pipeline.stages.nvjpeg import trusted_decoder
+from pipeline.stages.nvjpeg import make_checked_decoder
 
 
 class StepFactory:
@@ -42,19 +42,21 @@ class StepFactory:
         self._ensemble = Ensemble(
             config.members,
             blobs,
-            device=config.device,
-            precision=config.precision,
-            rule=config.rule,
-            top_k=config.top_k,
-            temperature=config.temperature,
-            compiled=config.compiled,
-            at_once=config.batch_size,
-            tuning=config.tuning,
-            keep_probs=config.keep_probs,
+            EnsembleOptions(
+                device=config.device,
+                precision=config.precision,
+                rule=config.rule,
+                top_k=config.top_k,
+                temperature=config.temperature,
+                compiled=config.compiled,
+                batch_size=config.batch_size,
+                tuning=config.tuning,
+                keep_probs=config.keep_probs,
+            ),
         )
         feeds_device = device_thread if device_thread is not None else not self._on_cpu
         self._queue = DeviceQueue(self._ensemble) if feeds_device else None
-        self._on_gpu = trusted_decoder(self._ensemble.device) if config.decode == "gpu" else None
+        self._on_gpu = make_checked_decoder(self._ensemble.device) if config.decode == "gpu" else None
         self.executor = Executor(
             config.num_threads,
             config.batch_size or (CPU_CHUNK_IMAGES if self._on_cpu else GPU_CHUNK_IMAGES),
@@ -70,7 +72,7 @@ class StepFactory:
         self._plain = self._steps(self._ensemble)
         # members that no older output has
         new = [member.alias for member in config.members if member.alias not in config.reused]
-        self._new = self._steps(self._ensemble.part(new)) if new and config.reused else None
+        self._new = self._steps(self._ensemble.subset(new)) if new and config.reused else None
 
     def _steps(self, ensemble: Ensemble) -> Steps:
         decoder: Decoder = GpuDecoder(self._on_gpu, self._watched) if self._on_gpu else self._watched
@@ -110,4 +112,4 @@ class StepFactory:
     def _begin_thread(self) -> None:
         one_torch_thread()
         if self._on_gpu:
-            self._on_gpu.own_stream()
+            self._on_gpu.use_own_stream()

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from pipeline.labeler.chunks import Chunk
 from pipeline.labeler.stored_reader import StoredRow
-from pipeline.models.device import Answer
+from pipeline.models.device import BatchResult
 from pipeline.models.ensemble import Predictions
 from pipeline.records import Receipt, Sample, ShardEvent, Stage
 from pipeline.stages.classify import Batch, BatchPool
@@ -50,7 +50,7 @@ class ChunkResult:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     slots: list[int] = field(default_factory=list)
     stored: list[StoredRow] = field(default_factory=list)
-    answer: Future[Answer] | None = None
+    answer: Future[BatchResult] | None = None
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:

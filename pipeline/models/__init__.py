@@ -1,4 +1,4 @@
-"""The classifiers: which exist, their weights, preprocessing and cost, how they run, and the consensus.
+"""The classifiers: their catalogue, weights, preprocessing and cost, how they run, and the consensus.
 
-No images in files and no units: crops in, predictions out.
+This package takes crops and returns predictions; it knows no image files and no units.
 """

@@ -1,4 +1,4 @@
-"""Which networks there are, how each is built, and what is published for it."""
+"""The model catalogue: the architectures, how to build them, and their published weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.models.recipe import Recipe, timm_recipe, torchvision_recipe
 
 TIMM_PREFIX = "timm/"
 _NUM_SUGGESTIONS = 6
-_TORCHVISION_LICENCE = "BSD-3-Clause"  # of the library; it says nothing else of most weights
+_TORCHVISION_LICENCE = "BSD-3-Clause"  # licence of the library; most weights have no other
 
 # Auxiliary heads serve training only. The published weights of both networks were ported from
 # checkpoints that expect inputs normalised to [-1, 1], which transform_input restores.
@@ -34,11 +34,11 @@ TRAINING_ONLY_KEYS = re.compile(r"^(aux1|aux2|AuxLogits)\.")
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What is said of published weights; None where nobody says it.
+class WeightsInfo:
+    """Published facts about weights; None if not published.
 
     Attributes:
-        num_params: Parameters.
+        num_params: Number of parameters.
         gmacs: Multiply-accumulates for one image, in units of 10^9.
         top1, top5: Accuracy on ImageNet's validation set, percent.
         file_mb: Size of the file, in units of 2^20 bytes.
@@ -54,16 +54,16 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """Weights that somebody published for an architecture.
+class PublishedWeights:
+    """Published weights of an architecture.
 
     Attributes:
         name: ``IMAGENET1K_V2`` and the like; timm's tag.
-        file_name: The name its file has when downloaded.
-        url: Where torchvision gets it, or None.
+        file_name: Name of its file when downloaded.
+        url: Where torchvision downloads it from, or None.
         hub_id: Its repository on the Hugging Face hub, or None.
         recipe: Its preprocessing.
-        figures: What is said of it.
+        info: Published facts about it.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Published:
     url: str | None
     hub_id: str | None
     recipe: Recipe
-    figures: Figures = Figures()
+    info: WeightsInfo = WeightsInfo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +79,12 @@ class Architecture:
     """One architecture, of torchvision or of timm.
 
     Attributes:
-        name: As it is asked for: ``resnet50``, ``timm/legacy_xception``.
-        published: What is published, the default first.
+        name: Its name, as ``-m`` takes it: ``resnet50``, ``timm/legacy_xception``.
+        published: Its published weights, the default first.
     """
 
     name: str
-    published: tuple[Published, ...]
+    published: tuple[PublishedWeights, ...]
 
     @property
     def short_name(self) -> str:
@@ -96,12 +96,12 @@ class Architecture:
         return self.name.startswith(TIMM_PREFIX)
 
     def build(self, num_classes: int, input_px: int | None = None) -> nn.Module:
-        """A network without weights, in evaluation mode.
+        """Build a network with random weights, in evaluation mode.
 
         Args:
             num_classes: Size of its head.
-            input_px: Side of its input, where the network depends on it (torchvision's ViT); None is the
-                architecture's own.
+            input_px: Side of its input, pixels, if the network depends on it (torchvision's ViT); None for the
+                architecture's default.
         """
         if self._is_timm:
             import timm
@@ -115,8 +115,8 @@ class Architecture:
         return network.eval()
 
     @property
-    def translator(self) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None:
-        """What turns the checkpoints of a network's authors into timm's, given the network; None where nothing does."""
+    def checkpoint_converter(self) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None:
+        """Function of timm that converts an author's checkpoint to timm's names, given the network; or None."""
         if not self._is_timm:
             return None
         from timm.models import model_entrypoint
@@ -124,11 +124,11 @@ class Architecture:
         module = sys.modules[model_entrypoint(self.short_name).__module__]
         return getattr(module, "checkpoint_filter_fn", None)
 
-    def choose(self, name: str | None) -> Published:
-        """The published weights of a name, or the default.
+    def choose(self, name: str | None) -> PublishedWeights:
+        """Choose published weights by name, or the default.
 
         Raises:
-            ModelError: There are none of that name.
+            ModelError: There are no weights of that name.
         """
         if name is None:
             return self.published[0]
@@ -139,8 +139,8 @@ class Architecture:
         how = f"; other weights are part of the name: {self.name.split('.')[0]}.TAG" if self._is_timm else ""
         raise ModelError(f"{self.name} has no weights called {name!r}; it has {known}{how}")
 
-    def matching(self, file_name: str) -> Published | None:
-        """The published weights whose file has this name."""
+    def matching(self, file_name: str) -> PublishedWeights | None:
+        """Find the published weights whose file has this name; None if there are none."""
         return next((entry for entry in self.published if entry.file_name == file_name), None)
 
     def has_namesake_for(self, file_name: str) -> bool:
@@ -157,30 +157,30 @@ def torchvision_names() -> tuple[str, ...]:
 
 
 def find(name: str) -> Architecture:
-    """Look an architecture up.
+    """Find an architecture by name.
 
     Raises:
-        ModelError: It is unknown; the message lists the closest names.
+        ModelError: It is unknown; the message lists similar names.
     """
     if name.startswith(TIMM_PREFIX):
-        return _timm(name)
+        return _find_timm(name)
     if name not in torchvision_names():
-        raise ModelError(_unknown(name))
+        raise ModelError(_unknown_message(name))
     weights = tv.get_model_weights(name)
     default = weights.DEFAULT
-    entries = [default, *(entry for entry in weights if entry is not default and _can_classify(entry))]
-    return Architecture(name, tuple(_torchvision_entry(entry) for entry in entries))
+    entries = [default, *(entry for entry in weights if entry is not default and _has_head(entry))]
+    return Architecture(name, tuple(_from_torchvision(entry) for entry in entries))
 
 
-def _can_classify(entry: Any) -> bool:  # noqa: ANN401 - torchvision's enums have no common public type
-    """Whether weights have a head: VGG16's IMAGENET1K_FEATURES were published without one, with an accuracy of NaN."""
+def _has_head(entry: Any) -> bool:  # noqa: ANN401 - torchvision's enums have no common public type
+    """Whether weights have a classifier head; VGG16's IMAGENET1K_FEATURES have none, and an accuracy of NaN."""
     return not any(math.isnan(value) for value in entry.meta["_metrics"].get("ImageNet-1K", {}).values())
 
 
-def _torchvision_entry(entry: Any) -> Published:  # noqa: ANN401 - torchvision's enums have no common public type
+def _from_torchvision(entry: Any) -> PublishedWeights:  # noqa: ANN401 - torchvision's enums have no common public type
     meta = entry.meta
     accuracy = meta["_metrics"].get("ImageNet-1K", {})
-    figures = Figures(
+    info = WeightsInfo(
         num_params=meta["num_params"],
         gmacs=meta["_ops"],
         top1=accuracy.get("acc@1"),
@@ -188,14 +188,14 @@ def _torchvision_entry(entry: Any) -> Published:  # noqa: ANN401 - torchvision's
         file_mb=meta["_file_size"],
         licence=meta.get("license", _TORCHVISION_LICENCE),
     )
-    return Published(entry.name, _file_name(entry.url), entry.url, None, torchvision_recipe(entry), figures)
+    return PublishedWeights(entry.name, _file_name(entry.url), entry.url, None, torchvision_recipe(entry), info)
 
 
 def _file_name(url: str) -> str:
     return PurePosixPath(urlsplit(url).path).name
 
 
-def _timm(name: str) -> Architecture:
+def _find_timm(name: str) -> Architecture:
     import timm
     from timm.data import resolve_data_config
     from timm.models import get_deprecated_models, get_pretrained_cfg
@@ -204,14 +204,14 @@ def _timm(name: str) -> Architecture:
     if successor := get_deprecated_models().get(short):
         raise ModelError(f"{name} is now called {TIMM_PREFIX}{successor}")
     if not timm.is_model(short):
-        raise ModelError(_unknown(name))
+        raise ModelError(_unknown_message(name))
     try:
         config = get_pretrained_cfg(short, allow_unregistered=True)
     except RuntimeError as error:  # a tag that does not exist
         known = [TIMM_PREFIX + other for other in timm.list_pretrained(f"{short.split('.')[0]}.*")]
         raise ModelError(f"{name}: no such weights; there are {', '.join(known) or 'none'}") from error
     if config is None:
-        raise ModelError(f"{name}: timm says nothing about its preprocessing, so it cannot be used")
+        raise ModelError(f"{name}: timm does not define its preprocessing, so it cannot be used")
     details = config.to_dict()
     try:
         recipe = timm_recipe(resolve_data_config({}, pretrained_cfg=details))
@@ -222,13 +222,13 @@ def _timm(name: str) -> Architecture:
     tag = details.get("tag") or "default"
     family = family_of(name)
     top1, top5 = (family.accuracy if family else {}).get(f"{short.split('.')[0]}.{tag}", (None, None))
-    figures = Figures(top1=top1, top5=top5, licence=details.get("license"))
-    entry = Published(tag, file_name, url, details.get("hf_hub_id") or None, recipe, figures)
+    info = WeightsInfo(top1=top1, top5=top5, licence=details.get("license"))
+    entry = PublishedWeights(tag, file_name, url, details.get("hf_hub_id") or None, recipe, info)
     return Architecture(name, (entry,))
 
 
-def _unknown(name: str) -> str:
-    """What to say of an unknown name: names spelled alike first, then those that contain or resemble it."""
+def _unknown_message(name: str) -> str:
+    """Message for an unknown name: suggests names of the same spelling first, then similar ones."""
     import timm
     from timm.models import get_deprecated_models
 

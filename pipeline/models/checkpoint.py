@@ -1,4 +1,4 @@
-"""Checkpoints: read as data only, from whatever shape people save them in."""
+"""Checkpoints: read as data only, from all common formats."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from pipeline.models.catalog import TRAINING_ONLY_KEYS
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
-# torchvision's DenseNets were published with names that its code no longer uses.
+# torchvision's published DenseNets have tensor names that its code no longer uses.
 _DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
 _NAMED_CODE = re.compile(r"GLOBAL (\S+)")
 _PICKLE_MAGIC = b"\x80"
 
 
 class State(OrderedDict[str, torch.Tensor]):
-    """Tensors by name, floating point ones in float32, with the versions of the modules they were saved from.
+    """A state dict: tensors by name, floating point ones in float32, with the versions of their modules.
 
     Attributes:
-        _metadata: What ``load_state_dict`` looks at, by module: empty where the file does not say.
+        _metadata: Versions by module, for ``load_state_dict``; empty if the file has none.
     """
 
     _metadata: dict[str, dict[str, Any]]
 
 
 def read_state(uri: str, data: bytes) -> State:
-    """Tensors of a checkpoint, unwrapped, with plain names and without training-only parts.
+    """Read the tensors of a checkpoint: unwrapped, with plain names and without training-only parts.
 
     Args:
-        uri: Where it came from; one that ends in ``.safetensors`` is read as that, all others by ``torch.load``.
+        uri: Where it came from; ``.safetensors`` is read as that, all others by ``torch.load``.
         data: Its bytes.
 
     Raises:
-        WeightsError: It is damaged, or carries code, or its tensors cannot be weights.
+        WeightsError: It is damaged, contains code, or its tensors cannot be weights.
     """
     loaded = _load_safetensors(uri, data) if uri.endswith(".safetensors") else _load_pickle(uri, data)
     if not isinstance(loaded, dict):
@@ -100,7 +100,7 @@ def _load_pickle(uri: str, data: bytes) -> object:
 
 
 def _versions(metadata: object) -> dict[str, dict[str, Any]]:
-    """The module versions of a state dict, and nothing else that somebody may have put beside them."""
+    """Module versions of a state dict, without anything else in its metadata."""
     if not isinstance(metadata, Mapping):
         return {}
     return {

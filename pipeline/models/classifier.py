@@ -1,4 +1,4 @@
-"""One network on one device: crops in, logits out, in the precision that was asked for."""
+"""One network on one device: crops in, logits out, in the requested precision."""
 
 from __future__ import annotations
 
@@ -12,34 +12,37 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
-from pipeline.models.forward import Forward, folded
+from pipeline.models.forward import Forward, fold_batch_norms
 from pipeline.models.recipe import Recipe
 from pipeline.models.tuning import (
-    CPU_SIZES,
-    GPU_SIZES,
+    CPU_BATCH_SIZES,
+    GPU_BATCH_SIZES,
     Tuning,
-    default_size,
-    rate_on_lanes,
-    smallest_of_the_best,
-    usual_size,
+    default_batch_size,
+    measure_rate,
+    pick_batch_size,
+    usual_batch_size,
 )
-from pipeline.models.weights import MemberSpec, network_from_blob
+from pipeline.models.weights import MemberSpec, build_network
 
 Precision = Literal["fp32", "mixed", "bf16", "fp16"]
 
-# Under ``mixed``, images whose low-precision top-1 leads by less than a margin are computed again in fp32. What can
-# turn a top-1 is the error of its lead, so the margin follows that error, which is the network's own: so many of its
-# standard deviations on made-up pictures. Photographs were seen to have 0.4 to 2.5 times that error, so the margin ...
+# With ``mixed``, images whose low-precision top-1 leads by less than a margin are computed again in fp32. The error of
+# the lead can change a top-1, so the margin is a multiple of that error's standard deviation, measured for each network
+# on pink noise.
 _NUM_DEVIATIONS = 2.0
-# ... is also no less than so many units in the last place of the spread of its logits, or of a usual one's.
-_MIN_UNITS = 25
+# Photographs had 0.4 to 2.5 times that error. So the margin is also at least this many units in the last place (ulp)
+# of the standard deviation of the logits, of which at most a usual one counts.
+_MIN_ULPS = 25
 _USUAL_SPREAD = 2.0
-_HOPELESS_LEAD = 3.0  # a network that needs a wider margin gains nothing from low precision: it runs in fp32 alone
+_MAX_MARGIN = 3.0  # a network that needs a wider margin gains nothing from low precision, and runs in fp32 only
 _NUM_PROBES = 8
-_STEPS_PER_OCTAVE = 4  # margins are rounded up to such steps: the same on machines that round a little differently
+_STEPS_PER_OCTAVE = (
+    4  # margins are rounded up to these steps, so that they are equal on machines that round differently
+)
 
 _TRIALS = 3  # the first of which warms up
-_WORTH_RECORDING = 1.03  # times as fast, or the memory it keeps is better used otherwise
+_WORTH_CAPTURING = 1.03  # speed-up; below it, the memory of the graph is not worth it
 
 _log = logging.getLogger(__name__)
 
@@ -48,15 +51,18 @@ class Classifier:
     """A member of an ensemble, resident on its device.
 
     Args:
-        spec: What it is.
+        spec: The member.
         blob: Its tensors, as safetensors bytes.
-        device: Where it lives.
+        device: Device to run on.
         precision: ``fp32``; ``bf16`` or ``fp16``; ``mixed``: the device's low precision first, and fp32 again for
-            near ties. What overflows in fp16 is computed again in fp32 too.
+            near ties. Images that overflow in fp16 are computed again in fp32 too.
         compiled: Whether to run it through torch.compile.
-        at_once: Images in one forward pass at most; None for what suits the network and the device, which on a GPU is
-            found by trying. There it is also halved where memory runs out.
-        tuning: What is known, and may be tried, on a CPU.
+        batch_size: Images in one forward pass at most; None for what suits the network and the device, measured on
+            a GPU. There it is also halved when memory runs out.
+        tuning: Finds batch sizes on a CPU.
+
+    Attributes:
+        near_tie_margin: Lead of a top-1, in logits, below which ``mixed`` computes an image again; else 0.
     """
 
     def __init__(
@@ -67,77 +73,82 @@ class Classifier:
         precision: Precision,
         *,
         compiled: bool = False,
-        at_once: int | None = None,
+        batch_size: int | None = None,
         tuning: Tuning | None = None,
     ) -> None:
         self.spec = spec
         self.device = device
         self.precision = precision
-        network = folded(network_from_blob(spec, blob))
+        network = fold_batch_norms(build_network(spec, blob))
         dtype = self.low_precision or torch.float32
-        self._again: Forward | None = None  # bfloat16 has the range of float32: nothing overflows
+        self._second: Forward | None = None  # None in bf16: it has the range of float32, so nothing overflows
         if precision in {"mixed", "fp16"}:
-            few = at_once or usual_size(device, torch.float32)
-            self._again = self._form(copy.deepcopy(network), torch.float32, few)
-        self._first = self._best_form(network, dtype, at_once, tuning or Tuning(), compiled=compiled)
-        self._scale, self._shift = _normalisation(spec.recipe, device)
-        self.min_logit_lead = 0.0
-        if self._again is not None and precision == "mixed" and spec.num_classes > 1:
-            self.min_logit_lead = self._near_tie(self._again)
-            if self.min_logit_lead > _HOPELESS_LEAD:
+            few = batch_size or usual_batch_size(device, torch.float32)
+            self._second = self._make_forward(copy.deepcopy(network), torch.float32, few)
+        self._first = self._make_tuned_forward(network, dtype, batch_size, tuning or Tuning(), compiled=compiled)
+        self._scale, self._shift = _scale_and_shift(spec.recipe, device)
+        self.near_tie_margin = 0.0
+        if self._second is not None and precision == "mixed" and spec.num_classes > 1:
+            self.near_tie_margin = self._measure_near_tie_margin(self._second)
+            if self.near_tie_margin > _MAX_MARGIN:
                 _log.info("%s rounds too badly for %s: it runs in fp32", spec.alias, dtype)
-                self._first, self._again = self._again, None
-        if at_once is None and device.type == "cuda" and not compiled:
-            self._first.at_once = smallest_of_the_best(GPU_SIZES, self._try)
-            self._record_if_faster()
+                self._first, self._second = self._second, None
+        if batch_size is None and device.type == "cuda" and not compiled:
+            self._first.batch_size = pick_batch_size(GPU_BATCH_SIZES, self._measure_batch_size)
+            self._capture_if_faster()
 
     @torch.inference_mode()
-    def _near_tie(self, exact: Forward) -> float:
-        """The lead of a top-1, in logits, below which low precision may have put the wrong class first."""
-        pictures = octaves(_NUM_PROBES, self.spec.recipe.geometry.crop_px).to(self.device)
+    def _measure_near_tie_margin(self, exact: Forward) -> float:
+        """Measure the lead of a top-1, in logits, below which low precision may put the wrong class first."""
+        pictures = pink_noise(_NUM_PROBES, self.spec.recipe.geometry.crop_px).to(self.device)
         low_BK, exact_BK = (
-            torch.cat([form(some) for some in torch.split(pictures, form.at_once)]) for form in (self._first, exact)
+            torch.cat([forward(some) for some in torch.split(pictures, forward.batch_size)])
+            for forward in (self._first, exact)
         )
         top = low_BK.topk(2, dim=1).indices
         change_B2 = low_BK.gather(1, top) - exact_BK.gather(1, top)
         error = float((change_B2[:, 0] - change_B2[:, 1]).std())
         spread = min(float(exact_BK.std(dim=1).mean()), _USUAL_SPREAD)
-        least = _MIN_UNITS * torch.finfo(self.low_precision or torch.float32).eps * spread
-        return rounded_up(max(_NUM_DEVIATIONS * error, least))
+        least = _MIN_ULPS * torch.finfo(self.low_precision or torch.float32).eps * spread
+        return round_up_margin(max(_NUM_DEVIATIONS * error, least))
 
-    def _form(self, network: nn.Module, dtype: torch.dtype, at_once: int, *, compiled: bool = False) -> Forward:
+    def _make_forward(
+        self, network: nn.Module, dtype: torch.dtype, batch_size: int, *, compiled: bool = False
+    ) -> Forward:
         return Forward(
             network,
             self.device,
             dtype,
-            at_once=at_once,
+            batch_size=batch_size,
             input_px=self.spec.recipe.geometry.crop_px,
             name=self.spec.alias,
             compiled=compiled,
         )
 
-    def _best_form(
-        self, network: nn.Module, dtype: torch.dtype, at_once: int | None, tuning: Tuning, *, compiled: bool
+    def _make_tuned_forward(
+        self, network: nn.Module, dtype: torch.dtype, batch_size: int | None, tuning: Tuning, *, compiled: bool
     ) -> Forward:
-        """The network in a form for as many images as suit it, on a CPU as was found by trying where it was tried."""
-        if at_once is None and self.device.type == "cpu" and not compiled:
-            inputs = octaves(max(CPU_SIZES), self.spec.recipe.geometry.crop_px)
+        """Make the forward pass with the best batch size: on a CPU measured or cached, else by rule."""
+        if batch_size is None and self.device.type == "cpu" and not compiled:
+            inputs = pink_noise(max(CPU_BATCH_SIZES), self.spec.recipe.geometry.crop_px)
 
             def images_per_s(size: int) -> float:
-                form = self._form(copy.deepcopy(network), dtype, size)
-                return rate_on_lanes(lambda: form(inputs[:size]), size, tuning.num_lanes)
+                forward = self._make_forward(copy.deepcopy(network), dtype, size)
+                return measure_rate(lambda: forward(inputs[:size]), size, tuning.num_threads)
 
-            at_once = tuning.size(f"{self.spec.arch} {self.spec.num_classes} {dtype}", images_per_s)
-        return self._form(network, dtype, at_once or default_size(self.device, dtype, network), compiled=compiled)
+            batch_size = tuning.best_batch_size(f"{self.spec.arch} {self.spec.num_classes} {dtype}", images_per_s)
+        return self._make_forward(
+            network, dtype, batch_size or default_batch_size(self.device, dtype, network), compiled=compiled
+        )
 
     @property
-    def at_once(self) -> int:
+    def batch_size(self) -> int:
         """Images in one forward pass at most."""
-        return self._first.at_once
+        return self._first.batch_size
 
     @property
     def low_precision(self) -> torch.dtype | None:
-        """The number format of the first pass, or None for fp32."""
+        """Type of the first pass; None for fp32."""
         if self.precision == "fp32":
             return None
         if self.precision == "mixed":
@@ -149,89 +160,103 @@ class Classifier:
         """Classify a batch.
 
         Args:
-            crops_BCHW: uint8, (B, 3, S, S), RGB, on this member's device.
+            crops_BCHW: uint8, (B, 3, S, S), 0-255, RGB, on this member's device.
 
         Returns:
             float32, (B, K), on the device.
         """
-        logits_BK, again_B = self.first_pass(crops_BCHW)
-        if again_B is not None:
-            where = again_B.nonzero()[:, 0]
+        logits_BK, recompute_B = self.first_pass(crops_BCHW)
+        if recompute_B is not None:
+            where = recompute_B.nonzero()[:, 0]
             if len(where):
                 self.second_pass(logits_BK, crops_BCHW, where)
         return logits_BK
 
     @torch.inference_mode()
     def first_pass(self, crops_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits, and which images should be computed again, bool, (B,); None where none ever is.
+        """Compute logits, and which images must be computed again.
 
-        On a GPU nothing here waits for the device.
+        On a GPU this does not wait for the device.
+
+        Args:
+            crops_BCHW: uint8, (B, 3, S, S), 0-255, RGB, on this member's device.
+
+        Returns:
+            Logits, float32, (B, K), and a mask, bool, (B,); None for the mask if no image is ever computed again.
         """
         logits_BK = self._run(self._first, crops_BCHW)
-        if self._again is None:
+        if self._second is None:
             return logits_BK, None
-        again_B = logits_BK.isfinite().all(dim=1).logical_not()
+        recompute_B = logits_BK.isfinite().all(dim=1).logical_not()
         if self.precision == "mixed":
-            again_B |= near_ties(logits_BK, self.min_logit_lead)
-        return logits_BK, again_B
+            recompute_B |= find_near_ties(logits_BK, self.near_tie_margin)
+        return logits_BK, recompute_B
 
     @torch.inference_mode()
     def second_pass(self, logits_BK: torch.Tensor, crops_BCHW: torch.Tensor, where_b: torch.Tensor) -> None:
-        """Compute some images of a batch again in fp32, and put their logits in place of the first ones."""
-        assert self._again is not None
-        logits_BK[where_b] = self._run(self._again, crops_BCHW[where_b])
+        """Compute some images of a batch again in fp32, and overwrite their logits.
 
-    def _run(self, form: Forward, crops_BCHW: torch.Tensor) -> torch.Tensor:
-        """All of a batch, a few images at a time; fewer from then on where the GPU's memory does not suffice."""
+        Args:
+            logits_BK: float32, (B, K), from the first pass; changed.
+            crops_BCHW: uint8, (B, 3, S, S), 0-255, RGB, on this member's device.
+            where_b: int64, indices of the images.
+        """
+        assert self._second is not None
+        logits_BK[where_b] = self._run(self._second, crops_BCHW[where_b])
+
+    def _run(self, forward: Forward, crops_BCHW: torch.Tensor) -> torch.Tensor:
+        """Run a batch in pieces of ``batch_size`` images, which is halved whenever the GPU runs out of memory."""
         while True:
             try:
-                return torch.cat([form(self._normalised(some)) for some in torch.split(crops_BCHW, form.at_once)])
+                return torch.cat(
+                    [forward(self._normalise(some)) for some in torch.split(crops_BCHW, forward.batch_size)]
+                )
             except torch.OutOfMemoryError:
-                if form.at_once == 1:
+                if forward.batch_size == 1:
                     raise
-                form.at_once = (form.at_once + 1) // 2
-                form.forget_recording()
+                forward.batch_size = (forward.batch_size + 1) // 2
+                forward.drop_graph()
                 torch.cuda.empty_cache()
-                _log.warning("%s: out of memory; %d images at a time from here on", self.spec.alias, form.at_once)
+                _log.warning("%s: out of memory; %d images at a time from here on", self.spec.alias, forward.batch_size)
 
-    def _try(self, size: int) -> float:
-        """Images per second with so many in each forward pass; 0 if they do not fit in memory."""
-        self._first.at_once = size
-        rate = self._rate()
-        return rate if self._first.at_once == size else 0.0
+    def _measure_batch_size(self, size: int) -> float:
+        """Measure images per second with a batch size; 0 if it does not fit in memory."""
+        self._first.batch_size = size
+        rate = self._measure_rate()
+        return rate if self._first.batch_size == size else 0.0
 
-    def _rate(self) -> float:
-        """Images per second of the first pass on a GPU."""
+    def _measure_rate(self) -> float:
+        """Measure images per second of the first pass on a GPU."""
         side = self.spec.recipe.geometry.crop_px
-        crops_BCHW = torch.zeros(max(GPU_SIZES), 3, side, side, dtype=torch.uint8, device=self.device)
+        crops_BCHW = torch.zeros(max(GPU_BATCH_SIZES), 3, side, side, dtype=torch.uint8, device=self.device)
         seconds = []
         for _ in range(_TRIALS):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             self.first_pass(crops_BCHW)[0].sum().item()  # waits for the device
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - start)
         return len(crops_BCHW) / min(seconds)
 
-    def _record_if_faster(self) -> None:
-        """Replay recorded passes where launching kernels one by one is what takes the time."""
-        usual, side = self._rate(), self.spec.recipe.geometry.crop_px
-        crops_BCHW = torch.zeros(self._first.at_once, 3, side, side, dtype=torch.uint8, device=self.device)
-        if self._first.record(self._normalised(crops_BCHW)) and self._rate() < _WORTH_RECORDING * usual:
-            self._first.forget_recording()
+    def _capture_if_faster(self) -> None:
+        """Capture the forward pass as a CUDA graph, and keep the graph if it is faster than single kernels."""
+        usual, side = self._measure_rate(), self.spec.recipe.geometry.crop_px
+        crops_BCHW = torch.zeros(self._first.batch_size, 3, side, side, dtype=torch.uint8, device=self.device)
+        if self._first.capture(self._normalise(crops_BCHW)) and self._measure_rate() < _WORTH_CAPTURING * usual:
+            self._first.drop_graph()
 
-    def _normalised(self, crops_BCHW: torch.Tensor) -> torch.Tensor:
+    def _normalise(self, crops_BCHW: torch.Tensor) -> torch.Tensor:
         inputs = crops_BCHW.contiguous(memory_format=torch.channels_last).float()
         return torch.addcmul(self._shift, inputs, self._scale)
 
 
-def octaves(batch: int, input_px: int) -> torch.Tensor:
-    """Made-up pictures with structure at every scale, as photographs have it: seeded noise of falling amplitude.
+def pink_noise(batch: int, input_px: int) -> torch.Tensor:
+    """Make pictures of pink noise: random structure at every scale, as photographs have it. The seed is fixed.
 
     Args:
-        batch: How many.
-        input_px: Side.
+        batch: Number of pictures.
+        input_px: Side, pixels.
 
     Returns:
-        float32, (B, 3, S, S), mean about 0, standard deviation 1.
+        float32, (B, 3, S, S), mean about 0, standard deviation 1 for each picture.
     """
     generator = torch.Generator().manual_seed(0)
     pictures = torch.zeros(batch, 3, input_px, input_px)
@@ -244,12 +269,12 @@ def octaves(batch: int, input_px: int) -> torch.Tensor:
     return pictures.contiguous(memory_format=torch.channels_last)
 
 
-def near_ties(logits_BK: torch.Tensor, min_lead: float) -> torch.Tensor:
-    """Which images have a top-1 that another class nearly has.
+def find_near_ties(logits_BK: torch.Tensor, min_lead: float) -> torch.Tensor:
+    """Find images whose top-1 leads by less than a margin.
 
     Args:
         logits_BK: float32, (B, K).
-        min_lead: Lead in logits below which it is one.
+        min_lead: The margin, in logits.
 
     Returns:
         bool, (B,).
@@ -260,8 +285,8 @@ def near_ties(logits_BK: torch.Tensor, min_lead: float) -> torch.Tensor:
     return first - second < min_lead
 
 
-def rounded_up(margin: float) -> float:
-    """The next step above, on a scale of four steps to a doubling; infinite for what is no number."""
+def round_up_margin(margin: float) -> float:
+    """Round a margin up to the next of four steps per doubling; infinite if it is not finite."""
     if not math.isfinite(margin):
         return math.inf
     if margin <= 0:
@@ -269,8 +294,8 @@ def rounded_up(margin: float) -> float:
     return float(2.0 ** (math.ceil(_STEPS_PER_OCTAVE * math.log2(margin)) / _STEPS_PER_OCTAVE))
 
 
-def _normalisation(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """What turns 0-255 into what the network expects: x * scale + shift."""
+def _scale_and_shift(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and shift that normalise pixels: 0-255 * scale + shift, float32, (1, 3, 1, 1) each."""
     std = torch.tensor(recipe.std, dtype=torch.float64)
     shift = -torch.tensor(recipe.mean, dtype=torch.float64) / std
     scale, shift = (values.to(device, torch.float32).view(1, 3, 1, 1) for values in (1 / (255 * std), shift))

@@ -1,4 +1,4 @@
-"""What members say together: pure arithmetic on probabilities.
+"""The consensus of members: pure arithmetic on probabilities.
 
 Shapes: M members, B images, K classes. Formulas follow the opinion-pool literature.
 Source: Genest & Zidek, "Combining probability distributions", Statistical Science 1986 (linear and
@@ -22,14 +22,14 @@ _SHARE_STEPS = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
-    """The ensemble's word on a batch.
+    """The consensus for a batch.
 
     Attributes:
         labels_Bk: int64, (B, k), best first.
         scores_Bk: float32, (B, k), 0-1, at the pool's temperature.
-        agreement_B: float32, weighted share of members whose top-1 is the consensus label, 0-1.
-        entropy_B: float32, of the pooled distribution at its temperature, nats.
-        disagreement_B: float32, mutual information of the members, nats, at least 0; no temperature changes it.
+        agreement_B: float32, (B,), weighted share of members whose top-1 is the consensus label, 0-1.
+        entropy_B: float32, (B,), entropy of the pooled distribution at its temperature, nats.
+        disagreement_B: float32, (B,), mutual information of the members, nats, at least 0; without temperature.
     """
 
     labels_Bk: torch.Tensor
@@ -62,7 +62,7 @@ def combine(
     top_MB = probs_MBK.argmax(dim=2)
     k = min(top_k, num_classes)
 
-    # clamped: a class that one member calls impossible stays comparable among the impossible ones
+    # clamped, so that classes of probability 0 for one member keep an order among each other
     tiny = torch.finfo(probs_MBK.dtype).tiny
     if rule == "mean":
         pooled_BK = mean_BK
@@ -70,21 +70,21 @@ def combine(
         logs_BK = torch.einsum("m,mbk->bk", weights_M, probs_MBK.clamp_min(tiny).log())
         pooled_BK = logs_BK.softmax(dim=1)
     else:
-        # in float64: shares that are equal on paper must stay equal when they are rounded below
+        # in float64, so that equal shares stay equal when they are rounded below
         shares_BK = exact_M.new_zeros((num_images, num_classes))
         for member in range(num_members):
             shares_BK.scatter_add_(1, top_MB[member, :, None], exact_M[member].expand(num_images, 1))
         pooled_BK = shares_BK.to(probs_MBK)
 
     if rule == "vote":
-        by_mean_BK = best_first(mean_BK, num_classes)[1]
+        by_mean_BK = stable_topk(mean_BK, num_classes)[1]
         ordered_BK = shares_BK.gather(1, by_mean_BK).mul(_SHARE_STEPS).round()
-        labels_Bk = by_mean_BK.gather(1, best_first(ordered_BK, k)[1])
+        labels_Bk = by_mean_BK.gather(1, stable_topk(ordered_BK, k)[1])
         scores_Bk = pooled_BK.gather(1, labels_Bk)
     else:
-        scores_Bk, labels_Bk = best_first(pooled_BK, k)
+        scores_Bk, labels_Bk = stable_topk(pooled_BK, k)
         if temperature != 1:
-            # the order is the pool's own: rounding must not make a tie, and another label, of a near tie
+            # classes keep the pool's order: rounding must not turn a near tie into a tie with another label
             pooled_BK = (pooled_BK.clamp_min(tiny).log() / temperature).softmax(dim=1)
             scores_Bk = pooled_BK.gather(1, labels_Bk)
 
@@ -93,10 +93,10 @@ def combine(
     return Consensus(labels_Bk, scores_Bk, agreement_B.clamp(0, 1), entropy(pooled_BK), disagreement_B.clamp_min(0))
 
 
-def best_first(values_BK: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest values of each row and where they are; of equal ones the first comes first.
+def stable_topk(values_BK: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the k largest values of each row and their indices; of equal values the first index comes first.
 
-    ``topk`` leaves the order of equal values open, and then a member's top-1 would not be its argmax.
+    ``torch.topk`` leaves the order of equal values open, so that a member's top-1 might not be its argmax.
     """
     ordered, places = values_BK.sort(dim=1, descending=True, stable=True)
     return ordered[:, :k], places[:, :k]

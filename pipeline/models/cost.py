@@ -1,8 +1,8 @@
-"""What a network is made of and what one image costs it, counted on a network whose tensors have no data.
+"""Cost of a network: parameters, operations and activation memory, counted without weights.
 
-torch's ``meta`` device runs a network on shapes alone, in well under a second whatever its size. While one
-image goes through, every operation is seen: its multiplications are counted, and so are the bytes of the
-tensors that are alive at the same time.
+On torch's ``meta`` device tensors have shapes only, so a network of any size runs in well under a second. During one
+forward pass of one image, the multiplications of every operation are counted, and the bytes of the tensors that are
+alive at the same time.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a network is made of, and what one image costs it in fp32.
+    """Size of a network, and cost of one image in fp32.
 
     Attributes:
-        num_params: Parameters. Auxiliary heads, which serve training only, are not among them.
-        weights_bytes: Of its parameters and buffers.
+        num_params: Number of parameters, without auxiliary heads, which serve training only.
+        weights_bytes: Size of its parameters and buffers.
         macs: Multiply-accumulates of its convolutions, linear layers and attention.
-        peak_activation_bytes: The most that is alive at one moment of a forward pass, without the weights: the
-            input and the tensors that later layers still need. An operation's own workspace is not seen.
+        peak_activation_bytes: Most memory in use at one time of a forward pass, without the weights: the input and
+            the tensors that later layers need. An operation's own workspace is not counted.
     """
 
     num_params: int
@@ -46,40 +46,39 @@ class Cost:
 
 
 @functools.cache
-def measure(architecture: Architecture, num_classes: int, input_px: int) -> Cost:
-    """Take a network apart. Networks that do not run on shapes alone run on the CPU, which takes seconds.
+def measure_cost(architecture: Architecture, num_classes: int, input_px: int) -> Cost:
+    """Measure the cost of a network. Networks that do not run on the meta device run on the CPU, which takes seconds.
 
-    Batch norms are left as they are. Where a classifier folds them into the convolutions before them, it
-    holds a little less at its peak: the figure is an upper bound.
+    Batch norms are not folded, as a classifier may do. So the peak is an upper bound.
 
     Args:
         architecture: The network.
         num_classes: Size of its head.
-        input_px: Side of its input.
+        input_px: Side of its input, pixels.
 
     Raises:
-        ModelError: It cannot take an image of that size apart from its weights; the message says why.
+        ModelError: The network cannot compute an image of that size; the message says why.
     """
     try:
-        return _measured(empty_network(architecture, num_classes, input_px).to("meta"), input_px)
-    except Exception as error:  # noqa: BLE001 - code that looks at the values of tensors fails in many ways
+        return _measure(empty_network(architecture, num_classes, input_px).to("meta"), input_px)
+    except Exception as error:  # noqa: BLE001 - code that uses the values of tensors fails in many ways
         _log.debug("%s does not run on shapes alone: %s", architecture.name, error)
     try:
-        return _measured(architecture.build(num_classes, input_px), input_px)
+        return _measure(architecture.build(num_classes, input_px), input_px)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelError(f"{architecture.name} cannot be measured at {input_px} pixels: {reason}") from error
 
 
-def of_member(spec: MemberSpec) -> Cost | None:
-    """The cost of a member of an ensemble, its head included; None where its network cannot be taken apart."""
+def member_cost(spec: MemberSpec) -> Cost | None:
+    """Measure the cost of a member, its head included; None if that fails."""
     try:
-        return measure(find(spec.arch), spec.num_classes, spec.recipe.geometry.crop_px)
+        return measure_cost(find(spec.arch), spec.num_classes, spec.recipe.geometry.crop_px)
     except ModelError:
         return None
 
 
-def _measured(network: nn.Module, input_px: int) -> Cost:
+def _measure(network: nn.Module, input_px: int) -> Cost:
     parameters = list(network.parameters())
     resident = [*parameters, *network.buffers()]
     device = parameters[0].device if parameters else torch.device("meta")
@@ -96,13 +95,13 @@ def _measured(network: nn.Module, input_px: int) -> Cost:
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch stub
-    """Counts the bytes of storages that come and go; views and in-place results share one storage.
+    """Counts the bytes of live storages; views and in-place results share one storage.
 
     Args:
-        resident: Tensors that were there before, and do not count.
+        resident: Tensors that existed before, which are not counted.
 
     Attributes:
-        peak: The most bytes that were alive at once.
+        peak: Most bytes that were alive at one time.
     """
 
     def __init__(self, resident: Sequence[torch.Tensor]) -> None:
@@ -120,7 +119,7 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch s
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the operation returns
-        """Run an operation and count what it made."""
+        """Run an operation, and count its results."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -132,10 +131,10 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch s
         if address in self._seen:
             return
 
-        def gone(_reference: weakref.ref[torch.UntypedStorage]) -> None:
+        def release(_reference: weakref.ref[torch.UntypedStorage]) -> None:
             del self._seen[address]
             self._now -= num_bytes
 
-        self._seen[address] = weakref.ref(storage, gone)
+        self._seen[address] = weakref.ref(storage, release)
         self._now += num_bytes
         self.peak = max(self.peak, self._now)

@@ -1,4 +1,4 @@
-"""Downloads of published weights: whole or not at all, watched while they run."""
+"""Downloads of published weights: whole or not at all, with progress."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Called with the file's name, the bytes that are here, and how many there will be (None: not known).
-Watch = Callable[[str, int, int | None], None]
+# Called with the file's name, the bytes received, and the total bytes (None: unknown).
+ProgressCallback = Callable[[str, int, int | None], None]
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _TIMEOUT_S = 20.0
@@ -19,22 +19,22 @@ _NUM_TRIES = 3
 
 
 class DownloadError(Exception):
-    """A file could not be downloaded; the text says why in a few words. Never leaves this package."""
+    """A file could not be downloaded; the text says why. It never leaves this package."""
 
 
-def ignore(_name: str, _done: int, _total: int | None) -> None:
-    """A watch that looks away."""
+def ignore_progress(_name: str, _done: int, _total: int | None) -> None:
+    """Ignore the progress."""
 
 
-def from_url(url: str, name: str, watch: Watch) -> bytes:
-    """A whole file over HTTP. An answer that breaks off is asked for again, from the start.
+def download_url(url: str, name: str, watch: ProgressCallback) -> bytes:
+    """Download a whole file over HTTP; one that breaks off is requested again from the start.
 
     Raises:
-        DownloadError: It cannot be had.
+        DownloadError: It cannot be downloaded.
     """
     for number in range(1, _NUM_TRIES + 1):
         try:
-            return _once(url, name, watch)
+            return _download_once(url, name, watch)
         except (http.client.IncompleteRead, ConnectionResetError, TimeoutError) as error:
             if number == _NUM_TRIES:
                 raise DownloadError(f"the answer broke off {number} times, last with {error!r}") from error
@@ -43,7 +43,7 @@ def from_url(url: str, name: str, watch: Watch) -> bytes:
     raise AssertionError("unreachable")
 
 
-def _once(url: str, name: str, watch: Watch) -> bytes:
+def _download_once(url: str, name: str, watch: ProgressCallback) -> bytes:
     with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:  # noqa: S310 - an https URL of the catalogue
         length = response.headers.get("Content-Length")
         total = int(length) if length is not None and length.isdecimal() else None
@@ -51,31 +51,31 @@ def _once(url: str, name: str, watch: Watch) -> bytes:
         while chunk := response.read(_CHUNK_BYTES):
             data += chunk
             watch(name, len(data), total)
-    if total is not None and len(data) < total:  # http.client says nothing of an answer cut short
+    if total is not None and len(data) < total:  # http.client does not report a truncated answer
         raise http.client.IncompleteRead(b"", total - len(data))
     return bytes(data)
 
 
-def from_hub(repository: str, name: str, watch: Watch) -> Path:
-    """The weights of a repository on the Hugging Face hub, in the hub's own cache.
+def download_from_hub(repository: str, name: str, watch: ProgressCallback) -> Path:
+    """Download the weights of a Hugging Face hub repository into the hub's own cache.
 
     Args:
-        repository: Its name there.
-        name: What to call it to the watch.
-        watch: Told how far it is.
+        repository: Name of the repository.
+        name: Name for the progress.
+        watch: Called with the progress.
 
     Raises:
-        DownloadError: They cannot be had.
+        DownloadError: They cannot be downloaded.
     """
     from huggingface_hub import constants, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
         if not constants.HF_HUB_OFFLINE:
-            _reach(hf_hub_url(repository, HUB_FILES[0]))
+            _check_reachable(hf_hub_url(repository, HUB_FILES[0]))
         for file in HUB_FILES:
             try:
-                return Path(hf_hub_download(repository, file, tqdm_class=_meter(name, watch)))
+                return Path(hf_hub_download(repository, file, tqdm_class=_make_progress_bar(name, watch)))
             except EntryNotFoundError:
                 if file == HUB_FILES[-1]:
                     raise
@@ -84,28 +84,28 @@ def from_hub(repository: str, name: str, watch: Watch) -> Path:
     raise AssertionError("unreachable")
 
 
-def _reach(url: str) -> None:
-    """Fail at once where there is no network: the hub's client tries for half a minute first."""
+def _check_reachable(url: str) -> None:
+    """Fail at once without network, because the hub's client tries for half a minute."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_S):  # noqa: S310 - https
             pass
     except urllib.error.HTTPError:
-        pass  # it answered; what it says is the client's business
+        pass  # it answered; the client handles the error
 
 
-def _meter(name: str, watch: Watch) -> type[Any]:
-    """The progress bar that the hub's client drives, drawing nothing and telling the watch instead."""
+def _make_progress_bar(name: str, watch: ProgressCallback) -> type[Any]:
+    """Make a progress bar for the hub's client that draws nothing and calls ``watch``."""
     from tqdm import tqdm
 
     class Meter(tqdm):  # type: ignore[misc]  # tqdm has no types
-        """Counts, and passes the count on."""
+        """Passes the count to ``watch``."""
 
         def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - tqdm's own
             super().__init__(*args, **{**options, "disable": True})
             self.n = options.get("initial", 0)
 
         def update(self, n: float | None = 1) -> bool | None:
-            """Count on."""
+            """Add to the count."""
             self.n += n or 0
             watch(name, int(self.n), None if self.total is None else int(self.total))
             return None

@@ -1,4 +1,4 @@
-"""All members on one device, and their word on a batch."""
+"""The ensemble: all members on one device, and their consensus for a batch."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from pipeline.models.classifier import Classifier, Precision
-from pipeline.models.consensus import Rule, best_first, combine
+from pipeline.models.consensus import Rule, combine, stable_topk
 from pipeline.models.recipe import Geometry
 from pipeline.models.tuning import Tuning
 from pipeline.models.weights import MemberSpec
 
 Array = np.ndarray
 
-LEAST_STORED = 2.0**-24  # the smallest float16 above 0: a logarithm of what is stored stays a number
+MIN_STORED_PROB = 2.0**-24  # the smallest float16 above 0, so that the logarithm of a stored probability is finite
 
 
 @dataclass(frozen=True, slots=True)
 class MemberPredictions:
-    """One member's own top-k.
+    """The top-k of one member.
 
     Attributes:
         labels_Bk: int32, (B, k), best first.
-        scores_Bk: float32, (B, k), softmax probabilities.
-        energy_B: float32, logsumexp of the logits.
+        scores_Bk: float32, (B, k), softmax probabilities, 0-1.
+        energy_B: float32, (B,), logsumexp of the logits.
     """
 
     labels_Bk: Array
@@ -38,26 +38,26 @@ class MemberPredictions:
 
 @dataclass(frozen=True, slots=True)
 class FirstPass:
-    """What is known of a batch after every member has seen it once.
+    """The logits of all members after the first pass.
 
     Attributes:
         crops: The batch, on the device.
-        logits_MBK: Of each member, float32, (B, K), on the device.
-        again_MB: Which images each member should see again in fp32, bool, on the device; None if it never does.
+        logits_MBK: Logits of each member, float32, (B, K), on the device.
+        recompute_MB: Images that each member must compute again in fp32, bool, (M, B), on the device; or None.
     """
 
     crops: Mapping[Geometry, torch.Tensor]
     logits_MBK: list[torch.Tensor]
-    again_MB: torch.Tensor | None
+    recompute_MB: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What is written of a batch, as NumPy arrays; see :class:`pipeline.models.consensus.Consensus`.
+    """The predictions for a batch, as NumPy arrays; see :class:`pipeline.models.consensus.Consensus`.
 
     Attributes:
-        probs_MBK: float16, (M, B, K), the members' full probabilities as they are stored, none below
-            :data:`LEAST_STORED`; None where they are not asked for.
+        probs_MBK: float16, (M, B, K), the members' full probabilities as they are stored, at least
+            :data:`MIN_STORED_PROB`; None unless they are kept.
     """
 
     labels_Bk: Array
@@ -69,59 +69,70 @@ class Predictions:
     probs_MBK: Array | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EnsembleOptions:
+    """How an ensemble runs, and how its members are combined.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        precision: See :class:`pipeline.models.classifier.Classifier`.
+        rule: Rule of the consensus.
+        top_k: Number of classes to return.
+        temperature: Temperature of the pool; see :func:`pipeline.models.consensus.combine`.
+        compiled: Whether to run members through torch.compile.
+        batch_size: Images in one forward pass at most; None for what suits each member.
+        tuning: Finds batch sizes on a CPU.
+        keep_probs: Whether to return the members' full probabilities.
+    """
+
+    device: str
+    precision: Precision
+    rule: Rule
+    top_k: int
+    temperature: float = 1.0
+    compiled: bool = False
+    batch_size: int | None = None
+    tuning: Tuning | None = None
+    keep_probs: bool = False
+
+
 class Ensemble:
     """The members of a job, resident on one device.
 
     Args:
         specs: The members, in order.
         blobs: Their tensors by alias, as safetensors bytes.
-        device: ``cpu`` or ``cuda``.
-        precision: See :class:`pipeline.models.classifier.Classifier`.
-        rule: How to combine.
-        top_k: How many classes to report.
-        temperature: Of the pool; see :func:`pipeline.models.consensus.combine`.
-        compiled: Whether to run members through torch.compile.
-        at_once: Images in one forward pass at most; None for what suits each member.
-        tuning: What is known, and may be tried, about that on a CPU.
-        keep_probs: Whether predictions hold the members' full probabilities.
+        options: How they run, and how they are combined.
     """
 
-    def __init__(
-        self,
-        specs: Sequence[MemberSpec],
-        blobs: Mapping[str, bytes],
-        *,
-        device: str,
-        precision: Precision,
-        rule: Rule,
-        top_k: int,
-        temperature: float = 1.0,
-        compiled: bool = False,
-        at_once: int | None = None,
-        tuning: Tuning | None = None,
-        keep_probs: bool = False,
-    ) -> None:
-        self.device = torch.device(device)
+    def __init__(self, specs: Sequence[MemberSpec], blobs: Mapping[str, bytes], options: EnsembleOptions) -> None:
+        self.device = torch.device(options.device)
         if self.device.type == "cuda":
-            # cuDNN's own default, TF32, rounds as coarsely as fp16: a near tie would be settled by chance again
+            # cuDNN's default, TF32, rounds as coarsely as fp16, so that fp32 would not decide near ties
             torch.backends.cudnn.allow_tf32 = False
         self._members = [
             Classifier(
-                spec, blobs[spec.alias], self.device, precision, compiled=compiled, at_once=at_once, tuning=tuning
+                spec,
+                blobs[spec.alias],
+                self.device,
+                options.precision,
+                compiled=options.compiled,
+                batch_size=options.batch_size,
+                tuning=options.tuning,
             )
             for spec in specs
         ]
         self._factors = torch.tensor([spec.factor for spec in specs], dtype=torch.float64, device=self.device)
-        self._rule = rule
-        self._top_k = top_k
-        self._temperature = temperature
-        self._keep_probs = keep_probs
+        self._rule = options.rule
+        self._top_k = options.top_k
+        self._temperature = options.temperature
+        self._keep_probs = options.keep_probs
 
-    def part(self, aliases: Collection[str]) -> Ensemble:
-        """Some of the members, as an ensemble of its own that keeps their full probabilities. They stay one in memory.
+    def subset(self, aliases: Collection[str]) -> Ensemble:
+        """Make an ensemble of some of the members, in shared memory, that returns their full probabilities.
 
         Args:
-            aliases: At least one of the members'.
+            aliases: Aliases of at least one member.
         """
         found = copy.copy(self)
         places = [place for place, member in enumerate(self._members) if member.spec.alias in aliases]
@@ -132,7 +143,7 @@ class Ensemble:
 
     @property
     def geometries(self) -> tuple[Geometry, ...]:
-        """The distinct crops that the members want."""
+        """The distinct crops that the members need."""
         return tuple(dict.fromkeys(member.spec.recipe.geometry for member in self._members))
 
     @torch.inference_mode()
@@ -140,41 +151,42 @@ class Ensemble:
         """Classify a batch.
 
         Args:
-            crops: For each of :attr:`geometries`, uint8 crops (B, 3, S, S) in host memory.
+            crops: For each of :attr:`geometries`, uint8, (B, 3, S, S), 0-255, RGB, in host memory.
         """
         first = self.first_pass({geometry: batch.to(self.device) for geometry, batch in crops.items()})
-        where = [] if first.again_MB is None else [again_B.nonzero()[:, 0] for again_B in first.again_MB]
+        where = (
+            [] if first.recompute_MB is None else [recompute_B.nonzero()[:, 0] for recompute_B in first.recompute_MB]
+        )
         return self.unpack(self.second_pass(first, where).cpu().numpy())
 
-    # The same in three steps, none of which waits for a device: so that it need not wait either.
+    # predict() in three steps, none of which waits for the device, so that the device is kept busy
 
     @torch.inference_mode()
     def first_pass(self, crops: Mapping[Geometry, torch.Tensor]) -> FirstPass:
-        """Let every member see a batch.
+        """Compute a batch with every member.
 
         Args:
-            crops: For each of :attr:`geometries`, uint8 crops (B, 3, S, S) on the device.
+            crops: For each of :attr:`geometries`, uint8, (B, 3, S, S), 0-255, RGB, on the device.
         """
         passes = [member.first_pass(crops[member.spec.recipe.geometry]) for member in self._members]
-        logits_MBK, flags_MB = [logits_BK for logits_BK, _ in passes], [again_B for _, again_B in passes]
-        if all(again_B is None for again_B in flags_MB):
+        logits_MBK, flags_MB = [logits_BK for logits_BK, _ in passes], [recompute_B for _, recompute_B in passes]
+        if all(recompute_B is None for recompute_B in flags_MB):
             return FirstPass(crops, logits_MBK, None)
         never_B = torch.zeros(len(logits_MBK[0]), dtype=torch.bool, device=self.device)
-        again_MB = torch.stack([never_B if again_B is None else again_B for again_B in flags_MB])
-        return FirstPass(crops, logits_MBK, again_MB)
+        recompute_MB = torch.stack([never_B if recompute_B is None else recompute_B for recompute_B in flags_MB])
+        return FirstPass(crops, logits_MBK, recompute_MB)
 
     @torch.inference_mode()
     def second_pass(self, first: FirstPass, where: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Let members see some images again, and pool what they say.
+        """Compute some images again in fp32, and combine the members.
 
         Args:
-            first: What the first pass said; its logits are changed.
-            where: For each member, which images it should see again, int64, on the device; empty if there is
-                no second pass.
+            first: The result of the first pass; its logits are changed.
+            where: For each member the indices of these images, int64, on the device; empty for no second pass.
 
         Returns:
-            int32, (B, columns), on the device: everything that is reported, as :meth:`unpack` takes it. One
-            tensor, because each copy to the host costs as much as a large one.
+            int32, (B, columns), on the device: all results, packed for :meth:`unpack`. They are one tensor, because
+            many small copies to the host cost more than a large one.
         """
         for place, where_b in enumerate(where):
             if len(where_b):
@@ -186,18 +198,18 @@ class Ensemble:
         columns = [pool.labels_Bk, pool.scores_Bk]
         columns += [values_B[:, None] for values_B in (pool.agreement_B, pool.entropy_B, pool.disagreement_B)]
         for probs_BK, logits_BK in zip(probs_MBK, first.logits_MBK, strict=True):
-            scores_Bk, labels_Bk = best_first(probs_BK, k)
+            scores_Bk, labels_Bk = stable_topk(probs_BK, k)
             columns += [labels_Bk, scores_Bk, logits_BK.logsumexp(dim=1, keepdim=True)]
-        packed = [_bits(values) for values in columns]
+        packed = [_as_int32(values) for values in columns]
         if self._keep_probs:
-            packed += [_half_bits(probs_BK) for probs_BK in probs_MBK]
+            packed += [_pack_halves(probs_BK) for probs_BK in probs_MBK]
         return torch.cat(packed, dim=1)
 
     def unpack(self, packed: Array) -> Predictions:
-        """What :meth:`second_pass` gave, in host memory, as arrays.
+        """Unpack the result of :meth:`second_pass`.
 
         Args:
-            packed: int32, (B, columns).
+            packed: int32, (B, columns), in host memory.
         """
         num_members = len(self._members)
         probs_MBK = None
@@ -210,28 +222,28 @@ class Ensemble:
         k = (packed.shape[1] - 3 - num_members) // (2 + 2 * num_members)
         widths = [k, k, 1, 1, 1, *([k, k, 1] * num_members)]
         columns = np.split(packed, np.cumsum(widths)[:-1], axis=1)
-        labels_Bk, scores_Bk, *figures = columns[:5]
-        agreement_B, entropy_B, disagreement_B = (_floats(values)[:, 0] for values in figures)
+        labels_Bk, scores_Bk, *statistics = columns[:5]
+        agreement_B, entropy_B, disagreement_B = (_as_float32(values)[:, 0] for values in statistics)
         members = tuple(
-            MemberPredictions(columns[at].copy(), _floats(columns[at + 1]), _floats(columns[at + 2])[:, 0])
+            MemberPredictions(columns[at].copy(), _as_float32(columns[at + 1]), _as_float32(columns[at + 2])[:, 0])
             for at in range(5, len(columns), 3)
         )
-        consensus = (labels_Bk.copy(), _floats(scores_Bk), agreement_B, entropy_B, disagreement_B)
+        consensus = (labels_Bk.copy(), _as_float32(scores_Bk), agreement_B, entropy_B, disagreement_B)
         return Predictions(*consensus, members, probs_MBK)
 
 
-def _bits(values: torch.Tensor) -> torch.Tensor:
-    """Whole numbers as int32; the bits of float32 as if they were int32."""
+def _as_int32(values: torch.Tensor) -> torch.Tensor:
+    """Convert integers to int32, and view float32 as int32."""
     return values.view(torch.int32) if values.dtype == torch.float32 else values.to(torch.int32)
 
 
-def _half_bits(probs_BK: torch.Tensor) -> torch.Tensor:
-    """Probabilities as they are stored, two of them in an int32; of an odd number the last is followed by nothing."""
-    stored_BK = probs_BK.clamp_min(LEAST_STORED).half()
+def _pack_halves(probs_BK: torch.Tensor) -> torch.Tensor:
+    """Convert probabilities to float16, and pack two in an int32; an odd number is padded with 0."""
+    stored_BK = probs_BK.clamp_min(MIN_STORED_PROB).half()
     if stored_BK.shape[1] % 2:
         stored_BK = F.pad(stored_BK, (0, 1))
     return stored_BK.contiguous().view(torch.int32)
 
 
-def _floats(bits: Array) -> Array:
+def _as_float32(bits: Array) -> Array:
     return bits.copy().view(np.float32)

@@ -1,4 +1,4 @@
-"""Families of architectures: the year and the paper of each, which no library tells."""
+"""Families of architectures, with year and paper, which no library provides."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Family:
         name: As its authors write it.
         year: When its paper appeared.
         paper: Title of the paper.
-        url: Where to read it.
-        architectures: Its members here, smallest first.
+        url: Address of the paper.
+        architectures: Names of its architectures, smallest first.
         accuracy: ImageNet top-1 and top-5, percent, by the tagged name of timm's weights.
     """
 
@@ -50,6 +50,6 @@ def families() -> tuple[Family, ...]:
 
 
 def family_of(architecture: str) -> Family | None:
-    """The family of an architecture, or None for one that no family here holds (most of timm's)."""
+    """Find the family of an architecture; None if it is in no family here (most of timm's)."""
     base, _, _ = architecture.partition(".")  # a timm name may end in the tag of its weights
     return next((family for family in families() if base in family.architectures), None)

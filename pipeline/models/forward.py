@@ -1,4 +1,4 @@
-"""One network in one number format on one device, in the form that runs fastest there."""
+"""The forward pass of one network, in one number format on one device, optimised for it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import fx, nn
 
 from pipeline.models import packed
-from pipeline.models.graphs import Recording
+from pipeline.models.graphs import CapturedGraph
 
-# How far a packed network may be from the plain one, as a share of its largest logit. Rounding makes 1e-6.
+# Largest difference of a packed network from the plain one, as a share of its largest logit. Rounding causes 1e-6.
 _TOLERANCE = 1e-3
 
 _log = logging.getLogger(__name__)
@@ -22,19 +22,19 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Forward:
-    """A network that is given float32 and gives back float32, whatever it computes in.
+    """Computes a network: float32 in, float32 out, in any number format.
 
     On a CPU, networks that can be traced have their convolutions packed (:mod:`pipeline.models.packed`). Those that
     cannot be traced keep their batch norms and, in low precision, run under autocast.
 
     Args:
-        network: Batch norms folded where they can be (:func:`folded`). It is taken over, and changed.
-        device: Where it will live.
-        dtype: What it computes in.
-        at_once: Images it is given at once, at most and most of the time; may be lowered later.
-        input_px: Side of its input.
+        network: From :func:`fold_batch_norms`. It is changed.
+        device: Device to run on.
+        dtype: Number format to compute in.
+        batch_size: Images in one call, at most and most of the time; may be lowered later.
+        input_px: Side of its input, pixels.
         name: For messages.
-        compiled: Whether to run it through torch.compile, where that works.
+        compiled: Whether to use torch.compile, if that works.
     """
 
     def __init__(
@@ -43,21 +43,21 @@ class Forward:
         device: torch.device,
         dtype: torch.dtype,
         *,
-        at_once: int,
+        batch_size: int,
         input_px: int,
         name: str,
         compiled: bool = False,
     ) -> None:
         self._dtype = dtype
-        self.at_once = at_once
+        self.batch_size = batch_size
         self._name = name
         self._device = device
         self._autocast = dtype != torch.float32 and not isinstance(network, fx.GraphModule)
         self._compiled: Network | None = None
-        self._recording: Recording | None = None
+        self._graph: CapturedGraph | None = None
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch stub
         if not compiled and device.type == "cpu" and isinstance(network, fx.GraphModule) and packed.is_available():
-            network = self._packed(network, input_px)
+            network = self._pack(network, input_px)
         elif not self._autocast:
             packed.cast(network, dtype)
         self._network: Network = network
@@ -66,7 +66,7 @@ class Forward:
 
     @torch.inference_mode()
     def __call__(self, inputs_BCHW: torch.Tensor) -> torch.Tensor:
-        """Logits of a batch.
+        """Compute the logits of a batch.
 
         Args:
             inputs_BCHW: float32, (B, 3, S, S), normalised, on the device.
@@ -76,30 +76,30 @@ class Forward:
         """
         if self._compiled is not None:
             try:
-                return self._run(self._compiled, _padded(inputs_BCHW, self.at_once))[: len(inputs_BCHW)]
+                return self._run(self._compiled, _pad(inputs_BCHW, self.batch_size))[: len(inputs_BCHW)]
             except torch.OutOfMemoryError:
                 raise
-            except Exception as error:  # noqa: BLE001 - no compiler, or a network that it does not understand
+            except Exception as error:  # noqa: BLE001 - no compiler, or an unsupported network
                 reason = str(error).strip().partition("\n")[0]
                 _log.warning("%s runs without torch.compile: %s", self._name, reason)
                 self._compiled = None
-        if self._recording is not None and self._recording.batch == len(inputs_BCHW):
-            return self._recording(inputs_BCHW)
+        if self._graph is not None and self._graph.batch == len(inputs_BCHW):
+            return self._graph(inputs_BCHW)
         return self._run(self._network, inputs_BCHW)
 
     @torch.inference_mode()
-    def record(self, inputs_BCHW: torch.Tensor) -> bool:
-        """Record passes of this size on a GPU, to be replayed from now on; whether that worked."""
+    def capture(self, inputs_BCHW: torch.Tensor) -> bool:
+        """Capture a CUDA graph for this batch size, and replay it from now on; False if that fails."""
         try:
-            self._recording = Recording(lambda inputs: self._run(self._network, inputs), inputs_BCHW)
+            self._graph = CapturedGraph(lambda inputs: self._run(self._network, inputs), inputs_BCHW)
         except RuntimeError as error:
-            _log.debug("%s is not recorded: %s", self._name, error)
+            _log.debug("%s is not captured as a CUDA graph: %s", self._name, error)
             return False
         return True
 
-    def forget_recording(self) -> None:
-        """Let go of what was recorded, and of the memory that it keeps."""
-        self._recording = None
+    def drop_graph(self) -> None:
+        """Drop the CUDA graph, and the memory that it holds."""
+        self._graph = None
 
     def _run(self, network: Network, inputs_BCHW: torch.Tensor) -> torch.Tensor:
         if self._autocast:
@@ -107,11 +107,11 @@ class Forward:
                 return network(inputs_BCHW).float()
         return network(inputs_BCHW.to(self._dtype)).float()
 
-    def _packed(self, network: fx.GraphModule, input_px: int) -> nn.Module:
-        """The network packed; or only cast, where packing fails or changes what it says."""
+    def _pack(self, network: fx.GraphModule, input_px: int) -> nn.Module:
+        """Pack the network's convolutions; only cast it if packing fails or changes its logits."""
         try:
             example = _noise(1, input_px)
-            expected, sizes = packed.observe(network, example, self.at_once)
+            expected, sizes = packed.record_input_sizes(network, example, self.batch_size)
             trial = packed.pack(network, torch.float32, sizes)
             with torch.no_grad():
                 difference = (trial(example) - expected).abs().max()
@@ -124,16 +124,16 @@ class Forward:
         return packed.cast(network, self._dtype)
 
     def _compile(self, network: nn.Module, input_px: int) -> None:
-        """Compile now, for batches of one size, rather than under the first images."""
+        """Compile now, for one batch size, and not during the first batch."""
         options: dict[str, Any] = {"freezing": True} if self._device.type == "cpu" else {}
         self._compiled = torch.compile(network, dynamic=False, options=options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self(_noise(self.at_once, input_px).to(self._device))
+            self(_noise(self.batch_size, input_px).to(self._device))
 
 
-def folded(network: nn.Module) -> nn.Module:
-    """The same function with batch norms folded into the convolutions before them, where it can be traced."""
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """Fold batch norms into the convolutions before them; a network that cannot be traced stays as it is."""
     from torch.fx.experimental.optimization import fuse
 
     try:
@@ -147,13 +147,13 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 def _noise(batch: int, input_px: int) -> torch.Tensor:
-    """What a normalised picture might be, float32, (B, 3, S, S)."""
+    """Random input, float32, (B, 3, S, S), standard normal."""
     noise = torch.randn(batch, 3, input_px, input_px, generator=torch.Generator().manual_seed(0))
     return noise.to(memory_format=torch.channels_last)
 
 
-def _padded(inputs_BCHW: torch.Tensor, batch: int) -> torch.Tensor:
-    """At least so many images: compiled code is made for one number of them."""
+def _pad(inputs_BCHW: torch.Tensor, batch: int) -> torch.Tensor:
+    """Pad a batch to the size that the code was compiled for."""
     missing = batch - len(inputs_BCHW)
     if missing <= 0:
         return inputs_BCHW

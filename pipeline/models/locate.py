@@ -1,4 +1,4 @@
-"""Where the weights of a member are: found in a fixed order, and checked against the hash in their name."""
+"""Locate the weights of a member: search in a fixed order, and check them against the hash in their name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ import torch
 
 from pipeline.config.members import MemberRequest
 from pipeline.errors import StorageError, WeightsError
-from pipeline.models.catalog import Architecture, Published
-from pipeline.models.download import HUB_FILES, DownloadError, Watch, from_hub, from_url, ignore
+from pipeline.models.catalog import Architecture, PublishedWeights
+from pipeline.models.download import (
+    HUB_FILES,
+    DownloadError,
+    ProgressCallback,
+    download_from_hub,
+    download_url,
+    ignore_progress,
+)
 from pipeline.storage import Storage, absolute_uri, join
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})$", re.IGNORECASE)
@@ -23,12 +30,12 @@ _SUFFIXES = (".safetensors", ".pth")
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """A checkpoint, whole.
+    """The content of a checkpoint file.
 
     Attributes:
         uri: Where it came from.
         data: Its bytes.
-        sha256: Their hash, hex.
+        sha256: Hash of the bytes, hex.
     """
 
     uri: str
@@ -37,7 +44,7 @@ class WeightsFile:
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """Last part of its path."""
         return PurePosixPath(self.uri).name
 
 
@@ -46,60 +53,62 @@ class AmbiguousWeightsError(WeightsError):
 
 
 class Locator:
-    """Looks in the checkpoint named, the weights directory, the local caches and the internet, in that order.
+    """Searches the named checkpoint, the weights directory, the local caches and the internet, in that order.
 
     Args:
         weights_dir: ``--weights-dir``, or None.
         storage: Reads files and S3.
-        watch: Told how far downloads are.
+        watch: Called with the progress of downloads.
     """
 
-    def __init__(self, weights_dir: str | None, storage: Storage, watch: Watch = ignore) -> None:
+    def __init__(self, weights_dir: str | None, storage: Storage, watch: ProgressCallback = ignore_progress) -> None:
         self._weights_dir = weights_dir
         self._storage = storage
         self._watch = watch
 
-    def find(self, request: MemberRequest, architecture: Architecture, wanted: Published) -> WeightsFile:
-        """The weights of a member, read and checked; downloaded where they are not here.
+    def find(self, request: MemberRequest, architecture: Architecture, wanted: PublishedWeights) -> WeightsFile:
+        """Read and check the weights of a member; download them if they are not here.
 
         Raises:
-            WeightsError: They are nowhere, or are not what their name promises.
+            WeightsError: They are not found, or do not match the hash in their name.
         """
-        ways = _three_ways(architecture, wanted)
+        options = _explain_options(architecture, wanted)
         if request.checkpoint is not None:
-            return self._read(request.checkpoint, architecture, ways)
-        if (place := self.place(architecture, wanted, by_name=request.weights is not None)) is not None:
-            return self._read(place, architecture, ways)
+            return self._read(request.checkpoint, architecture, options)
+        if (path := self.find_local(architecture, wanted, by_name=request.weights is not None)) is not None:
+            return self._read(path, architecture, options)
         try:
             if wanted.hub_id is not None:
                 return self._read(
-                    str(from_hub(wanted.hub_id, architecture.short_name, self._watch)), architecture, ways
+                    str(download_from_hub(wanted.hub_id, architecture.short_name, self._watch)), architecture, options
                 )
             if wanted.url is not None:
-                data = from_url(wanted.url, wanted.file_name, self._watch)
-                return self._keep(wanted, wanted.url, data, architecture)
+                data = download_url(wanted.url, wanted.file_name, self._watch)
+                return self._cache_download(wanted, wanted.url, data, architecture)
         except DownloadError as error:
             name = wanted.file_name if wanted.hub_id is None else wanted.hub_id
-            raise WeightsError(f"{name} is not here and could not be downloaded ({error}); {ways}") from error
-        raise WeightsError(f"nobody published weights under the name {wanted.file_name}; {ways}")
+            raise WeightsError(f"{name} is not here and could not be downloaded ({error}); {options}") from error
+        raise WeightsError(f"no weights are published under the name {wanted.file_name}; {options}")
 
-    def place(self, architecture: Architecture, wanted: Published, *, by_name: bool = False) -> str | None:
-        """Where the weights of an architecture lie on this machine or in the weights directory; None if nowhere.
+    def find_local(self, architecture: Architecture, wanted: PublishedWeights, *, by_name: bool = False) -> str | None:
+        """Find the file of weights in the weights directory or the local caches; None if it is in neither.
 
         Args:
-            architecture: Whose.
-            wanted: Which.
-            by_name: They were asked for by name, so others of the same architecture do not replace them.
+            architecture: The architecture.
+            wanted: The weights.
+            by_name: Whether the weights were requested by name, so that others of the architecture do not count.
 
         Raises:
             WeightsError: The weights directory cannot be listed, or holds several that fit.
         """
-        if self._weights_dir is not None and (name := self._pick(architecture, wanted, by_name=by_name)):
+        if self._weights_dir is not None and (name := self._find_in_weights_dir(architecture, wanted, by_name=by_name)):
             return join(self._weights_dir, name)
-        return next((str(path) for path in _cached(wanted) if path.is_file()), None)
+        return next((str(path) for path in _cache_paths(wanted) if path.is_file()), None)
 
-    def _pick(self, architecture: Architecture, wanted: Published, *, by_name: bool) -> str | None:
-        """The file of the weights directory that belongs to an architecture."""
+    def _find_in_weights_dir(
+        self, architecture: Architecture, wanted: PublishedWeights, *, by_name: bool
+    ) -> str | None:
+        """Name of the file in the weights directory that belongs to an architecture; None without one."""
         names = self._names
         for exact in (wanted.file_name, *(architecture.short_name + suffix for suffix in _SUFFIXES)):
             if exact in names:
@@ -133,26 +142,29 @@ class Locator:
             raise WeightsError(f"--weights-dir {error}") from error
         return frozenset(name for name in uris if "/" not in name)
 
-    def _read(self, path: str, architecture: Architecture, ways: str) -> WeightsFile:
+    def _read(self, path: str, architecture: Architecture, options: str) -> WeightsFile:
         try:
             uri = absolute_uri(path)
             data = self._storage.read(uri)
         except StorageError as error:
-            raise WeightsError(f"{error}; {ways}") from error
-        return _checked(uri, data, architecture)
+            raise WeightsError(f"{error}; {options}") from error
+        return _check_hash(uri, data, architecture)
 
-    def _keep(self, wanted: Published, url: str, data: bytes, architecture: Architecture) -> WeightsFile:
-        """Keep what was downloaded in torch's cache, once it is known to be whole."""
+    def _cache_download(
+        self, wanted: PublishedWeights, url: str, data: bytes, architecture: Architecture
+    ) -> WeightsFile:
+        """Check a download, and write it to torch's cache."""
         target = str(_torch_cache(wanted))
-        file = _checked(target, data, architecture)
+        file = _check_hash(target, data, architecture)
         try:
             self._storage.replace(target, data)
         except StorageError:
-            return WeightsFile(url, data, file.sha256)  # a cache that cannot be written is no reason to stop
+            return WeightsFile(url, data, file.sha256)  # the cache cannot be written: go on without it
         return file
 
 
-def _three_ways(architecture: Architecture, wanted: Published) -> str:
+def _explain_options(architecture: Architecture, wanted: PublishedWeights) -> str:
+    """Message that explains how to supply weights."""
     names = dict.fromkeys([wanted.file_name, f"{architecture.short_name}.safetensors"])
     return (
         f"supply it as {architecture.name}=PATH, or as {' or '.join(names)} in --weights-dir, "
@@ -160,7 +172,7 @@ def _three_ways(architecture: Architecture, wanted: Published) -> str:
     )
 
 
-def _checked(uri: str, data: bytes, architecture: Architecture) -> WeightsFile:
+def _check_hash(uri: str, data: bytes, architecture: Architecture) -> WeightsFile:
     file = WeightsFile(uri, data, hashlib.sha256(data).hexdigest())
     pattern = _HASH_IN_PUBLISHED_NAME if architecture.matching(file.name) else _HASH_IN_NAME
     match = pattern.search(PurePosixPath(file.name).stem)
@@ -172,8 +184,8 @@ def _checked(uri: str, data: bytes, architecture: Architecture) -> WeightsFile:
     return file
 
 
-def _cached(wanted: Published) -> list[Path]:
-    """Where torch and the Hugging Face hub keep what they downloaded."""
+def _cache_paths(wanted: PublishedWeights) -> list[Path]:
+    """Paths of weights in the caches of torch and the Hugging Face hub."""
     paths = [_torch_cache(wanted)]
     if wanted.hub_id:
         from huggingface_hub import try_to_load_from_cache
@@ -183,5 +195,5 @@ def _cached(wanted: Published) -> list[Path]:
     return paths
 
 
-def _torch_cache(wanted: Published) -> Path:
+def _torch_cache(wanted: PublishedWeights) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / wanted.file_name

@@ -1,8 +1,8 @@
-"""Whether the members fit a worker's memory together, and with how many images in one forward pass.
+"""Memory of a worker: whether all members fit in it, and with how many images in one forward pass.
 
-What a worker needs is its members' weights, the activations of the largest member for each image that is
-under way, and on a CPU what loading takes and does not give back. On a CPU the sum was 0.8 to 1.4 times what
-processes were seen to take.
+A worker needs the weights of its members, the activations of the largest member for each image in a forward pass, and
+on a CPU the memory that loading takes and does not return. On a CPU the estimate was 0.8 to 1.4 times the memory that
+processes took.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ import torch
 
 from pipeline.errors import ModelError
 from pipeline.models.classifier import Precision
-from pipeline.models.cost import of_member
-from pipeline.models.tuning import CPU_SIZES, usual_size
+from pipeline.models.cost import member_cost
+from pipeline.models.tuning import CPU_BATCH_SIZES, usual_batch_size
 from pipeline.models.weights import ResolvedMember
 
-_USABLE_SHARE = 0.9  # the rest is for fragments, and for whatever else runs there
-# Low-precision copies of the weights, beside those in fp32 that settle near ties.
+_USABLE_SHARE = 0.9  # the rest is for fragmentation and for other processes
+# Weights in low precision, besides those in fp32 for near ties.
 _LOW_PRECISION_WEIGHTS = 1.5
 _GPU_LIBRARIES_BYTES = 1 << 30  # the driver's context, cuDNN's and cuBLAS's workspaces
-_PROCESS_BYTES = 600 << 20  # a process that has imported torch, torchvision, timm and Ray: 0.5 GB of its own
+_PROCESS_BYTES = 600 << 20  # a process that has imported torch, torchvision, timm and Ray takes 0.5 GB
 _THREAD_BYTES = 64 << 20  # a chunk of encoded images, and a decoded one of 12 megapixels
-_GPU_GRAIN = 8
+_GPU_MULTIPLE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where members will run.
+class WorkerMemory:
+    """The memory of a worker, and how the worker uses it.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        memory_bytes: What a worker has there.
-        num_threads: How many forward passes run at a time; on a GPU it is one, whatever this says.
-        own_process: Whether a worker loads its libraries and its copy of the checkpoints anew.
+        memory_bytes: Memory of the worker on that device.
+        num_threads: Number of forward passes at a time on a CPU; on a GPU it is always one.
+        own_process: Whether the worker is a process that loads its own libraries and checkpoints.
     """
 
     device: str
@@ -45,17 +45,17 @@ class Place:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether that is a GPU's memory."""
+        """Whether the memory is a GPU's."""
         return self.device == "cuda"
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """How a request fits.
+class FittedBatch:
+    """A batch size that fits the memory.
 
     Attributes:
-        batch_size: Images in one forward pass at most, or None for what suits the device.
-        note: What is not as it was asked for, in one line, or None.
+        batch_size: Images in one forward pass at most; None for what suits the device.
+        note: What differs from the request, in one line; None if nothing does.
     """
 
     batch_size: int | None
@@ -63,116 +63,120 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """What an ensemble needs of a worker's memory.
+class MemoryNeed:
+    """The memory that an ensemble needs in a worker.
 
     Attributes:
-        weights: For each member its alias and the bytes of its weights in fp32.
-        fixed_bytes: What does not depend on how many images are under way.
-        image_bytes: For each image in a forward pass.
-        num_lanes: Forward passes at a time.
+        weights: Alias and size of the fp32 weights of each member, bytes.
+        fixed_bytes: Memory that does not depend on the number of images.
+        image_bytes: Memory for each image in a forward pass.
+        num_passes: Number of forward passes at a time.
     """
 
     weights: tuple[tuple[str, int], ...]
     fixed_bytes: int
     image_bytes: int
-    num_lanes: int
+    num_passes: int
 
     def total_bytes(self, batch_size: int) -> int:
-        """With so many images in each forward pass."""
-        return self.fixed_bytes + self.num_lanes * batch_size * self.image_bytes
+        """Memory with a number of images in each forward pass."""
+        return self.fixed_bytes + self.num_passes * batch_size * self.image_bytes
 
 
-def need(members: Sequence[ResolvedMember], precision: Precision, place: Place) -> Need:
-    """Add up what members need.
+def estimate_memory(members: Sequence[ResolvedMember], precision: Precision, worker: WorkerMemory) -> MemoryNeed:
+    """Estimate the memory that members need.
 
-    Activations are counted in fp32 whatever the precision: near ties, in the worst case all images, are
-    computed again. torch.compile changes little and is not counted. A member that cannot be measured is
-    counted with its weights alone.
+    Activations are counted in fp32 at any precision, because near ties, in the worst case all images, are computed
+    again in fp32. torch.compile changes little and is not counted. For a member that cannot be measured, only its
+    weights are counted.
     """
     weights = tuple((member.spec.alias, len(member.blob)) for member in members)
     sizes = [size for _, size in weights]
     fixed = int(sum(sizes) * (1.0 if precision == "fp32" else _LOW_PRECISION_WEIGHTS))
-    if place.on_gpu:
+    if worker.on_gpu:
         fixed += _GPU_LIBRARIES_BYTES
     else:
-        # each member is copied while its batch norms are folded, and little of that goes back to the system
-        fixed += max(sizes) + place.num_threads * _THREAD_BYTES
-        if place.own_process:
-            fixed += _PROCESS_BYTES + 2 * sum(sizes)  # the checkpoints: in the object store, and as they arrive
+        # each member is copied while its batch norms are folded, and little of that memory is returned
+        fixed += max(sizes) + worker.num_threads * _THREAD_BYTES
+        if worker.own_process:
+            fixed += _PROCESS_BYTES + 2 * sum(sizes)  # the checkpoints: in the object store, and as received
     geometries = {member.spec.recipe.geometry for member in members}
     crops = sum(3 * geometry.crop_px**2 for geometry in geometries)
     activations = max(_activation_bytes(member) for member in members)
-    return Need(weights, fixed, activations + crops, 1 if place.on_gpu else place.num_threads)
+    return MemoryNeed(weights, fixed, activations + crops, 1 if worker.on_gpu else worker.num_threads)
 
 
 def _activation_bytes(member: ResolvedMember) -> int:
-    cost = of_member(member.spec)
+    cost = member_cost(member.spec)
     return 0 if cost is None else cost.peak_activation_bytes
 
 
-def fit(members: Sequence[ResolvedMember], precision: Precision, place: Place, batch_size: int | None) -> Fit:
-    """Find the batch size that fits: the one asked for, or the largest below it.
+def fit_batch_size(
+    members: Sequence[ResolvedMember], precision: Precision, worker: WorkerMemory, batch_size: int | None
+) -> FittedBatch:
+    """Find the batch size that fits: the requested one, or the largest below it.
 
     Args:
-        members: The ensemble.
-        precision: Of its forward passes.
-        place: Where it will run.
-        batch_size: As asked for; None for what suits the device.
+        members: The members of the ensemble.
+        precision: Precision of the forward passes.
+        worker: The memory it will run in.
+        batch_size: The requested one; None for what suits the device.
 
     Raises:
         ModelError: Not even one image at a time fits; the message gives the sizes.
     """
-    needed = need(members, precision, place)
-    usable = int(place.memory_bytes * _USABLE_SHARE)
+    needed = estimate_memory(members, precision, worker)
+    usable = int(worker.memory_bytes * _USABLE_SHARE)
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    wanted = batch_size or usual_size(torch.device(place.device), dtype)
+    wanted = batch_size or usual_batch_size(torch.device(worker.device), dtype)
     if needed.total_bytes(wanted) <= usable:
-        # a CPU's members may each take as many as suit them, unless that does not fit
-        freely = place.on_gpu or batch_size is not None or needed.total_bytes(max(CPU_SIZES)) <= usable
-        return Fit(batch_size if freely else wanted)
+        # on a CPU each member may choose its own batch size, if the largest one fits
+        freely = worker.on_gpu or batch_size is not None or needed.total_bytes(max(CPU_BATCH_SIZES)) <= usable
+        return FittedBatch(batch_size if freely else wanted)
     if needed.total_bytes(1) > usable:
-        raise ModelError(_refusal(needed, place, usable, _ways_out(members, precision, place, usable)))
-    fitting = (usable - needed.fixed_bytes) // (needed.num_lanes * needed.image_bytes)
-    if place.on_gpu and fitting > _GPU_GRAIN:
-        fitting -= fitting % _GPU_GRAIN
+        raise ModelError(_refusal_message(needed, worker, usable, _suggest_fixes(members, precision, worker, usable)))
+    fitting = (usable - needed.fixed_bytes) // (needed.num_passes * needed.image_bytes)
+    if worker.on_gpu and fitting > _GPU_MULTIPLE:
+        fitting -= fitting % _GPU_MULTIPLE
     note = (
         f"memory: {fitting} {'image' if fitting == 1 else 'images'} in a forward pass instead of {wanted}, which would "
-        f"take {_size(needed.total_bytes(wanted))} of the {_where(place, usable)}"
+        f"take {_size(needed.total_bytes(wanted))} of the {_describe_limit(worker, usable)}"
     )
-    return Fit(fitting, note)
+    return FittedBatch(fitting, note)
 
 
-def _ways_out(members: Sequence[ResolvedMember], precision: Precision, place: Place, usable: int) -> list[str]:
-    """What would help; only what is known to help, beside more memory."""
+def _suggest_fixes(
+    members: Sequence[ResolvedMember], precision: Precision, worker: WorkerMemory, usable: int
+) -> list[str]:
+    """Suggest what would make the ensemble fit: changes that are checked to help, and more memory."""
 
-    def fits(some: Sequence[ResolvedMember], where: Place) -> bool:
-        return need(some, precision, where).total_bytes(1) <= usable
+    def fits(some: Sequence[ResolvedMember], where: WorkerMemory) -> bool:
+        return estimate_memory(some, precision, where).total_bytes(1) <= usable
 
-    ways = []
-    if fits(members, replace(place, num_threads=1)):
-        ways.append("take fewer --decode-threads")
-    if len(members) > 1 and any(fits([member], place) for member in members):
-        ways.append("leave members out, or label with some of them at a time, each into its own --out")
-    if place.on_gpu:
-        return [*ways, "take a larger GPU"]
-    return [*ways, f"take {'fewer --workers or ' if place.own_process else ''}a larger machine"]
+    fixes = []
+    if fits(members, replace(worker, num_threads=1)):
+        fixes.append("take fewer --decode-threads")
+    if len(members) > 1 and any(fits([member], worker) for member in members):
+        fixes.append("leave members out, or label with some of them at a time, each into its own --out")
+    if worker.on_gpu:
+        return [*fixes, "take a larger GPU"]
+    return [*fixes, f"take {'fewer --workers or ' if worker.own_process else ''}a larger machine"]
 
 
-def _refusal(needed: Need, place: Place, usable: int, ways: list[str]) -> str:
+def _refusal_message(needed: MemoryNeed, worker: WorkerMemory, usable: int, fixes: list[str]) -> str:
     listed = ", ".join(f"{alias} {_size(size)}" for alias, size in needed.weights)
     many = len(needed.weights) > 1
     total = f", {_size(sum(size for _, size in needed.weights))} together" if many else ""
-    lanes = f" in each of {needed.num_lanes} threads" if needed.num_lanes > 1 else ""
+    threads = f" in each of {needed.num_passes} threads" if needed.num_passes > 1 else ""
     return (
         f"the {'members do' if many else 'network does'} not fit in memory: weights of {listed}{total}; with one image "
-        f"at a time{lanes} a worker needs {_size(needed.total_bytes(1))} of the {_where(place, usable)}; "
-        f"{'; or '.join(ways)}"
+        f"at a time{threads} a worker needs {_size(needed.total_bytes(1))} of the {_describe_limit(worker, usable)}; "
+        f"{'; or '.join(fixes)}"
     )
 
 
-def _where(place: Place, usable: int) -> str:
-    what = "GPU memory" if place.on_gpu else "memory"
+def _describe_limit(worker: WorkerMemory, usable: int) -> str:
+    what = "GPU memory" if worker.on_gpu else "memory"
     return f"{_size(usable)} ({_USABLE_SHARE:.0%} of the {what}) that it may use"
 
 

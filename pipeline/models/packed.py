@@ -1,13 +1,13 @@
-"""Convolutions ready for oneDNN: weights laid out once, and what follows a convolution done while it writes.
+"""Convolutions packed for oneDNN: weights reordered once, and the activation fused into the convolution.
 
-In eager mode torch lays the weights of every convolution out anew in every forward pass, and writes the
-result of a convolution to memory before the activation behind it reads it back. Here the graph of a
-network is rewritten so that neither happens: each convolution becomes one call of oneDNN's with its own
-packed weights, its activation, and, in residual blocks, the addition before that.
+In eager mode torch reorders the weights of every convolution in every forward pass, and writes the result of a
+convolution to memory before the activation reads it again. Here the graph of a network is rewritten to avoid both. Each
+convolution becomes one oneDNN call with packed weights, its activation, and, in residual blocks, the addition before
+it.
 
-torch.compile does the same with ``freezing``, needs a C++ compiler on every machine and 3 to 35 seconds for
-each network, and was no faster (within 4 % on ResNet-18 and MobileNet v2). The operators are those that
-it calls: ``torch.ops.mkldnn``.
+torch.compile does the same with ``freezing``. It needs a C++ compiler on every machine and 3 to 35 seconds for each
+network, and was no faster (within 4 % on ResNet-18 and MobileNet v2). The operators are those that it calls:
+``torch.ops.mkldnn``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 from torchvision.ops import stochastic_depth
 
-# What oneDNN can do to a value before it is written: its name, numbers, and algorithm.
+# Operation that oneDNN fuses after a convolution: its name, scalars and algorithm.
 Epilogue = tuple[str, tuple[float, ...], str]
 _NOTHING: Epilogue = ("none", (), "")
 _RELU: Epilogue = ("relu", (), "")
@@ -43,12 +43,12 @@ _FUNCTIONS: Mapping[Any, Epilogue] = {
     F.silu: _MODULES[nn.SiLU],
     torch.sigmoid: _MODULES[nn.Sigmoid],
 }
-# In evaluation mode these give back what they get.
+# In evaluation mode these return their input.
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
 _IDENTITY_FUNCTIONS = {F.dropout, stochastic_depth}
 _METHODS: Mapping[str, Epilogue] = {"relu": _RELU, "relu_": _RELU, "sigmoid": _MODULES[nn.Sigmoid]}
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
-_AFTER_ADDITION = {"none", "relu"}  # what oneDNN does behind an addition
+_AFTER_ADDITION = {"none", "relu"}  # what oneDNN can fuse after an addition
 
 Sizes = Mapping[str, torch.Size]
 Module = TypeVar("Module", bound=nn.Module)
@@ -56,7 +56,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """How a convolution moves over its input."""
+    """Padding, stride, dilation and groups of a convolution."""
 
     padding: list[int]
     stride: list[int]
@@ -65,14 +65,14 @@ class _Shape:
 
 
 class PackedConv2d(nn.Module):
-    """A convolution with packed weights and an epilogue.
+    """A convolution with packed weights and an epilogue (a fused operation).
 
     Args:
-        conv: What it replaces.
-        dtype: Of its weights and of what it is given.
-        input_size: (B, C, H, W) of what it will be given most of the time.
-        epilogue: What becomes of each value.
-        adds: Whether it is given something to add before the epilogue.
+        conv: The convolution that it replaces.
+        dtype: Type of its weights and inputs.
+        input_size: (B, C, H, W) of most of its inputs.
+        epilogue: Operation on each value of the result.
+        adds: Whether a second input is added before the epilogue.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class PackedConv2d(nn.Module):
         )
         self._shape = _Shape(padding, stride, dilation, conv.groups)
         weight = conv.weight.detach().to(dtype)
-        # plain attributes: the layout of packed tensors is oneDNN's own and survives neither copying nor casting
+        # plain attributes, because copying or casting would lose oneDNN's layout of packed tensors
         self._weight = torch.ops.mkldnn._reorder_convolution_weight(
             weight, padding, stride, dilation, conv.groups, list(input_size)
         )
@@ -110,26 +110,26 @@ class PackedConv2d(nn.Module):
 
 
 def is_available() -> bool:
-    """Whether this build of torch has what packing needs."""
+    """Whether this build of torch has the operators for packing."""
     return bool(torch.backends.mkldnn.enabled) and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 def pack(network: fx.GraphModule, dtype: torch.dtype, sizes: Sizes) -> fx.GraphModule:
-    """A traced network with packed convolutions, which wants ``dtype``.
+    """Pack the convolutions of a traced network, and cast the network to ``dtype``.
 
-    Its other layers are those of the network that is given, and cast with it.
+    The result shares its other layers with ``network``, which are cast, too.
 
     Args:
-        network: In evaluation mode, on the CPU, in float32, batch norms folded where they can be.
+        network: In evaluation mode, on the CPU, in float32, batch norms folded where possible.
         dtype: float32 or bfloat16.
-        sizes: What its convolutions are given, from :func:`observe`.
+        sizes: Input sizes of its convolutions, from :func:`record_input_sizes`.
     """
     result = fx.GraphModule(network, copy.deepcopy(network.graph))
-    _leave_out_identities(result)
+    _remove_identities(result)
     modules = dict(result.named_modules())
     for node in list(result.graph.nodes):
         if node.op == "call_module" and node.target in sizes and _is_plain(modules[node.target]):
-            _replace(result, node, modules, dtype, sizes[node.target])
+            _pack_convolution(result, node, modules, dtype, sizes[node.target])
     result.graph.lint()
     result.delete_all_unused_submodules()
     result.recompile()
@@ -137,7 +137,7 @@ def pack(network: fx.GraphModule, dtype: torch.dtype, sizes: Sizes) -> fx.GraphM
 
 
 def cast(network: Module, dtype: torch.dtype) -> Module:
-    """Cast all weights, in place, but those of batch norms, which work in float32 on inputs of any type."""
+    """Cast all weights in place, except those of batch norms, which compute in float32 on inputs of any type."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             continue
@@ -147,16 +147,16 @@ def cast(network: Module, dtype: torch.dtype) -> Module:
     return network
 
 
-def observe(network: nn.Module, example: torch.Tensor, batch: int) -> tuple[torch.Tensor, Sizes]:
-    """Run a network and watch its convolutions.
+def record_input_sizes(network: nn.Module, example: torch.Tensor, batch: int) -> tuple[torch.Tensor, Sizes]:
+    """Run a network, and record the input sizes of its convolutions.
 
     Args:
-        network: Any.
+        network: The network.
         example: float32, (1, 3, S, S).
-        batch: Images it will be given at once most of the time.
+        batch: Batch size of most calls.
 
     Returns:
-        Its logits, and the size of what each convolution would be given; only those that are given it once.
+        Its logits, and the input size of each convolution that is called once, for that batch size.
     """
     sizes: dict[str, torch.Size] = {}
     twice: set[str] = set()
@@ -183,20 +183,20 @@ def observe(network: nn.Module, example: torch.Tensor, batch: int) -> tuple[torc
     return logits, {name: size for name, size in sizes.items() if name not in twice}
 
 
-def _leave_out_identities(network: fx.GraphModule) -> None:
-    """Take out what only training needs: it stands between convolutions and what could be done with them."""
+def _remove_identities(network: fx.GraphModule) -> None:
+    """Remove layers that only training needs: they stand between convolutions and operations that can be fused."""
     modules = dict(network.named_modules())
     for node in list(network.graph.nodes):
         if node.op == "call_module" and isinstance(modules[str(node.target)], _IDENTITIES):
             pass
-        elif node.op != "call_function" or node.target not in _IDENTITY_FUNCTIONS or not _is_idle(node):
+        elif node.op != "call_function" or node.target not in _IDENTITY_FUNCTIONS or not _is_evaluation(node):
             continue
         node.replace_all_uses_with(node.args[0])
         network.graph.erase_node(node)
 
 
-def _is_idle(node: fx.Node) -> bool:
-    """Whether a call of dropout or the like says that this is not training."""
+def _is_evaluation(node: fx.Node) -> bool:
+    """Whether a call of dropout or the like is in evaluation mode."""
     training = node.kwargs.get("training", node.args[-1])
     return training is False
 
@@ -205,14 +205,14 @@ def _is_plain(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
-def _replace(
+def _pack_convolution(
     network: fx.GraphModule, node: fx.Node, modules: Mapping[str, nn.Module], dtype: torch.dtype, size: torch.Size
 ) -> None:
-    """Put a packed convolution in place of a plain one and of what follows it, where nobody else looks at that."""
+    """Replace a convolution, and the operations after it that nothing else uses, with a packed one."""
     last, added = node, None
     addition = _only_user(node)
     if addition is not None and addition.op == "call_function" and addition.target in _ADDITIONS:
-        added = _added_to(node, addition)
+        added = _other_operand(node, addition)
         if added is not None:
             last = addition
     epilogue = _NOTHING
@@ -225,7 +225,7 @@ def _replace(
     packed = PackedConv2d(conv, dtype, size, epilogue, adds=added is not None)
     parent, _, name = str(node.target).rpartition(".")
     setattr(network.get_submodule(parent), name, packed)
-    # where the last of them stood, because only there is what is added certain to be known
+    # after the last of them, because only there the added value is certainly computed
     with network.graph.inserting_after(last):
         arguments = (node.args[0],) if added is None else (node.args[0], added)
         call = network.graph.call_module(str(node.target), arguments)
@@ -235,7 +235,7 @@ def _replace(
 
 
 def _chain(last: fx.Node, first: fx.Node) -> list[fx.Node]:
-    """The nodes from the last back to the first, which each had one user only."""
+    """Nodes from the last back to the first; each has one user only."""
     nodes = [last]
     while nodes[-1] is not first:
         nodes.append(next(node for node in nodes[-1].all_input_nodes if node is first or first in node.all_input_nodes))
@@ -246,8 +246,8 @@ def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _added_to(node: fx.Node, addition: fx.Node) -> fx.Node | None:
-    """The other side of an addition, where that is a tensor of the same shape as far as the graph tells."""
+def _other_operand(node: fx.Node, addition: fx.Node) -> fx.Node | None:
+    """The other operand of an addition, if it is a node of the graph."""
     others = [other for other in addition.args if other is not node]
     if len(addition.args) != 2 or addition.kwargs or len(others) != 1 or not isinstance(others[0], fx.Node):
         return None

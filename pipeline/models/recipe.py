@@ -1,4 +1,4 @@
-"""Preprocessing: from a decoded picture to the crop that a network was trained to see.
+"""Preprocessing: from a decoded picture to the crop that a network was trained on.
 
 The reference is the published transform on a Pillow image. Here the same geometry is applied to uint8
 tensors with antialiasing, which stays within one grey level of Pillow's own resize.
@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - the name the field uses
 
-# A picture whose resized form would have more pixels is resized only where the crop looks.
+# If a resized picture would have more pixels, only the region of the crop is resized.
 _MAX_RESIZED_PIXELS = 1 << 23
 
 _PILLOW_FILTERS = {
@@ -54,7 +54,7 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A network's whole preprocessing.
+    """The whole preprocessing of a network.
 
     Attributes:
         geometry: Resize and crop.
@@ -72,17 +72,17 @@ class Recipe:
 
 
 def torchvision_recipe(weights: Any) -> Recipe:  # noqa: ANN401 - torchvision's enums have no common public type
-    """The recipe behind a torchvision weights entry's ``transforms()``."""
+    """Make the recipe of torchvision weights, from their ``transforms()``."""
     preset = weights.transforms()
     geometry = Geometry(preset.resize_size[0], preset.crop_size[0], InterpolationMode(preset.interpolation).value)
     return Recipe(geometry, tuple(preset.mean), tuple(preset.std))
 
 
 def timm_recipe(config: dict[str, Any]) -> Recipe:
-    """The recipe behind a resolved timm data config.
+    """Make the recipe of a resolved timm data config.
 
     Raises:
-        ValueError: The config asks for a crop mode or an input that has no equivalent here.
+        ValueError: Its crop mode or input size is not supported.
     """
     channels, height, size = config["input_size"]
     if channels != 3 or height != size:
@@ -104,10 +104,10 @@ def crop(pixels_CHW: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 
     Args:
         pixels_CHW: uint8, (3, H, W), 0-255, RGB.
-        geometry: What to do.
+        geometry: Resize and crop.
 
     Returns:
-        uint8, (3, crop_px, crop_px).
+        uint8, (3, crop_px, crop_px), 0-255, RGB.
     """
     height, width = pixels_CHW.shape[-2:]
     new_height, new_width = geometry.resized(height, width)
@@ -126,9 +126,9 @@ def crop(pixels_CHW: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 
 
 def _crop_with_pillow(pixels_CHW: torch.Tensor, geometry: Geometry, resized: tuple[int, int]) -> torch.Tensor:
-    """The same for pictures so elongated that their resized form would not fit: only the crop is computed."""
+    """Do the same for very elongated pictures, computing only the crop and not the whole resized picture."""
     size = geometry.crop_px
-    seen = [min(size, side) for side in resized]  # less than the crop where that is padded
+    seen = [min(size, side) for side in resized]  # smaller than the crop if that is padded
     boxes = [
         _source_box(source, side, part) for source, side, part in zip(pixels_CHW.shape[-2:], resized, seen, strict=True)
     ]
@@ -142,7 +142,7 @@ def _crop_with_pillow(pixels_CHW: torch.Tensor, geometry: Geometry, resized: tup
 
 
 def _source_box(source: int, resized: int, seen: int) -> tuple[float, slice, float]:
-    """Along one side: the stretch of the source behind the crop, and the pixels that its filter touches.
+    """Find, along one side, the range of the source behind the crop, and the pixels that the filter needs.
 
     Returns:
         Start within those pixels, the pixels, end within them.

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.models.consensus import Rule, best_first, combine
-from pipeline.models.ensemble import LEAST_STORED, MemberPredictions, Predictions
+from pipeline.models.consensus import Rule, combine, stable_topk
+from pipeline.models.ensemble import MIN_STORED_PROB, MemberPredictions, Predictions
 from pipeline.output.probabilities import MemberProbs
 
-LEAST_RESTORED = 2.0**-32  # least probability of a class that is stored as LEAST_STORED
+MIN_RESTORED_PROB = 2.0**-32  # least probability of a class that is stored as MIN_STORED_PROB
 
 
 def combine_stored(
@@ -65,9 +65,9 @@ def restore_probs(member: MemberProbs) -> torch.Tensor:
     below_B1 = torch.nextafter(scores_Bk[:, -1:], torch.zeros(1))
     probs_BK = torch.minimum(probs_BK, below_B1)
     probs_BK.scatter_(1, torch.tensor(member.labels_Bk, dtype=torch.int64), scores_Bk)
-    least_BK = probs_BK == LEAST_STORED
+    least_BK = probs_BK == MIN_STORED_PROB
     left_B = 1 - torch.where(least_BK, 0, probs_BK).sum(dim=1, dtype=torch.float64)
-    share_B = (left_B / least_BK.sum(dim=1)).clamp(LEAST_RESTORED, LEAST_STORED).float()
+    share_B = (left_B / least_BK.sum(dim=1)).clamp(MIN_RESTORED_PROB, MIN_STORED_PROB).float()
     return torch.where(least_BK, share_B[:, None], probs_BK)
 
 
@@ -75,5 +75,5 @@ def _top_k(member: MemberProbs, probs_BK: torch.Tensor, k: int) -> MemberPredict
     """A member's top k: the stored one, if it has that many classes."""
     if k <= member.labels_Bk.shape[1]:
         return MemberPredictions(member.labels_Bk[:, :k], member.scores_Bk[:, :k], member.energy_B)
-    scores_Bk, labels_Bk = best_first(probs_BK, k)
+    scores_Bk, labels_Bk = stable_topk(probs_BK, k)
     return MemberPredictions(labels_Bk.to(torch.int32).numpy(), scores_Bk.numpy(), member.energy_B)

@@ -1,9 +1,9 @@
-"""Weights of members: from a request to tensors that fit, and from tensors to a network.
+"""Weights of members: from a request to checked tensors, and from tensors to a network.
 
-Files are looked for in the checkpoint named in the request, ``--weights-dir``, the local caches of torch
-and the Hugging Face hub, and the internet, in this order (:mod:`pipeline.models.locate`). The driver does
-this once. Workers get the tensors from the driver as safetensors bytes, so they need neither the files
-nor the internet, and nobody unpickles anything (:mod:`pipeline.models.checkpoint`).
+The driver searches for files in the requested checkpoint, ``--weights-dir``, the local caches of torch and the
+Hugging Face hub, and the internet, in this order (:mod:`pipeline.models.locate`). Workers get the tensors from the
+driver as safetensors bytes. So they need neither the files nor the internet, and unpickle nothing
+(:mod:`pipeline.models.checkpoint`).
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from pipeline.config.members import MemberRequest
 from pipeline.errors import ModelError, WeightsError
 from pipeline.models.catalog import Architecture, find
 from pipeline.models.checkpoint import State, read_state
-from pipeline.models.download import Watch, ignore
+from pipeline.models.download import ProgressCallback, ignore_progress
 from pipeline.models.locate import Locator, WeightsFile
 from pipeline.models.recipe import Recipe
 from pipeline.storage import Storage
 
 _PROBE_CLASSES = 1000
 _METADATA_KEY = "module_versions"
-# The first release of torchvision's MnasNet had a first layer of this width, whatever the multiplier.
+# In its first release torchvision's MnasNet had a first layer of this width for all multipliers.
 _MNASNET_V1_STEM = 32
 
 
 @dataclass(frozen=True, slots=True)
 class MemberSpec:
-    """One member of an ensemble, resolved: everything but its tensors. Inert data.
+    """One member of an ensemble, without its tensors. Plain data.
 
     Attributes:
         alias: Name of its column.
-        arch: Architecture.
-        factor: Weight in the consensus, as asked for.
-        num_classes: Size of its label space.
+        arch: Name of its architecture.
+        factor: Weight in the consensus, as requested.
+        num_classes: Number of its classes.
         recipe: Its preprocessing.
-        weights_sha256: Hash of the file its tensors came from.
+        weights_sha256: Hash of the file of its weights, hex.
         weights_file: Name of that file.
     """
 
@@ -62,31 +62,33 @@ class ResolvedMember:
     blob: bytes
 
 
-def resolve(request: MemberRequest, weights_dir: str | None, storage: Storage, watch: Watch = ignore) -> ResolvedMember:
+def resolve(
+    request: MemberRequest, weights_dir: str | None, storage: Storage, watch: ProgressCallback = ignore_progress
+) -> ResolvedMember:
     """Find, check and load the weights of one member.
 
     Args:
-        request: What was asked for.
+        request: The requested member.
         weights_dir: ``--weights-dir``, or None.
         storage: Reads files and S3.
-        watch: Told how far a download is.
+        watch: Called with the progress of a download.
 
     Raises:
         ModelError: The architecture or the name of the weights is unknown.
         WeightsError: The file is missing, damaged, refused, or does not fit.
     """
-    return resolve_with(Locator(weights_dir, storage, watch), request)[0]
+    return resolve_with_file(Locator(weights_dir, storage, watch), request)[0]
 
 
-def resolve_with(locator: Locator, request: MemberRequest) -> tuple[ResolvedMember, WeightsFile]:
-    """The same, with the file that the weights came from."""
+def resolve_with_file(locator: Locator, request: MemberRequest) -> tuple[ResolvedMember, WeightsFile]:
+    """Do the same, and return the file of the weights as well."""
     architecture = find(request.arch)
     wanted = architecture.choose(request.weights)
     file = locator.find(request, architecture, wanted)
     published = wanted if request.weights else architecture.matching(file.name) or wanted
     state = read_state(file.uri, file.data)
     input_px = published.recipe.geometry.crop_px
-    state = _converted(architecture, input_px, state)
+    state = _convert_names(architecture, input_px, state)
     num_classes = _num_classes(architecture, input_px, state, file.uri)
     network = _load(architecture, num_classes, input_px, state, file.uri)
     spec = MemberSpec(
@@ -102,10 +104,10 @@ def resolve_with(locator: Locator, request: MemberRequest) -> tuple[ResolvedMemb
 
 
 def check_one_label_space(members: list[MemberSpec]) -> int:
-    """The number of classes that all members share.
+    """Check that all members have the same number of classes, and return it.
 
     Raises:
-        ModelError: They do not share one; the message says which has how many.
+        ModelError: The numbers differ; the message lists them.
     """
     if len({member.num_classes for member in members}) > 1:
         counts = ", ".join(f"{member.alias} has {member.num_classes}" for member in members)
@@ -113,8 +115,8 @@ def check_one_label_space(members: list[MemberSpec]) -> int:
     return members[0].num_classes
 
 
-def network_from_blob(spec: MemberSpec, blob: bytes) -> nn.Module:
-    """Build a member's network from the bytes that :func:`resolve` made."""
+def build_network(spec: MemberSpec, blob: bytes) -> nn.Module:
+    """Build a member's network from the safetensors bytes of :func:`resolve`."""
     return _load(find(spec.arch), spec.num_classes, spec.recipe.geometry.crop_px, _from_blob(blob), spec.weights_file)
 
 
@@ -127,7 +129,7 @@ def _to_blob(network: nn.Module) -> bytes:
 
 
 def _from_blob(blob: bytes) -> State:
-    # safetensors hands out the metadata of files only; they are in the JSON header, behind its 8 bytes of length
+    # safetensors reads metadata from files only; they are in the JSON header, after its length of 8 bytes
     header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
     state = State(safetensors.torch.load(blob))
     state._metadata = json.loads(header["__metadata__"][_METADATA_KEY])
@@ -135,7 +137,7 @@ def _from_blob(blob: bytes) -> State:
 
 
 def empty_network(architecture: Architecture, num_classes: int, input_px: int) -> nn.Module:
-    """A network whose tensors have shapes only, or, where its code computes with tensors to build it, random ones."""
+    """Build a network on the meta device, or, if its constructor computes with tensors, on the CPU."""
     try:
         with torch.device("meta"):
             return architecture.build(num_classes, input_px)
@@ -143,24 +145,24 @@ def empty_network(architecture: Architecture, num_classes: int, input_px: int) -
         return architecture.build(num_classes, input_px)
 
 
-def _converted(architecture: Architecture, input_px: int, state: State) -> State:
-    """Tensors under timm's names, where they have those of their authors' own code and timm can translate them."""
-    if (translate := architecture.translator) is None:
+def _convert_names(architecture: Architecture, input_px: int, state: State) -> State:
+    """Convert a checkpoint of the authors' own code to timm's tensor names, if timm has a converter."""
+    if (translate := architecture.checkpoint_converter) is None:
         return state
     network = empty_network(architecture, _PROBE_CLASSES, input_px)
     if state.keys() == network.state_dict().keys():
         return state
     try:
         translated: dict[str, torch.Tensor] = translate(dict(state), network)
-    except Exception:  # noqa: BLE001 - it is made for its own files and fails in its own ways on others
-        return state  # what does not fit is named when it is loaded
+    except Exception:  # noqa: BLE001 - timm's converters fail in many ways on other files
+        return state  # the error comes when it is loaded
     converted = State(translated)
     converted._metadata = state._metadata
     return converted
 
 
 def _num_classes(architecture: Architecture, input_px: int, state: State, uri: str) -> int:
-    """Size of the classifier's head, read from the checkpoint."""
+    """Read the number of classes from the checkpoint's classifier head."""
     expected = empty_network(architecture, _PROBE_CLASSES, input_px).state_dict()
     other = empty_network(architecture, _PROBE_CLASSES + 1, input_px).state_dict()
     heads = [key for key in expected if key not in other or expected[key].shape != other[key].shape]
@@ -171,7 +173,7 @@ def _num_classes(architecture: Architecture, input_px: int, state: State, uri: s
 
 
 def _load(architecture: Architecture, num_classes: int, input_px: int, state: State, uri: str) -> nn.Module:
-    """A network that holds the given tensors.
+    """Build a network, and load tensors into it.
 
     Raises:
         WeightsError: Names or shapes differ.
@@ -180,10 +182,12 @@ def _load(architecture: Architecture, num_classes: int, input_px: int, state: St
     _guess_version(network, state)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="A new version of MNASNet")  # the old one is as good
+            warnings.filterwarnings("ignore", message="A new version of MNASNet")  # the old one works as well
             network.load_state_dict(state, assign=True)
         if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-            network = architecture.build(num_classes, input_px)  # some buffers are computed, not stored
+            network = architecture.build(
+                num_classes, input_px
+            )  # some buffers are computed by the constructor, not stored
             network.load_state_dict(state)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -195,10 +199,10 @@ def _load(architecture: Architecture, num_classes: int, input_px: int, state: St
 
 
 def _guess_version(network: nn.Module, state: State) -> None:
-    """Give tensors of a MnasNet the version that it insists on, where the file (safetensors, say) lost it.
+    """Add the version that MnasNet requires, if the file (safetensors, for example) has lost it.
 
-    Everything else takes tensors without versions for old ones, which is right: among those are the published
-    DenseNets, from before batch norms counted their batches.
+    Other networks treat tensors without versions as old ones. That is right for the published DenseNets, which are
+    older than the batch counters of batch norms.
     """
     current = getattr(network.state_dict(), "_metadata", {}).get("", {}).get("version")
     if current is None or "version" in state._metadata.get("", {}):

@@ -22,7 +22,7 @@ from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.threads import Workers, one_torch_thread
 from pipeline.models.classifier import Classifier, Precision
-from pipeline.models.ensemble import Ensemble, Predictions
+from pipeline.models.ensemble import Ensemble, EnsembleOptions, Predictions
 from pipeline.models.recipe import Geometry, crop
 from pipeline.models.weights import MemberSpec
 from pipeline.speed.decoded_sample import DecodedSample
@@ -32,7 +32,7 @@ from pipeline.speed.whole_job import WholeJob
 from pipeline.speed.write_bench import WRITTEN_ROWS, WriteBench
 from pipeline.stages.classify import Batch, BatchPool
 from pipeline.stages.decode import decode
-from pipeline.stages.nvjpeg import DeviceDecoder, trusted_decoder
+from pipeline.stages.nvjpeg import DeviceDecoder, make_checked_decoder
 from pipeline.stages.write import Picture
 from pipeline.storage import Storage
 
@@ -103,7 +103,7 @@ class StageBench:
         self._fast_px = largest if config.decode == "fast" else None
         self._other_px = None if config.decode == "fast" else largest
         # on a GPU, its decoder is measured beside the cores
-        self._gpu_decoder = trusted_decoder(self.ensemble.device) if self._on_gpu else None
+        self._gpu_decoder = make_checked_decoder(self.ensemble.device) if self._on_gpu else None
         self._decoded = DecodedSample(self.images, self.ensemble.geometries, self._fast_px, pinned=self._on_gpu)
         self._batches = BatchPool(self.ensemble.geometries, self._piece, pinned=self._on_gpu)
         self._workers = Workers(config.num_threads, on_start=one_torch_thread)
@@ -118,17 +118,19 @@ class StageBench:
         self._workers.close()
         self._whole.close()
 
-    def _build_ensemble(self, at_once: int | None) -> Ensemble:
+    def _build_ensemble(self, batch_size: int | None) -> Ensemble:
         return Ensemble(
             self._config.members,
             self._blobs,
-            device=self._config.device,
-            precision=self._config.precision,
-            rule=self._config.rule,
-            top_k=self._config.top_k,
-            compiled=self._config.compiled,
-            at_once=at_once,
-            tuning=self._config.tuning,
+            EnsembleOptions(
+                device=self._config.device,
+                precision=self._config.precision,
+                rule=self._config.rule,
+                top_k=self._config.top_k,
+                compiled=self._config.compiled,
+                batch_size=batch_size,
+                tuning=self._config.tuning,
+            ),
         )
 
     def _predict(self) -> list[tuple[Predictions, list[Picture]]]:
@@ -288,10 +290,10 @@ class StageBench:
         self, spec: MemberSpec, crops: torch.Tensor, precision: Precision, compiled: bool, *, configured: bool
     ) -> Stage:
         device = torch.device(self._config.device)
-        at_once, tuning = self._config.batch_size, self._config.tuning
+        batch_size, tuning = self._config.batch_size, self._config.tuning
         blob = self._blobs[spec.alias]
-        member = Classifier(spec, blob, device, precision, compiled=compiled, at_once=at_once, tuning=tuning)
-        size = self._chunk if self._on_gpu else min(self._chunk, max(_CPU_FORWARD_IMAGES, member.at_once))
+        member = Classifier(spec, blob, device, precision, compiled=compiled, batch_size=batch_size, tuning=tuning)
+        size = self._chunk if self._on_gpu else min(self._chunk, max(_CPU_FORWARD_IMAGES, member.batch_size))
         what = precision + (" compiled" if compiled else "")
         if not self._on_gpu:
 
@@ -303,8 +305,8 @@ class StageBench:
                 "forward", what, call, list(crops), size=size, member=spec.alias, configured=configured
             )
         batch = _repeat(crops, size).to(device)
-        again_B = member.first_pass(batch)[1]
-        where_b = None if again_B is None else again_B.nonzero()[:, 0]
+        recompute_B = member.first_pass(batch)[1]
+        where_b = None if recompute_B is None else recompute_B.nonzero()[:, 0]
 
         def on_device() -> None:
             logits_BK, _ = member.first_pass(batch)
@@ -336,8 +338,8 @@ class StageBench:
             places = range(len(self._decoded.pictures))
             return self._threaded_stage("ensemble", what, call, places, size=size, configured=configured)
         batch = {geometry: _repeat(crops, size).to(ensemble.device) for geometry, crops in self._decoded.crops.items()}
-        again_MB = ensemble.first_pass(batch).again_MB
-        where = [] if again_MB is None else [again_B.nonzero()[:, 0] for again_B in again_MB]
+        recompute_MB = ensemble.first_pass(batch).recompute_MB
+        where = [] if recompute_MB is None else [recompute_B.nonzero()[:, 0] for recompute_B in recompute_MB]
 
         def on_device() -> None:
             ensemble.second_pass(ensemble.first_pass(batch), where)

@@ -1,4 +1,4 @@
-"""What happens to the samples of a unit: read, decode, crop, write.
+"""The stages of a unit's samples: read, decode, classify (crop), write.
 
-Stages do not import each other, and know no threads.
+Stages do not import each other. Threads are the labeler's business.
 """

@@ -1,7 +1,7 @@
-"""Classify: from decoded pictures to the crops that an ensemble wants, in one piece of memory for a whole batch.
+"""Classify: from decoded pictures to batches of crops for the ensemble.
 
-Each thread that decodes puts its crops straight where the ensemble will take them from. For a GPU that memory
-is pinned, so that the device fetches it by itself while everyone goes on.
+The crops of a batch lie in one piece of memory, and each thread that decodes writes its crops there. For a GPU the
+memory is pinned, so that it is copied while other work goes on.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Batch:
     """The crops of a batch of pictures: a slot for each, filled in any order and by any thread.
 
     Args:
-        geometries: The crops that an ensemble wants of each picture; members with one geometry share it.
-        num_slots: Pictures it has room for.
-        pinned: Whether a GPU will fetch them.
+        geometries: The crops that the ensemble needs of each picture; members of one geometry share a crop.
+        num_slots: Number of pictures it can hold.
+        pinned: Whether to use pinned memory, for a GPU.
     """
 
     def __init__(self, geometries: Sequence[Geometry], num_slots: int, *, pinned: bool) -> None:
@@ -32,23 +32,23 @@ class Batch:
         }
 
     def put(self, slot: int, pixels_CHW: torch.Tensor) -> None:
-        """Cut every crop of one picture.
+        """Resize and crop one picture, for each geometry.
 
         Args:
-            slot: Which picture of the batch it is.
+            slot: Number of the picture in the batch.
             pixels_CHW: uint8, (3, H, W), 0-255, RGB.
         """
         for geometry, crops in self._crops.items():
             crops[slot].copy_(crop(pixels_CHW, geometry))
 
     def packed(self, slots: Sequence[int]) -> Mapping[Geometry, torch.Tensor]:
-        """The crops of some slots, moved to the front where others lie between them.
+        """Return the crops of some slots, moved together at the front.
 
         Args:
-            slots: Which hold a picture, ascending.
+            slots: Slots that hold a picture, ascending.
 
         Returns:
-            For each geometry uint8, (B, 3, S, S); views, good until the batch is filled again.
+            For each geometry uint8, (B, 3, S, S), 0-255, RGB; views, valid until the batch is filled again.
         """
         for target, source in enumerate(slots):
             if target != source:
@@ -58,7 +58,7 @@ class Batch:
 
 
 class BatchPool:
-    """Batches of one size that are used again: pinning memory takes longer than filling it."""
+    """Reuses batches of one size, because pinning memory takes longer than filling it."""
 
     def __init__(self, geometries: Sequence[Geometry], num_slots: int, *, pinned: bool) -> None:
         self._geometries = tuple(geometries)
@@ -68,13 +68,13 @@ class BatchPool:
         self._lock = threading.Lock()
 
     def take(self) -> Batch:
-        """A batch that nobody uses."""
+        """Take a free batch, or make one."""
         with self._lock:
             if self._free:
                 return self._free.pop()
         return Batch(self._geometries, self._num_slots, pinned=self._pinned)
 
     def give(self, batch: Batch) -> None:
-        """Hand a batch back; what was in it is gone."""
+        """Return a batch; it will be overwritten."""
         with self._lock:
             self._free.append(batch)

@@ -1,17 +1,17 @@
-"""Decode in a process of its own: for images that kill, or hang, whoever decodes them.
+"""Decode in a child process: for images that kill or hang their decoder.
 
-The child is a new interpreter (nothing is forked from a process full of threads) that runs the same
+The child is a new interpreter, because forking a process with threads is unsafe. It runs the same
 :func:`pipeline.stages.decode.decode` and sends the same pixels back over a socket::
 
     labeler -> child    fast_to_px, num_bytes | encoded image
     child -> labeler    length | JSON: width, height, shape and axes of the pixels in memory | pixels
                         length | JSON: reason, message
 
-A child that dies proves an image guilty only if it was the first one there and the signal came from inside.
-Otherwise an earlier image may have done the damage, or somebody else ended the process; so the image is tried
-once more, in a new child. A child that takes too long is ended.
+If a child dies, its image is the cause only if it was the first one there and no signal came from outside.
+Otherwise an earlier image may have done the damage, or somebody else killed the process. So the image is tried
+once more, in a new child. A child that takes too long is killed.
 
-Images are decoded one at a time here, which keeps the memory of a labeler within the bounds it has without.
+Images are decoded one at a time here, so that the labeler's memory limit holds.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ from pipeline.stages.decode import Decoded, decode
 _REQUEST = struct.Struct("<IQ")  # fast_to_px or 0, num_bytes
 _LENGTH = struct.Struct("<I")
 _READY = b"ready"
-_TICK_S = 1.0  # waiting is counted in these, so that a process that was stopped for an hour makes nobody late
+_TICK_S = 1.0  # time is counted in ticks, so that a process that was stopped for an hour does not time out
 _START_S = 300.0
 _STARTS = 3
 _IDLE_S = 60.0
 _ORPHAN_S = 30
 _EXIT_S = 10.0
-# What no honest image needs is refused to a decoder before the whole machine runs out of memory.
+# No valid image needs more memory; the limit stops a decoder before the machine runs out.
 MAX_DATA_BYTES = 8 << 30
 # Signals that a decoder does not send itself.
-_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM}
+_EXTERNAL_SIGNALS = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM}
 
 
-class _Unproven(Exception):  # noqa: N818 - what happened
-    """The child has died, not necessarily of the image that it was at."""
+class _UnknownCause(Exception):  # noqa: N818 - what happened
+    """The child has died, maybe not because of its current image."""
 
 
-class _Hung(Exception):  # noqa: N818 - what happened
-    """The child does not answer."""
+class _TimedOut(Exception):  # noqa: N818 - what happened
+    """The child did not answer in time."""
 
 
 class IsolatedDecoder:
     """Decodes in a child process, which is started when it is needed. Safe to share between threads.
 
     Args:
-        limit_s: How long an image may take.
+        limit_s: Time that an image may take, seconds.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -74,23 +74,23 @@ class IsolatedDecoder:
         self._closed = False
 
     def decode(self, data: bytes, *, fast_to_px: int | None = None) -> Decoded:
-        """Decode one image; the arguments and what comes back are those of :func:`pipeline.stages.decode.decode`.
+        """Decode one image; arguments and result are those of :func:`pipeline.stages.decode.decode`.
 
         Raises:
-            ImageError: It cannot be decoded. The reason is ``decoder_crashed`` where the child died or hung.
-            EngineError: No child can be started, or it was closed meanwhile.
+            ImageError: It cannot be decoded; the reason is ``decoder_crashed`` if the child died or hung.
+            EngineError: No child can be started, or :meth:`close` was called meanwhile.
         """
         with self._lock:
             try:
                 return self._try(data, fast_to_px)
-            except _Unproven:
+            except _UnknownCause:
                 return self._try(data, fast_to_px, again=True)
 
     def _try(self, data: bytes, fast_to_px: int | None, *, again: bool = False) -> Decoded:
-        child = self._child = self._child or _started(self._limit_s)
+        child = self._child = self._child or _start_child(self._limit_s)
         try:
             return child.decode(data, fast_to_px)
-        except _Hung as error:
+        except _TimedOut as error:
             self._child = None
             child.end(0)
             message = f"decoding took longer than {self._limit_s:g} s and was ended"
@@ -100,15 +100,15 @@ class IsolatedDecoder:
             status = child.end(_EXIT_S)
             if self._closed:
                 raise EngineError("closed while an image was being decoded") from error
-            if not again and (child.num_decoded > 0 or -status in _FROM_OUTSIDE):
-                raise _Unproven from error
-            raise ImageError(Reason.DECODER_CRASHED, f"the decoder died of it: {_words(status)}") from error
+            if not again and (child.num_decoded > 0 or -status in _EXTERNAL_SIGNALS):
+                raise _UnknownCause from error
+            raise ImageError(Reason.DECODER_CRASHED, f"the decoder died of it: {_describe_exit(status)}") from error
 
     def close(self) -> None:
-        """End the child, whatever it is at."""
+        """Kill the child, even while it decodes."""
         self._closed = True
         if (child := self._child) is not None:
-            child.kill()  # whoever waits for it notices
+            child.kill()  # the thread that waits for it gets an error
         if self._lock.acquire(timeout=_EXIT_S):
             if self._child is not None:
                 self._child.end(0)
@@ -116,11 +116,11 @@ class IsolatedDecoder:
             self._lock.release()
 
 
-def _started(limit_s: float) -> _Child:
-    """A child that is ready.
+def _start_child(limit_s: float) -> _Child:
+    """Start a child, and wait until it is ready.
 
     Raises:
-        EngineError: None can be started.
+        EngineError: No child can be started.
     """
     status = 0
     for _ in range(_STARTS):
@@ -130,18 +130,18 @@ def _started(limit_s: float) -> _Child:
             raise EngineError(f"no process can be started to decode images in: {error}") from error
         try:
             child.await_ready()
-        except (OSError, EOFError, _Hung):
+        except (OSError, EOFError, _TimedOut):
             status = child.end(0)
         else:
             return child
-    raise EngineError(f"the process that images are to be decoded in does not start: {_words(status)}")
+    raise EngineError(f"the process that images are to be decoded in does not start: {_describe_exit(status)}")
 
 
 class _Child:
     """The labeler's end of a child process.
 
     Attributes:
-        num_decoded: Images that it has answered for.
+        num_decoded: Number of images that it has decoded or refused.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -153,46 +153,46 @@ class _Child:
             with theirs:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "pipeline.stages.isolation", str(theirs.fileno()), alarm_s],
-                    # what this process can import, however it came to that
+                    # the child can import what this process can
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # Ctrl-C is for the labeler
+                    start_new_session=True,  # Ctrl-C goes to the labeler only
                 )
         except OSError:
             self._socket.close()
             raise
 
     def await_ready(self) -> None:
-        """Wait until it can decode."""
-        self._fill(memoryview(bytearray(len(_READY))), _START_S)
+        """Wait until the child can decode."""
+        self._receive(memoryview(bytearray(len(_READY))), _START_S)
 
     def decode(self, data: bytes, fast_to_px: int | None) -> Decoded:
-        """Have an image decoded.
+        """Let the child decode an image.
 
         Raises:
-            ImageError: The child says that it cannot be.
+            ImageError: The child cannot decode it.
             OSError, EOFError: The child has died.
-            _Hung: It does not answer.
+            _TimedOut: The child did not answer in time.
         """
         self._socket.settimeout(self._limit_s)
         self._socket.sendall(_REQUEST.pack(fast_to_px or 0, len(data)))
         self._socket.sendall(data)
         length = bytearray(_LENGTH.size)
-        self._fill(memoryview(length), self._limit_s)
+        self._receive(memoryview(length), self._limit_s)
         head = bytearray(*_LENGTH.unpack(length))
-        self._fill(memoryview(head), self._limit_s)
+        self._receive(memoryview(head), self._limit_s)
         answer: dict[str, Any] = json.loads(head)
         if "reason" in answer:
             self.num_decoded += 1
             raise ImageError(answer["reason"], answer["message"])
         pixels = np.empty(answer["shape"], np.uint8)
-        self._fill(pixels.reshape(-1).data, self._limit_s)
+        self._receive(pixels.reshape(-1).data, self._limit_s)
         self.num_decoded += 1
         return Decoded(torch.from_numpy(pixels).permute(answer["axes"]), answer["width"], answer["height"])
 
-    def _fill(self, view: memoryview, limit_s: float) -> None:
+    def _receive(self, view: memoryview, limit_s: float) -> None:
         tick_s = min(_TICK_S, limit_s)
         self._socket.settimeout(tick_s)
         ticks_left = round(limit_s / tick_s)
@@ -202,27 +202,27 @@ class _Child:
             except TimeoutError as error:
                 ticks_left -= 1
                 if ticks_left <= 0:
-                    raise _Hung from error
+                    raise _TimedOut from error
                 continue
             if not got:
                 raise EOFError
             view = view[got:]
 
     def kill(self) -> None:
-        """End it."""
+        """Kill the child."""
         self._process.kill()
 
-    def end(self, patience_s: float) -> int:
-        """Make sure that it is gone; its exit status."""
+    def end(self, grace_s: float) -> int:
+        """Wait for the child to end, kill it after a grace period (seconds), and return its exit status."""
         self._socket.close()
         try:
-            return self._process.wait(patience_s)
+            return self._process.wait(grace_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
 
 
-def _words(status: int) -> str:
+def _describe_exit(status: int) -> str:
     if status >= 0:
         return f"exit status {status}"
     with contextlib.suppress(ValueError):
@@ -234,7 +234,7 @@ def _words(status: int) -> str:
 
 
 def _serve(connection: socket.socket, alarm_s: int) -> None:
-    """Decode what comes in, until the labeler is gone or has sent nothing for a while."""
+    """Decode the images that come in, until the labeler is gone or has sent nothing for a while."""
     connection.sendall(_READY)
     request = bytearray(_REQUEST.size)
     while True:
@@ -244,7 +244,7 @@ def _serve(connection: socket.socket, alarm_s: int) -> None:
         fast_to_px, num_bytes = _REQUEST.unpack(request)
         data = bytearray(num_bytes)
         _receive(connection, memoryview(data))
-        signal.alarm(alarm_s)  # ends this process where nobody is left to do it
+        signal.alarm(alarm_s)  # ends this process if the labeler is gone
         try:
             decoded = decode(bytes(data), fast_to_px=fast_to_px or None)
         except ImageError as error:
@@ -255,15 +255,15 @@ def _serve(connection: socket.socket, alarm_s: int) -> None:
 
 
 def _send_pixels(connection: socket.socket, decoded: Decoded) -> None:
-    """Send pixels as they lie in memory: on how they lie depends which code resizes them, to the last bit."""
+    """Send pixels with their memory layout, because the bits of a resized picture depend on it."""
     pixels = decoded.pixels_CHW
     order = sorted(range(pixels.ndim), key=lambda axis: pixels.stride(axis), reverse=True)
     memory = pixels.permute(order)
     if not memory.is_contiguous():
         order, memory = list(range(pixels.ndim)), pixels.contiguous()
     axes = [order.index(axis) for axis in range(pixels.ndim)]
-    about = {"width": decoded.width, "height": decoded.height, "shape": list(memory.shape), "axes": axes}
-    _send_json(connection, about)
+    header = {"width": decoded.width, "height": decoded.height, "shape": list(memory.shape), "axes": axes}
+    _send_json(connection, header)
     connection.sendall(memory.numpy().reshape(-1).data)
 
 
@@ -280,8 +280,8 @@ def _receive(connection: socket.socket, view: memoryview) -> None:
         view = view[got:]
 
 
-def _be_the_first_to_go() -> None:
-    """When memory runs out, the kernel is to end this process and not the labeler; and it may not take all."""
+def _limit_memory() -> None:
+    """Limit the memory of this process, and let the kernel kill it before the labeler."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     with contextlib.suppress(OSError, ValueError):
@@ -290,8 +290,8 @@ def _be_the_first_to_go() -> None:
 
 
 def main(descriptor: int, alarm_s: int) -> None:
-    """The whole life of a child."""
-    _be_the_first_to_go()
+    """Run a child process."""
+    _limit_memory()
     torch.set_num_threads(1)
     with socket.socket(fileno=descriptor) as connection, contextlib.suppress(OSError, EOFError):
         _serve(connection, alarm_s)

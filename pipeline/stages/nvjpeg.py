@@ -1,9 +1,9 @@
-"""JPEG decoding on a GPU, by nvJPEG: a choice for jobs whose CPU cores cannot decode as fast as the device computes.
+"""JPEG decoding on a GPU with nvJPEG, for jobs whose CPU cores decode slower than the device computes.
 
-Only plain pictures go there: whole JPEGs in grey or RGB that stand upright and are not too large. All others, and
-all that nvJPEG refuses, are decoded on the CPU as usual, so what is quarantined does not depend on the device.
-nvJPEG's pixels are not quite the CPU's, and a driver may be broken: before it is used, it has to decode the sample
-photographs to what the CPU makes of them, the same each time, from several threads.
+Only plain pictures are decoded there: whole, upright JPEGs in grey or RGB that are not too large. All others, and all
+that nvJPEG refuses, are decoded on the CPU as usual. So what is quarantined does not depend on the device.
+nvJPEG's pixels differ a little from the CPU's, and a driver may be broken. So before it is used, it must decode the
+sample photographs close to the CPU's pixels, with the same result each time, from several threads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torchcodec.decoders import decode_jpeg
 
 from pipeline.models.recipe import Geometry, crop
 from pipeline.sample_data import sample_data
-from pipeline.stages.decode import Decoded, decode, is_upright
+from pipeline.stages.decode import Decoded, decode
+from pipeline.stages.orientation import is_upright
 
 _MAX_PIXELS = 32 << 20
 _END_OF_IMAGE = b"\xff\xd9"
@@ -40,34 +41,34 @@ class DeviceDecoder:
 
     Args:
         device: The GPU.
-        decode_many: What decodes; None for nvJPEG. It gives uint8, (3, H, W), on any device.
+        decode_many: Decoder of several images; None for nvJPEG. It returns uint8, (3, H, W), 0-255, RGB, on any device.
     """
 
     def __init__(self, device: torch.device, decode_many: DecodeMany | None = None) -> None:
         self._device = device
         self._decode_many = decode_many or self._with_nvjpeg
 
-    def own_stream(self) -> None:
-        """Give the calling thread a stream of its own: on the usual one it would wait for the forward passes there."""
+    def use_own_stream(self) -> None:
+        """Give the calling thread its own CUDA stream; on the default one it would wait for forward passes."""
         if self._device.type == "cuda":
             stream = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]  # torch's own
             torch.cuda.set_stream(stream)
 
     def decode(self, images: Sequence[bytes]) -> list[Decoded | None]:
-        """Decode what is plain.
+        """Decode the plain pictures among some images.
 
         Args:
-            images: Encoded.
+            images: Encoded images.
 
         Returns:
-            For each its pixels, on the device; None for what is to be decoded on the CPU.
+            For each image its picture, on the device; None if it must be decoded on the CPU.
         """
         found: list[Decoded | None] = [None] * len(images)
         sizes = [plain_size(data) for data in images]
         places = [place for place, size in enumerate(sizes) if size is not None]
         try:
             pictures = self._decode_many([images[place] for place in places]) if places else []
-        except RuntimeError:  # one of them, and it does not say which; the CPU tells what is the matter with it
+        except RuntimeError:  # it does not say which image failed; the CPU finds out why
             return found
         for place, pixels_CHW in zip(places, pictures, strict=True):
             size = sizes[place]
@@ -79,17 +80,17 @@ class DeviceDecoder:
         pictures: list[torch.Tensor] = decode_jpeg(list(images), mode="RGB", device=self._device)
         return pictures
 
-    def objection(self, images: Sequence[bytes]) -> str | None:
-        """Why its pixels cannot be trusted here, in one line; None if they can.
+    def find_problem(self, images: Sequence[bytes]) -> str | None:
+        """Compare its pixels with the CPU's: what is wrong, in one line, or None.
 
         Args:
-            images: Photographs to judge by.
+            images: Encoded photographs to compare on.
         """
         plain = [data for data in images if plain_size(data) is not None]
         if not plain:
             return "there is no photograph to compare it by"
         try:
-            with ThreadPoolExecutor(_NUM_THREADS, initializer=self.own_stream) as pool:
+            with ThreadPoolExecutor(_NUM_THREADS, initializer=self.use_own_stream) as pool:
                 rounds = list(pool.map(lambda _: self._crops(plain), range(_NUM_ROUNDS)))
         except RuntimeError as error:
             return f"it fails: {' '.join(str(error).split())[:200]}"
@@ -104,22 +105,22 @@ class DeviceDecoder:
         return None
 
     def _crops(self, plain: Sequence[bytes]) -> torch.Tensor:
-        """uint8, (B, 3, S, S), in host memory."""
+        """Decode and crop photographs: uint8, (B, 3, S, S), in host memory."""
         return torch.stack([crop(pixels_CHW, _PROBE).cpu() for pixels_CHW in self._decode_many(list(plain))])
 
 
-def trusted_decoder(device: torch.device) -> DeviceDecoder | None:
-    """The decoder of a GPU, if it makes of the sample photographs what the CPU makes of them."""
+def make_checked_decoder(device: torch.device) -> DeviceDecoder | None:
+    """Make the decoder of a GPU, and check it on the sample photographs; None if the check fails."""
     decoder = DeviceDecoder(device)
-    objection = decoder.objection(photographs(sample_data()))
-    if objection is None:
+    problem = decoder.find_problem(read_plain_jpegs(sample_data()))
+    if problem is None:
         return decoder
-    _log.warning("JPEGs are decoded on the CPU, because nvJPEG cannot be used here: %s", objection)
+    _log.warning("JPEGs are decoded on the CPU, because nvJPEG cannot be used here: %s", problem)
     return None
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG that a GPU may decode; None for everything else."""
+    """Width and height, pixels, of a JPEG that the GPU may decode; None for everything else."""
     if not data.startswith(b"\xff\xd8\xff") or not data.rstrip(b"\0").endswith(_END_OF_IMAGE):
         return None
     try:
@@ -127,13 +128,13 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
         plain = image.format == "JPEG" and image.mode in {"RGB", "L"} and is_upright(image)
     except Exception:  # noqa: BLE001 - Pillow raises whatever it runs into; the CPU path says what is wrong
         return None
-    # Adobe's marker with transform 0 says that the three channels are RGB already
+    # Adobe's marker with transform 0 means that the channels are RGB already
     as_usual = image.info.get("adobe_transform", 1) != 0
     return image.size if plain and as_usual and image.width * image.height <= _MAX_PIXELS else None
 
 
-def photographs(folder: Path) -> list[bytes]:
-    """Some plain JPEGs out of the tars of a folder, the largest of the first tar first."""
+def read_plain_jpegs(folder: Path) -> list[bytes]:
+    """Read some plain JPEGs from the tars of a folder, the largest of the first tar first."""
     found: list[bytes] = []
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:

@@ -1,14 +1,14 @@
-"""Read: from a unit to its samples, in order, with everything that is wrong on the way.
+"""Read: from a unit to its samples, in order, and events for all damage in between.
 
 Names follow WebDataset: the key of a member is its path up to the first dot of its base name, the rest
-is the field; adjacent members with one key are one sample. On top of that:
+is the field; adjacent members with one key are one sample. In addition:
 
 * a field that comes twice under one key starts a new sample, so that neither is lost;
 * a member that WebDataset cannot name (no dot, or a leading one) is a sample of its own, its whole
   name is the key, and its content is tried as an image;
 * of several images in a sample, the first in name order is labelled;
 * links, devices and FIFOs are never followed; a sample that has nothing else is quarantined;
-* damage inside a sample does not split it: what is left of it stays one sample, and the event follows.
+* damage inside a sample does not split it: the rest of it stays one sample, and the event follows.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
-from pipeline.stages.tar import Member, TarWalk
+from pipeline.stages.tar import Member, TarReader
 from pipeline.storage import Entry, Storage
 from pipeline.text.safe import printable
 
-# What is taken for an image by its name; the decoder goes by content alone.
+# Names that count as images; the decoder looks at the content only.
 IMAGE_EXTENSIONS = frozenset(
     "jpg jpeg jpe jfif jif jfi mpo png apng gif webp avif avifs heic heif hif bmp dib tif tiff jp2 j2k j2c jpc jpf jpx "
     "ppm pgm pbm pnm pfm ico icns cur tga vda dds psd pcx sgi qoi xbm xpm jxl dng cr2 nef arw".split()
 )
-# Members that are part of no sample: directories, GNU volume labels, and WebDataset's metadata (its own expression).
+# Members that belong to no sample: directories, GNU volume labels, and WebDataset's metadata (by its own pattern).
 _NO_SAMPLE = ("a directory", "a volume label")
 _ARCHIVE_METADATA = re.compile(r"__[^/]*__($|/)")
 _INTEGER = re.compile(rb"\s*[+-]?[0-9]{1,20}\s*")
 MAX_IMAGE_BYTES = 256 << 20
 _MAX_FIELD_BYTES = 16 << 20
-_MAX_SHOWN_CHARS = 80  # of a name in a message
+_MAX_SHOWN_CHARS = 80  # length of a name in a message
 _EVERY = range(1 << 62)
 _LOOSE_IN_FLIGHT = {"s3": 32, "file": 4}
 _KEY_LIST = pa.schema(
@@ -58,15 +58,19 @@ def is_image_name(name: str) -> bool:
 
 
 class UnitReader:
-    """The samples of one unit from a cursor on. Iterate once; then close.
+    """Reads the samples of one unit from a cursor on. Iterate once.
 
     Args:
-        unit: What to read.
-        storage: Where from.
+        unit: The unit.
+        storage: How to reach it.
         cursor: Where to start.
-        keep: Fields to copy through.
-        payloads: False to list samples without reading what is in them.
-        only: Indices of the samples that are read; others are listed. None for all.
+        keep: Names of the fields that ``--keep`` copies.
+        payloads: False to list samples without reading their contents.
+        only: Indices of the samples whose contents are read; None for all.
+
+    Attributes:
+        bytes_done: Bytes of the unit that were read or skipped.
+        compressed: Whether the unit is a compressed tar; known once the first item is out.
 
     Raises while iterating:
         StorageError: The unit cannot be read (any further).
@@ -88,7 +92,7 @@ class UnitReader:
         self._keep = keep
         self._only: Container[int] = (_EVERY if only is None else only) if payloads else ()
         self.bytes_done = 0
-        self.compressed = False  # known once the first item is out
+        self.compressed = False
 
     def __iter__(self) -> Iterator[Sample | ShardEvent]:
         items = self._slice() if self.unit.kind == UnitKind.SLICE else self._tar()
@@ -101,18 +105,18 @@ class UnitReader:
 
     def _tar(self) -> Generator[Sample | ShardEvent, None, None]:
         entry = Entry(self.unit.uri, self.unit.size_bytes, self.unit.etag)
-        if entry.size_bytes < 0:  # it was not there when the plan was made
+        if entry.size_bytes < 0:  # it did not exist when the plan was made
             self._storage.stat(entry.uri)
             raise ObjectChanged(f"{entry.uri}: appeared after the plan was made; run the command again")
         cursor = self._cursor
         inside = cursor.offset > 0 and not cursor.compressed
         stream = self._storage.open(entry, cursor.offset if inside else 0)
         try:
-            walk = TarWalk(stream, sniff=not inside, resumed=inside)
+            walk = TarReader(stream, sniff=not inside, resumed=inside)
             self.compressed = walk.compressed
             if cursor.compressed:
                 walk.skip_to(cursor.offset)
-            for item in _Grouping(walk, cursor.index, self._keep, self._only):
+            for item in _SampleGrouper(walk, cursor.index, self._keep, self._only):
                 self.bytes_done = stream.position
                 yield item
         finally:
@@ -130,7 +134,7 @@ class UnitReader:
                 while True:
                     while len(ahead) < width and (following := next(waiting, None)) is not None:
                         key, entry = following
-                        ahead.append((key, entry, pool.submit(self._loose, index, key, entry)))
+                        ahead.append((key, entry, pool.submit(self._read_loose, index, key, entry)))
                         index += 1
                     if not ahead:
                         return
@@ -142,7 +146,7 @@ class UnitReader:
                 for _, _, future in ahead:
                     future.cancel()
 
-    def _loose(self, index: int, key: str, entry: Entry) -> Sample:
+    def _read_loose(self, index: int, key: str, entry: Entry) -> Sample:
         sample = Sample(index, key, None, entry.size_bytes)
         if index not in self._only:
             return sample
@@ -161,7 +165,7 @@ class UnitReader:
 
 
 def slice_entries(unit: Unit, keys_file: bytes) -> list[tuple[str, Entry]]:
-    """The (key, entry) pairs of a slice, from the content of its key list.
+    """Parse the key list of a slice: (key, entry) pairs.
 
     Raises:
         ObjectDamaged: It is no key list.
@@ -169,7 +173,7 @@ def slice_entries(unit: Unit, keys_file: bytes) -> list[tuple[str, Entry]]:
     prefix = unit.uri.rstrip("/")
     try:
         table = pq.read_table(io.BytesIO(keys_file), columns=_KEY_LIST.names).cast(_KEY_LIST)
-        columns = [table.column(name).to_pylist() for name in _KEY_LIST.names]  # text that is no UTF-8 fails here
+        columns = [table.column(name).to_pylist() for name in _KEY_LIST.names]  # text that is not UTF-8 fails here
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ObjectDamaged(f"{unit.keys_uri}: damaged: {error}") from error
     return [
@@ -179,7 +183,7 @@ def slice_entries(unit: Unit, keys_file: bytes) -> list[tuple[str, Entry]]:
 
 
 def failure_reason(error: StorageError) -> Reason | None:
-    """The reason that a unit which cannot be read at all is quarantined with; None where none fits."""
+    """The reason for quarantine of a unit that cannot be read at all; None if the error is no such reason."""
     if isinstance(error, ObjectMissing):
         return Reason.SHARD_MISSING
     return Reason.SHARD_FORBIDDEN if isinstance(error, ObjectForbidden) else None
@@ -189,32 +193,32 @@ def _too_many_bytes(num_bytes: int) -> str:
     return f"{num_bytes} bytes encoded; the limit is {MAX_IMAGE_BYTES}"
 
 
-class _Group:
-    """The members of one sample as they come in."""
+class _OpenSample:
+    """A sample whose members are being read."""
 
     __slots__ = ("fields", "image_name", "key", "num_bytes", "sample", "special")
 
     def __init__(self, key: str, index: int, offset: int) -> None:
         self.key = key
-        self.fields: dict[str, None] = {}  # in order; there may be very many
+        self.fields: dict[str, None] = {}  # a set in order; there may be very many
         self.image_name: str | None = None
         self.special = ""
         self.num_bytes = 0
         self.sample = Sample(index, key, offset)
 
 
-class _Grouping:
+class _SampleGrouper:
     """Groups the members of an archive into samples."""
 
-    def __init__(self, walk: TarWalk, index: int, keep: tuple[str, ...], only: Container[int]) -> None:
+    def __init__(self, walk: TarReader, index: int, keep: tuple[str, ...], only: Container[int]) -> None:
         self._walk = walk
         self._index = index
         self._keep = keep
         self._only = only
 
     def __iter__(self) -> Iterator[Sample | ShardEvent]:
-        group: _Group | None = None
-        events: list[ShardEvent] = []  # these follow the sample that they happen in, so that no cursor splits the two
+        group: _OpenSample | None = None
+        events: list[ShardEvent] = []  # they follow the sample that they happen in, so that no cursor separates the two
         for item in self._walk:
             if isinstance(item, ShardEvent):
                 events.append(item)
@@ -230,7 +234,7 @@ class _Grouping:
                 yield from self._finish(group, events)
                 group = None
             if group is None:
-                group = _Group(name, self._index, item.offset)
+                group = _OpenSample(name, self._index, item.offset)
                 self._index += 1
             self._add(group, item, field, solo=key is None)
             if key is None:
@@ -239,7 +243,7 @@ class _Grouping:
         if group is not None:
             yield from self._finish(group, events)
 
-    def _add(self, group: _Group, member: Member, field: str, *, solo: bool) -> None:
+    def _add(self, group: _OpenSample, member: Member, field: str, *, solo: bool) -> None:
         group.fields[field] = None
         group.num_bytes += member.num_bytes
         if group.sample.index not in self._only:
@@ -251,13 +255,13 @@ class _Grouping:
             if data is None:
                 return
             if field == "cls":
-                group.sample.truth = _truth(data)
+                group.sample.truth = _parse_class(data)
             if field in self._keep:
                 group.sample.kept[field] = data.decode("utf-8", "replace")
 
-    def _add_image(self, group: _Group, member: Member) -> None:
+    def _add_image(self, group: _OpenSample, member: Member) -> None:
         if member.special:
-            group.special = group.special or f"{_shown(member.name)} is {member.special}, which is not followed"
+            group.special = group.special or f"{_shorten(member.name)} is {member.special}, which is not followed"
             return
         if group.image_name is not None and group.image_name < member.name:
             return
@@ -277,12 +281,12 @@ class _Grouping:
                 sample.message = "the archive ends inside this image"
 
     @staticmethod
-    def _finish(group: _Group, events: list[ShardEvent]) -> Iterator[Sample | ShardEvent]:
+    def _finish(group: _OpenSample, events: list[ShardEvent]) -> Iterator[Sample | ShardEvent]:
         sample = group.sample
         if group.image_name is None:
             sample.num_bytes = group.num_bytes
             sample.reason = Reason.NO_IMAGE
-            fields = ", ".join(_shown(name) for name in itertools.islice(group.fields, 8))
+            fields = ", ".join(_shorten(name) for name in itertools.islice(group.fields, 8))
             sample.message = group.special or f"no image among the fields: {fields}"
         sample.message = " ".join(sample.message.split())  # names may hold line breaks
         yield sample
@@ -291,24 +295,25 @@ class _Grouping:
 
 
 def _key_and_field(name: str) -> tuple[str | None, str]:
-    """WebDataset's key and its field in lower case; no key where the base name has no dot or begins with one.
+    """Split a name into WebDataset's key and the field in lower case; without a dot, or with a leading one, no key.
 
-    WebDataset itself makes one sample, called ``d/``, of all hidden files of a directory ``d``.
+    WebDataset itself groups all hidden files of a directory ``d`` in one sample, ``d/``.
     """
-    from webdataset.tariterators import base_plus_ext  # it imports torch, which listing loose images need not
+    from webdataset.tariterators import (
+        base_plus_ext,  # imported late: it imports torch, which listing loose images does not need
+    )
 
     folder, slash, base = name.rpartition("/")
-    key, field = base_plus_ext(
-        base
-    )  # of the whole name it would ask each directory, in time that grows with the square
+    # only the base name: with the whole name its regular expression takes quadratic time
+    key, field = base_plus_ext(base)
     return (None, "") if key is None else (folder + slash + key, field.lower())
 
 
-def _shown(name: str) -> str:
+def _shorten(name: str) -> str:
     return name if len(name) <= _MAX_SHOWN_CHARS else name[: _MAX_SHOWN_CHARS - 3] + "..."
 
 
-def _truth(data: bytes) -> int | None:
+def _parse_class(data: bytes) -> int | None:
     if not _INTEGER.fullmatch(data):
         return None
     value = int(data)

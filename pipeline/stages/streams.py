@@ -1,4 +1,4 @@
-"""Two streams under the tar walk: one that inflates gzip, one that takes bytes back."""
+"""Streams under the tar reader: one inflates gzip, the other takes bytes back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ _READ_BYTES = 1 << 20
 
 
 class GzipStream:
-    """The plain bytes of a gzip object (one or several gzip members)."""
+    """The inflated bytes of a gzip object (one or several gzip members).
+
+    Attributes:
+        position: Offset of the next inflated byte.
+        damage: What is wrong with the gzip stream, once its end is reached; None if it is sound.
+    """
 
     def __init__(self, raw: ByteStream) -> None:
         self._raw = raw
@@ -24,8 +29,8 @@ class GzipStream:
         self.position = 0
         self.damage: ShardEvent | None = None
 
-    def _more(self) -> bool:
-        """Inflate a little more; False at the end."""
+    def _inflate_more(self) -> bool:
+        """Inflate another block; False at the end."""
         if self._ended:
             return False
         data = self._rest or self._raw.read(_READ_BYTES)
@@ -46,7 +51,7 @@ class GzipStream:
         return True
 
     def _next_member(self, data: bytes) -> bytes:
-        """What follows a gzip member: nothing, zeros, another one, or something that should not be there."""
+        """Skip zeros behind a gzip member, and start the next one; empty if there is none."""
         while not (data := data.lstrip(b"\0")):
             if not (data := self._raw.read(_READ_BYTES)):
                 self._ended = True
@@ -62,7 +67,7 @@ class GzipStream:
         self.damage = ShardEvent(reason, message, self.position + len(self._plain), 0)
 
     def read(self, num_bytes: int) -> bytes:
-        while len(self._plain) < num_bytes and self._more():
+        while len(self._plain) < num_bytes and self._inflate_more():
             pass
         taken = bytes(self._plain[:num_bytes])
         del self._plain[:num_bytes]
@@ -80,7 +85,7 @@ class GzipStream:
 
 
 def _inflated_before_error(inflate: zlib._Decompress, data: bytes) -> bytes:
-    """What comes out before the damage: zlib drops the output of a call that fails, so the calls get small."""
+    """Inflate up to the damage, byte by byte, because zlib drops the output of a call that fails."""
     plain = bytearray()
     with contextlib.suppress(zlib.error):
         for at in range(len(data)):
@@ -88,7 +93,7 @@ def _inflated_before_error(inflate: zlib._Decompress, data: bytes) -> bytes:
     return bytes(plain)
 
 
-class PutBack:
+class PushbackStream:
     """A stream that takes bytes back."""
 
     def __init__(self, raw: ByteStream) -> None:
@@ -99,7 +104,7 @@ class PutBack:
     def position(self) -> int:
         return self._raw.position - len(self._front)
 
-    def put_back(self, data: bytes) -> None:
+    def push_back(self, data: bytes) -> None:
         self._front = data + self._front
 
     def read(self, num_bytes: int) -> bytes:

@@ -1,9 +1,8 @@
-"""The strict tar walk: every member of an archive, and everything that is wrong with it.
+"""A strict tar reader: every member of an archive, and every kind of damage to it.
 
-``tarfile`` stops without a word at a damaged header, at zero blocks in the middle and between
-concatenated archives. This walk knows the object's size, checks every header's checksum, looks for
-the end-of-archive marker, and after damage searches on for the next sound header.
-It reads front to back, once, and holds one header at a time.
+``tarfile`` stops silently at a damaged header, at zero blocks in the middle and between concatenated archives. This
+reader checks the checksum of every header, looks for the end-of-archive marker, and after damage searches for the next
+sound header. It reads the archive once, front to back, and holds one header at a time.
 
 Header fields are parsed by the standard library's ``tarfile.TarInfo``. Formats: POSIX.1-1988 (ustar),
 POSIX.1-2001 (pax) and GNU, plain or in gzip.
@@ -18,15 +17,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.records import Reason, ShardEvent
-from pipeline.stages.streams import GZIP_MAGIC, GzipStream, PutBack
+from pipeline.stages.streams import GZIP_MAGIC, GzipStream, PushbackStream
 from pipeline.storage import ByteStream
 
 BLOCK_BYTES = 512
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
 _MAX_EXTENSION_BYTES = 1 << 20  # a long name or a pax record; more is damage
-_MAX_NAME_BYTES = 4096  # what a path may have on Linux; names fill the memory, as a part holds them all
+_MAX_NAME_BYTES = 4096  # limit of a path on Linux; a part holds all its names in memory
 _MAX_PAYLOAD_BYTES = 1 << 30
-_MAX_MEMBER_BYTES = 1 << 50  # a header that announces more is damaged
+_MAX_MEMBER_BYTES = 1 << 50  # a header with a larger size is damaged
 _MAX_PAX_SIZE_DIGITS = 20
 _MAX_END_BLOCKS = 1 << 12  # the marker and the padding after it; 20 are usual, a preallocated file has many more
 _SCAN_BYTES = 1 << 16
@@ -35,7 +34,7 @@ _MAGIC = b"ustar"
 _MAGIC_AT = 257
 
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-_KINDS = {
+_SPECIAL_TYPES = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.CHRTYPE: "a character device",
@@ -46,7 +45,7 @@ _KINDS = {
     b"D": "a directory",  # of a GNU incremental backup
     b"V": "a volume label",
 }
-_WITH_CONTENT = (tarfile.GNUTYPE_SPARSE, b"D")
+_SPECIAL_TYPES_WITH_CONTENT = (tarfile.GNUTYPE_SPARSE, b"D")
 _EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -62,10 +61,10 @@ class Member:
     """One member of an archive.
 
     Attributes:
-        name: Its path as stored. It is only ever a name, never a place on disk.
+        name: Its path as stored. It is used as a name only, never as a path on disk.
         offset: Byte offset of its first header, extension headers included.
         num_bytes: Size of its content.
-        special: Empty for a regular file, else what it is ("a symbolic link", ...).
+        special: Kind of a member that is no regular file ("a symbolic link", ...); empty for a regular file.
     """
 
     name: str
@@ -74,10 +73,10 @@ class Member:
     special: str = ""
 
 
-class TarWalk:
-    """Walks one archive. Iterate; after each member, :meth:`payload` may be called once.
+class TarReader:
+    """Reads one archive. Iterate; after each member, :meth:`payload` may be called once.
 
-    >>> for item in TarWalk(stream):                                   # doctest: +SKIP
+    >>> for item in TarReader(stream):                                   # doctest: +SKIP
     ...     item
     Member(name='a/0001.jpg', offset=0, num_bytes=88123, special='')
     ShardEvent(reason='shard_corrupt', message='damaged header', offset=89088, num_bytes=30208)
@@ -90,39 +89,39 @@ class TarWalk:
         Args:
             stream: The object's bytes, at the first header to be read.
             sniff: Look for gzip's magic number at the start.
-            resumed: The walk starts at a header inside the archive.
+            resumed: Whether the stream starts at a header inside the archive.
         """
-        self._stream = PutBack(stream)
+        self._stream = PushbackStream(stream)
         self._gzip: GzipStream | None = None
         if sniff:
             magic = self._stream.read(len(GZIP_MAGIC))
-            self._stream.put_back(magic)
+            self._stream.push_back(magic)
             if magic == GZIP_MAGIC:
                 self._gzip = GzipStream(self._stream)
-                self._stream = PutBack(self._gzip)
+                self._stream = PushbackStream(self._gzip)
         self._size = 0  # of the current member's content
         self._content = 0  # of that, bytes still ahead
         self._unread = 0  # likewise, padding included
         self._resumed = resumed
-        self.cut: ShardEvent | None = None
+        self.truncation: ShardEvent | None = None
 
     @property
     def position(self) -> int:
-        """Offset in the (plain) archive."""
+        """Offset in the (inflated) archive."""
         return self._stream.position
 
     @property
     def compressed(self) -> bool:
-        """Whether offsets are those of the plain archive, which a ranged read cannot reach."""
+        """Whether the archive is compressed: its offsets are of inflated bytes, which a ranged read cannot reach."""
         return self._gzip is not None
 
     def skip_to(self, offset: int) -> None:
-        """Pass over the plain archive up to an offset; for a compressed one that was begun anew."""
+        """Skip the inflated archive up to an offset, to resume in a compressed one."""
         self._stream.skip(offset - self.position)
         self._resumed = True
 
     def payload(self) -> bytes | None:
-        """The current member's content; None when the archive ends inside it."""
+        """Read the current member's content; None if the archive ends inside it."""
         if self._content > _MAX_PAYLOAD_BYTES:
             return None
         wanted, self._content = self._content, 0
@@ -134,20 +133,20 @@ class TarWalk:
             return None
         return data
 
-    def _note_cut(self, message: str) -> None:
+    def _note_truncation(self, message: str) -> None:
         damage = self._gzip.damage if self._gzip else None
-        self.cut = damage or ShardEvent(Reason.SHARD_TRUNCATED, message, self.position, 0)
+        self.truncation = damage or ShardEvent(Reason.SHARD_TRUNCATED, message, self.position, 0)
 
     def _note_missing(self, num_bytes: int) -> None:
-        """The archive ends so many bytes before the end of a member's last block."""
+        """Note that the archive ends this many bytes before the end of a member's last block."""
         num_missing = num_bytes - -self._size % BLOCK_BYTES
         if num_missing > 0:
-            self._note_cut(f"the archive ends {num_missing} bytes before the end of a member")
+            self._note_truncation(f"the archive ends {num_missing} bytes before the end of a member")
         else:
-            self._note_cut("the archive ends in the padding after a member, without an end-of-archive marker")
+            self._note_truncation("the archive ends in the padding after a member, without an end-of-archive marker")
 
-    def _pass_rest(self) -> bool:
-        """Go to the next header; False when the archive ends before it."""
+    def _skip_to_next_header(self) -> bool:
+        """Skip to the next header; False if the archive ends before it."""
         missing = self._unread - self._stream.skip(self._unread)
         self._unread = self._content = 0
         if missing:
@@ -158,20 +157,20 @@ class TarWalk:
         members_seen = self._resumed
         zeros = 0
         zeros_at = 0
-        while self.cut is None and self._pass_rest():
+        while self.truncation is None and self._skip_to_next_header():
             start = self.position
             block = self._stream.read(BLOCK_BYTES)
             if len(block) < BLOCK_BYTES:
-                if event := self._at_end(block, start, zeros, members_seen):
+                if event := self._check_end(block, start, zeros, members_seen):
                     yield event
                 return
             if block == _ZERO_BLOCK:
                 zeros_at = start if zeros == 0 else zeros_at
                 zeros += 1
                 continue
-            if block[156:157] == tarfile.XGLTYPE and self._pass_global_header(block):
+            if block[156:157] == tarfile.XGLTYPE and self._skip_global_header(block):
                 continue
-            item: Member | ShardEvent | None = self._member(block, start)
+            item: Member | ShardEvent | None = self._parse_member(block, start)
             if isinstance(item, Member) and zeros:
                 message = "an end-of-archive marker is followed by more members; reading on"
                 yield ShardEvent(Reason.SHARD_CORRUPT, message, zeros_at, zeros * BLOCK_BYTES)
@@ -182,11 +181,11 @@ class TarWalk:
             members_seen = members_seen or isinstance(item, Member)
             zeros = 0
             yield item
-        if self.cut is not None:
-            yield self.cut
+        if self.truncation is not None:
+            yield self.truncation
 
-    def _at_end(self, rest: bytes, start: int, zeros: int, members_seen: bool) -> ShardEvent | None:
-        """What to say where the bytes run out between members."""
+    def _check_end(self, rest: bytes, start: int, zeros: int, members_seen: bool) -> ShardEvent | None:
+        """Check the end of the archive, between members: the event to report, or None if it is sound."""
         if self._gzip and self._gzip.damage:
             return self._gzip.damage
         if zeros and not rest.strip(b"\0"):
@@ -203,16 +202,16 @@ class TarWalk:
         message = "the archive has no end-of-archive marker: it may have been cut off between two members"
         return ShardEvent(Reason.SHARD_TRUNCATED, message, start, 0)
 
-    def _pass_global_header(self, block: bytes) -> bool:
-        """Pass over a pax header that belongs to no member; nothing in it matters here."""
+    def _skip_global_header(self, block: bytes) -> bool:
+        """Skip a global pax header, of which nothing is used; False if it is damaged."""
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError:
             return False
-        return info.size >= 0 and self._extension(info.size) is not None
+        return info.size >= 0 and self._read_extension(info.size) is not None
 
-    def _member(self, block: bytes, start: int) -> Member | None:
-        """Parse a header and the extension headers before it; None when it is damaged."""
+    def _parse_member(self, block: bytes, start: int) -> Member | None:
+        """Parse a header and the extension headers before it; None if one is damaged."""
         long_name: bytes | None = None
         pax: dict[str, str] = {}
         while True:
@@ -224,7 +223,7 @@ class TarWalk:
                 return None
             if info.type not in _EXTENSIONS:
                 break
-            data = self._extension(info.size)
+            data = self._read_extension(info.size)
             if data is None:
                 return None
             if info.type == tarfile.GNUTYPE_LONGNAME:
@@ -236,28 +235,30 @@ class TarWalk:
                 pax |= records
             block = self._stream.read(BLOCK_BYTES)
             if len(block) < BLOCK_BYTES:
-                self._note_cut("the archive ends after an extension header")
+                self._note_truncation("the archive ends after an extension header")
                 return None
         name = pax.get("GNU.sparse.name") or pax.get("path")
         if name is None and long_name:
             name = long_name.decode("utf-8", "surrogateescape")
         if name and len(name.encode("utf-8", "surrogateescape")) > _MAX_NAME_BYTES:
             return None
-        # frombuf() takes an old-style regular file for a directory when its name, cut to 100 bytes, ends in a slash.
+        # frombuf() takes an old-style regular file for a directory if its name, cut to 100 bytes, ends in a slash.
         kind = tarfile.AREGTYPE if name and block[156:157] == tarfile.AREGTYPE else info.type
-        return self._begin(info, kind, start, name or info.name, pax)
+        return self._start_member(info, kind, start, name or info.name, pax)
 
-    def _extension(self, num_bytes: int) -> bytes | None:
+    def _read_extension(self, num_bytes: int) -> bytes | None:
         if num_bytes > _MAX_EXTENSION_BYTES:
             return None
         padded = -(-num_bytes // BLOCK_BYTES) * BLOCK_BYTES
         data = self._stream.read(padded)
         if len(data) < padded:
-            self._note_cut("the archive ends inside an extension header")
+            self._note_truncation("the archive ends inside an extension header")
             return None
         return data[:num_bytes]
 
-    def _begin(self, info: tarfile.TarInfo, kind: bytes, start: int, name: str, pax: dict[str, str]) -> Member | None:
+    def _start_member(
+        self, info: tarfile.TarInfo, kind: bytes, start: int, name: str, pax: dict[str, str]
+    ) -> Member | None:
         size = info.size
         if "size" in pax:
             digits = pax["size"]
@@ -266,19 +267,19 @@ class TarWalk:
             size = int(digits)
             if size > _MAX_MEMBER_BYTES:
                 return None
-        special = "" if kind in _REGULAR else _KINDS.get(kind, f"a member of type {kind!r}")
+        special = "" if kind in _REGULAR else _SPECIAL_TYPES.get(kind, f"a member of type {kind!r}")
         if not special and name.endswith("/"):
             special = "a directory"
         elif not special and any(key.startswith("GNU.sparse") for key in pax):
             special = "a sparse file"
         if info.linkname and kind in {tarfile.LNKTYPE, tarfile.SYMTYPE}:
-            special += f" to {_text(info.linkname)}"
-        # Links, devices and directories carry no content, whatever their size field says.
-        self._size = self._content = 0 if kind in _KINDS and kind not in _WITH_CONTENT else size
+            special += f" to {_to_utf8(info.linkname)}"
+        # Links, devices and directories have no content, whatever their size field says.
+        self._size = self._content = 0 if kind in _SPECIAL_TYPES and kind not in _SPECIAL_TYPES_WITH_CONTENT else size
         self._unread = -(-self._content // BLOCK_BYTES) * BLOCK_BYTES
         if kind == tarfile.GNUTYPE_SPARSE:
             self._skip_sparse_headers(info)
-        return Member(_text(name), start, self._content, special)
+        return Member(_to_utf8(name), start, self._content, special)
 
     def _skip_sparse_headers(self, info: tarfile.TarInfo) -> None:
         more = bool(getattr(info, "_sparse_structs", ((), False, 0))[1])
@@ -287,8 +288,8 @@ class TarWalk:
             more = len(block) == BLOCK_BYTES and block[504] == 1
 
     def _resync(self, start: int, *, after_end: bool) -> ShardEvent | None:
-        """Search for the next sound header. Bytes after the end marker that are no tar are left alone."""
-        if self.cut is not None:
+        """Search for the next sound header; None if there is none."""
+        if self.truncation is not None:
             return None
         window = b""
         while more := self._stream.read(_SCAN_BYTES):
@@ -296,12 +297,12 @@ class TarWalk:
             at = _find_header(window)
             if at >= 0:
                 found = self.position - len(window) + at
-                self._stream.put_back(window[at:])
+                self._stream.push_back(window[at:])
                 message = "damaged header; reading on at the next sound one"
                 return ShardEvent(Reason.SHARD_CORRUPT, message, start, found - start)
             window = window[1 - BLOCK_BYTES :]
         message = _AFTER_END if after_end else "damaged header; no sound one after it"
-        self.cut = ShardEvent(Reason.SHARD_CORRUPT, message, start, self.position - start)
+        self.truncation = ShardEvent(Reason.SHARD_CORRUPT, message, start, self.position - start)
         return None
 
     def close(self) -> None:
@@ -310,7 +311,7 @@ class TarWalk:
 
 
 def _find_header(window: bytes) -> int:
-    """Where the first sound header starts, at whatever byte, as bytes may have been lost; -1 when there is none."""
+    """Find where the first sound header starts, at any byte, because bytes may be lost; -1 if there is none."""
     magic = window.find(_MAGIC, _MAGIC_AT)
     while magic >= 0:
         at = magic - _MAGIC_AT
@@ -324,7 +325,7 @@ def _find_header(window: bytes) -> int:
 
 
 def _pax_records(data: bytes) -> dict[str, str] | None:
-    """The records that matter here, of the form ``LENGTH KEY=VALUE NEWLINE``; None when any is malformed."""
+    """Parse pax records, ``LENGTH KEY=VALUE NEWLINE``, and return those in use; None if one is malformed."""
     records: dict[str, str] = {}
     data = data.rstrip(b"\0")
     at = 0
@@ -343,6 +344,6 @@ def _pax_records(data: bytes) -> dict[str, str] | None:
     return records
 
 
-def _text(name: str) -> str:
-    """A name that any UTF-8 column can hold: undecodable bytes become hexadecimal escapes."""
+def _to_utf8(name: str) -> str:
+    """Make a name valid UTF-8: undecodable bytes become hexadecimal escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

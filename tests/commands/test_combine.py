@@ -119,7 +119,7 @@ def test_probabilities_lie_beside_the_predictions(labelled):
         ({"combine": "vote", "top_k": 8}, (f"{OLD}*2", NEW)),
     ],
 )
-def test_a_combination_is_a_run_in_full(labelled, run, tmp_path, words, models):
+def test_a_combination_equals_a_full_run(labelled, run, tmp_path, words, models):
     summary = combine(labelled / "stored", tmp_path / "out", engine="inline", **words)
     assert (summary.exit_code, summary.labelled, summary.quarantined) == (0, 63, 6)
     run(tmp_path / "full", *models, **{name: word for name, word in words.items() if name != "model"})
@@ -204,7 +204,7 @@ def test_what_is_not_stored_is_run_in_full(labelled, run, tmp_path, capfd):
 
 
 def test_an_image_that_was_exchanged_is_noticed(labelled, run, shards, tmp_path):
-    """Same size, same date: the hash tells, and the unit is run in full."""
+    """Size and date are the same, but the hash differs, so the unit is run in full."""
     copy = tmp_path / "shards"
     shutil.copytree(shards, copy)
     run(tmp_path / "old", OLD, keep_probs=True, inputs=copy)
@@ -253,7 +253,7 @@ def test_overwriting_and_relabelling_take_probabilities_along(labelled, run, sha
     assert verify(out).exit_code == 0
 
 
-def test_wrong_words_are_refused_before_anything_is_written(labelled, run, tmp_path):
+def test_wrong_options_are_refused_before_anything_is_written(labelled, run, tmp_path):
     for words, says in (
         ({"model": "nobody"}, f"no member of that name; it has {OLD}, {NEW}"),
         ({"model": f"{OLD}*0"}, "must be a number above 0"),
@@ -267,14 +267,14 @@ def test_wrong_words_are_refused_before_anything_is_written(labelled, run, tmp_p
         combine(labelled / "full", tmp_path / "out", engine="inline")
     with pytest.raises(RequestError, match="holds no probabilities"):
         run(tmp_path / "out", OLD, NEW, reuse=labelled / "full")
-    with pytest.raises(OutputError, match="is the output that is combined"):
+    with pytest.raises(OutputError, match="is the output to combine"):
         combine(labelled / "stored", labelled / "stored", engine="inline")
     with pytest.raises(OutputError, match="is OUT itself"):
         run(labelled / "stored", OLD, NEW, reuse=labelled / "stored", overwrite=True)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_says_what_it_did(labelled, tmp_path, capsys):
+def test_the_command_prints_what_it_did(labelled, tmp_path, capsys):
     words = ["combine", str(labelled / "stored"), "--out", str(tmp_path / "out"), "-m", NEW, "--engine", "inline"]
     assert app(words, standalone_mode=False) == 0
     assert "2 of 2 done" in capsys.readouterr().out

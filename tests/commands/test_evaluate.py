@@ -54,7 +54,7 @@ def test_the_figures_are_those_of_the_arrays(out, made):
     assert [group.low for group in found.by_agreement] == [0, 0.5, 1]
 
 
-def test_a_truth_file_says_the_same_as_the_samples(out, made, tmp_path):
+def test_a_truth_file_gives_the_same_as_the_samples(out, made, tmp_path):
     rows = [(f"{at:05d}", f"class {label}") for at, label in enumerate(made[1])]
     found, own = evaluate(out, truth=write_csv(tmp_path / "t.csv", reversed(rows))), evaluate(out)
     assert found.consensus == own.consensus
@@ -63,7 +63,7 @@ def test_a_truth_file_says_the_same_as_the_samples(out, made, tmp_path):
     assert found.truth.complaints == ()
 
 
-def test_keys_that_are_unknown_or_of_several_images_are_said_and_left_out(made, tmp_path):
+def test_unknown_and_ambiguous_keys_are_reported_and_left_out(made, tmp_path):
     probs, truth = made
     keys = ["same" if at < 2 else f"{at:05d}" for at in range(NUM_IMAGES)]
     shards = ["/data/a.tar" if at % 2 else "/data/b.tar" for at in range(NUM_IMAGES)]
@@ -105,7 +105,7 @@ def test_a_person_and_a_script_read_the_same(out):
 
 
 @pytest.mark.parametrize(("truth", "says"), [(None, "no labelled sample has a .cls"), ([], "the truth is empty")])
-def test_nothing_to_compare_with_is_said(made, tmp_path, truth, says):
+def test_a_missing_truth_is_reported(made, tmp_path, truth, says):
     out = write_output(tmp_path / "out", made[0][:1], [None] * NUM_IMAGES)
     words = [] if truth is None else ["--truth", str(write_csv(tmp_path / "t.csv", truth))]
     shown = CliRunner().invoke(app, ["evaluate", str(out), *words])

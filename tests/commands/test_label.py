@@ -327,7 +327,7 @@ def test_a_wrong_request_writes_nothing(sample_data, tmp_path, words, error, say
     assert not (tmp_path / "out").exists()
 
 
-def test_out_of_another_job_is_refused_until_told_otherwise(sample_data, tmp_path):
+def test_out_of_another_job_is_refused_without_overwrite(sample_data, tmp_path):
     shard = make_tar(tmp_path / "a.tar", sample_members(2))
     out = tmp_path / "out"
     label(str(shard), out, **options(sample_data))

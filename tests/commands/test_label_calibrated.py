@@ -42,7 +42,7 @@ def labelled(sample_data, tmp_path_factory):
     return folder, fitted, shard
 
 
-def test_only_scores_and_entropy_change_and_as_the_temperature_says(labelled):
+def test_only_scores_and_entropy_change_by_the_temperature(labelled):
     folder, fitted, _ = labelled
     kept = ["key", "label", "labels", "agreement", "disagreement", "members", "truth"]
     assert columns(folder / "after", kept).equals(columns(folder / "before", kept))
@@ -60,7 +60,7 @@ def test_only_scores_and_entropy_change_and_as_the_temperature_says(labelled):
     np.testing.assert_allclose(columns(folder / "after", ["entropy"])["entropy"].to_numpy(), entropy, atol=1e-4)
 
 
-def test_job_json_and_evaluate_say_whether_it_is_calibrated(labelled):
+def test_job_json_and_evaluate_report_whether_it_is_calibrated(labelled):
     folder, fitted, _ = labelled
     before, after = (json.loads((folder / name / "job.json").read_text()) for name in ("before", "after"))
     assert (before["calibrated"], after["calibrated"]) == (False, True)

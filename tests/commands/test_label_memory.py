@@ -17,7 +17,7 @@ from pipeline.engines.on_ray import RayEngine
 from pipeline.engines.workload import Share
 from pipeline.errors import ModelError
 from pipeline.labeler.labeler import Labeler
-from pipeline.models.memory import Place, need
+from pipeline.models.memory import WorkerMemory, estimate_memory
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
 
@@ -34,7 +34,7 @@ def enough_for(sample_data: Path, batch_size: int, model: str = ALL, *, own_proc
     words = {key: options(sample_data, model=model)[key] for key in ("model", "weights_dir")}
     config = parse_label_config({"inputs": "x", "out": "y", **words})
     members = [resolve(request, config.weights_dir, Storage()) for request in config.members]
-    needed = need(members, "fp32", Place("cpu", 0, 2, own_process))
+    needed = estimate_memory(members, "fp32", WorkerMemory("cpu", 0, 2, own_process))
     return -(-needed.total_bytes(batch_size) * 10 // 9)
 
 
@@ -64,7 +64,7 @@ def test_an_ensemble_that_does_not_fit_is_refused_and_nothing_is_written(sample_
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_says_it_in_one_line_and_exits_2(sample_data, tmp_path, shard, monkeypatch, capsys):
+def test_the_command_prints_one_line_and_exits_2(sample_data, tmp_path, shard, monkeypatch, capsys):
     shrink(monkeypatch, 60 * MB)
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options(sample_data, model=ALL).items()]
     monkeypatch.setattr(sys, "argv", ["shardlabel", "label", shard, f"--out={tmp_path / 'out'}", *words])
@@ -89,7 +89,7 @@ def test_a_job_that_goes_on_is_refused_too_and_its_output_stays(sample_data, tmp
 
 
 @pytest.mark.parametrize(("asked", "fitting"), [("auto", 2), (16, 7)])
-def test_a_smaller_batch_runs_says_so_and_gives_the_same_rows(
+def test_a_smaller_batch_is_reported_and_gives_the_same_rows(
     sample_data, tmp_path, shard, monkeypatch, batch_sizes, capsys, asked, fitting
 ):
     plain, tight = tmp_path / "plain", tmp_path / "tight"
@@ -115,7 +115,7 @@ def test_a_smaller_batch_runs_says_so_and_gives_the_same_rows(
     assert label(shard, tight, **options(sample_data, model=ALL, precision="fp32")).images == 0
 
 
-def test_what_nobody_knows_is_not_checked(sample_data, tmp_path, shard, monkeypatch, batch_sizes):
+def test_unknown_memory_is_not_checked(sample_data, tmp_path, shard, monkeypatch, batch_sizes):
     shrink(monkeypatch, None)
     assert label(shard, tmp_path / "out", **options(sample_data, batch_size=9)).labelled == 10
     assert batch_sizes == [9]

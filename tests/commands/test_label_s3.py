@@ -97,7 +97,7 @@ def test_a_shard_uploaded_in_pieces(s3, bucket, tmp_path):
         ("shards/", "s3://no-such-bucket/out", r"s3://no-such-bucket/out\S*: no such bucket"),
     ],
 )
-def test_what_is_not_there_is_one_line_and_exit_2(s3, bucket, inputs, out, says):
+def test_a_missing_bucket_or_key_is_one_line_and_exit_2(s3, bucket, inputs, out, says):
     before = keys(s3, bucket, "")
     inputs, out = (word if "://" in word else f"s3://{bucket}/{word}" for word in (inputs, out))
     with pytest.raises(RequestError, match=says) as caught:

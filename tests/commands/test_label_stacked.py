@@ -74,7 +74,7 @@ def test_combining_with_it_is_labelling_with_it(stacked, sample_data):
         assert one["agreement"] == pytest.approx(agreed / total, abs=1e-5)
 
 
-def test_evaluate_says_so_and_its_scores_fit_the_truth_better(stacked, capsys):
+def test_evaluate_reports_it_and_scores_fit_the_truth_better(stacked, capsys):
     folder, fitted, _ = stacked
     raw, warm = evaluate(folder / "out"), evaluate(folder / "combined")
     assert raw.weights is None
@@ -106,7 +106,7 @@ def test_evaluate_says_so_and_its_scores_fit_the_truth_better(stacked, capsys):
         ({"combine": "vote"}, "a log-stack brings its own rule"),
     ],
 )
-def test_a_stack_of_something_else_is_refused(stacked, sample_data, tmp_path, change, says):
+def test_a_stack_of_other_members_is_refused(stacked, sample_data, tmp_path, change, says):
     folder, _, shards = stacked
     with pytest.raises(RequestError, match=says):
         label(shards, tmp_path / "out", **words(sample_data, calibration=folder / "cal.json", **change))

@@ -1,4 +1,4 @@
-"""The zoo: what is listed, what is said of it, where files are found, and how they are carried elsewhere."""
+"""Models: the list of architectures, their published facts, where files are found, and copying of weights."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_what_was_fetched_is_found_and_used(tmp_path, sample_data):
     assert summary.images == 3
 
 
-def test_a_checkpoint_keeps_its_name_and_the_member_to_use_is_said(tmp_path):
+def test_a_checkpoint_keeps_its_name_and_the_spec_to_use_is_returned(tmp_path):
     path = checkpoint(tmp_path / "mine.safetensors")
     (found,) = catalogue.fetch([f"mine:{SMALL}={path}"], str(tmp_path / "target"))
     assert found.spec == f"{SMALL}={tmp_path}/target/mine.safetensors"

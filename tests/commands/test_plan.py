@@ -1,4 +1,4 @@
-"""The forecast: counts that are exact, times that follow from rates, and nothing written."""
+"""Plan: counts are exact, times follow from rates, and nothing is written."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_wrong_requests_are_refused(sample_data, tmp_path):
         plan([])
 
 
-def test_the_table_says_what_is_known_and_what_is_estimated(sample_data, tmp_path, capsys):
+def test_the_table_shows_what_is_known_and_what_is_estimated(sample_data, tmp_path, capsys):
     make_tar(tmp_path / "a.tar", sample_members(6))
     found = plan(tmp_path / "a.tar", **QUICK, **words(sample_data), price_per_hour=2.0)
     print_plan(found)

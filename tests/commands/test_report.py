@@ -103,7 +103,7 @@ def test_it_tells_what_was_run_and_what_came_of_it(labelled):
     assert page.all("html") == [{"lang": "en"}]
 
 
-def test_pictures_are_those_of_the_rows_and_say_what_they_show(labelled):
+def test_pictures_are_those_of_the_rows_and_have_alt_texts(labelled):
     made = report(labelled / "out")
     pictures = Page(labelled / "out" / "report.html").all("img")
     assert len({picture["src"] for picture in pictures}) == made.pictures > 20
@@ -223,7 +223,7 @@ def test_names_from_outside_are_text_only(tmp_path):
     assert not {"\x1b", "\u202e"} & set(page.source)
 
 
-def test_nothing_is_asked_for(labelled):
+def test_the_page_makes_no_requests(labelled):
     page = Page(labelled / "out" / "report.html")
     policy = next(attrs for attrs in page.all("meta") if attrs.get("http-equiv") == "Content-Security-Policy")
     assert policy["content"].startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")

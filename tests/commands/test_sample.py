@@ -52,7 +52,7 @@ def rows_of(text: str) -> list[dict]:
 
 
 def true_label(row) -> int:
-    """What people say of an image, in this test."""
+    """The annotation of an image, in this test."""
     return int(hashlib.sha256(f"{row['shard']}{row['key']}".encode()).hexdigest(), 16) % len(NAMES)
 
 
@@ -88,7 +88,7 @@ def place_of(folder, kind: str):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_what_people_say_comes_back_as_truth(made, tmp_path, kind):
+def test_annotations_come_back_as_truth(made, tmp_path, kind):
     place = place_of(tmp_path, kind)
     found = sample(made / "out", save=place, num=20, format=kind)
     assert (found.images, found.labelled, found.without_image, found.problems) == (20, 26, 0, ())
@@ -117,7 +117,7 @@ def test_images_are_the_originals(made, tmp_path, kind):
             assert hashlib.sha256((tmp_path / row["image"]).read_bytes()).hexdigest() == row["sha256"]
 
 
-def test_a_sample_does_not_show_labels_unless_asked_to(made, tmp_path):
+def test_a_sample_shows_labels_only_with_with_labels(made, tmp_path):
     for kind in FORMATS:
         sample(made / "out", save=place_of(tmp_path, kind), num=9, format=kind)
         sample(made / "out", save=place_of(tmp_path / "shown", kind), num=9, format=kind, with_labels=True)
@@ -237,7 +237,7 @@ def test_on_s3(s3, sample_data, tmp_path):
         sample(out, save=f"s3://{bucket}/lists/t.json", num=4, format="label-studio", **where)
 
 
-def test_the_commands_say_the_same(made, tmp_path, capsys):
+def test_the_commands_print_the_same(made, tmp_path, capsys):
     from typer.testing import CliRunner
 
     from pipeline.cli import app

@@ -1,4 +1,4 @@
-"""Verify must notice what is wrong, and say what."""
+"""Verify must find and name everything that is wrong."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_missing_shard_is_named_alone(finished, out):
         os.utime(shard, ns=times)
 
 
-def test_doing_as_the_lines_say_mends_the_output(finished, out, sample_data):
+def test_following_the_advice_mends_the_output(finished, out, sample_data):
     shard, _ = finished
     predictions, quarantine = parts(out), parts(out, "quarantine")
     for path in (predictions[0], quarantine[0]):
@@ -190,7 +190,7 @@ def test_deep_names_each_image_that_is_another_one(altered, workers):
     assert faults(altered, deep=True)
 
 
-def test_deep_says_nothing_where_nothing_is_wrong(out, sample_data, tmp_path):
+def test_deep_reports_nothing_if_nothing_is_wrong(out, sample_data, tmp_path):
     assert verify(out, deep=True).discrepancies == ()
 
 

@@ -82,7 +82,7 @@ def test_whole_numbers_may_come_as_text():
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         (b"top-k: [", "not YAML"),
         (b"- a\n- b\n", "expected a mapping"),
@@ -91,10 +91,10 @@ def test_whole_numbers_may_come_as_text():
         (b"top-kk: 1\n", "unknown option 'top-kk'"),
     ],
 )
-def test_a_wrong_file_gets_one_clear_line(tmp_path: Path, content: bytes, complaint: str):
+def test_a_wrong_file_gets_one_clear_line(tmp_path: Path, content: bytes, message: str):
     path = tmp_path / "job.yaml"
     path.write_bytes(content)
-    with pytest.raises(RequestError, match=complaint) as caught:
+    with pytest.raises(RequestError, match=message) as caught:
         parse_label_config(OPTIONS, str(path))
     assert "\n" not in str(caught.value)
     with pytest.raises(RequestError, match=r"--config .*no\.yaml: No such file"):

@@ -124,7 +124,7 @@ def test_inline_dies_twice_and_finishes_the_third_time(sample_data, tmp_path, po
 def test_one_that_hangs_costs_its_time_and_nothing_else(sample_data, tmp_path, poison, monkeypatch):
     """In this process: the labeler's own decoder hangs, is given up, and so is the one in isolation."""
     monkeypatch.syspath_prepend(str(POISONOUS))
-    monkeypatch.setattr("pipeline.labeler.decoders.LIMIT_S", 2.0)
+    monkeypatch.setattr("pipeline.labeler.decoders.DECODE_TIMEOUT_S", 2.0)
     sound, hung = sys.modules["pipeline.stages.decode"].decode, []
 
     def decode(data, **words):

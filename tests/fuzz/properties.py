@@ -21,9 +21,10 @@ from pipeline.errors import ImageError, ObjectDamaged, StorageError
 from pipeline.models.recipe import Geometry, crop
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
-from pipeline.stages.decode import MAX_PIXELS, Decoded, decode
+from pipeline.stages.decode import Decoded, decode
+from pipeline.stages.large_images import MAX_PIXELS
 from pipeline.stages.read import UnitReader, slice_entries
-from pipeline.stages.tar import BLOCK_BYTES, Member, TarWalk
+from pipeline.stages.tar import BLOCK_BYTES, Member, TarReader
 from pipeline.storage import Entry, Storage, s3_retry
 from pipeline.storage import s3 as s3_module
 
@@ -124,7 +125,7 @@ def _some(positions: list[int]) -> list[int]:
 
 def _check_every_byte(data: bytes) -> None:
     """Each byte belongs to a member, to a stretch that an event names, or to padding or a pax header of no member."""
-    walk = TarWalk(Stream(data), sniff=False)
+    walk = TarReader(Stream(data), sniff=False)
     done = 0
     for item in walk:
         if isinstance(item, ShardEvent):
@@ -140,7 +141,7 @@ def _check_every_byte(data: bytes) -> None:
     assert _is_padding(data[done:]), f"nobody speaks of what follows byte {done}"
 
 
-def _end(walk: TarWalk, member: Member) -> int:
+def _end(walk: TarReader, member: Member) -> int:
     """Where the current member's last block ends."""
     return walk.position + -(-member.num_bytes // BLOCK_BYTES) * BLOCK_BYTES
 

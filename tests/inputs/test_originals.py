@@ -116,7 +116,7 @@ def part_name(ledger, row: Wanted, step: int) -> str:
     return str(PartName(ledger.job()["fingerprint"], row.unit_id, row.part + step, last=False))
 
 
-def test_whoever_stops_early_leaves_nothing_behind(made):
+def test_reading_may_stop_early(made):
     _, ledger = made
     images = fetch_originals(wanted(ledger), ledger, Storage())
     assert next(images).image is not None
@@ -124,7 +124,7 @@ def test_whoever_stops_early_leaves_nothing_behind(made):
     assert list(fetch_originals([], ledger, Storage())) == []
 
 
-def test_what_is_not_there_any_more_is_said(made, tmp_path, sample_data):
+def test_missing_images_have_a_problem(made, tmp_path, sample_data):
     shard = make_tar(tmp_path / "a.tar", sample_members(6))
     loose = tmp_path / "loose"
     loose.mkdir()
@@ -155,7 +155,7 @@ def test_what_is_not_there_any_more_is_said(made, tmp_path, sample_data):
         assert "no such file" in said[f"{number:05d}"].problem
 
 
-def test_on_s3_only_what_is_near_is_asked_for(s3, sample_data, tmp_path):
+def test_on_s3_only_ranges_near_the_rows_are_requested(s3, sample_data, tmp_path):
     bucket = s3.bucket()
     buffer = make_tar(tmp_path / "a.tar", sample_members(12)).read_bytes()
     s3.put(bucket, "in/a.tar", buffer)

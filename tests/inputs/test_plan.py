@@ -1,4 +1,4 @@
-"""From INPUT words to units: what is found, how it is cut, and what a second look changes."""
+"""From INPUT arguments to units: what is found, how it is cut, and what a second plan changes."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_missing_images_of_a_list_are_noted_in_one_line(data: Path):
         ("s3://buck*/x.tar", r"INPUT s3://buck\*/x\.tar: the name of a bucket holds no wildcards"),
     ],
 )
-def test_each_wrong_word_is_named_even_beside_a_right_one(data: Path, word: str, line: str):
+def test_each_wrong_input_is_named_even_beside_a_right_one(data: Path, word: str, line: str):
     touch(data, "good.tar", "notes.txt")
     (data / "empty").mkdir()
     (data / "blank").write_text("# nothing\n\n")

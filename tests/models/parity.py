@@ -1,4 +1,4 @@
-"""Networks with seeded weights: what the published preprocessing says of pictures, and what a job says.
+"""Networks with seeded weights: predictions by the published preprocessing, and by a job.
 
 The reference uses nothing of the project: the plain network of torchvision or timm, built as its published weights
 are used, on ``weights.transforms()`` (timm: its data config) of the picture as Pillow decodes it, in fp32. The other
@@ -122,9 +122,9 @@ def inputs_of(images: Iterable[bytes], transform: Transform) -> torch.Tensor:
 
 
 def seeded_network(arch: str, inputs_BCHW: torch.Tensor) -> nn.Module:
-    """A network with random weights that answers as trained ones do: its word differs between these inputs.
+    """A network with random weights whose predictions differ between these inputs, as those of trained networks do.
 
-    Random weights as they come say nearly the same of every picture, and then no check could fail.
+    Plain random weights predict nearly the same for every picture, so that no check could fail.
     """
     with torch.device("meta"):
         if arch.startswith("timm/"):
@@ -226,7 +226,7 @@ class Seeded:
         self.network = seeded_network(arch, self._inputs_BCHW)
 
     def probabilities(self, weights: str | None = None, **changes: object) -> torch.Tensor:
-        """What it says by a published recipe, or by one that is changed and so wrong: float32, (B, K)."""
+        """Its predictions with a published recipe, or with a changed and so wrong one: float32, (B, K)."""
         inputs_BCHW = self._inputs_BCHW
         if weights or changes:
             inputs_BCHW = inputs_of(self._images, published_transform(self.arch, weights, **changes))

@@ -30,7 +30,7 @@ TORCHVISION_WEIGHTS = [
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_builds_with_the_asked_number_of_classes(name):
+def test_every_family_builds_with_the_requested_number_of_classes(name):
     architecture = find(name)
     with torch.device("meta"):
         network = architecture.build(7)
@@ -114,7 +114,7 @@ def test_unknown_names_suggest_the_closest(asked, suggested):
 
 
 @pytest.mark.parametrize("asked", ["", "timm/", "qqqq", "timm/qqqq", "raft_large", "fcn_resnet50", "timm/resnet50.x"])
-def test_hopeless_names_are_a_model_error_too(asked):
+def test_names_without_similar_ones_are_a_model_error_too(asked):
     with pytest.raises(ModelError, match=r"unknown model|no such weights"):
         find(asked)
 

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F  # noqa: N812
 from pipeline.config.members import MemberRequest
 from pipeline.models import classifier as module
 from pipeline.models import forward as forward_module
-from pipeline.models.classifier import Classifier, near_ties, rounded_up
+from pipeline.models.classifier import Classifier, find_near_ties, round_up_margin
 from pipeline.models.tuning import Tuning
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
@@ -29,7 +29,7 @@ OPTIONS = {
 
 
 def trained(arch: str, num_classes: int = 10) -> nn.Module:
-    """A plain network whose batch norms do something: their statistics are those of what comes in, and then some."""
+    """A plain network whose batch norms are not identities."""
     torch.manual_seed(3)
     network = tv.get_model(arch, weights=None, num_classes=num_classes, **OPTIONS.get(arch, {}))
     for layer in network.modules():
@@ -108,7 +108,7 @@ def test_crops_are_normalised_as_published(tmp_path):
 
 @pytest.fixture(scope="module")
 def near_ties_member(tmp_path_factory):
-    """A network in whose last layer class 1 is nearly class 0, and so on: half of all top-1 hang by a thread."""
+    """A network in whose last layer class 1 is nearly class 0, and so on: half of all top-1 are near ties."""
     network = trained("resnet18", 8)
     weight, bias = network.fc.weight, network.fc.bias
     generator = torch.Generator().manual_seed(1)
@@ -130,22 +130,22 @@ def test_mixed_keeps_every_top_1_that_bf16_loses(near_ties_member):
 
 def test_what_is_near_a_tie():
     logits = torch.tensor([[5.0, 0.0], [0.5, 0.0], [0.3, 0.0], [0.0, 3.0], [-9.0, -9.2]])
-    assert near_ties(logits, 0.4).tolist() == [False, False, True, False, True]
-    assert near_ties(logits, 0.6).tolist() == [False, True, True, False, True]
-    assert near_ties(logits, math.inf).all()
-    assert near_ties(torch.zeros(2, 1), 0.4).tolist() == [False, False]
+    assert find_near_ties(logits, 0.4).tolist() == [False, False, True, False, True]
+    assert find_near_ties(logits, 0.6).tolist() == [False, True, True, False, True]
+    assert find_near_ties(logits, math.inf).all()
+    assert find_near_ties(torch.zeros(2, 1), 0.4).tolist() == [False, False]
 
 
 def test_margins_go_up_to_the_next_of_four_steps_to_a_doubling():
-    assert [rounded_up(margin) for margin in (0.25, 0.26, 0.5, 0.9)] == pytest.approx(
+    assert [round_up_margin(margin) for margin in (0.25, 0.26, 0.5, 0.9)] == pytest.approx(
         [0.25, 0.2973, 0.5, 1.0], abs=1e-4
     )
-    assert rounded_up(0.0) == 0.0
-    assert rounded_up(math.nan) == rounded_up(math.inf) == math.inf
+    assert round_up_margin(0.0) == 0.0
+    assert round_up_margin(math.nan) == round_up_margin(math.inf) == math.inf
 
 
 def with_larger_logits(network, factor, tmp_path):
-    """The same network with a head that says everything louder."""
+    """The same network with a head of larger weights."""
     louder = copy.deepcopy(network)
     louder.fc.weight.mul_(factor)
     louder.fc.bias.mul_(factor)
@@ -155,7 +155,7 @@ def with_larger_logits(network, factor, tmp_path):
 def test_the_margin_follows_what_rounding_does_to_a_network(near_ties_member, tmp_path):
     network, _ = near_ties_member
     members = [with_larger_logits(network, factor, tmp_path) for factor in (0.1, 1, 100)]
-    leads = [Classifier(item.spec, item.blob, CPU, "mixed").min_logit_lead for item in members]
+    leads = [Classifier(item.spec, item.blob, CPU, "mixed").near_tie_margin for item in members]
     assert 0.001 < leads[0] < leads[1] < leads[2] < 3
 
 
@@ -176,8 +176,8 @@ def test_only_what_is_near_a_tie_or_not_a_number_is_computed_again(near_ties_mem
     classifier = Classifier(resolved.spec, resolved.blob, CPU, precision)
     logits = torch.tensor([[5.0, 0.0], [0.1, 0.0], [torch.nan, 0.0], [torch.inf, 0.0], [0.0, 3.0]])
     classifier._first._run = lambda _network, inputs: logits[inputs[:, 0, 0, 0].long()].clone()
-    if classifier._again is not None:
-        classifier._again._run = lambda _network, inputs: torch.full((len(inputs), 2), 7.0)
+    if classifier._second is not None:
+        classifier._second._run = lambda _network, inputs: torch.full((len(inputs), 2), 7.0)
     classifier._normalised = lambda crops: crops.float()
     images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
     found = classifier.logits(images)
@@ -186,7 +186,7 @@ def test_only_what_is_near_a_tie_or_not_a_number_is_computed_again(near_ties_mem
 
 def test_where_memory_runs_out_fewer_images_are_taken_at_once(near_ties_member, caplog):
     network, resolved = near_ties_member
-    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", at_once=16)
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", batch_size=16)
     whole, taken = classifier._first._network, []
 
     def small(inputs):
@@ -229,7 +229,7 @@ def test_what_mixed_means_depends_on_the_device(near_ties_member):
     assert classifier.low_precision == torch.float16
 
 
-def test_without_a_compiler_it_goes_on_and_says_so_once(near_ties_member, monkeypatch, caplog):
+def test_without_a_compiler_it_goes_on_and_warns_once(near_ties_member, monkeypatch, caplog):
     network, resolved = near_ties_member
 
     def broken(*_args, **_options):
@@ -267,7 +267,7 @@ def test_compiled_logits_are_the_same(tmp_path, caplog):
 
 def test_a_size_that_does_not_fit_counts_as_none(near_ties_member, monkeypatch):
     _, resolved = near_ties_member
-    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", at_once=1)
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", batch_size=1)
     whole = classifier._first._network
 
     def small(inputs):
@@ -275,10 +275,10 @@ def test_a_size_that_does_not_fit_counts_as_none(near_ties_member, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(inputs)
 
-    monkeypatch.setattr(module, "GPU_SIZES", (1, 2, 4))
+    monkeypatch.setattr(module, "GPU_BATCH_SIZES", (1, 2, 4))
     monkeypatch.setattr(classifier._first, "_network", small)
-    assert classifier._try(2) > 0
-    assert classifier._try(4) == 0
+    assert classifier._measure_batch_size(2) > 0
+    assert classifier._measure_batch_size(4) == 0
 
 
 class FakeRecording:
@@ -297,9 +297,9 @@ class FakeRecording:
 
 def test_what_is_recorded_is_replayed_for_batches_of_its_size_only(near_ties_member, monkeypatch):
     network, resolved = near_ties_member
-    monkeypatch.setattr(forward_module, "Recording", FakeRecording)
-    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", at_once=4)
-    assert classifier._first.record(torch.zeros(4, 3, 96, 96))
+    monkeypatch.setattr(forward_module, "CapturedGraph", FakeRecording)
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", batch_size=4)
+    assert classifier._first.capture(torch.zeros(4, 3, 96, 96))
     FakeRecording.replayed = 0
     images = crops(10, 96)
     with torch.inference_mode():
@@ -311,12 +311,12 @@ def test_what_is_recorded_is_replayed_for_batches_of_its_size_only(near_ties_mem
 @pytest.mark.parametrize(("rates", "kept"), [([100.0, 120.0], True), ([100.0, 101.0], False)])
 def test_a_recording_is_kept_only_where_it_is_faster(near_ties_member, monkeypatch, rates, kept):
     _, resolved = near_ties_member
-    monkeypatch.setattr(forward_module, "Recording", FakeRecording)
-    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", at_once=1)
+    monkeypatch.setattr(forward_module, "CapturedGraph", FakeRecording)
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", batch_size=1)
     measured = iter(rates)
-    monkeypatch.setattr(classifier, "_rate", lambda: next(measured))
+    monkeypatch.setattr(classifier, "_measure_rate", lambda: next(measured))
     classifier._record_if_faster()
-    assert (classifier._first._recording is not None) is kept
+    assert (classifier._first._graph is not None) is kept
 
 
 def test_what_cannot_be_recorded_runs_as_it_is(near_ties_member, monkeypatch):
@@ -325,11 +325,11 @@ def test_what_cannot_be_recorded_runs_as_it_is(near_ties_member, monkeypatch):
     def refuse(*_arguments):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(forward_module, "Recording", refuse)
-    monkeypatch.setattr(module, "GPU_SIZES", (2,))
-    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", at_once=2)
+    monkeypatch.setattr(forward_module, "CapturedGraph", refuse)
+    monkeypatch.setattr(module, "GPU_BATCH_SIZES", (2,))
+    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", batch_size=2)
     classifier._record_if_faster()
-    assert classifier._first._recording is None
+    assert classifier._first._graph is None
     images = crops(2, 96)
     with torch.inference_mode():
         expected = network(published("resnet18", images))
@@ -340,8 +340,8 @@ def test_on_a_cpu_the_size_that_was_found_is_used(near_ties_member):
     network, resolved = near_ties_member
     tuning = FoundTuning()
     classifier = Classifier(resolved.spec, resolved.blob, CPU, "mixed", tuning=tuning)
-    assert (classifier.at_once, classifier._again.at_once) == (16, 4)
-    assert Classifier(resolved.spec, resolved.blob, CPU, "mixed", at_once=2, tuning=tuning).at_once == 2
+    assert (classifier.batch_size, classifier._second.batch_size) == (16, 4)
+    assert Classifier(resolved.spec, resolved.blob, CPU, "mixed", batch_size=2, tuning=tuning).batch_size == 2
     assert tuning.keys == ["resnet18 8 torch.bfloat16"]
     images = crops(3, 96)
     with torch.inference_mode():
@@ -353,10 +353,10 @@ class FoundTuning(Tuning):
     """Finds 16 best, having tried it."""
 
     def __init__(self):
-        super().__init__(num_lanes=2, trying=True)
+        super().__init__(num_threads=2, may_measure=True)
         object.__setattr__(self, "keys", [])
 
-    def size(self, key, images_per_s):
+    def best_batch_size(self, key, images_per_s):
         self.keys.append(key)
         assert images_per_s(4) > 0
         return 16

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.models.consensus import best_first, combine, entropy
+from pipeline.models.consensus import combine, entropy, stable_topk
 
 RULES = ("mean", "geometric", "vote")
 TINY = float(np.finfo(np.float32).tiny)
@@ -106,10 +106,10 @@ def test_the_order_of_members_does_not_count(ensemble, rule, random):
 
 @settings(max_examples=60, deadline=None)
 @given(ensembles(max_members=1), st.sampled_from(["mean", "geometric"]))
-def test_one_member_speaks_for_itself(ensemble, rule):
+def test_one_member_is_its_own_consensus(ensemble, rule):
     probs, factors = ensemble
     result = run(probs, factors, rule, top_k=9)
-    scores, labels = best_first(torch.from_numpy(probs[0]), 9)
+    scores, labels = stable_topk(torch.from_numpy(probs[0]), 9)
     torch.testing.assert_close(result.scores_Bk, scores, atol=1e-6, rtol=0)
     if rule == "mean":
         assert torch.equal(result.labels_Bk, labels)
@@ -187,7 +187,7 @@ def test_a_near_tie_stays_what_it_was_at_any_temperature():
 def test_equal_values_keep_their_order():
     values = torch.zeros(2, 1000)
     values[1, 500] = 1
-    scores, labels = best_first(values, 4)
+    scores, labels = stable_topk(values, 4)
     assert labels.tolist() == [[0, 1, 2, 3], [500, 0, 1, 2]]
     assert scores.tolist() == [[0, 0, 0, 0], [1, 0, 0, 0]]
 

@@ -9,7 +9,7 @@ from torchvision import models as tv
 
 from pipeline.errors import ModelError
 from pipeline.models.catalog import Architecture, find
-from pipeline.models.cost import _measured, measure
+from pipeline.models.cost import _measure, measure_cost
 
 PUBLISHED = (
     "alexnet squeezenet1_1 shufflenet_v2_x0_5 mnasnet0_5 mobilenet_v2 mobilenet_v3_small resnet18 resnext50_32x4d "
@@ -19,7 +19,7 @@ PUBLISHED = (
 
 def cost(name: str, num_classes: int = 1000, input_px: int | None = None):
     architecture = find(name)
-    return measure(architecture, num_classes, input_px or architecture.published[0].recipe.geometry.crop_px)
+    return measure_cost(architecture, num_classes, input_px or architecture.published[0].recipe.geometry.crop_px)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -64,7 +64,7 @@ def test_live_bytes_are_those_of_a_network_that_can_be_counted_by_hand():
         nn.Flatten(),  # a view
         nn.Linear(800, 2),
     )
-    found = _measured(network, 10)
+    found = _measure(network, 10)
     assert found.peak_activation_bytes == image + 2 * wide
     assert found.macs == 100 * (27 * 8 + 72 * 8) + 1600
 
@@ -75,13 +75,13 @@ def test_tensors_that_are_held_are_counted_and_those_let_go_are_not():
             return torch.cat([x, x + 1, x + 2], dim=1)
 
     image = 4 * 3 * 8 * 8
-    assert _measured(Dense(), 8).peak_activation_bytes == 6 * image
-    assert _measured(nn.Sequential(*[nn.Softmax(dim=1)] * 9), 8).peak_activation_bytes == 3 * image
+    assert _measure(Dense(), 8).peak_activation_bytes == 6 * image
+    assert _measure(nn.Sequential(*[nn.Softmax(dim=1)] * 9), 8).peak_activation_bytes == 3 * image
 
 
 def test_shapes_alone_give_what_real_tensors_give():
     for name in ("mobilenet_v3_small", "shufflenet_v2_x0_5", "timm/convnext_atto"):
-        real = _measured(find(name).build(1000), 224)
+        real = _measure(find(name).build(1000), 224)
         found = cost(name, input_px=224)
         assert (real.num_params, real.weights_bytes, real.macs) == (found.num_params, found.weights_bytes, found.macs)
         # kernels that run for real do not keep the means and variances that shapes alone seem to need
@@ -105,12 +105,12 @@ def test_code_that_looks_at_values_runs_for_real(monkeypatch):
             return self.layer(x.mean(dim=(2, 3)))
 
     monkeypatch.setattr(Architecture, "build", lambda *_: Curious())
-    found = measure(Architecture("curious", ()), 2, 6)
+    found = measure_cost(Architecture("curious", ()), 2, 6)
     assert (found.num_params, found.macs, found.weights_bytes) == (8, 6, 32)
 
 
-def test_what_cannot_run_says_why():
+def test_a_network_that_cannot_run_is_an_error_with_the_reason():
     with pytest.raises(ModelError, match=r"vit_b_16 cannot be measured at 100 pixels: .+"):
-        measure(find("vit_b_16"), 1000, 100)
+        measure_cost(find("vit_b_16"), 1000, 100)
     with pytest.raises(ModelError, match=r"inception_v3 cannot be measured at 32 pixels: .*[Kk]ernel size"):
-        measure(find("inception_v3"), 1000, 32)
+        measure_cost(find("inception_v3"), 1000, 32)

@@ -170,7 +170,7 @@ def test_batches_of_the_older_unit_go_first(members, feed):
     assert [number for step, number in ensemble.steps if step == "begin"] == [1, 3, 2, 4]
 
 
-def test_a_batch_that_nobody_waits_for_is_left_out(members, feed):
+def test_a_cancelled_batch_is_left_out(members, feed):
     ensemble = make(members, "fp32")
     device = feed(ensemble)
     one, two, three, *_ = batches(ensemble)
@@ -216,7 +216,7 @@ def test_a_batch_that_does_not_fit_beside_others_is_tried_alone(members, feed):
     assert ensemble.steps[:4] == [("begin", 1), ("settle", 1), ("finish", 1), ("begin", 2)]
 
 
-def test_memory_that_does_not_suffice_for_one_batch_is_said(members, feed):
+def test_too_little_memory_for_one_batch_is_an_error(members, feed):
     ensemble = make(members, "fp32")
     ensemble.failures.append(torch.OutOfMemoryError("out of memory"))
     device = feed(ensemble)

@@ -20,7 +20,7 @@ from torchvision import models as tv
 from pipeline.config.members import MemberRequest
 from pipeline.errors import WeightsError
 from pipeline.models import catalog
-from pipeline.models.download import DownloadError, from_url
+from pipeline.models.download import DownloadError, download_url
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
 
@@ -28,7 +28,7 @@ DATA = bytes(range(256)) * 12_000  # three megabytes
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers from a dict of files; breaks off as often as it is told to."""
+    """Answers from a dict of files; breaks off a given number of times."""
 
     protocol_version = "HTTP/1.1"
 
@@ -73,7 +73,7 @@ def server():
 def test_a_download_is_watched_to_its_end(server):
     server.files["/x.pth"] = DATA
     seen = []
-    assert from_url(f"{server.url}/x.pth", "x.pth", lambda *words: seen.append(words)) == DATA
+    assert download_url(f"{server.url}/x.pth", "x.pth", lambda *words: seen.append(words)) == DATA
     done = [number for _, number, _ in seen]
     assert done == sorted(set(done))
     assert len(done) >= 3
@@ -81,22 +81,22 @@ def test_a_download_is_watched_to_its_end(server):
 
 
 @pytest.mark.parametrize("cuts", [1, 2])
-def test_an_answer_that_breaks_off_is_asked_for_again(server, cuts):
+def test_a_download_that_breaks_off_is_requested_again(server, cuts):
     server.files["/x.pth"], server.cuts = DATA, cuts
-    assert from_url(f"{server.url}/x.pth", "x.pth", lambda *_: None) == DATA
+    assert download_url(f"{server.url}/x.pth", "x.pth", lambda *_: None) == DATA
     assert len(server.asked) == cuts + 1
 
 
 def test_but_not_for_ever(server):
     server.files["/x.pth"], server.cuts = DATA, 99
     with pytest.raises(DownloadError, match=r"broke off 3 times, last with IncompleteRead\(0 bytes read, \d+ more"):
-        from_url(f"{server.url}/x.pth", "x.pth", lambda *_: None)
+        download_url(f"{server.url}/x.pth", "x.pth", lambda *_: None)
     assert len(server.asked) == 3
 
 
-def test_what_is_not_there_is_not_asked_for_twice(server):
+def test_a_missing_file_is_not_requested_twice(server):
     with pytest.raises(DownloadError, match="Not Found"):
-        from_url(f"{server.url}/x.pth", "x.pth", lambda *_: None)
+        download_url(f"{server.url}/x.pth", "x.pth", lambda *_: None)
     assert server.asked == ["/x.pth"]
 
 
@@ -136,10 +136,10 @@ def test_a_download_that_is_not_what_its_name_promises_is_not_kept(server, publi
 
 _FROM_THE_HUB = """
 import json, sys
-from pipeline.models.download import DownloadError, from_hub
+from pipeline.models.download import DownloadError, download_from_hub
 seen = []
 try:
-    path = from_hub("timm/xception41.tf_in1k", "xception41", lambda *words: seen.append(words))
+    path = download_from_hub("timm/xception41.tf_in1k", "xception41", lambda *words: seen.append(words))
     print(json.dumps({"bytes": path.stat().st_size, "name": path.name, "seen": seen[-1:]}))
 except DownloadError as error:
     print(json.dumps({"error": str(error)}))

@@ -1,4 +1,4 @@
-"""Members together: each gets its own crop, and what is reported is the pool of what they say."""
+"""The ensemble: each member gets its own crop, and the predictions are those of the pool."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchvision import models as tv
 
 from pipeline.config.members import MemberRequest
 from pipeline.models.consensus import combine
-from pipeline.models.ensemble import Ensemble
+from pipeline.models.ensemble import Ensemble, EnsembleOptions
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
 
@@ -52,7 +52,7 @@ def crops(members):
 def ensemble(resolved, rule="mean", top_k=3):
     blobs = {item.spec.alias: item.blob for item in resolved}
     specs = [item.spec for item in resolved]
-    return Ensemble(specs, blobs, device="cpu", precision="fp32", rule=rule, top_k=top_k)
+    return Ensemble(specs, blobs, EnsembleOptions(device="cpu", precision="fp32", rule=rule, top_k=top_k))
 
 
 def own_logits(item, network, crops):
@@ -110,14 +110,15 @@ def test_only_members_that_have_a_second_pass_get_one(members, crops, monkeypatc
     """One member may run in fp32 alone while its neighbours look at near ties again."""
     resolved, networks = members
     blobs = {item.spec.alias: item.blob for item in resolved}
-    together = Ensemble([item.spec for item in resolved], blobs, device="cpu", precision="mixed", rule="mean", top_k=3)
+    options = EnsembleOptions(device="cpu", precision="mixed", rule="mean", top_k=3)
+    together = Ensemble([item.spec for item in resolved], blobs, options)
     alone, *others = together._members
-    monkeypatch.setattr(alone, "_first", alone._again)
-    monkeypatch.setattr(alone, "_again", None)
+    monkeypatch.setattr(alone, "_first", alone._second)
+    monkeypatch.setattr(alone, "_second", None)
     for member in others:
-        monkeypatch.setattr(member, "min_logit_lead", math.inf)
+        monkeypatch.setattr(member, "near_tie_margin", math.inf)
     first = together.first_pass(crops)
-    assert first.again_MB.tolist() == [[False] * 5, [True] * 5, [True] * 5]
+    assert first.recompute_MB.tolist() == [[False] * 5, [True] * 5, [True] * 5]
     predictions = together.predict(crops)
     for item, network, own in zip(resolved, networks, predictions.members, strict=True):
         scores, labels = own_logits(item, network, crops).softmax(dim=1).topk(3)

@@ -1,4 +1,4 @@
-"""A network says the same in whatever form it runs."""
+"""A network gives the same logits in every form that it runs in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchvision import models as tv
 
 from pipeline.models import forward as module
 from pipeline.models import packed
-from pipeline.models.forward import Forward, folded
+from pipeline.models.forward import Forward, fold_batch_norms
 from pipeline.models.packed import PackedConv2d
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ mobilenet_v2 mobilenet_v3_small efficientnet_b0 efficientnet_v2_s convnext_tiny 
 
 
 def alive(network: nn.Module, px: int = 96) -> nn.Module:
-    """A network whose batch norms do something."""
+    """A network whose batch norms are not identities."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 1.0
@@ -44,7 +44,7 @@ def build(arch: str) -> nn.Module:
 
 
 def form(network: nn.Module, dtype=torch.float32, **options) -> Forward:
-    return Forward(network, CPU, dtype, at_once=2, input_px=96, name="it", **options)
+    return Forward(network, CPU, dtype, batch_size=2, input_px=96, name="it", **options)
 
 
 def images(batch: int = 3, px: int = 96) -> torch.Tensor:
@@ -52,11 +52,11 @@ def images(batch: int = 3, px: int = 96) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_packed_networks_say_the_same(arch, caplog):
+def test_packed_networks_give_the_same_logits(arch, caplog):
     network = build(arch)
     with torch.inference_mode():
         expected = network(images())
-    whole = folded(network)
+    whole = fold_batch_norms(network)
     exact, quick = form(copy.deepcopy(whole)), form(copy.deepcopy(whole), torch.bfloat16)
     assert not caplog.records  # none is refused
     assert not any(type(layer) is nn.Conv2d for layer in exact._network.modules())
@@ -66,7 +66,9 @@ def test_packed_networks_say_the_same(arch, caplog):
     assert found.dtype == torch.float32
     assert 0 < (found - expected).abs().max() < 0.1 * scale
     with torch.inference_mode():
-        assert torch.equal(whole.to(torch.float32)(images()), folded(network)(images()))  # what was given is unhurt
+        assert torch.equal(
+            whole.to(torch.float32)(images()), fold_batch_norms(network)(images())
+        )  # what was given is unhurt
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,9 @@ def test_packed_networks_say_the_same(arch, caplog):
     [("resnet18", 17, 8), ("mobilenet_v2", 35, 10), ("mobilenet_v3_small", 41, 6), ("efficientnet_b0", 65, 9)],
 )
 def test_activations_and_additions_go_into_the_convolutions(arch, activations, additions):
-    layers = [layer for layer in form(folded(build(arch)))._network.modules() if isinstance(layer, PackedConv2d)]
+    layers = [
+        layer for layer in form(fold_batch_norms(build(arch)))._network.modules() if isinstance(layer, PackedConv2d)
+    ]
     assert sum(layer._epilogue[0] != "none" for layer in layers) == activations
     assert sum(layer._adds for layer in layers) == additions
 
@@ -83,7 +87,7 @@ def test_activations_and_additions_go_into_the_convolutions(arch, activations, a
 def test_batch_norms_are_folded_away(arch):
     network = build(arch)
     plain = sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-    left = sum(isinstance(layer, nn.BatchNorm2d) for layer in folded(network).modules())
+    left = sum(isinstance(layer, nn.BatchNorm2d) for layer in fold_batch_norms(network).modules())
     assert left <= plain * (0.55 if arch == "densenet121" else 0)  # in DenseNets half stand before convolutions
 
 
@@ -113,13 +117,13 @@ def test_what_cannot_be_packed_stays(caplog):
     network = Odd().eval().requires_grad_(False)
     with torch.inference_mode():
         expected = network(images())
-    result = form(folded(network))
+    result = form(fold_batch_norms(network))
     torch.testing.assert_close(result(images()), expected, atol=1e-5, rtol=1e-5)
     assert not caplog.records
 
 
 def test_a_rewrite_that_changes_the_function_is_not_used(monkeypatch, caplog):
-    network = folded(build("resnet18"))
+    network = fold_batch_norms(build("resnet18"))
     with torch.inference_mode():
         expected = network(images())
     monkeypatch.setattr(packed, "_AFTER_ADDITION", {"none", "relu"})
@@ -146,7 +150,7 @@ class Branching(nn.Module):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_network_that_cannot_be_traced_runs_as_it_is(dtype):
     network = Branching().eval().requires_grad_(False)
-    assert folded(network) is network
+    assert fold_batch_norms(network) is network
     with torch.inference_mode():
         expected = network(images())
     found = form(network, dtype)(images())
@@ -165,4 +169,4 @@ def test_short_batches_are_filled_up_for_compiled_code():
     assert filled.shape[0] == 8
     assert torch.equal(filled[:3], few)
     assert module._padded(few, 2) is few
-    assert isinstance(folded(build("resnet18")), fx.GraphModule)
+    assert isinstance(fold_batch_norms(build("resnet18")), fx.GraphModule)

@@ -1,4 +1,4 @@
-"""The job says of a picture what the published preprocessing and the plain network say, for every family.
+"""The job predicts what the published preprocessing and the plain network predict, for every family.
 
 ``python tests/models/parity.py`` prints the figures behind these tests as a table.
 """
@@ -50,7 +50,7 @@ def own(arch):
 
 
 class Run:
-    """Some architectures in one ensemble: the references, and what one job says."""
+    """Some architectures in one ensemble: the references, and the predictions of one job."""
 
     def __init__(self, archs, images, folder):
         with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -82,13 +82,13 @@ def run_of(tmp_path_factory):
 
 
 def assert_it_could_fail(found):
-    """The pictures are told apart, and with some certainty: 0.001 is what a network gives that knows nothing."""
+    """Predictions differ between pictures, with some certainty: a network without knowledge gives 0.001."""
     assert found.best > 0.03
     assert found.distinct >= 2
 
 
 @pytest.mark.parametrize("arch", sorted(SMALL, key=lambda arch: SMALL.index(arch) % NUM_GROUPS))
-def test_the_job_says_what_the_published_way_says(run_of, arch):
+def test_the_job_predicts_what_the_published_way_predicts(run_of, arch):
     run = run_of(arch)
     expected = run.seeded[arch].probabilities()
     found = compare(run.job[own(arch)], expected)
@@ -97,7 +97,7 @@ def test_the_job_says_what_the_published_way_says(run_of, arch):
 
 
 @pytest.mark.parametrize(("arch", "weights"), OTHER_WEIGHTS)
-def test_weights_asked_for_by_name_bring_their_own_recipe(run_of, arch, weights):
+def test_weights_requested_by_name_bring_their_own_recipe(run_of, arch, weights):
     run = run_of(arch)
     found = compare(run.job[f"other_{arch}"], run.seeded[arch].probabilities(weights))
     assert found.holds, found
@@ -143,7 +143,7 @@ def test_the_inputs_of_both_inceptions_are_transformed(run_of, arch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", LARGE)
-def test_the_job_says_what_the_published_way_says_of_large_networks(arch, tmp_path):
+def test_the_job_predicts_what_the_published_way_predicts_for_large_networks(arch, tmp_path):
     images = {name: data for name, data in photographs().items() if name in FOUR}
     run = Run([arch], images, tmp_path)
     found = compare(run.job[own(arch)], run.seeded[arch].probabilities())
@@ -218,7 +218,7 @@ def test_low_precision_keeps_the_top_1_of_trained_members(labelled, data, precis
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", TRAINED)
-def test_trained_members_say_what_the_published_way_says_of_300_photographs(labelled, shared, arch):
+def test_trained_members_predict_what_the_published_way_predicts_for_300_photographs(labelled, shared, arch):
     images = [data for path in sorted((shared / "data" / "shards").glob("*.tar")) for data in photographs_in(path)]
     network = tv.get_model(arch, weights=None).eval()
     network.load_state_dict(torch.load(shared / "weights" / TRAINED[arch], weights_only=True))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models.tuning import Tuning, default_size, is_long, rate_on_lanes, smallest_of_the_best
+from pipeline.models.tuning import Tuning, default_batch_size, is_worth_tuning, measure_rate, pick_batch_size
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -30,7 +30,7 @@ def test_the_smallest_size_that_is_nearly_as_fast_is_taken(rates, chosen, tried)
         seen.append(size)
         return rates[size]
 
-    assert smallest_of_the_best((64, 128, 256), images_per_s) == chosen
+    assert pick_batch_size((64, 128, 256), images_per_s) == chosen
     assert seen == tried
 
 
@@ -46,29 +46,33 @@ def test_the_smallest_size_that_is_nearly_as_fast_is_taken(rates, chosen, tried)
 )
 def test_without_trying_the_size_follows_from_the_network_and_the_device(device, dtype, large_linear, size):
     network = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Linear(5000, 5000 if large_linear else 10))
-    assert default_size(device, dtype, network) == size
+    assert default_batch_size(device, dtype, network) == size
 
 
 def test_trying_is_for_jobs_of_minutes():
-    assert not is_long(4_000_000_000, 300, 2)
-    assert is_long(4_000_000_000, 300_000, 2)
-    assert not is_long(4_000_000_000, 200_000, 64)
+    assert not is_worth_tuning(4_000_000_000, 300, 2)
+    assert is_worth_tuning(4_000_000_000, 300_000, 2)
+    assert not is_worth_tuning(4_000_000_000, 200_000, 64)
 
 
 def test_what_was_tried_is_remembered_for_this_network_and_this_machine_only(tmp_path, monkeypatch):
     memory = tmp_path / "new" / "sizes.json"
-    tuning = Tuning(2, trying=True, memory=memory)
-    assert tuning.size("alexnet", {4: 100.0, 8: 130.0, 16: 150.0}.__getitem__) == 16
-    assert tuning.size("resnet18", {4: 100.0, 8: 99.0, 16: 90.0}.__getitem__) == 4
+    tuning = Tuning(2, may_measure=True, cache_file=memory)
+    assert tuning.best_batch_size("alexnet", {4: 100.0, 8: 130.0, 16: 150.0}.__getitem__) == 16
+    assert tuning.best_batch_size("resnet18", {4: 100.0, 8: 99.0, 16: 90.0}.__getitem__) == 4
 
     def never(size):
         raise AssertionError(f"{size} was tried again")
 
-    later = Tuning(2, trying=False, memory=memory)
-    assert (later.size("alexnet", never), later.size("resnet18", never), later.size("vgg11", never)) == (16, 4, None)
-    assert Tuning(4, memory=memory).size("alexnet", never) is None
+    later = Tuning(2, may_measure=False, cache_file=memory)
+    assert (
+        later.best_batch_size("alexnet", never),
+        later.best_batch_size("resnet18", never),
+        later.best_batch_size("vgg11", never),
+    ) == (16, 4, None)
+    assert Tuning(4, cache_file=memory).best_batch_size("alexnet", never) is None
     monkeypatch.setattr("pipeline.models.tuning.cpu_name", lambda: "another CPU")
-    assert later.size("alexnet", never) is None
+    assert later.best_batch_size("alexnet", never) is None
     assert [path.name for path in memory.parent.iterdir()] == ["sizes.json"]
 
 
@@ -76,15 +80,15 @@ def test_what_was_tried_is_remembered_for_this_network_and_this_machine_only(tmp
 def test_a_damaged_memory_is_tried_anew(tmp_path, content):
     memory = tmp_path / "sizes.json"
     memory.write_text(content)
-    tuning = Tuning(1, trying=True, memory=memory)
-    assert tuning.size("it", {4: 1.0, 8: 2.0, 16: 1.0}.__getitem__) == 8
-    assert Tuning(1, memory=memory).size("it", lambda _size: 0.0) == 8
+    tuning = Tuning(1, may_measure=True, cache_file=memory)
+    assert tuning.best_batch_size("it", {4: 1.0, 8: 2.0, 16: 1.0}.__getitem__) == 8
+    assert Tuning(1, cache_file=memory).best_batch_size("it", lambda _size: 0.0) == 8
 
 
 def test_a_memory_that_cannot_be_written_costs_only_the_next_trial(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    tuning = Tuning(1, trying=True, memory=tmp_path / "file" / "sizes.json")
-    assert tuning.size("it", {4: 1.0, 8: 2.0, 16: 1.0}.__getitem__) == 8
+    tuning = Tuning(1, may_measure=True, cache_file=tmp_path / "file" / "sizes.json")
+    assert tuning.best_batch_size("it", {4: 1.0, 8: 2.0, 16: 1.0}.__getitem__) == 8
 
 
 def test_every_lane_runs_with_one_torch_thread_and_counts():
@@ -94,7 +98,7 @@ def test_every_lane_runs_with_one_torch_thread_and_counts():
         threads.add(torch.get_num_threads())
         torch.zeros(1000).sum()
 
-    assert rate_on_lanes(call, 8, 2) > 0
+    assert measure_rate(call, 8, 2) > 0
     assert threads == {1}
 
 
@@ -103,11 +107,11 @@ def test_what_fails_in_a_lane_is_not_lost():
         raise MemoryError("no room")
 
     with pytest.raises(MemoryError):
-        rate_on_lanes(call, 8, 2)
+        measure_rate(call, 8, 2)
 
 
 def test_what_is_too_slow_is_not_tried_for_long(monkeypatch):
     monkeypatch.setattr("pipeline.models.tuning._TOO_SLOW_S", -1.0)
     calls = []
-    assert rate_on_lanes(lambda: calls.append(1), 8, 2) == 0.0
+    assert measure_rate(lambda: calls.append(1), 8, 2) == 0.0
     assert len(calls) == 2

@@ -29,8 +29,8 @@ from pipeline.models.weights import (
     MemberSpec,
     ResolvedMember,
     _num_classes,
+    build_network,
     check_one_label_space,
-    network_from_blob,
     resolve,
 )
 from pipeline.storage import Storage
@@ -83,7 +83,7 @@ def with_hash(path):
 def same_logits(resolved, network, px=64):
     images = torch.randn(2, 3, px, px, generator=torch.Generator().manual_seed(9))
     with torch.inference_mode():
-        return torch.equal(network_from_blob(resolved.spec, resolved.blob)(images), network(images))
+        return torch.equal(build_network(resolved.spec, resolved.blob)(images), network(images))
 
 
 # -- where they are found -------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_several_files_that_fit_are_listed(files):
         get(SMALL, files.folder)
 
 
-def test_other_published_weights_are_taken_only_when_none_were_asked_for(files, monkeypatch):
+def test_other_published_weights_are_taken_only_without_a_request(files, monkeypatch):
     without_hash_checks(monkeypatch)
     arch = "mobilenet_v3_large"
     v2, v1 = find(arch).published
@@ -161,7 +161,7 @@ def test_other_published_weights_are_taken_only_when_none_were_asked_for(files, 
         get(f"{arch}@IMAGENET1K_V3", files.folder)
 
 
-def test_a_checkpoint_with_a_published_name_gets_its_recipe_unless_another_is_asked_for(files, monkeypatch):
+def test_a_checkpoint_with_a_published_name_gets_its_recipe_unless_another_is_requested(files, monkeypatch):
     without_hash_checks(monkeypatch)
     arch = "mobilenet_v3_large"
     v2, v1 = find(arch).published
@@ -274,7 +274,7 @@ def test_a_bad_download_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 class Code:
-    """Unpickled, it would leave a mark."""
+    """Unpickled, it would create a file."""
 
     def __init__(self, mark):
         self.mark = str(mark)
@@ -335,7 +335,7 @@ def test_damaged_files(files, name, damage):
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         ([1], "holds a list, not a state dict"),
         (torch.zeros(3), "holds a Tensor, not a state dict"),
@@ -343,8 +343,8 @@ def test_damaged_files(files, name, damage):
         ({"fc.weight": torch.zeros(4, 512)}, "no classifier head of that architecture"),
     ],
 )
-def test_files_that_hold_something_else(tmp_path, content, complaint):
-    with pytest.raises(WeightsError, match=rf"x\.pth: .*{complaint}"):
+def test_files_that_hold_something_else(tmp_path, content, message):
+    with pytest.raises(WeightsError, match=rf"x\.pth: .*{message}"):
         get(f"{SMALL}={saved(tmp_path / 'x.pth', content)}")
 
 
@@ -396,7 +396,7 @@ def test_other_number_formats_become_fp32(tmp_path, dtype, suffix):
     (torch.save if suffix == ".pth" else safetensors.torch.save_file)(dict(network.state_dict()), path)
     member = get(f"{SMALL}={path}")
     assert same_logits(member, network.float())
-    assert {tensor.dtype for tensor in network_from_blob(member.spec, member.blob).parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in build_network(member.spec, member.blob).parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(

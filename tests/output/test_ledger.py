@@ -1,4 +1,4 @@
-"""OUT: names of parts, how far each unit has come, and what parts say of themselves."""
+"""OUT: names of parts, the progress of each unit, and footers."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_progress_is_the_chain_of_parts_without_gaps(out: Ledger):
     assert len(progress) == 3
 
 
-def test_advance_goes_past_what_is_published_by_now(out: Ledger):
+def test_the_cursor_is_behind_all_published_parts(out: Ledger):
     assert out.find_cursor(unit(), FINGERPRINT, 0) == (Cursor(), False)
     write(out, 0)
     write(out, 1)
@@ -147,7 +147,7 @@ def test_advance_goes_past_what_is_published_by_now(out: Ledger):
 # -- footers --------------------------------------------------------------------------------------------------
 
 
-def test_a_footer_says_what_the_part_holds(out: Ledger):
+def test_a_footer_describes_its_part(out: Ledger):
     footer = out.footer(PREDICTIONS, write(out, 2, last=True, rows=5))
     assert (footer.num_rows, footer.unit_id, footer.fingerprint) == (5, UNIT, FINGERPRINT)
     assert (footer.part, footer.last, footer.first_index, footer.next) == (2, True, 10, Cursor(3, 15, 3000))
@@ -193,7 +193,7 @@ def test_a_foreign_parquet_file_is_no_part(out: Ledger):
         {"first_index": None},
     ],
 )
-def test_a_footer_that_leads_nowhere_is_damaged(out: Ledger, more: dict):
+def test_a_wrong_footer_is_damaged(out: Ledger, more: dict):
     name = write(out, 0, **more)
     with pytest.raises(ObjectDamaged, match=f"{name}: not a part of shardlabel"):
         out.footer(PREDICTIONS, name)
@@ -201,7 +201,7 @@ def test_a_footer_that_leads_nowhere_is_damaged(out: Ledger, more: dict):
         out.find_cursor(unit(), FINGERPRINT, 0)
 
 
-def test_json_of_a_thousand_storeys_is_no_footer(out: Ledger):
+def test_deeply_nested_json_is_no_footer(out: Ledger):
     table = pa.table({"a": [1]}).replace_schema_metadata({METADATA_KEY: "[" * 100_000})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
@@ -234,9 +234,9 @@ def test_json_is_written_whole_and_read_back(out: Ledger):
         out.job()
     out.write_json(JOB, {"fingerprint": "x", "name": "é"})
     assert out.job() == {"fingerprint": "x", "name": "é"}
-    for content, complaint in [(b"{", "not JSON"), (b"[]", "not a JSON object"), (b"\xff", "not JSON")]:
+    for content, message in [(b"{", "not JSON"), (b"[]", "not a JSON object"), (b"\xff", "not JSON")]:
         Storage().replace(out.uri(JOB), content)
-        with pytest.raises(OutputError, match=complaint):
+        with pytest.raises(OutputError, match=message):
             out.read_json(JOB)
 
 
@@ -266,7 +266,7 @@ def test_notes_of_unreadable_units_are_removed_alone(out: Ledger):
     assert out.names(QUARANTINE) == [quarantined, notes[1]]
 
 
-def test_clear_leaves_what_no_job_wrote_and_whose_out_is(out: Ledger, tmp_path: Path):
+def test_clear_keeps_job_json_and_files_of_others(out: Ledger, tmp_path: Path):
     write(out, 0)
     write(out, 0, folder=QUARANTINE)
     out.write_json(JOB, {"fingerprint": "x"})

@@ -46,7 +46,7 @@ def _take_effect(data: bytes) -> None:
 
 class _Poisoner(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name not in {"pipeline.stages.decode", "pipeline.engines.stuck"}:
+        if name not in {"pipeline.stages.decode", "pipeline.stages.large_images", "pipeline.engines.stuck"}:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         run = spec.loader.exec_module
@@ -56,6 +56,9 @@ class _Poisoner(importlib.abc.MetaPathFinder):
             if name == "pipeline.engines.stuck":
                 module.STUCK_S = float(os.environ.get("POISON_STUCK_S", module.STUCK_S))
                 return
+            if name == "pipeline.stages.large_images":
+                module.DECODE_TIMEOUT_S = float(os.environ.get("POISON_LIMIT_S", module.DECODE_TIMEOUT_S))
+                return
             sound = module.decode
 
             def decode(data, **options):
@@ -63,7 +66,6 @@ class _Poisoner(importlib.abc.MetaPathFinder):
                 return sound(data, **options)
 
             module.decode = decode
-            module.LIMIT_S = float(os.environ.get("POISON_LIMIT_S", module.LIMIT_S))
 
         spec.loader.exec_module = exec_module
         return spec

@@ -14,7 +14,15 @@ from pipeline.cli import _UsageError as Wrong
 from pipeline.cli import app
 
 MISSING = next(kind for kind in typer.BadParameter.__subclasses__() if kind.__name__ == "MissingParameter")
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md", "pipeline/ARCHITECTURE.md", "tests/README.md", "findings/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "deploy/README.md",
+    "pipeline/ARCHITECTURE.md",
+    "tests/README.md",
+    "findings/README.md",
+]
 DOCUMENTS += ["pipeline/REFERENCE.md"]
 DOCUMENTS += sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "examples" / "guides").glob("*.md"))
 

@@ -17,7 +17,7 @@ def pictures(number: int) -> list[torch.Tensor]:
     return [torch.randint(0, 256, (3, 50 + 3 * at, 70), generator=generator).to(torch.uint8) for at in range(number)]
 
 
-def test_each_picture_lies_in_its_slot_whoever_comes_first():
+def test_each_picture_is_in_its_slot_in_any_order():
     batch, some = Batch(GEOMETRIES, 8, pinned=False), pictures(8)
     threads = [threading.Thread(target=batch.put, args=(slot, some[slot])) for slot in (5, 2, 7, 0, 1, 6, 3, 4)]
     for thread in threads:

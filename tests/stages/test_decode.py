@@ -28,7 +28,8 @@ from pipeline.errors import ImageError
 from pipeline.models import recipe
 from pipeline.models.recipe import Geometry, crop
 from pipeline.records import Reason
-from pipeline.stages.decode import MAX_PIXELS, _Turns, decode
+from pipeline.stages.decode import decode
+from pipeline.stages.large_images import MAX_PIXELS, LargeImageLock
 
 NASTY = SHARED / "data" / "nasty"
 FILES = sorted(path.name for path in NASTY.glob("*.*") if path.suffix != ".csv") if NASTY.is_dir() else []
@@ -447,8 +448,8 @@ def test_extreme_shapes_show_their_middle_and_cost_little(size):
     assert difference(made, reference_crop(middle, Geometry(256, 224))) <= 2
 
 
-def test_large_images_take_turns_and_one_that_hangs_loses_its_turn(monkeypatch):
-    turns, entered, left, free = _Turns(), [], [], threading.Event()
+def test_large_images_wait_for_each_other_and_one_that_hangs_loses_the_lock(monkeypatch):
+    lock, entered, left, free = LargeImageLock(), [], [], threading.Event()
 
     @contextlib.contextmanager
     def waiting():
@@ -456,7 +457,7 @@ def test_large_images_take_turns_and_one_that_hangs_loses_its_turn(monkeypatch):
         left.append(len(entered))
 
     def large(number: int) -> None:
-        with turns.one(waiting):
+        with lock.acquire(waiting):
             entered.append(number)
             if number == 0:
                 free.wait(60)
@@ -469,7 +470,7 @@ def test_large_images_take_turns_and_one_that_hangs_loses_its_turn(monkeypatch):
     second.start()
     second.join(0.3)
     assert entered == [0], "one at a time"
-    monkeypatch.setattr("pipeline.stages.decode.LIMIT_S", 0.1)
+    monkeypatch.setattr("pipeline.stages.large_images.DECODE_TIMEOUT_S", 0.1)
     third = threading.Thread(target=large, args=(2,))
     third.start()
     third.join(20)
@@ -479,4 +480,4 @@ def test_large_images_take_turns_and_one_that_hangs_loses_its_turn(monkeypatch):
     for thread in (first, second):
         thread.join(20)
     assert sorted(entered) == [0, 1, 2]
-    assert left[:2] == [0, 1], "the time of waiting ends where the turn begins"
+    assert left[:2] == [0, 1], "the time of waiting ends where the lock is held"

@@ -32,7 +32,8 @@ from fuzz.seeds import images, photo
 
 from pipeline.errors import ImageError
 from pipeline.records import Reason
-from pipeline.stages.decode import _large_images, decode
+from pipeline.stages.decode import decode
+from pipeline.stages.large_images import large_image_lock
 
 REPOSITORY = Path(__file__).parents[2]
 HEADER_BYTES = 200  # where damage does most
@@ -93,14 +94,14 @@ def test_damaged_images_give_pixels_or_a_reason_at_length():
 
 
 def icon(size: tuple[int, int], image: Image.Image) -> bytes:
-    """An icon whose directory says one size and whose picture has another."""
+    """An icon with another size in its directory than that of its picture."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     head = b"\0\0\1\0\1\0" + bytes([size[0] % 256, size[1] % 256]) + b"\0\0\1\0\x20\0"
     return head + len(buffer.getvalue()).to_bytes(4, "little") + (22).to_bytes(4, "little") + buffer.getvalue()
 
 
-def test_the_size_is_that_of_the_picture_even_where_an_icon_says_another():
+def test_the_size_is_the_pictures_even_if_the_icon_declares_another():
     decoded = image_is_shown_or_refused(icon((16, 16), photo(300, 200)))
     assert (decoded.width, decoded.height) == (300, 200)
 
@@ -117,7 +118,7 @@ def test_icons_wait_for_each_other_as_large_pictures_do(name):
     """What they hold may be as large as a picture may be, and shows only when it is decoded."""
     data = images()[name]
     with ThreadPoolExecutor(1) as pool:
-        with _large_images.one(nullcontext):
+        with large_image_lock.acquire(nullcontext):
             waiting = pool.submit(decode, data)
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.5)

@@ -10,7 +10,7 @@ from conftest import SAMPLE_DATA, jpeg
 from PIL import Image
 
 from pipeline.stages.decode import decode
-from pipeline.stages.nvjpeg import DeviceDecoder, photographs, plain_size
+from pipeline.stages.nvjpeg import DeviceDecoder, plain_size, read_plain_jpegs
 
 CPU = torch.device("cpu")
 
@@ -82,15 +82,15 @@ def test_what_the_device_refuses_or_gets_wrong_is_left_for_the_cpu():
 
 
 def test_a_device_that_gives_the_pixels_of_the_cpu_is_trusted():
-    images = photographs(SAMPLE_DATA)
+    images = read_plain_jpegs(SAMPLE_DATA)
     assert len(images) == 32
-    assert DeviceDecoder(CPU, on_device).objection(images) is None
+    assert DeviceDecoder(CPU, on_device).find_problem(images) is None
     nearly = DeviceDecoder(CPU, lambda some: [(pixels.int() + 1).clamp(0, 255).byte() for pixels in on_device(some)])
-    assert nearly.objection(images) is None
+    assert nearly.find_problem(images) is None
 
 
 def test_a_device_that_cannot_be_trusted_is_not_used():
-    images = photographs(SAMPLE_DATA)[:6]
+    images = read_plain_jpegs(SAMPLE_DATA)[:6]
 
     def broken(_images):
         raise RuntimeError("no nvJPEG in\nthis build")
@@ -99,11 +99,11 @@ def test_a_device_that_cannot_be_trusted_is_not_used():
         return [torch.randint_like(pixels, 256) for pixels in on_device(some)]
 
     cases = {
-        "there is no photograph": DeviceDecoder(CPU, on_device).objection([b"no image"]),
-        "it fails: no nvJPEG in this build": DeviceDecoder(CPU, broken).objection(images),
-        "other pixels each time": DeviceDecoder(CPU, random).objection(images),
-        "grey levels off": DeviceDecoder(CPU, lambda some: [255 - pixels for pixels in on_device(some)]).objection(
+        "there is no photograph": DeviceDecoder(CPU, on_device).find_problem([b"no image"]),
+        "it fails: no nvJPEG in this build": DeviceDecoder(CPU, broken).find_problem(images),
+        "other pixels each time": DeviceDecoder(CPU, random).find_problem(images),
+        "grey levels off": DeviceDecoder(CPU, lambda some: [255 - pixels for pixels in on_device(some)]).find_problem(
             images
         ),
     }
-    assert all(words in objection for words, objection in cases.items()), cases
+    assert all(text in problem for text, problem in cases.items()), cases

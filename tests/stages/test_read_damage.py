@@ -1,4 +1,4 @@
-"""Real shards, damaged in one place: what is elsewhere is read as before, what is lost is told, nothing is made up."""
+"""Real shards, damaged in one place: the rest is read as before, losses are reported, and nothing is invented."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_damage_in_one_place_at_length(path, kind):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_damage_in_several_places(packed):
-    """All that can be said: it ends, every byte is accounted for, and a resumed unit gets exactly the rest."""
+    """Reading ends, every byte is accounted for, and a resumed unit gets exactly the rest."""
     rng = random.Random(7)
     for data in tars():
         for _ in range(12):

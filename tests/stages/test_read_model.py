@@ -137,7 +137,7 @@ def shards(draw) -> Shard:
 
 @dataclass
 class Expected:
-    """What the model says a sample is."""
+    """A sample as the model expects it."""
 
     key: str
     image: bytes | None = None

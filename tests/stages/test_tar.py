@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import Reason, ShardEvent
-from pipeline.stages.tar import BLOCK_BYTES, Member, TarWalk
+from pipeline.stages.tar import BLOCK_BYTES, Member, TarReader
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 END = bytes(2 * BLOCK_BYTES)
@@ -56,7 +56,7 @@ def resealed(block: bytes) -> bytes:
 def walk(data: bytes, payloads=True, **options):
     """Members with content, and events."""
     members, events = [], []
-    tar = TarWalk(Stream(data), **options)
+    tar = TarReader(Stream(data), **options)
     for item in tar:
         if isinstance(item, ShardEvent):
             events.append(item)
@@ -447,10 +447,10 @@ def test_resuming_at_any_member_gives_the_same_rest(fmt):
     for number, (member, _) in enumerate(whole):
         stream = Stream(data)
         stream.seek(member.offset)
-        tar = TarWalk(stream, sniff=False, resumed=True)
+        tar = TarReader(stream, sniff=False, resumed=True)
         rest = [(item, tar.payload()) if isinstance(item, Member) else item for item in tar]
         assert rest == [*whole[number:], *events]
-        packed = TarWalk(Stream(gzip.compress(data)))
+        packed = TarReader(Stream(gzip.compress(data)))
         packed.skip_to(member.offset)
         assert [(item, packed.payload()) if isinstance(item, Member) else item for item in packed] == rest
 

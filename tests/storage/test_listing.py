@@ -30,7 +30,7 @@ def test_an_answer_that_is_no_listing(store, body):
 @pytest.mark.parametrize(
     "body", [UNFINISHED, UNFINISHED.replace(b"<NextContinuationToken>t</NextContinuationToken>", b"")]
 )
-def test_more_that_cannot_be_asked_for(store, body):
+def test_a_truncated_listing_without_a_token_is_an_error(store, body):
     """Without a token, or with the same one each time, which would never end."""
     with pytest.raises(StorageError, match="more to list"):
         store.listed(body)

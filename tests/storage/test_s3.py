@@ -36,7 +36,7 @@ def proxied(fault_proxy: FaultProxy, s3: S3Server) -> Storage:
 
 
 def ranges(proxy: FaultProxy) -> list[tuple[int, int]]:
-    """The (first, last) bytes that were asked for, in order of the first."""
+    """The (first, last) bytes of the requests, in order of the first."""
     asked = [request.headers["range"].removeprefix("bytes=") for request in proxy.requests if request.method == "GET"]
     return sorted((int(first), int(last)) for first, _, last in (text.partition("-") for text in asked))
 
@@ -175,7 +175,7 @@ def test_a_stream_survives_faults_all_along(s3: S3Server, fault_proxy: FaultProx
     stream.close()
 
 
-def test_a_stalled_body_is_given_up_and_asked_for_again(
+def test_a_stalled_body_times_out_and_is_requested_again(
     s3: S3Server, fault_proxy: FaultProxy, proxied: Storage, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "_READ_TIMEOUT_S", 0.5)
@@ -294,7 +294,7 @@ def test_refused_credentials_are_forbidden(s3: S3Server, monkeypatch: pytest.Mon
         assert "None" not in str(caught.value)
 
 
-def test_without_credentials_the_line_says_so(s3: S3Server, monkeypatch: pytest.MonkeyPatch):
+def test_missing_credentials_are_named(s3: S3Server, monkeypatch: pytest.MonkeyPatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     bucket = s3.bucket()
@@ -469,7 +469,9 @@ def test_a_conflict_is_no_proof_that_the_name_is_taken(s3: S3Server):
         (404, "NoSuchBucket", ObjectMissing),
     ],
 )
-def test_refusals_are_told_apart_and_not_tried_again(s3: S3Server, status: int, code: str, error: type[StorageError]):
+def test_refusals_have_their_own_errors_and_are_not_retried(
+    s3: S3Server, status: int, code: str, error: type[StorageError]
+):
     storage = s3.storage()
     answers = _Answers(storage, (status, code))
     with pytest.raises(error):

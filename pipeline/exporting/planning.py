@@ -1,0 +1,122 @@
+"""Plan an export: decide about every image, and claim the target."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import duckdb
+
+from pipeline.errors import OutputError, RequestError, StorageError
+from pipeline.exporting.selection import Selection
+from pipeline.exporting.settings import ExportConfig
+from pipeline.exporting.source import Source
+from pipeline.exporting.target import Target
+from pipeline.trust.promise import Promise
+from pipeline.trust.truth import Truth
+
+
+def hash_truth(truth: Truth) -> str:
+    """Hash the content of a truth file, independent of its format: 64 hex digits."""
+    found = hashlib.sha256(truth.labels_T.tobytes())
+    for key in truth.keys.to_pylist():
+        found.update(f"{len(key)} {key}".encode())
+    return found.hexdigest()
+
+
+def plan_export(
+    config: ExportConfig, source: Source, target: Target, truth: Truth | None, choices: Mapping[str, Any]
+) -> dict[str, int]:
+    """Select the images, and write the plan; nothing is written before every image is decided.
+
+    Returns:
+        Number of selected rows, by name of the predictions part.
+
+    Raises:
+        RequestError: No image is selected, or a precision cannot be promised.
+        OutputError: The output cannot be read, or there is no space to sort it in.
+    """
+    promise: Promise | None = None
+    with _selection(config, source, truth) as selection:
+        selection.read()
+        if config.target_precision is not None:
+            promise = _promise(config, selection, truth)
+        classes = selection.choose()
+        if not classes:
+            raise RequestError(
+                f"{source.ledger.out}: none of {selection.labelled:,} images passes: {_reasons(selection.rejected)}"
+            )
+        names = source.class_names
+        content = _describe(config, source, target, choices, promise) | {
+            "truth": None if truth is None else dataclasses.asdict(selection.truth_counts),
+            "selection": {
+                "labelled": selection.labelled,
+                "rejected": dict(selection.rejected),
+                "selected": sum(row.images for row in classes),
+                "num_classes": len(names),
+                "classes": [{"name": names[row.label]} | dataclasses.asdict(row) for row in classes],
+            },
+        }
+        target.claim(content, overwrite=config.overwrite)
+        return target.write_plan((part.name, part.rows) for part in selection.parts())
+
+
+@contextlib.contextmanager
+def _selection(config: ExportConfig, source: Source, truth: Truth | None) -> Iterator[Selection]:
+    """Open a selection, and translate its errors.
+
+    Raises:
+        OutputError: The output cannot be read, or there is no space to sort it in.
+    """
+    try:
+        with Selection(config, source, truth) as selection:
+            yield selection
+    except StorageError as error:
+        raise OutputError(f"{error}; `shardlabel verify` says what to do about it") from error
+    except duckdb.Error as error:
+        raise OutputError(f"nothing could be selected (is there room in TMPDIR?): {error}") from error
+
+
+def _promise(config: ExportConfig, selection: Selection, truth: Truth | None) -> Promise:
+    assert config.target_precision is not None
+    promise = selection.promise(config.target_precision, config.delta)
+    if promise.threshold is None:
+        complaints = "".join(f"; {line}" for line in selection.truth_counts.complaints) if truth is not None else ""
+        raise RequestError(
+            f"a precision of {config.target_precision:g} cannot be promised at delta {config.delta:g} with "
+            f"{promise.num_truths:,} truths: at least {promise.missing:,} more are needed, drawn at random from what "
+            f"the other filters leave; nothing was exported{complaints}"
+        )
+    return promise
+
+
+def _reasons(rejected: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in rejected.items() if count) or "there are none"
+
+
+def _describe(
+    config: ExportConfig, source: Source, target: Target, choices: Mapping[str, Any], promise: Promise | None
+) -> dict[str, Any]:
+    """Content of ``export.json`` about the source of the dataset."""
+    results = source.job["results"]
+    known = ("alias", "arch", "weights", "factor", "weights_sha256", "num_classes")
+    return {
+        "shardlabel": importlib.metadata.version("shardlabel"),
+        "fingerprint": target.fingerprint,
+        "asked": dict(choices),
+        "source": {
+            "out": source.ledger.out,
+            "fingerprint": source.fingerprint,
+            "members": [{name: member[name] for name in known if name in member} for member in results["members"]],
+            "combine": results["combine"],
+            "calibrated": bool(source.job.get("calibrated")),
+            "temperature": (results.get("calibration") or {}).get("temperature"),
+            "complete": source.complete,
+            "inputs": source.job.get("inputs", []),
+        },
+        "promise": None if promise is None else dataclasses.asdict(promise),
+    }

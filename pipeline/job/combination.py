@@ -1,0 +1,94 @@
+"""The job description of ``combine``: that of an older output, with other members, weights, rule or top-k."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.config.settings import CombineConfig, fingerprint
+from pipeline.errors import RequestError
+from pipeline.job.description import Job
+from pipeline.job.pooling import choose_pooling
+from pipeline.output.probabilities import StoredProbs
+from pipeline.storage import Storage
+
+
+def choose_members(job: Mapping[str, Any], specs: Sequence[str], source: StoredProbs) -> list[dict[str, Any]]:
+    """Choose members of an output, with their factors.
+
+    Args:
+        job: ``job.json`` of the output.
+        specs: ``ALIAS[*FACTOR]`` each; none for all members, with the factors that they have.
+        source: The stored probabilities of the output.
+
+    Raises:
+        RequestError: An alias is no member of the output, or comes twice, or its factor is not a number above 0.
+    """
+    members = {str(member["alias"]): dict(member) for member in job["results"]["members"]}
+    if not specs:
+        return list(members.values())
+    chosen: dict[str, dict[str, Any]] = {}
+    for spec in specs:
+        alias, star, text = spec.partition("*")
+        if alias not in members:
+            raise RequestError(f"-m {spec}: {source.out} has no member of that name; it has {', '.join(members)}")
+        if alias in chosen:
+            raise RequestError(f"-m {spec}: {alias} is given twice")
+        try:
+            factor = float(text) if star else 1.0
+        except ValueError:
+            factor = 0.0
+        if not (math.isfinite(factor) and factor > 0):
+            raise RequestError(f"-m {spec}: the factor after * must be a number above 0, not {text!r}")
+        chosen[alias] = members[alias] | {"factor": factor}
+    return list(chosen.values())
+
+
+def describe_combination(
+    config: CombineConfig,
+    content: Mapping[str, Any],
+    members: Sequence[Mapping[str, Any]],
+    source: StoredProbs,
+    storage: Storage,
+) -> Job:
+    """Describe the job: that of the older output, except for the members and how they are combined.
+
+    Args:
+        config: The settings.
+        content: ``job.json`` of the older output.
+        members: The chosen members.
+        source: The stored probabilities of the older output.
+        storage: How to reach the calibration.
+
+    Raises:
+        RequestError: The calibration does not fit the members.
+    """
+    older = content["results"]
+    rule = config.combine or older["combine"]
+    pooling = choose_pooling(members, rule, config.calibration, storage, explicit=config.combine is not None)
+    same = ("labels_sha256", "precision", "decode", "keep", "rows_per_part")
+    results = {name: older[name] for name in same}
+    results |= {"members": list(members), "top_k": config.top_k or older["top_k"], **pooling.results}
+    own_fingerprint = fingerprint(results)
+    files = content.get("weights_files", {})
+    described = {
+        **{name: value for name, value in content.items() if name != "replaced"},
+        "fingerprint": own_fingerprint,
+        "results": results,
+        "calibrated": config.calibration is not None,
+        "weights_files": {member["alias"]: files.get(member["alias"]) for member in members},
+        "combined_from": {"out": source.out, "fingerprint": source.fingerprint},
+    }
+    return Job(
+        content=described,
+        fingerprint=own_fingerprint,
+        class_names=tuple(content["class_names"]),
+        device="cpu",
+        precision=older["precision"],
+        compiled=False,
+        rows_per_part=older["rows_per_part"],
+        rule=pooling.rule,
+        factors=pooling.factors,
+        temperature=pooling.temperature,
+    )

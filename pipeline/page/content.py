@@ -1,0 +1,116 @@
+"""Collect everything that a report shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.inputs.originals import Wanted, fetch_originals
+from pipeline.inputs.units import read_units
+from pipeline.output.ledger import SUCCESS, Ledger
+from pipeline.page.render import ReportContent
+from pipeline.page.row_choice import RowRef
+from pipeline.page.rows import LabelledImage, QuarantineSummary, read_labelled, read_quarantine
+from pipeline.page.statistics import Statistics, collect_statistics
+from pipeline.page.thumbnails import Thumbnail, thumbnail
+from pipeline.page.timeline import read_timeline
+from pipeline.records import Reason, Stage
+from pipeline.storage import Storage
+from pipeline.trust.evaluation import Evaluation, compute_evaluation
+from pipeline.trust.matched import MatchedImages, read_matched_images
+from pipeline.trust.truth import Truth
+
+
+def collect_content(
+    ledger: Ledger, storage: Storage, job: Mapping[str, Any], given: Truth | None, *, images: bool
+) -> ReportContent:
+    """Collect the content of a report.
+
+    Args:
+        ledger: The output.
+        storage: How to reach it and its inputs.
+        job: Its ``job.json``.
+        given: Truth of a file; None for the samples' own.
+        images: Whether to read originals for thumbnails.
+    """
+    stats = collect_statistics(ledger, job)
+    quarantine = read_quarantine(ledger, job, stats.parts)
+    rows = _replace_truth(read_labelled(ledger, stats.row_refs), given)
+    evaluation, matched = _evaluate(ledger, job, given, stats)
+    pictures, note = _read_thumbnails(ledger, storage, rows, quarantine) if images else ({}, "Made without pictures.")
+    units = {unit.id for unit in read_units(ledger, storage, str(job["fingerprint"]))}
+    progress = ledger.progress(str(job["fingerprint"]))
+    samples = {name: many + quarantine.per_part.get(name, 0) for name, many in stats.parts.items()}
+    return ReportContent(
+        out=ledger.out,
+        job=job,
+        units_done=sum(own.complete for unit_id, own in progress.items() if unit_id in units),
+        units_total=len(units),
+        finished=ledger.read_json(SUCCESS) is not None,
+        stats=stats,
+        rows=rows,
+        quarantine=quarantine,
+        timeline=read_timeline(ledger, samples),
+        evaluation=evaluation,
+        matched=matched,
+        truth_notes=evaluation.truth.complaints if evaluation else (),
+        pictures=pictures,
+        picture_note=note,
+    )
+
+
+def _replace_truth(rows: dict[RowRef, LabelledImage], given: Truth | None) -> dict[RowRef, LabelledImage]:
+    """Replace the truth of rows by that of a file, if there is one."""
+    if given is None or not rows:
+        return rows
+    found = given.find(
+        *(pa.chunked_array([[getattr(row, name) for row in rows.values()]]) for name in ("shard", "key"))
+    )
+    truths = [int(given.labels_T[at]) if at >= 0 else None for at in found.tolist()]
+    return {
+        row_ref: dataclasses.replace(row, truth=own) for (row_ref, row), own in zip(rows.items(), truths, strict=True)
+    }
+
+
+def _evaluate(
+    ledger: Ledger, job: Mapping[str, Any], given: Truth | None, stats: Statistics
+) -> tuple[Evaluation | None, MatchedImages | None]:
+    """Evaluate the labels, if some truth is known; this reads the predictions a second time."""
+    if given is None and not stats.truths:
+        return None, None
+    matched = read_matched_images(ledger, job, given)
+    return compute_evaluation(ledger.out, job, matched), matched
+
+
+def _read_thumbnails(
+    ledger: Ledger, storage: Storage, rows: Mapping[RowRef, LabelledImage], quarantine: QuarantineSummary
+) -> tuple[dict[tuple[str, int], Thumbnail], str]:
+    """Make thumbnails, by unit and index; and say why some of the labelled images have none.
+
+    From quarantine only truncated images and those that failed after decoding are shown, which are safe to decode.
+    """
+    labelled = {Wanted(row.unit_id, row.part, row.index, row.key, row.sha256) for row in rows.values()}
+    rejected = {
+        Wanted(row.unit_id, row.part, row.index, row.key, row.sha256)
+        for examples in quarantine.examples.values()
+        for row in examples
+        if row.sha256 and row.part >= 0 and (row.reason == Reason.TRUNCATED_IMAGE or row.stage == Stage.CLASSIFY)
+    }
+    pictures: dict[tuple[str, int], Thumbnail] = {}
+    problems: Counter[str] = Counter()
+    for original in fetch_originals(labelled | rejected, ledger, storage):
+        wanted = original.wanted
+        small = None if original.image is None else thumbnail(original.image)
+        if small is not None:
+            pictures[wanted.unit_id, wanted.index] = small
+        elif wanted in labelled:
+            problems[original.problem or "cannot be decoded"] += 1
+    if not problems:
+        return pictures, ""
+    problem, count = problems.most_common(1)[0]
+    note = f"{sum(problems.values()):,} of {len(labelled):,} originals cannot be shown"
+    return pictures, f"{note}: {problem}{f' ({count:,} times)' * (len(problems) > 1)}."
