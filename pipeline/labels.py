@@ -28,7 +28,7 @@ def parse_names(text: str, source: str) -> tuple[str, ...]:
     if text.lstrip().startswith("["):
         try:
             names = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"--labels {source}: not a JSON list: {error}") from error
         if not all(isinstance(name, str) for name in names):
             raise InputError(f"--labels {source}: the JSON list must hold strings only")

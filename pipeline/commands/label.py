@@ -33,7 +33,7 @@ from pipeline.metrics import Meter, job_labels
 from pipeline.models.cost import of_member
 from pipeline.models.tuning import is_long
 from pipeline.models.weights import ResolvedMember, resolve
-from pipeline.output.ledger import JOB, SUCCESS, Ledger
+from pipeline.output.ledger import SUCCESS, Ledger
 from pipeline.output.parts import Progress
 from pipeline.records import UNAVAILABLE, Unit
 from pipeline.storage import Storage
@@ -72,7 +72,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
     """
     storage = Storage(config.storage)
     ledger = Ledger(config.out, storage)
-    earlier = ledger.read_json(JOB)
+    earlier = ledger.owner()
     requested = config.members
     older = None if config.reuse is None else open_older_output(config.reuse, ledger, storage)
     inputs = find_inputs(config.inputs, storage)

@@ -211,7 +211,7 @@ def _foreign_probabilities(ledger: Ledger, committed: Sequence[str], kept: Seque
 
 def _against_success(ledger: Ledger, names: dict[str, list[str]], num_rows: dict[str, int]) -> Iterator[str]:
     """Differences to ``_SUCCESS``, where the job was finished."""
-    success = ledger.read_json(SUCCESS)
+    success = ledger.success()
     if success is None:
         return
     for folder in (PREDICTIONS, QUARANTINE):

@@ -139,8 +139,8 @@ def _declare_finished(
         return
     ledger.remove_jobs(replaced_jobs(ledger.job()))
     predictions = [name for unit in units for name in progress[unit.id].names(mark, unit.id)]
-    older = ledger.read_json(SUCCESS)
-    if older is None or older.get(PREDICTIONS, {}).keys() != set(predictions):
+    listed = (ledger.read_json(SUCCESS) or {}).get(PREDICTIONS)
+    if not isinstance(listed, dict) or listed.keys() != set(predictions):
         _write_success(ledger, len(units), mark, tracker, predictions)
     if ledger.version(UNITS) != version:
         ledger.withdraw_success()

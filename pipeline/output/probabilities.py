@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import ObjectDamaged, ObjectMissing, RequestError
-from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
+from pipeline.output.ledger import JOB, PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.output.parts import DAMAGE, METADATA_KEY, PartName
-from pipeline.records import Cursor
+from pipeline.output.shapes import WholeJobShape, check_shape
+from pipeline.records import QUARANTINE_SCHEMA, Cursor
 
 Array = np.ndarray
 
@@ -101,11 +102,12 @@ def source_of(ledger: Ledger, job: Mapping[str, Any]) -> Source:
         job: Its ``job.json``.
 
     Raises:
-        RequestError: Nothing is.
+        RequestError: Nothing is, or ``job.json`` does not tell how it was made.
     """
     aliases = aliases_kept(job)
     if not aliases:
         raise RequestError(f"{ledger.out}: holds no probabilities; they are stored by `label` with --keep-probs")
+    check_shape(WholeJobShape, ledger.uri(JOB), job)
     return Source(ledger.out, str(job["fingerprint"]), aliases)
 
 
@@ -174,7 +176,7 @@ def read_stored(ledger: Ledger, source: Source, name: PartName, num_classes: int
     table = ledger.read_part(PREDICTIONS, str(name)).replace_schema_metadata()
     rejected = None
     with contextlib.suppress(ObjectMissing):
-        rejected = ledger.read_part(QUARANTINE, str(name))
+        rejected = ledger.read_part(QUARANTINE, str(name), QUARANTINE_SCHEMA.names)
     index_N = table["index"].to_numpy()
     words = {}
     try:

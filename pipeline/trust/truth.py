@@ -122,7 +122,7 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth
     labels, unknown = _labels(path, table["label"], class_names)
     sound = labels >= 0
     with_shards = "shard" in table.column_names
-    table = table.filter(pa.array(sound))
+    table = table.drop_columns("label").filter(pa.array(sound))
     joined = _joined(table["shard"], table["key"]) if with_shards else table["key"].combine_chunks()
     keys, labels_T, contradictory = _without_doubles(joined, labels[sound])
     counts = TruthCounts(
