@@ -228,6 +228,22 @@ def test_a_damaged_page_is_noticed(out: Ledger):
         out.read_part(PREDICTIONS, name, ["key"])
 
 
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (pa.table({"key": ["a"]}), "no column label"),
+        (pa.table({"label": ["cat"]}), "column label holds string, not int32"),
+        (pa.table({"label": pa.array([1, None], pa.int32())}), "column label has gaps"),
+    ],
+)
+def test_a_part_of_other_columns_is_damaged(out: Ledger, table: pa.Table, says: str):
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    Storage().publish(out.uri(PREDICTIONS, "part"), buffer.getvalue())
+    with pytest.raises(ObjectDamaged, match=f"part: damaged: .*{says}"):
+        out.read_part(PREDICTIONS, "part", ["label"])
+
+
 # -- job.json and what is removed -------------------------------------------------------------------------------
 
 
