@@ -21,6 +21,8 @@ from pipeline.storage import Entry, Storage, absolute_uri
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _WILDCARDS = frozenset("*?[")
 _PARALLEL_READS = 32
+_MAX_NAMES = 10_000_000  # of one brace range: 2 GB
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?\}")
 
 
 @dataclass(slots=True)
@@ -93,9 +95,20 @@ def _expanded(word: str) -> list[str]:
     if "{" not in word or (not word.startswith("s3://") and os.path.exists(absolute_uri(word))):
         return [word]
     try:
-        return list(braceexpand.braceexpand(word))
+        # a range is held as a whole before the first name comes out of it
+        longest = max((_length(*range_) for range_ in _RANGE.findall(word)), default=0)
+        names = [] if longest > _MAX_NAMES else braceexpand.braceexpand(word)
+        found = list(itertools.islice(names, _MAX_NAMES + 1))
     except ValueError as error:  # UnbalancedBracesError is one
         raise InputError(f"INPUT {word}: malformed brace range: {error}") from error
+    if not 0 < len(found) <= _MAX_NAMES:
+        raise InputError(f"INPUT {word}: a brace range of more than {_MAX_NAMES:,} names; give several commands fewer")
+    return found
+
+
+def _length(first: str, last: str, step: str) -> int:
+    """How many names a range of numbers stands for."""
+    return abs(int(last) - int(first)) // (abs(int(step or 1)) or 1) + 1
 
 
 def _lines(path: str, storage: Storage) -> list[str]:

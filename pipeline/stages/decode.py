@@ -25,10 +25,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from torchcodec.decoders import decode_heic, decode_jpeg
 
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, RequestError
 from pipeline.records import Reason
+
+try:
+    from torchcodec.decoders import decode_heic, decode_jpeg
+except (ImportError, RuntimeError, OSError) as error:  # its core looks for the torch that it was built for
+    raise RequestError(
+        f"TorchCodec cannot be loaded: {str(error)[:300]}; install the torch and torchcodec that shardlabel asks for"
+    ) from error
 
 # What Pillow calls MPO comes in by its JPEG plugin and has no opener of its own.
 _FORMATS = tuple(

@@ -64,6 +64,13 @@ def test_a_wrong_request_is_one_clear_line_and_exit_2(words, says, tmp_path, sha
     assert os.listdir(tmp_path) == []
 
 
+def test_a_stdout_without_room_is_one_line_and_exit_1(tmp_path):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command("config", "schema"), cwd=tmp_path, stdout=full, stderr=-1, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "shardlabel: what it prints cannot be written: No space left on device\n"
+
+
 def test_a_whole_session(sample_data, tmp_path, shardlabel):
     make_tar(tmp_path / "a.tar", [*sample_members(6), ("bad.jpg", b"nothing"), ("bad.cls", b"1")])
     words = label_words(sample_data)
