@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from pipeline.errors import InputError
 from pipeline.text.safe import printable
 
 IMAGENET_CLASSES = 1000
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def imagenet_names() -> tuple[str, ...]:
@@ -28,10 +30,12 @@ def parse_names(text: str, source: str) -> tuple[str, ...]:
     if text.lstrip().startswith("["):
         try:
             names = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"--labels {source}: not a JSON list: {error}") from error
         if not all(isinstance(name, str) for name in names):
             raise InputError(f"--labels {source}: the JSON list must hold strings only")
+        if any(_SURROGATE.search(name) for name in names):
+            raise InputError(f"--labels {source}: a name holds half a surrogate pair, which is no text")
     else:
         names = text.splitlines()
         while names and not names[-1].strip():

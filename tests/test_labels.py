@@ -13,7 +13,7 @@ def test_names_are_lines_or_a_json_list():
     assert parse_names('  ["cat", "caf\\u00e9"]', "f") == ("cat", "café")
 
 
-@pytest.mark.parametrize("text", ["", "\n \n", "[]", '["cat"', "[1, 2]"])
+@pytest.mark.parametrize("text", ["", "\n \n", "[]", '["cat"', "[1, 2]", "[" * 100_000, '["\\ud800"]'])
 def test_text_without_names_is_refused(text: str):
     with pytest.raises(InputError, match=r"^--labels f: "):
         parse_names(text, "f")

@@ -5,6 +5,7 @@ No logic: what a command does is in commands.
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import signal
 import sys
@@ -63,6 +64,7 @@ app.add_typer(config.config, name="config", rich_help_panel=_SETUP)
 # the base of all usage errors, which typer does not name in public
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
 _INTERRUPTED = 130
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
 
 
 def main() -> NoReturn:
@@ -71,6 +73,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(prog_name="shardlabel", standalone_mode=False)
+        sys.stdout.flush()
     except ShardlabelError as error:
         print_stderr(f"shardlabel: {error}")
         code = error.exit_code
@@ -84,6 +87,12 @@ def main() -> NoReturn:
         code = _INTERRUPTED
     except typer.Exit as exit_:
         code = exit_.exit_code
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        print_stderr(f"shardlabel: what it prints cannot be written: {error.strerror}")
+        sys.stdout = sys.stderr  # nothing more of it is tried at the end
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 

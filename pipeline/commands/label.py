@@ -28,7 +28,7 @@ from pipeline.metrics import job_labels
 from pipeline.models.cost import member_cost
 from pipeline.models.tuning import is_worth_tuning
 from pipeline.models.weights import MemberSpec, ResolvedMember, resolve
-from pipeline.output.ledger import JOB, Ledger
+from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
 
 _COUNT_BUDGET_S = 2.0
@@ -65,7 +65,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
     """
     storage = Storage(config.storage)
     ledger = Ledger(config.out, storage)
-    earlier = ledger.read_json(JOB)
+    earlier = ledger.owner()
     requested = config.members
     older = None if config.reuse is None else open_older_output(config.reuse, ledger, storage)
     inputs = find_inputs(config.inputs, storage)

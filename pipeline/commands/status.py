@@ -126,15 +126,29 @@ def status(
 
 
 def _read_plan(path: str | os.PathLike[str], storage: Storage) -> dict[str, Any]:
+    content: dict[str, Any]
     try:
         content = json.loads(storage.read(absolute_uri(os.fspath(path))))
     except StorageError as error:
         raise InputError(f"--plan {error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"--plan {path}: not JSON: {error}") from error
-    if not isinstance(content, dict) or not {"units", "images", "time"} <= set(content):
+    if not _is_plan(content):
         raise InputError(f"--plan {path}: not what `shardlabel plan --json` prints")
     return content
+
+
+def _is_plan(content: object) -> bool:
+    """Whether everything that is compared is there."""
+    if not isinstance(content, dict) or "time" not in content:
+        return False
+    time = content["time"]
+    numbers = [content.get("units"), content.get("images")]
+    if time is not None:
+        if not isinstance(time, dict):
+            return False
+        numbers += [time.get("output_bytes"), time.get("images_per_s")]
+    return all(isinstance(number, int | float) for number in numbers)
 
 
 def _compare(found: Status, plan: dict[str, Any]) -> tuple[Comparison, ...]:

@@ -11,6 +11,9 @@ import yaml
 
 from pipeline.errors import RequestError
 
+# What is not YAML, and what PyYAML raises for a date that is none, and for `!!bool x` and `!!timestamp x`.
+_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
@@ -43,7 +46,7 @@ def read_config_file(path: str) -> ConfigFile:
         raise RequestError(f"--config {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise RequestError(f"--config {path}: not UTF-8 text") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+    except _NOT_YAML as error:
         raise RequestError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict) or not isinstance(root, yaml.MappingNode):
         raise RequestError(f"--config {path}: expected a mapping of option names to values")

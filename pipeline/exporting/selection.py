@@ -21,6 +21,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from pipeline.errors import OutputError
 from pipeline.exporting.names import without_extension
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
@@ -100,7 +101,10 @@ class Selection:
         self._threshold: float | None = None
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="shardlabel-export-")
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="shardlabel-export-")
+        except OSError as error:
+            raise OutputError(f"no scratch folder to sort in; let TMPDIR name one with room: {error}") from error
         available = available_memory_bytes() or 0
         self._db = duckdb.connect(
             f"{self._folder.name}/rows.duckdb",

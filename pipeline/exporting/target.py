@@ -151,7 +151,7 @@ class Target:
         uri = self.ledger.uri(EXPORT)
         try:
             owner = json.loads(self._storage.read(uri))["fingerprint"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
             raise ObjectDamaged(f"{uri}: damaged: {error!r}") from error
         if owner != self.fingerprint:
             raise ObjectChanged(f"{uri}: another export has taken this place over (--overwrite)")

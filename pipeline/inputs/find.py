@@ -21,6 +21,8 @@ from pipeline.storage import Entry, Storage, absolute_uri
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _WILDCARDS = frozenset("*?[")
 _PARALLEL_READS = 32
+_MAX_NAMES = 10_000_000  # of one brace range: 2 GB
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?\}")
 
 
 @dataclass(slots=True)
@@ -97,9 +99,20 @@ def _expand_braces(name: str) -> list[str]:
     if "{" not in name or (not name.startswith("s3://") and os.path.exists(absolute_uri(name))):
         return [name]
     try:
-        return list(braceexpand.braceexpand(name))
+        # a range is held as a whole before the first name comes out of it
+        longest = max((_count_names(*range_) for range_ in _RANGE.findall(name)), default=0)
+        names = [] if longest > _MAX_NAMES else braceexpand.braceexpand(name)
+        found = list(itertools.islice(names, _MAX_NAMES + 1))
     except ValueError as error:  # UnbalancedBracesError is one
         raise InputError(f"INPUT {name}: malformed brace range: {error}") from error
+    if not 0 < len(found) <= _MAX_NAMES:
+        raise InputError(f"INPUT {name}: a brace range of more than {_MAX_NAMES:,} names; give several commands fewer")
+    return found
+
+
+def _count_names(first: str, last: str, step: str) -> int:
+    """How many names a range of numbers stands for."""
+    return abs(int(last) - int(first)) // (abs(int(step or 1)) or 1) + 1
 
 
 def _read_list(path: str, storage: Storage) -> list[str]:

@@ -23,7 +23,7 @@ def claim(ledger: Ledger, job: Job, *, overwrite: bool) -> None:
         OutputError: It belongs to another job, or cannot be written.
     """
     for _ in range(_MAX_CLAIMS):
-        version, owner = ledger.version(JOB), ledger.read_json(JOB)
+        version, owner = ledger.version(JOB), ledger.owner()
         content = _claim(ledger, job, owner, overwrite=overwrite)
         if not ledger.write_if_unchanged(JOB, to_json(content), version):
             continue  # somebody else wrote it meanwhile

@@ -146,8 +146,8 @@ class JobRun:
             return
         ledger.remove_jobs(replaced_jobs(ledger.job()))
         predictions = [name for unit in units for name in progress[unit.id].names(fingerprint, unit.id)]
-        older = ledger.read_json(SUCCESS)
-        if older is None or older.get(PREDICTIONS, {}).keys() != set(predictions):
+        listed = (ledger.read_json(SUCCESS) or {}).get(PREDICTIONS)
+        if not isinstance(listed, dict) or listed.keys() != set(predictions):
             _write_success(ledger, len(units), fingerprint, tracker, predictions)
         if ledger.version(UNITS) != version:
             ledger.remove_success()

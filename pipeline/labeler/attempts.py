@@ -82,7 +82,7 @@ class Attempts:
     def _is_own(self, uri: str) -> bool:
         try:
             mark = json.loads(self._storage.read(uri))
-        except (ObjectMissing, ValueError):
+        except (ObjectMissing, ValueError, RecursionError):
             return False
         return isinstance(mark, dict) and mark.get("run") == self._run
 

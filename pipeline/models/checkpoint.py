@@ -62,6 +62,8 @@ def read_state(uri: str, data: bytes) -> State:
     for key, value in tensors.items():
         if TRAINING_ONLY_KEYS.match(key):
             continue
+        if odd := _oddity(value):
+            raise WeightsError(f"{uri}: {key} is {odd}, and weights are plain numbers; save the network's state dict")
         if value.is_floating_point():
             value = value.float()
             if value.isnan().any():
@@ -69,6 +71,18 @@ def read_state(uri: str, data: bytes) -> State:
         state[_DENSENET_KEY.sub(r"\1\2", key)] = value
     state._metadata = versions
     return state
+
+
+def _oddity(value: torch.Tensor) -> str | None:
+    """What kind of tensor it is, if of one that no network here computes with."""
+    kinds = {
+        "complex": value.is_complex(),
+        "quantized": value.is_quantized,
+        "nested": value.is_nested,
+        "without values (on the meta device)": value.is_meta,
+        "sparse": value.layout != torch.strided,
+    }
+    return next((kind for kind, applies in kinds.items() if applies), None)
 
 
 def _load_safetensors(uri: str, data: bytes) -> dict[str, torch.Tensor]:

@@ -35,6 +35,7 @@ from pipeline.output.parts import (
     read_footer,
     unit_of,
 )
+from pipeline.output.shapes import JobShape, OwnerShape, SuccessShape, check_columns, check_shape
 from pipeline.records import Cursor, Unit
 from pipeline.storage import Entry, Storage, absolute_uri, join
 
@@ -82,11 +83,33 @@ class Ledger:
             return None
         except StorageError as error:
             raise OutputError(str(error)) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise OutputError(f"{self.uri(name)}: not JSON: {error}") from error
         if not isinstance(loaded, dict):
             raise OutputError(f"{self.uri(name)}: not a JSON object")
         return loaded
+
+    def success(self) -> dict[str, Any] | None:
+        """What ``_SUCCESS`` holds; None while the job is not finished.
+
+        Raises:
+            OutputError: It cannot be read, or lists no parts.
+        """
+        found = self.read_json(SUCCESS)
+        if found is not None:
+            check_shape(SuccessShape, self.uri(SUCCESS), found)
+        return found
+
+    def owner(self) -> dict[str, Any] | None:
+        """What ``job.json`` holds, for a job that wants to write here; None where there is none.
+
+        Raises:
+            OutputError: It cannot be read, or describes no job.
+        """
+        found = self.read_json(JOB)
+        if found is not None:
+            check_shape(OwnerShape, self.uri(JOB), found)
+        return found
 
     def job(self) -> dict[str, Any]:
         """Read ``job.json``: the job that OUT belongs to.
@@ -97,6 +120,7 @@ class Ledger:
         job = self.read_json(JOB)
         if job is None or "fingerprint" not in job:
             raise OutputError(f"{self.out}: not an output of shardlabel (no {JOB} in it)")
+        check_shape(JobShape, self.uri(JOB), job)
         return job
 
     def check_owner(self, fingerprint: str) -> None:
@@ -111,7 +135,7 @@ class Ledger:
             owner = json.loads(self._storage.read(uri))["fingerprint"]
         except ObjectMissing:
             return
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
             raise ObjectDamaged(f"{uri}: damaged: {error!r}") from error
         if owner != fingerprint:
             raise ObjectChanged(f"{uri}: another job has taken this output over (--overwrite)")
@@ -224,9 +248,12 @@ class Ledger:
         uri = self.uri(folder, name)
         data = pa.BufferReader(self._storage.read(uri))
         try:
-            return pq.ParquetFile(data, page_checksum_verification=True).read(columns)
+            table = pq.ParquetFile(data, page_checksum_verification=True).read(columns)
         except PARSE_ERRORS as error:
             raise ObjectDamaged(f"{uri}: damaged: {error}") from error
+        if columns is not None and folder in {PREDICTIONS, QUARANTINE}:
+            check_columns(uri, table, columns)
+        return table
 
     def progress(self, fingerprint: str) -> dict[str, Progress]:
         """Find how far a job has come with each unit, by unit id, from one listing of names.

@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import ObjectDamaged, ObjectMissing, RequestError
-from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
+from pipeline.output.ledger import JOB, PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.output.parts import METADATA_KEY, PARSE_ERRORS, PartName
-from pipeline.records import Cursor
+from pipeline.output.shapes import WholeJobShape, check_shape
+from pipeline.records import QUARANTINE_SCHEMA, Cursor
 
 Array = np.ndarray
 
@@ -101,11 +102,12 @@ def find_stored_probs(ledger: Ledger, job: Mapping[str, Any]) -> StoredProbs:
         job: Its ``job.json``.
 
     Raises:
-        RequestError: It holds none.
+        RequestError: It holds none, or ``job.json`` does not tell how it was made.
     """
     aliases = stored_aliases(job)
     if not aliases:
         raise RequestError(f"{ledger.out}: holds no probabilities; they are stored by `label` with --keep-probs")
+    check_shape(WholeJobShape, ledger.uri(JOB), job)
     return StoredProbs(ledger.out, str(job["fingerprint"]), aliases)
 
 
@@ -174,7 +176,7 @@ def read_stored_part(ledger: Ledger, source: StoredProbs, name: PartName, num_cl
     table = ledger.read_part(PREDICTIONS, str(name)).replace_schema_metadata()
     rejected = None
     with contextlib.suppress(ObjectMissing):
-        rejected = ledger.read_part(QUARANTINE, str(name))
+        rejected = ledger.read_part(QUARANTINE, str(name), QUARANTINE_SCHEMA.names)
     index_N = table["index"].to_numpy()
     member_probs = {}
     try:

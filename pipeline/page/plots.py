@@ -12,15 +12,20 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
-from matplotlib import style
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from pipeline.errors import RequestError
 from pipeline.page.timeline import Timeline
 from pipeline.trust.reliability import Reliability
+
+try:
+    import matplotlib as mpl
+    from matplotlib import style
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except (ValueError, OSError) as error:  # it reads the user's settings when it is imported
+    raise RequestError(f"matplotlib cannot be loaded: {error}; look at MPLBACKEND and at your matplotlibrc") from error
 
 # placeholder colours, and the CSS variables that replace them
 INK, MUTED, LINE, ACCENT, SECOND, WASH = "#010203", "#010204", "#010205", "#010206", "#010207", "#010208"

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.config.settings import EnsembleConfig, LabelConfig
 from pipeline.engines.inline import InlineEngine
-from pipeline.errors import Interrupted
+from pipeline.errors import Interrupted, RequestError
 from pipeline.job.description import Job, describe_job, fit_memory
 from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
@@ -68,7 +68,7 @@ class MeasuredJob:
             Interrupted: A signal came; the scratch directory is removed.
         """
         blobs = {member.spec.alias: member.blob for member in self._members}
-        with _interruptible(), tempfile.TemporaryDirectory(prefix="shardlabel-") as scratch:
+        with _interruptible(), _scratch_folder() as scratch:
             return measure(
                 self._labeler(scratch, trying=alternatives),
                 blobs,
@@ -99,6 +99,13 @@ class MeasuredJob:
             num_threads=self.num_threads,
             storage=config.storage,
         )
+
+
+def _scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="shardlabel-")
+    except OSError as error:
+        raise RequestError(f"no scratch folder to write to; let TMPDIR name one with room: {error}") from error
 
 
 @contextlib.contextmanager

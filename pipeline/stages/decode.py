@@ -19,14 +19,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from torchcodec.decoders import decode_heic, decode_jpeg
 
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, RequestError
 from pipeline.records import Reason
 from pipeline.stages.colours import find_grey_range, to_rgb
 from pipeline.stages.formats import classify_error, classify_unidentified, heif_size, is_heif, one_line
 from pipeline.stages.large_images import Waiting, large_image_lock, lock_if_large
 from pipeline.stages.orientation import has_xmp_orientation, turn_upright
+
+try:
+    from torchcodec.decoders import decode_heic, decode_jpeg
+except (ImportError, RuntimeError, OSError) as error:  # its core looks for the torch that it was built for
+    raise RequestError(
+        f"TorchCodec cannot be loaded: {str(error)[:300]}; install the torch and torchcodec that shardlabel asks for"
+    ) from error
 
 # MPO is missing, because Pillow opens it with its JPEG plugin.
 _FORMATS = tuple(

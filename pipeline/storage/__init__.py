@@ -34,8 +34,18 @@ def absolute_uri(uri: str) -> str:
         raise StorageError("'': the path is empty")
     elif "://" in uri:
         raise StorageError(f"{uri}: unknown scheme; local paths and s3:// are understood")
+    if not _is_path(uri):
+        raise StorageError(f"{uri!r}: holds a character that no path can")
     path = os.path.abspath(os.path.expanduser(uri))
     return path + "/" if uri.endswith("/") and path != "/" else path
+
+
+def _is_path(text: str) -> bool:
+    """Whether the system can be asked for it: JSON and YAML hold more than paths can."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
 
 
 def join(base: str, *names: str) -> str:

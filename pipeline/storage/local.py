@@ -64,6 +64,18 @@ def _link(temporary: str, uri: str) -> None:
         os.replace(temporary, uri)
 
 
+def _refuse_device(uri: str) -> None:
+    """Do not put a file in the place of ``/dev/null`` and the like, which the superuser may.
+
+    Raises:
+        OSError: Neither a file nor a link lies there.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(uri).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.EINVAL, "neither a file nor a folder", uri)
+
+
 def _names(folder: str) -> list[str]:
     """Names in a folder without hidden ones, in the order of the full paths below it."""
     with os.scandir(folder) as scan:
@@ -215,6 +227,7 @@ class LocalStore:
                 if exclusive:
                     _link(temporary, uri)
                 else:
+                    _refuse_device(uri)
                     os.replace(temporary, uri)
             except FileExistsError:
                 return False

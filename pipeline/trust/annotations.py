@@ -84,26 +84,29 @@ def read_annotations(path: str, data: bytes, storage: Storage) -> Annotations:
     except (ValueError, RecursionError) as error:
         raise InputError(f"--truth {path}: not JSON: {error}") from error
     if isinstance(content, dict) and isinstance(content.get("labels"), dict):
-        return _table(_fiftyone_rows(path, content, storage))
+        return _table(path, _fiftyone_rows(path, content, storage))
     if isinstance(content, list) and all(isinstance(task, dict) for task in content):
         votes: dict[tuple[str, str], _Votes] = {}
         for image, annotator, vote in _label_studio_votes(path, content):
             votes.setdefault(image, _Votes())
             if vote is not None:
                 votes[image].add(annotator, vote)
-        return _table(((shard, key, *found.majority()) for (shard, key), found in votes.items()))
+        return _table(path, ((shard, key, *found.majority()) for (shard, key), found in votes.items()))
     raise InputError(
         f"--truth {path}: neither a JSON export of Label Studio (a list of tasks) nor FiftyOne's labels.json (labels)"
     )
 
 
-def _table(rows: Iterator[tuple[str, str, str | None, bool]]) -> Annotations:
+def _table(path: str, rows: Iterator[tuple[str, str, str | None, bool]]) -> Annotations:
     rows_kept, contested = [], 0
     for shard, key, label, tie in rows:
         contested += tie
         if not tie:
             rows_kept.append({"shard": shard, "key": key, "label": label})
-    table = pa.Table.from_pylist(rows_kept, _SCHEMA)
+    try:
+        table = pa.Table.from_pylist(rows_kept, _SCHEMA)
+    except UnicodeEncodeError as error:
+        raise InputError(f"--truth {path}: holds half a surrogate pair, which is no text: {error}") from error
     return Annotations(table if any(row["shard"] for row in rows_kept) else table.drop_columns("shard"), contested)
 
 
@@ -150,9 +153,13 @@ def _choice(result: object) -> str | None:
     for region in result if isinstance(result, list) else ():
         value = region.get("value") if isinstance(region, dict) else None
         if isinstance(value, dict):
-            chosen += [str(name) for name in value.get("choices") or ()]
-            chosen += [str(names[-1]) for names in value.get("taxonomy") or () if names]
+            chosen += [str(name) for name in _listed(value.get("choices"))]
+            chosen += [str(names[-1]) for names in _listed(value.get("taxonomy")) if isinstance(names, list) and names]
     return "; ".join(dict.fromkeys(chosen)) or None
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _as_text(value: object) -> str:

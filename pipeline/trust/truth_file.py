@@ -43,7 +43,7 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth
     labels, unknown = _parse_labels(path, table["label"], class_names)
     known = labels >= 0
     with_shards = "shard" in table.column_names
-    table = table.filter(pa.array(known))
+    table = table.drop_columns("label").filter(pa.array(known))
     joined = join_keys(table["shard"], table["key"]) if with_shards else table["key"].combine_chunks()
     keys, labels_T, contradictory = _deduplicate(joined, labels[known])
     counts = TruthCounts(

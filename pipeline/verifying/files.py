@@ -58,7 +58,7 @@ def find_foreign_probabilities(ledger: Ledger, committed: Sequence[str], kept: S
 
 def compare_with_success(ledger: Ledger, names: dict[str, list[str]], num_rows: dict[str, int]) -> Iterator[str]:
     """Compare the parts with those that ``_SUCCESS`` lists; one line for each difference."""
-    success = ledger.read_json(SUCCESS)
+    success = ledger.success()
     if success is None:
         return
     for folder in (PREDICTIONS, QUARANTINE):

@@ -16,6 +16,8 @@ import pytest
 from command_lines import AT_THE_END, label_words
 from conftest import make_tar, sample_members
 
+MEMBER = {"alias": "m", "arch": "resnet18", "factor": 1.0, "weights_sha256": "0"}
+JOB = {"fingerprint": "0", "results": {"members": [MEMBER], "combine": "mean", "top_k": 1}, "class_names": ["a"]}
 COMMANDS = ("label", "plan", "bench", "status", "verify", "evaluate", "calibrate", "export", "demo", "config")
 
 
@@ -60,6 +62,13 @@ def test_a_wrong_request_is_one_clear_line_and_exit_2(words, says, tmp_path, sha
     assert re.search(says, result.stderr)
     assert "Traceback" not in result.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_a_stdout_without_room_is_one_line_and_exit_1(tmp_path):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command("config", "schema"), cwd=tmp_path, stdout=full, stderr=-1, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "shardlabel: what it prints cannot be written: No space left on device\n"
 
 
 def test_a_whole_session(sample_data, tmp_path, shardlabel):
@@ -140,7 +149,7 @@ def test_a_signal_keeps_what_is_done_and_says_how_to_go_on(sample_data, tmp_path
 def test_a_signal_ends_every_command_at_once(tmp_path, number):
     """Held up before any work begins: it reads a pipe that nobody writes to."""
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/job.json").write_text('{"fingerprint": "0"}')
+    (tmp_path / "out/job.json").write_text(json.dumps(JOB))
     os.mkfifo(tmp_path / "plan.json")
     words = command("status", "out", "--plan", "plan.json")
     process = subprocess.Popen(words, cwd=tmp_path, stdout=-1, stderr=-1, text=True)

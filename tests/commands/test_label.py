@@ -225,6 +225,18 @@ def test_a_damaged_part_is_named_when_a_job_goes_on(sample_data, tmp_path):
     assert first.exists()
 
 
+def test_a_success_of_another_shape_is_written_again(sample_data, tmp_path):
+    make_tar(tmp_path / "a.tar", sample_members(3))
+    words = options(sample_data)
+    label(str(tmp_path / "a.tar"), tmp_path / "out", **words)
+    whole = json.loads((tmp_path / "out/_SUCCESS").read_text())
+    (tmp_path / "out/_SUCCESS").write_text('{"predictions": []}')
+    with pytest.raises(OutputError, match=r"_SUCCESS: damaged, .*predictions"):
+        verify(tmp_path / "out")
+    label(str(tmp_path / "a.tar"), tmp_path / "out", **words)
+    assert json.loads((tmp_path / "out/_SUCCESS").read_text())["predictions"] == whole["predictions"]
+
+
 def test_an_engine_that_loses_a_unit_is_noticed(sample_data, tmp_path, monkeypatch):
     shard = make_tar(tmp_path / "a.tar", sample_members(2))
     monkeypatch.setattr("pipeline.engines.InlineEngine.run", lambda *_: iter(()))

@@ -135,8 +135,14 @@ def test_status_puts_a_plan_beside_what_came_of_it(sample_data, tmp_path):
         check=True,
     ).stdout
     assert "9, actual 9" in shown
-    (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(InputError, match="not what `shardlabel plan --json` prints"):
-        status(tmp_path / "out", plan=tmp_path / "other.json")
+    for other in (
+        "[]",
+        '{"units": "a", "images": 1, "time": null}',
+        '{"units": 1, "images": 1, "time": {}}',
+        "[" * 10**5,
+    ):
+        (tmp_path / "other.json").write_text(other)
+        with pytest.raises(InputError, match=r"not what `shardlabel plan --json` prints|not JSON"):
+            status(tmp_path / "out", plan=tmp_path / "other.json")
     with pytest.raises(InputError, match="--plan"):
         status(tmp_path / "out", plan=tmp_path / "none.json")

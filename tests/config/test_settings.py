@@ -85,6 +85,9 @@ def test_whole_numbers_may_come_as_text():
     ("content", "message"),
     [
         (b"top-k: [", "not YAML"),
+        (b"overwrite: !!bool perhaps", "not YAML"),
+        (b"out: !!timestamp soon", "not YAML"),
+        (b"a: " + b"[" * 3000, "not YAML"),
         (b"- a\n- b\n", "expected a mapping"),
         (b"", "expected a mapping"),
         (b"out: caf\xe9\n", "not UTF-8"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections import Counter
 
 import numpy as np
 import pytest
 from made_up_outputs import MARK, calibrated, write_csv, write_output
 
+from pipeline.errors import OutputError
 from pipeline.exporting.selection import Selection
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
@@ -153,3 +155,10 @@ def test_images_with_the_same_class_and_key_are_marked_for_folders(made):
         selection.choose()
         assert not any(row["shared"] for part in selection.parts() for row in part.rows.to_pylist())
     assert source.fingerprint == MARK
+
+
+def test_without_a_scratch_folder_it_says_what_to_do(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    selection = Selection(ExportConfig(out="out", to="to", format="csv"), made[0])
+    with pytest.raises(OutputError, match="let TMPDIR name one with room"):
+        selection.__enter__()

@@ -150,6 +150,7 @@ def test_missing_images_of_a_list_are_noted_in_one_line(data: Path):
         ("notes.txt", r"INPUT .*/notes\.txt: neither a tar nor an image .* given as @"),
         ("gs://bucket/x.tar", r"INPUT gs://bucket/x\.tar: unknown scheme"),
         ("gs://bucket/{0..3}.tar", r"INPUT gs://bucket/.*: unknown scheme"),
+        ("s-{0..99999999999999999999}.tar", r"INPUT s-.*: a brace range of more than 10,000,000 names"),
         ("s-{0..3.tar", r"INPUT s-\{0\.\.3\.tar: malformed brace range"),
         ("@no.txt", r"INPUT @no\.txt: .*/no\.txt: no such file"),
         ("@blank", r"INPUT @blank: the list is empty"),

@@ -24,7 +24,7 @@ from pipeline.config.members import MemberRequest
 from pipeline.errors import ModelError, WeightsError
 from pipeline.models import locate
 from pipeline.models.catalog import find
-from pipeline.models.checkpoint import State
+from pipeline.models.checkpoint import State, read_state
 from pipeline.models.weights import (
     MemberSpec,
     ResolvedMember,
@@ -367,6 +367,24 @@ def test_weights_without_a_trained_head_are_refused(tmp_path):
     state["classifier.1.weight"][:] = torch.nan
     with pytest.raises(WeightsError, match=r"classifier\.1\.weight holds NaN"):
         get(f"{SMALL}={saved(tmp_path / 'x.pth', state)}")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (torch.Tensor.to_sparse, "sparse"),
+        (torch.Tensor.to_sparse_csr, "sparse"),
+        (lambda tensor: tensor.to("meta"), "without values"),
+        (lambda tensor: tensor.to(torch.complex64), "complex"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+def test_tensors_that_no_network_computes_with_are_refused(tmp_path, change, says):
+    state = plain(SMALL).state_dict()
+    state["classifier.1.weight"] = change(state["classifier.1.weight"].flatten(1))
+    with pytest.raises(WeightsError, match=rf"classifier\.1\.weight is {says}") as raised:
+        read_state("x.pth", saved(tmp_path / "x.pth", state).read_bytes())
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ from pipeline.records import Cursor, Unit, UnitKind
 from pipeline.storage import ByteStream, Entry, Storage
 
 FINGERPRINT = "0123456789abcdef" * 4
+DEEP = b"[" * 100_000
+MEMBER = {"alias": "é", "arch": "resnet18", "factor": 1.0, "weights_sha256": "0" * 64}
+WHOLE_JOB = {"fingerprint": "x", "results": {"members": [MEMBER], "combine": "mean", "top_k": 5}, "class_names": ["a"]}
 UNIT, OTHER = "a" * 16, "b" * 16
 
 
@@ -225,6 +228,22 @@ def test_a_damaged_page_is_noticed(out: Ledger):
         out.read_part(PREDICTIONS, name, ["key"])
 
 
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (pa.table({"key": ["a"]}), "no column label"),
+        (pa.table({"label": ["cat"]}), "column label holds string, not int32"),
+        (pa.table({"label": pa.array([1, None], pa.int32())}), "column label has gaps"),
+    ],
+)
+def test_a_part_of_other_columns_is_damaged(out: Ledger, table: pa.Table, says: str):
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    Storage().publish(out.uri(PREDICTIONS, "part"), buffer.getvalue())
+    with pytest.raises(ObjectDamaged, match=f"part: damaged: .*{says}"):
+        out.read_part(PREDICTIONS, "part", ["label"])
+
+
 # -- job.json and what is removed -------------------------------------------------------------------------------
 
 
@@ -232,12 +251,57 @@ def test_json_is_written_whole_and_read_back(out: Ledger):
     assert out.read_json(JOB) is None
     with pytest.raises(OutputError, match=r"not an output of shardlabel"):
         out.job()
-    out.write_json(JOB, {"fingerprint": "x", "name": "é"})
-    assert out.job() == {"fingerprint": "x", "name": "é"}
-    for content, message in [(b"{", "not JSON"), (b"[]", "not a JSON object"), (b"\xff", "not JSON")]:
+    out.write_json(JOB, WHOLE_JOB)
+    assert out.job() == WHOLE_JOB
+    for content, message in [
+        (b"{", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b"\xff", "not JSON"),
+        (DEEP, "not JSON"),
+    ]:
         Storage().replace(out.uri(JOB), content)
         with pytest.raises(OutputError, match=message):
             out.read_json(JOB)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"fingerprint": 3}, "fingerprint"),
+        ({"results": None}, "results"),
+        ({"results": {"members": [], "combine": "mean", "top_k": 5}}, r"results\.members"),
+        (
+            {"results": {"members": [{**MEMBER, "factor": "x"}], "combine": "mean", "top_k": 5}},
+            r"results\.members\.0\.factor",
+        ),
+        ({"results": {"members": [MEMBER], "combine": ["mean"], "top_k": 5}}, r"results\.combine"),
+        ({"class_names": "a"}, "class_names"),
+        ({"inputs": [3]}, r"inputs\.0"),
+        ({"replaced": "x"}, "replaced"),
+    ],
+)
+def test_a_job_of_another_shape_is_a_wrong_request_that_says_where(out: Ledger, change, where):
+    out.write_json(JOB, {**WHOLE_JOB, **change})
+    with pytest.raises(OutputError, match=rf"job\.json: damaged, or written by another version .*: {where}"):
+        out.job()
+
+
+def test_whoever_wants_the_place_looks_at_its_owner_too(out: Ledger):
+    out.write_json(JOB, {"fingerprint": "x"})
+    assert out.owner() == {"fingerprint": "x"}
+    for content in ({}, {"fingerprint": "x", "results": {"members": 3}}):
+        out.write_json(JOB, content)
+        with pytest.raises(OutputError, match="another version"):
+            out.owner()
+
+
+def test_a_success_that_lists_no_parts_is_a_wrong_request(out: Ledger):
+    assert out.success() is None
+    out.write_json(SUCCESS, {"predictions": {"part": 3}})
+    assert out.success() == {"predictions": {"part": 3}}
+    out.write_json(SUCCESS, {"predictions": ["part"]})
+    with pytest.raises(OutputError, match=r"_SUCCESS: damaged.*predictions"):
+        out.success()
 
 
 def test_an_out_that_cannot_be_written_is_named(tmp_path: Path):

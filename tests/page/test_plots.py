@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -59,3 +63,10 @@ def test_large_numbers_are_short():
     assert [plots._short_number(value) for value in (0, 7, 1500, 2000, 25_000, 3e6, 4e9)] == [
         *("0", "7", "1500", "2k", "25k", "3M", "4G"),
     ]
+
+
+def test_settings_that_matplotlib_refuses_are_a_wrong_request():
+    code = "import pipeline.errors as e\ntry: import pipeline.page.plots\nexcept e.RequestError as error: print(error)"
+    settings = {"MPLBACKEND": "nope", "PYTHONPATH": str(Path(__file__).parents[2])}
+    ran = subprocess.run([sys.executable, "-c", code], env=os.environ | settings, capture_output=True, text=True)
+    assert re.fullmatch(r"matplotlib cannot be loaded: .*'nope'.*; look at MPLBACKEND and .*\n", ran.stdout), ran.stderr

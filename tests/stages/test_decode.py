@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib.util
 import io
 import random
 import subprocess
@@ -24,10 +25,11 @@ from PIL import Image, ImageCms, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, RequestError
 from pipeline.models import recipe
 from pipeline.models.recipe import Geometry, crop
 from pipeline.records import Reason
+from pipeline.stages import decode as decode_module
 from pipeline.stages.decode import decode
 from pipeline.stages.large_images import MAX_PIXELS, LargeImageLock
 
@@ -481,3 +483,10 @@ def test_large_images_wait_for_each_other_and_one_that_hangs_loses_the_lock(monk
         thread.join(20)
     assert sorted(entered) == [0, 1, 2]
     assert left[:2] == [0, 1], "the time of waiting ends where the lock is held"
+
+
+def test_a_torchcodec_that_does_not_load_is_a_wrong_request(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)  # an import of it fails
+    again = importlib.util.spec_from_file_location("decode_again", decode_module.__file__)
+    with pytest.raises(RequestError, match=r"TorchCodec cannot be loaded: .*; install"):
+        again.loader.exec_module(importlib.util.module_from_spec(again))

@@ -73,6 +73,12 @@ def test_places_out_of_reach_are_refused(name: str):
         absolute_uri(name)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "/data/\ud800.jpg", "file:///data/%00"])
+def test_what_no_path_can_hold_is_refused(name: str):
+    with pytest.raises(StorageError, match="a character that no path can"):
+        absolute_uri(name)
+
+
 def test_join_puts_one_slash_between_names():
     assert join("s3://bucket/out/", "a", "b") == join("s3://bucket/out", "a", "b") == "s3://bucket/out/a/b"
     assert join("/", "a") == "/a"
@@ -270,6 +276,17 @@ def test_a_read_only_file_system_is_forbidden(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "makedirs", read_only)
     with pytest.raises(ObjectForbidden, match="Read-only file system"):
         STORAGE.publish(f"{tmp_path}/part", b"x")
+
+
+def test_a_pipe_or_a_device_is_never_replaced(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageError, match=r"pipe: neither a file nor a folder"):
+        STORAGE.replace(str(tmp_path / "pipe"), b"a")
+    assert os.listdir(tmp_path) == ["pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("nowhere")
+    STORAGE.replace(str(tmp_path / "link"), b"a")
+    assert (tmp_path / "link").read_bytes() == b"a"
 
 
 def test_published_files_can_be_read_by_others(tmp_path: Path):

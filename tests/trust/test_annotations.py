@@ -132,6 +132,8 @@ def test_fiftyone(tmp_path):
         ("[" * 100_000, "not JSON"),
         ({"images": []}, "neither a JSON export of Label Studio"),
         ([1], "neither a JSON export of Label Studio"),
+        ([task("\ud800")], "half a surrogate pair"),
+        ({"labels": {"\ud800": "cat"}}, "half a surrogate pair"),
         ([{"data": {"image": "x"}, "annotations": []}], "no task carries the key of its image"),
     ],
 )
@@ -147,6 +149,9 @@ def test_malformed_annotations_do_not_crash(tmp_path):
         {"data": 3},
         task("c", annotation("cat", person={"email": "x"}, at=None)),
         task("d", annotation("dog"), shard=3),
+        task(
+            "e", {"result": [{"value": {"choices": 3}}, {"value": {"taxonomy": 3}}, {"value": {"taxonomy": [3, []]}}]}
+        ),
     ]
     assert pairs(read(tmp_path / "t.json", odd)) == {"/data/a.tar\nc": 0, f"{Path.cwd()}/3\nd": 1}
     assert (

@@ -22,6 +22,8 @@ MEMBERS = [
     {"alias": "b", "arch": "alexnet", "factor": 2.0, "weights_sha256": "1" * 64, "recipe": {"mean": (0.4, 0.5)}},
 ]
 
+MEMBER = {"alias": "m", "arch": "made_up", "factor": 1.0, "weights_sha256": "0"}
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
@@ -89,7 +91,7 @@ def test_too_few_truths_are_refused_with_how_many_are_needed(made, tmp_path):
 )
 def test_outputs_that_cannot_be_calibrated(made, tmp_path, results, says):
     probs, truth = calibrated(60, NUM_CLASSES)
-    out = write_output(tmp_path / "out", probs[None], truth, results={"members": [], "top_k": 5, **results})
+    out = write_output(tmp_path / "out", probs[None], truth, results={"members": [MEMBER], "top_k": 5, **results})
     with pytest.raises(RequestError, match=says):
         calibrate(out)
 

@@ -63,6 +63,7 @@ def test_rows_about_one_image_count_once_or_not_at_all(tmp_path):
         pa.array(["dog", "cat", None]),
         pa.array(["dog", "cat", None]).dictionary_encode(),
         pa.array(["1", "0", ""], pa.large_string()),
+        pa.array(["dog", "cat", None], pa.string_view()),
     ],
 )
 def test_parquet_in_the_types_that_people_have(tmp_path, labels):

@@ -1,0 +1,151 @@
+"""The shape of the files of OUT, as far as commands rely on it.
+
+A file that somebody has edited, that another version wrote, or that is another tool's is a wrong request, not a bug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import ObjectDamaged, OutputError
+from pipeline.records import QUARANTINE_SCHEMA, predictions_schema
+
+_TYPES = {field.name: field.type for schema in (QUARANTINE_SCHEMA, predictions_schema([])) for field in schema}
+_NEVER_NULL = {"index", "label", "score"}
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Member(_Shape):
+    alias: str
+    arch: str
+    factor: float
+    weights_sha256: str
+    num_classes: int | None = None
+
+
+class _Calibration(_Shape):
+    temperature: float
+    sha256: str
+    method: str | None = None
+
+
+class _Results(_Shape):
+    members: list[_Member] = Field(min_length=1)
+    combine: str
+    top_k: int
+    calibration: _Calibration | None = None
+    precision: str = ""
+    decode: str = ""
+    keep: list[str] = []
+
+
+class _WholeResults(_Results):
+    labels_sha256: str
+    precision: str
+    decode: str
+    keep: list[str]
+    rows_per_part: int = Field(ge=1)
+
+
+class OwnerShape(_Shape):
+    """A ``job.json``, as a job reads it that wants to write there."""
+
+    fingerprint: str
+    results: _Results | None = None
+    inputs: list[str] = []
+    replaced: list[str] = []
+    weights_files: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
+    device: str = ""
+
+    @field_validator("results", mode="before")
+    @classmethod
+    def _may_be_left_out_alone(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("is null")
+        return value
+
+
+class JobShape(OwnerShape):
+    """A ``job.json``, as commands read it that look at predictions."""
+
+    results: _Results
+    class_names: list[str] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_name_a_class(self) -> Self:
+        for member in self.results.members:
+            if member.num_classes not in {None, len(self.class_names)}:
+                raise ValueError(
+                    f"{member.alias} has {member.num_classes} classes, but there are "
+                    f"{len(self.class_names)} class_names"
+                )
+        return self
+
+
+class WholeJobShape(JobShape):
+    """A ``job.json``, as a job reads it that goes on from its probabilities."""
+
+    results: _WholeResults
+
+
+class SuccessShape(_Shape):
+    """A ``_SUCCESS``: rows of each part."""
+
+    predictions: dict[str, int] = {}
+    quarantine: dict[str, int] = {}
+
+
+def check_shape(shape: type[_Shape], uri: str, content: Mapping[str, Any]) -> None:
+    """Make sure that a JSON file of OUT holds what is read of it.
+
+    Args:
+        shape: What that is.
+        uri: Of the file, for the message.
+        content: Its content.
+
+    Raises:
+        OutputError: It does not.
+    """
+    try:
+        shape.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise OutputError(
+            f"{uri}: damaged, or written by another version of shardlabel: {f'{where}: ' * bool(where)}{first['msg']}"
+        ) from error
+
+
+def check_columns(uri: str, table: pa.Table, columns: Sequence[str]) -> None:
+    """Make sure that a part has some columns, of the type that they are written with.
+
+    Args:
+        uri: Of the part, for the message.
+        table: What was read of it.
+        columns: What was asked for; of members, ``members.ALIAS.FIELD``.
+
+    Raises:
+        ObjectDamaged: It has not.
+    """
+    for name in dict.fromkeys(column.partition(".")[0] for column in columns):
+        if name not in table.column_names:
+            raise ObjectDamaged(f"{uri}: damaged: it has no column {name}")
+        kind, wanted = table.schema.field(name).type, _TYPES.get(name)
+        if wanted is not None and _as_text(kind) != _as_text(wanted) and not pa.types.is_struct(wanted):
+            raise ObjectDamaged(f"{uri}: damaged: its column {name} holds {kind}, not {wanted}")
+        if name in _NEVER_NULL and table[name].null_count:
+            raise ObjectDamaged(f"{uri}: damaged: its column {name} has gaps")
+
+
+def _as_text(kind: pa.DataType) -> pa.DataType:
+    """The type, one for all ways to store text."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
