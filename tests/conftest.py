@@ -12,6 +12,9 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+# before torch is there: processes that share a few cores only wait for each other with more threads than that
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from built_once import networks_built_once
