@@ -41,7 +41,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # an uninstalled checkout
 
-from pipeline.config.settings import StorageConfig, parse_members
+from pipeline.config.members import parse_members
+from pipeline.config.settings import StorageConfig
 from pipeline.errors import ImageError
 from pipeline.inputs.find import find_inputs
 from pipeline.labeler.config import LabelerConfig
@@ -51,11 +52,11 @@ from pipeline.models.classifier import Classifier
 from pipeline.models.recipe import Recipe, crop
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.sample_data import sample_data
-from pipeline.speed.bottleneck import Verdict, judge
+from pipeline.speed.bottleneck import BottleneckAnalysis, find_bottleneck
 from pipeline.speed.measure import measure
 from pipeline.speed.rates import Rates
-from pipeline.speed.sampling import Drawn, LooseCount, draw
-from pipeline.speed.stage_bench import CHOICES
+from pipeline.speed.sampling import InputSample, LooseCount, draw_sample
+from pipeline.speed.stage_bench import PRECISIONS
 from pipeline.stages.decode import decode
 from pipeline.storage import Storage
 
@@ -110,15 +111,15 @@ def main() -> None:
                 storage=StorageConfig(),
             )
 
-        jobs: dict[str, tuple[Rates, Verdict]] = {}
+        jobs: dict[str, tuple[Rates, BottleneckAnalysis]] = {}
         left = deadline - time.monotonic()
         for title, some, share in (("ensemble", members, 0.35), (members[0].spec.alias, members[:1], 0.2)):
             say(f"the job: {title}")
             blobs = {member.spec.alias: member.blob for member in some}
             rates = measure(
-                config(some, title), blobs, drawn, seconds=share * left, choices=False, watch=lambda *_: None
+                config(some, title), blobs, drawn, seconds=share * left, alternatives=False, on_step=lambda *_: None
             )
-            jobs[title] = rates, judge(rates)
+            jobs[title] = rates, find_bottleneck(rates)
             release(device)
         alone = forward_rates(members, drawn.images, device, options, deadline)
     found = report(jobs, alone, device, options, time.monotonic() - began)
@@ -197,11 +198,11 @@ def photograph(seed: int, source: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def drawn_from(folder: str, number: int) -> Drawn:
+def drawn_from(folder: str, number: int) -> InputSample:
     """Samples of the tars in a directory, held in memory."""
     storage = Storage(StorageConfig())
     tars = find_inputs((folder,), storage).tars.values()
-    return draw(list(tars), LooseCount(), storage, number, 1 << 30)
+    return draw_sample(list(tars), LooseCount(), storage, number, 1 << 30)
 
 
 # -- networks ---------------------------------------------------------------------------------------------
@@ -278,7 +279,7 @@ def forward_rates(
     threads = torch.get_num_threads()
     torch.backends.cudnn.allow_tf32 = False  # as an ensemble sets it
     found: list[Alone] = []
-    wanted = [(member, precision, False) for member in members for precision in CHOICES[device]]
+    wanted = [(member, precision, False) for member in members for precision in PRECISIONS[device]]
     wanted += [(member, options.precision, True) for member in members]
     for member, precision, compiled in wanted:
         if time.monotonic() > deadline - (_COMPILING_S if compiled else 0):
@@ -338,7 +339,7 @@ def timed(call: Callable[[], object], size: int, device: torch.device) -> float:
 
 
 def report(
-    jobs: Mapping[str, tuple[Rates, Verdict]],
+    jobs: Mapping[str, tuple[Rates, BottleneckAnalysis]],
     alone: Sequence[Alone],
     device: str,
     options: argparse.Namespace,

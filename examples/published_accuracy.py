@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline import evaluate, label
 from pipeline.commands.models import list_architectures
-from pipeline.config.settings import parse_members
+from pipeline.config.members import parse_members
 from pipeline.models.families import families
 
 Z_95 = 1.96

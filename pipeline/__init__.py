@@ -3,8 +3,8 @@
 >>> from pipeline import label
 >>> label("photos/", out="labels", model="resnet50,densenet121")  # doctest: +SKIP
 
-Words are those of the command line. Every function raises :class:`pipeline.errors.ShardlabelError`
-where the command would print one line and exit with a code.
+Options have the names of the command line. Every function raises :class:`pipeline.errors.ShardlabelError`
+where the command prints one line and exits with a code above 0.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
     "verify",
 ]
 
-_HOMES = {
+_MODULES = {
     "bench": "pipeline.commands.bench",
     "calibrate": "pipeline.commands.calibrate",
     "combine": "pipeline.commands.combine",
@@ -59,6 +59,6 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     # Looked up on first use: torch and Ray take seconds to import, and --help needs neither.
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

@@ -1,32 +1,32 @@
-"""Every exception that crosses a module boundary, and the exit code each one ends in.
+"""Exceptions that cross module boundaries, and the exit code of each.
 
 ::
 
-    ShardlabelError              1   (a bug, or something nobody foresaw)
+    ShardlabelError              1   (an unexpected failure)
     |-- RequestError             2   the request is wrong; nothing was written
-    |   |-- InputError               an INPUT that is missing, empty or malformed
-    |   |-- ModelError               an unknown architecture or an ensemble that cannot vote together
-    |   |-- WeightsError             a checkpoint that is missing, damaged, refused or of the wrong shape
-    |   `-- OutputError              an OUT that belongs to another job or cannot be written
+    |   |-- InputError               an INPUT is missing, empty or malformed
+    |   |-- ModelError               an architecture is unknown, or the members cannot be combined
+    |   |-- WeightsError             a checkpoint is missing, damaged, refused or of the wrong shape
+    |   `-- OutputError              OUT belongs to another job or cannot be written
     |-- BudgetError              3   too many samples were quarantined
-    |-- Interrupted            130   SIGINT or SIGTERM; what was published stays
-    |-- EngineError              1   the engine itself failed (a cluster that went away, say)
-    |-- PublishError             1   OUT can no longer be written (full, forbidden); what was published stays
-    |-- NotAsStored                  an older output does not hold what was expected; the unit is run in full
-    `-- StorageError                 an object could not be reached; callers turn it into one of the above
+    |-- Interrupted            130   SIGINT or SIGTERM; published parts stay
+    |-- EngineError              1   the engine itself failed (for example, the cluster is gone)
+    |-- PublishError             1   OUT can no longer be written (full, forbidden); published parts stay
+    |-- NotAsStored                  an older output does not hold what was expected; callers run the unit in full
+    `-- StorageError                 an object could not be read or written; callers turn it into one of the above
         |-- ObjectMissing
         |-- ObjectForbidden
-        |-- ObjectChanged            the object is no longer the one that was planned
-        |-- ObjectDamaged            a file of OUT is not what was published there
-        `-- StoreUnavailable         retries were used up
+        |-- ObjectChanged            the object is no longer the planned version
+        |-- ObjectDamaged            a file of OUT is not what was published
+        `-- StoreUnavailable         no answer, retries included
 
-    ImageError                       not a ShardlabelError: it never leaves a worker, it becomes a quarantine row
+    ImageError                       not a ShardlabelError: it becomes a quarantine row inside the worker
 
-Every one survives pickling: each takes plain strings, and keeps them in ``args``. They are one line each, and the
-secrets that URIs in them may hold are left out, whoever raises and whoever prints.
+Every one can be pickled: it takes strings and keeps them in ``args``. Each message is one line. Secrets in URIs
+(passwords, signatures) are removed when the error is made.
 """
 
-# ruff: noqa: N818 - a name that says what is the matter needs no Error at its end
+# ruff: noqa: N818 - ObjectMissing and the like say what happened without the suffix Error
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from pipeline.text.safe import one_line, redacted
 
 
 class ShardlabelError(Exception):
-    """Base of all errors that shardlabel raises on purpose."""
+    """Base class of shardlabel's errors. Command line: exit code :attr:`exit_code`."""
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, *words: str) -> None:
-        super().__init__(*(redacted(one_line(word)) for word in words))
+    def __init__(self, *messages: str) -> None:
+        super().__init__(*(redacted(one_line(message)) for message in messages))
 
 
 class RequestError(ShardlabelError):
-    """The request cannot be carried out as asked; the message says what to change."""
+    """The request is wrong; the message says what to change."""
 
     exit_code: ClassVar[int] = 2
 
@@ -55,7 +55,7 @@ class InputError(RequestError):
 
 
 class ModelError(RequestError):
-    """An architecture is unknown, or the members of an ensemble do not fit together."""
+    """An architecture is unknown, or the members cannot be combined."""
 
 
 class WeightsError(RequestError):
@@ -73,7 +73,7 @@ class BudgetError(ShardlabelError):
 
 
 class Interrupted(ShardlabelError):
-    """The job was asked to stop; everything published so far is kept."""
+    """SIGINT or SIGTERM stopped the job; published parts stay."""
 
     exit_code: ClassVar[int] = 130
 
@@ -83,11 +83,11 @@ class EngineError(ShardlabelError):
 
 
 class PublishError(ShardlabelError):
-    """OUT can no longer be read or written; everything published so far is kept."""
+    """OUT can no longer be read or written; published parts stay."""
 
 
 class NotAsStored(ShardlabelError):
-    """An older output holds something else of a unit than was expected; callers run the unit in full."""
+    """An older output does not hold what was expected of a unit; callers run the unit in full."""
 
 
 class StorageError(ShardlabelError):
@@ -99,15 +99,15 @@ class ObjectMissing(StorageError):
 
 
 class ObjectForbidden(StorageError):
-    """The credentials at hand do not open the object."""
+    """The credentials do not give access to the object."""
 
 
 class ObjectChanged(StorageError):
-    """The object's size or ETag is no longer what was planned."""
+    """The object's size or ETag is no longer that of the plan."""
 
 
 class ObjectDamaged(StorageError):
-    """A file of an output is not what was published under its name."""
+    """A file of an output is damaged, or not what was published under its name."""
 
 
 class StoreUnavailable(StorageError):
@@ -115,11 +115,11 @@ class StoreUnavailable(StorageError):
 
 
 class ImageError(Exception):
-    """An image cannot be labelled. It is data: the sample goes to quarantine with this reason.
+    """An image cannot be labelled: the sample goes to quarantine with this reason.
 
     Attributes:
         reason: One of :class:`pipeline.records.Reason`.
-        message: What the decoder said, in one line.
+        message: The decoder's message, in one line.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Class names: ImageNet's, or those of a file."""
+"""Class names of ImageNet or of a ``--labels`` file."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 def parse_names(text: str, source: str) -> tuple[str, ...]:
-    """Read class names: a JSON list of strings, or one name per line.
+    """Parse class names: a JSON list of strings, or one name per line.
 
     Raises:
-        InputError: There are none, or the JSON is not a list of strings.
+        InputError: There are no names, or the JSON is not a list of strings.
     """
     if text.lstrip().startswith("["):
         try:
@@ -43,10 +43,10 @@ def parse_names(text: str, source: str) -> tuple[str, ...]:
 
 
 def names_for(num_classes: int, given: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The names of an ensemble's classes.
+    """Choose the names of an ensemble's classes.
 
     Args:
-        num_classes: Size of the label space.
+        num_classes: Number of classes.
         given: Names of ``--labels``, if any.
 
     Returns:
@@ -65,9 +65,10 @@ def names_for(num_classes: int, given: tuple[str, ...] | None) -> tuple[str, ...
 
 
 def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names that people and tools can choose from: in one printable line each, and no two are equal.
+    """Make class names unique and printable, one line each.
 
-    What names several classes, or is blank, gets its index: ImageNet has two, ``crane (134)`` and ``crane (517)``.
+    A name that is blank, or that several classes share, gets the class index: ImageNet has ``crane (134)`` and
+    ``crane (517)``.
     """
     plain = [printable(" ".join(name.split())) for name in names]
     times = Counter(plain)

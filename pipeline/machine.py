@@ -1,4 +1,4 @@
-"""What this machine has to offer: CPUs, GPUs, memory."""
+"""CPUs, GPUs and memory of this machine."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-_UNLIMITED_BYTES = 1 << 60  # version 1 of control groups writes no limit as a number near 2^63
+_UNLIMITED_BYTES = 1 << 60  # cgroup v1 reports "no limit" as a number near 2^63
 
 
 def num_local_cpus() -> int:
-    """CPUs that this process may use."""
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def has_bfloat16(root: Path = Path("/")) -> bool:
-    """Whether this CPU multiplies bfloat16 numbers itself (AVX-512 BF16, AMX, or Arm's BF16).
+    """Whether this CPU computes in bfloat16 (AVX-512 BF16, AMX, or Arm's BF16).
 
     Args:
-        root: Where ``proc`` is found.
+        root: Directory that holds ``proc``.
     """
     for line in _lines(root / "proc/cpuinfo"):
         name, _, value = line.partition(":")
@@ -29,10 +29,10 @@ def has_bfloat16(root: Path = Path("/")) -> bool:
 
 
 def cpu_name(root: Path = Path("/")) -> str:
-    """What this CPU is called; empty where nobody says so.
+    """Model name of this CPU; empty where the system does not report it.
 
     Args:
-        root: Where ``proc`` is found.
+        root: Directory that holds ``proc``.
     """
     for line in _lines(root / "proc/cpuinfo"):
         name, _, value = line.partition(":")
@@ -42,26 +42,26 @@ def cpu_name(root: Path = Path("/")) -> str:
 
 
 def cache_folder() -> Path:
-    """Where this user's caches are; losing what is in it costs time, nothing else."""
+    """This user's cache directory. Deleting it costs time only."""
     return Path.home() / ".cache" / "shardlabel"
 
 
 def num_local_gpus() -> int:
-    """GPUs that this process may use."""
+    """Number of GPUs that this process may use."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def smallest_gpu_bytes() -> int:
-    """Memory of the smallest GPU, in use or not; it takes none of it."""
+    """Total memory of the smallest GPU, bytes. Asking allocates none of it."""
     import torch
 
     return min(torch.cuda.get_device_properties(gpu).total_memory for gpu in range(torch.cuda.device_count()))
 
 
 def device_memory_bytes() -> tuple[int, int]:
-    """Memory of torch's current GPU: in use by whomever, and all of it."""
+    """Memory of torch's current GPU, bytes: in use by all processes, and total."""
     import torch
 
     free, total = torch.cuda.mem_get_info()
@@ -69,10 +69,10 @@ def device_memory_bytes() -> tuple[int, int]:
 
 
 def process_memory_bytes(root: Path = Path("/")) -> int | None:
-    """Resident memory of this process; None where nobody says so.
+    """Resident memory of this process, bytes; None where the system does not report it.
 
     Args:
-        root: Where ``proc`` is found.
+        root: Directory that holds ``proc``.
     """
     for line in _lines(root / "proc/self/statm"):
         return int(line.split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -80,27 +80,27 @@ def process_memory_bytes(root: Path = Path("/")) -> int | None:
 
 
 def available_memory_bytes(root: Path = Path("/")) -> int | None:
-    """Memory that this process could still take without pushing anything out; None where nobody says so.
+    """Memory that this process can still allocate without swapping, bytes; None where the system does not report it.
 
-    It is what the kernel calls available, or less where a control group (a container, a batch system) sets a
-    limit. File contents that are cached count as free in both.
+    It is the kernel's ``MemAvailable``, or less where a control group (a container, a batch system) sets a limit.
+    Cached file contents count as free in both.
 
     Args:
-        root: Where ``proc`` and ``sys`` are found.
+        root: Directory that holds ``proc`` and ``sys``.
     """
-    figures = [*_kernel_figures(root), *_control_group_figures(root)]
-    return max(0, min(figures)) if figures else None
+    limits = [*_meminfo_available(root), *_cgroups_available(root)]
+    return max(0, min(limits)) if limits else None
 
 
-def _kernel_figures(root: Path) -> Iterator[int]:
+def _meminfo_available(root: Path) -> Iterator[int]:
     for line in _lines(root / "proc/meminfo"):
         name, _, value = line.partition(":")
         if name == "MemAvailable":
             yield int(value.split()[0]) << 10
 
 
-def _control_group_figures(root: Path) -> Iterator[int]:
-    """What each limited group above this process still has.
+def _cgroups_available(root: Path) -> Iterator[int]:
+    """Yield the bytes left in each limited control group of this process.
 
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html and cgroup-v1/memory.html
     """
@@ -114,7 +114,7 @@ def _control_group_figures(root: Path) -> Iterator[int]:
         else:
             continue
         path = Path(group.lstrip("/"))
-        for folder in (path, *path.parents):  # in a container the group's own path may not be there, its root is
+        for folder in (path, *path.parents):  # in a container only the root of the group may be mounted
             most, used = _number(root / mount / folder / limit), _number(root / mount / folder / usage)
             if most is None or used is None or most >= _UNLIMITED_BYTES:
                 continue
@@ -130,6 +130,6 @@ def _lines(path: Path) -> list[str]:
 
 
 def _number(path: Path) -> int | None:
-    """A file's only number; None if there is no such file, or it says ``max``."""
+    """The number in a file; None if there is no such file, or it says ``max``."""
     lines = _lines(path)
     return int(lines[0]) if lines and lines[0].isdigit() else None

@@ -1,8 +1,8 @@
-"""What a job tells a monitoring system: the catalogue of its metrics as data, and the way they go out.
+"""Metrics of a job: their catalogue as data, and the protocol of a meter that takes readings.
 
-Counters and histograms are of labelers and of what these do, work that is done again after a death included; gauges are
-of labelers (``LABELER``) or of the job as its driver knows it (``DRIVER``). Where no one collects metrics they go
-to :class:`NoMeter`, and cost nothing.
+Counters and histograms count the work of labelers, including work that is repeated after a labeler died. Gauges
+describe a labeler (``LABELER``) or the job as its driver knows it (``DRIVER``). Where nobody collects metrics, readings
+go to :class:`NoMeter` and cost nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from enum import StrEnum
 from typing import Protocol
 
 PREFIX = "shardlabel"
-JOB_LABEL = "fingerprint"  # on every metric
-_JOB_DIGITS = 8  # of it, as in the names of parts
+JOB_LABEL = "fingerprint"  # label of every metric
+_JOB_DIGITS = 8  # digits of the fingerprint, as in the names of parts
 LABELER, DRIVER = "labeler", "driver"
 
 
 class Kind(StrEnum):
-    """What can be done with a metric."""
+    """Type of a metric, as in Prometheus."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -34,9 +34,9 @@ class Metric:
         name: Without the prefix, in base units.
         kind: Counter, gauge or histogram.
         source: Who reports it: each labeler, or the driver.
-        unit: Of its values.
-        description: In one line.
-        labels: Names of its labels beside the job's; their values are few, never keys or URIs.
+        unit: Unit of its values.
+        description: One line.
+        labels: Names of its labels besides the job's. Labels have few values: never keys or URIs.
         buckets: Upper bounds of a histogram's buckets.
     """
 
@@ -50,12 +50,12 @@ class Metric:
 
     @property
     def full_name(self) -> str:
-        """With the prefix."""
+        """Name with the prefix."""
         return f"{PREFIX}_{self.name}"
 
     @property
     def exported_name(self) -> str:
-        """As Prometheus finds it on a Ray cluster; a histogram's series are named after it."""
+        """Name in Prometheus on a Ray cluster; a histogram's series have suffixes after it."""
         return f"ray_{self.full_name}{'_total' if self.kind == Kind.COUNTER else ''}"
 
 
@@ -245,36 +245,36 @@ class Meter(Protocol):
     """Takes readings of metrics, from any thread."""
 
     def add(self, metric: Metric, value: float, **labels: str) -> None:
-        """Add to a counter; nothing to add is no reading."""
+        """Add to a counter; adding 0 is no reading."""
 
     def observe(self, metric: Metric, value: float, **labels: str) -> None:
-        """Put a value into a histogram."""
+        """Add a value to a histogram."""
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
-        """Set a gauge. It is forgotten soon unless it is set again."""
+        """Set a gauge; Ray drops it after 20 s unless it is set again."""
 
     def sample(self, metric: Metric, read: Callable[[], float | None], **labels: str) -> None:
-        """Have a gauge read every now and then from now on; None is no reading. ``read`` must be quick."""
+        """Read a gauge regularly from now on; None is no reading. ``read`` must be quick."""
 
 
 class NoMeter:
-    """Nobody collects metrics."""
+    """A meter that drops all readings."""
 
     def add(self, metric: Metric, value: float, **labels: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def observe(self, metric: Metric, value: float, **labels: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def sample(self, metric: Metric, read: Callable[[], float | None], **labels: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def markdown_table() -> str:
-    """The catalogue as deploy/grafana/README.md shows it."""
+    """The catalogue as a Markdown table, for deploy/grafana/README.md."""
     lines = ["| metric | kind | labels | of | what |", "|---|---|---|---|---|"]
     for metric in CATALOGUE:
         labels = " ".join(f"`{label}`" for label in metric.labels)
@@ -285,9 +285,9 @@ def markdown_table() -> str:
 
 
 def job_labels(fingerprint: str) -> dict[str, str]:
-    """The label that all metrics of a job have.
+    """Labels that all metrics of a job have.
 
     Args:
-        fingerprint: Of the job, as in ``job.json``.
+        fingerprint: The job's, as in ``job.json``.
     """
     return {JOB_LABEL: fingerprint[:_JOB_DIGITS]}

@@ -1,8 +1,8 @@
-"""The vocabulary of a job on one page: what moves between the parts, and the columns on disk.
+"""Records of a job: what moves between its parts, and the columns on disk.
 
-Everything here is inert data. A :class:`Unit` goes into a labeler and :class:`Receipt` objects come
-out; in between a unit is read into :class:`Sample` and :class:`ShardEvent` objects. Units and
-receipts travel between processes as JSON, so they hold nothing but strings and numbers.
+All of them are plain data. A :class:`Unit` goes into a labeler and :class:`Receipt` objects come out. In between, a
+unit is read into :class:`Sample` and :class:`ShardEvent` objects. Units and receipts travel between processes as JSON,
+so they hold strings and numbers only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 
 class Stage(StrEnum):
-    """Where a sample dropped out."""
+    """Stage at which a sample was quarantined."""
 
     READ = "read"
     DECODE = "decode"
@@ -25,7 +25,7 @@ class Stage(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a sample, or a stretch of a shard, could not be labelled."""
+    """Why a sample, or a damaged range of a shard, could not be labelled."""
 
     NO_IMAGE = "no_image"
     EMPTY = "empty"
@@ -44,22 +44,22 @@ class Reason(StrEnum):
 REASON_MEANINGS: Mapping[Reason, str] = {
     Reason.NO_IMAGE: "the sample holds no image, or only a link to one",
     Reason.EMPTY: "the image has no bytes",
-    Reason.NOT_AN_IMAGE: "its first bytes are those of no image format",
-    Reason.UNSUPPORTED_FORMAT: "an image of a format that is not decoded here",
-    Reason.CORRUPT_IMAGE: "its decoder refused it",
+    Reason.NOT_AN_IMAGE: "its first bytes match no image format",
+    Reason.UNSUPPORTED_FORMAT: "an image format that is not supported",
+    Reason.CORRUPT_IMAGE: "its decoder rejected it",
     Reason.TRUNCATED_IMAGE: "it ends before its last pixel",
-    Reason.TOO_LARGE: "more pixels or bytes than are let in",
-    Reason.DECODER_CRASHED: "whoever decoded it died or hung",
+    Reason.TOO_LARGE: "more pixels or bytes than the limit",
+    Reason.DECODER_CRASHED: "the process that decoded it died or hung",
     Reason.SHARD_TRUNCATED: "the tar is cut short, or its end marker is missing",
-    Reason.SHARD_CORRUPT: "a stretch of the tar is damaged; reading goes on behind it",
+    Reason.SHARD_CORRUPT: "a range of the tar is damaged; reading goes on behind it",
     Reason.SHARD_MISSING: "the shard is gone; the next run tries it again",
-    Reason.SHARD_FORBIDDEN: "the credentials do not open the shard; the next run tries it again",
+    Reason.SHARD_FORBIDDEN: "the credentials do not give access to the shard; the next run tries it again",
 }
 
-# Failures of a unit that are no reason for quarantine:
-UNAVAILABLE = "unavailable"  # its store did not answer, or it changed meanwhile
+# Failures of a unit that quarantine nothing:
+UNAVAILABLE = "unavailable"  # the store did not answer, or the object changed meanwhile
 UNWRITABLE = "unwritable"  # OUT could not be written
-CRASHING = "crashing"  # it killed one labeler after the other, even with its images decoded apart
+CRASHING = "crashing"  # it killed several labelers, even with its images decoded in another process
 
 
 class UnitKind(StrEnum):
@@ -70,7 +70,7 @@ class UnitKind(StrEnum):
 
 
 class _Json:
-    """A dataclass that goes to a JSON-able dict and back."""
+    """Mixin for dataclasses: to a dict that JSON can hold, and back."""
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]  # mixed into dataclasses only
@@ -82,17 +82,17 @@ class _Json:
 
 @dataclass(frozen=True, slots=True)
 class Unit(_Json):
-    """The grain of work, retry and commit: one tar, or one slice of a listing of loose images.
+    """What is scheduled, retried and committed as one: a tar, or a slice of a listing of loose images.
 
     Attributes:
-        id: 16 hex digits, a pure function of all the other fields that decide its samples.
+        id: 16 hex digits, a pure function of the fields that decide its samples.
         kind: ``tar`` or ``slice``.
         uri: URI of the tar, or of the prefix that the keys of a slice are relative to.
         size_bytes: Size of the tar, or the sum over the slice.
         etag: Version of the tar (ETag on S3, modification time on disk), empty for a slice.
-        keys_uri: For a slice, the Parquet file with its keys.
-        num_samples: Number of samples where the plan knows it.
-        max_samples: Stop after so many samples (``--limit``).
+        keys_uri: Parquet file with the keys of a slice; None for a tar.
+        num_samples: Number of samples; None where the plan does not know it.
+        max_samples: Stop after this many samples (``--limit``); None for all.
     """
 
     id: str
@@ -107,13 +107,13 @@ class Unit(_Json):
 
 @dataclass(frozen=True, slots=True)
 class Cursor(_Json):
-    """Where a part ended and the next one starts.
+    """Position in a unit at which a part starts.
 
     Attributes:
         part: Number of the next part.
         index: Index of its first sample.
         offset: Byte offset of that sample's first header in the (uncompressed) tar; for a slice, unused.
-        compressed: Whether the tar is compressed, so that the offset cannot be reached by a ranged read.
+        compressed: Whether the tar is compressed, so that a ranged read cannot reach the offset.
     """
 
     part: int = 0
@@ -130,13 +130,13 @@ class Sample:
         index: Position in its shard or slice, from 0.
         key: Key in the tar, or path below the prefix.
         offset: Byte offset of its first header in the tar; None for loose images.
-        num_bytes: Size of the encoded image, or of everything the sample holds where there is no image.
+        num_bytes: Size of the encoded image; without an image, of all fields of the sample.
         image: The encoded image; None when ``reason`` is set.
-        image_name: Name of the member that holds it; None for loose images, whose key it is.
-        truth: Class index from ``.cls``, where there is one.
-        kept: The fields asked for with ``--keep``, decoded as UTF-8.
-        reason: Set when the sample cannot be decoded at all (no image, cut off, ...).
-        message: What was found, in one line.
+        image_name: Name of the tar member that holds it; None for loose images, where it is the key.
+        truth: Class index from ``.cls``; None without one.
+        kept: Fields that ``--keep`` names, decoded as UTF-8.
+        reason: Why the sample cannot be decoded (no image, cut off, ...); None if it may be.
+        message: What is wrong, in one line.
     """
 
     index: int
@@ -163,21 +163,21 @@ class ShardEvent:
 
 @dataclass(slots=True)
 class Receipt(_Json):
-    """What a labeler has done on a unit so far. Counts are cumulative, so the latest one is enough.
+    """Progress of a labeler on one unit. Counts are cumulative: the latest receipt is enough.
 
     Attributes:
         unit_id: The unit.
-        num_samples: Samples done, labelled or quarantined, parts of earlier runs left out.
-        num_labelled: Of these, labelled.
+        num_samples: Samples labelled or quarantined in this run.
+        num_labelled: Samples labelled in this run.
         num_quarantined: Quarantined samples by reason.
         num_events: Shard-level events by reason.
-        num_bytes: Bytes of the unit passed over.
+        num_bytes: Bytes of the unit that were read or skipped.
         parts: Published part names with their (predictions, quarantine) row counts.
         finished: The unit is complete.
-        failure: Set when the unit could not be read at all: the reason.
+        failure: Why the unit failed; None if it did not.
         message: What went wrong, in one line.
         stage_s: Seconds spent per stage, summed over threads.
-        wait_s: Seconds for which the unit waited for something: see :data:`pipeline.metrics.WAIT_SECONDS`.
+        wait_s: Seconds that the unit waited, by source: see :data:`pipeline.metrics.WAIT_SECONDS`.
         started_at, committed_at: Unix seconds of the first read and of the last commit.
     """
 
@@ -202,7 +202,7 @@ def predictions_schema(members: Sequence[str], keep: Sequence[str] = ()) -> pa.S
 
     Args:
         members: Aliases of the ensemble's members, in order.
-        keep: Names of the sample fields copied through.
+        keep: Names of the sample fields that ``--keep`` copies.
     """
     own_top_k = pa.struct(
         [
@@ -244,17 +244,17 @@ COLUMN_MEANINGS: Mapping[str, str] = {
     "height": "of the picture, pixels",
     "label": "the consensus: index of its first class",
     "class_name": "name of that class",
-    "score": "probability that the pool gives it, 0 to 1",
+    "score": "its probability in the pool, 0 to 1",
     "labels": "the pool's top-k classes, best first",
     "scores": "their probabilities",
     "agreement": "weighted share of members whose first class is the consensus, 0 to 1",
     "entropy": "of the pool's distribution, nats",
-    "disagreement": "mutual information of the members, nats; 0 where they say the same",
+    "disagreement": "mutual information of the members, nats; 0 where they predict the same",
     "members": "each member by its alias: its own top-k, and its energy, the logsumexp of its logits",
     "truth": "class index from the sample's `.cls`, null where there is none",
     "offset": "byte offset in the uncompressed tar, null for loose images",
-    "num_bytes": "size of the encoded image, or of the stretch that is damaged",
-    "stage": "where it dropped out",
+    "num_bytes": "size of the encoded image, or of the damaged range",
+    "stage": "stage at which it was quarantined",
     "reason": "why: one of the reasons below",
     "message": "what was found, in one line",
 }

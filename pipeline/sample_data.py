@@ -1,4 +1,4 @@
-"""The photographs and the small networks that ship with the project."""
+"""Sample photographs and small networks that ship with the project."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PACKAGE = Path(__file__).parent
 
 
 def sample_data() -> Path:
-    """Where the sample data lies: in the installed package, or in the checkout around it.
+    """Find the folder of the sample data, in the installed package or in the checkout around it.
 
     Raises:
-        InputError: It is in neither.
+        InputError: The sample data is in neither.
     """
     for folder in (_PACKAGE / "_sample_data", _PACKAGE.parent / "examples" / "data"):
         if (folder / "classes.txt").is_file():
@@ -23,7 +23,7 @@ def sample_data() -> Path:
 
 
 def sample_members() -> dict[str, Any]:
-    """The words that ask for the sample networks."""
+    """Options that select the sample networks and their class names."""
     data = sample_data()
     return {
         "model": sorted(path.stem for path in (data / "weights").glob("*.safetensors")),

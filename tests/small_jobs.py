@@ -51,26 +51,26 @@ def predictions(s3, bucket: str, out: str) -> list[dict]:
     return sorted(pa.concat_tables(tables, promote_options="default").to_pylist(), key=lambda row: row["sha256"])
 
 
-def labeler(
-    members, out, *, device_thread: bool, batch_size: int = 20, rows_per_part: int = 25, num_classes: int = 14
-) -> Labeler:
-    config = LabelerConfig(
-        out=str(out),
-        fingerprint="0" * 64,
-        run="trial",
-        members=tuple(member.spec for member in members),
-        class_names=tuple(f"class {number}" for number in range(num_classes)),
-        rule="mean",
-        top_k=3,
-        precision="mixed",
-        compiled=False,
-        device="cpu",
-        batch_size=batch_size,
-        trying=False,
-        decode="exact",
-        rows_per_part=rows_per_part,
-        keep=(),
-        num_threads=2,
-        storage=StorageConfig(),
-    )
-    return Labeler(config, {member.spec.alias: member.blob for member in members}, device_thread=device_thread)
+def labeler(members, out, *, device_thread: bool, num_classes: int = 14, **more) -> Labeler:
+    """A labeler of 14 classes and parts of 25 rows, on the CPU, with two threads."""
+    settings = {
+        "out": str(out),
+        "fingerprint": "0" * 64,
+        "run": "trial",
+        "members": tuple(member.spec for member in members),
+        "class_names": tuple(f"class {number}" for number in range(num_classes)),
+        "rule": "mean",
+        "top_k": 3,
+        "precision": "mixed",
+        "compiled": False,
+        "device": "cpu",
+        "batch_size": 20,
+        "trying": False,
+        "decode": "exact",
+        "rows_per_part": 25,
+        "keep": (),
+        "num_threads": 2,
+        "storage": StorageConfig(),
+    }
+    blobs = {member.spec.alias: member.blob for member in members}
+    return Labeler(LabelerConfig(**(settings | more)), blobs, device_thread=device_thread)

@@ -1,6 +1,6 @@
-"""Lists of images for people to label, as files: CSV, Label Studio, FiftyOne. All of them are read back by ``--truth``.
+"""Lists of images for annotators as files: CSV, Label Studio, FiftyOne. ``--truth`` reads all of them back.
 
-Every entry carries shard and key, by which truth is matched. A name of several classes has its index added.
+Every entry has shard and key, by which truth is matched. A name that several classes share has the index added.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from pipeline.annotation.draw import Drawn
+from pipeline.annotation.sampling import ListedImage
 from pipeline.errors import RequestError, StorageError
 from pipeline.labels import distinct_names
 from pipeline.storage import Storage, join
@@ -37,18 +37,18 @@ _SIGNATURES = (
 
 
 class ListWriter:
-    """One list on its way to a file, or to a folder for FiftyOne. Images are written as they come, the list last.
+    """Writes one list to a file, or for FiftyOne to a folder. Images are written as they come, the list last.
 
     Args:
-        place: Where it goes, absolute.
+        place: Absolute path or URI of the list.
         kind: Its format.
-        class_names: Of the classes.
-        with_labels: Whether people see what the consensus says.
-        model_version: What Label Studio is to call the consensus.
+        class_names: Of the K classes.
+        with_labels: Whether the list shows the labels of the consensus.
+        model_version: Name of the consensus in Label Studio.
         storage: How to write.
 
     Raises:
-        RequestError: There is a list already, and people's work may be in it.
+        RequestError: There is a file already; it may hold annotations.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ListWriter:
                 raise RequestError(f"--save {place}: is a folder; name a file in it, or use --format fiftyone")
         if self._exists(self.file):
             raise RequestError(
-                f"--save {self.file}: is there already, and may hold somebody's truth; move it away, or name another"
+                f"--save {self.file}: is there already, and may hold annotations; move it away, or name another"
             )
 
     def _exists(self, uri: str) -> bool:
@@ -86,8 +86,8 @@ class ListWriter:
         except StorageError as error:
             raise RequestError(f"--save {error}") from error
 
-    def add_image(self, number: int, row: Drawn, image: bytes) -> str:
-        """Write the image of an entry; its place, relative to the list.
+    def add_image(self, number: int, row: ListedImage, image: bytes) -> str:
+        """Write the image of an entry; returns its path, relative to the list.
 
         Raises:
             RequestError: It cannot be written.
@@ -100,15 +100,15 @@ class ListWriter:
             raise RequestError(f"--save {error}") from error
         return name
 
-    def finish(self, rows: Sequence[Drawn], images: Mapping[int, str]) -> tuple[str, ...]:
+    def finish(self, rows: Sequence[ListedImage], images: Mapping[int, str]) -> tuple[str, ...]:
         """Write the list.
 
         Args:
             rows: Its entries, in order.
-            images: Places of their images, by number.
+            images: Paths of their images, by number.
 
         Returns:
-            The files that were written beside the images.
+            The files of the list, without the images.
 
         Raises:
             RequestError: It cannot be written.
@@ -128,19 +128,19 @@ class ListWriter:
             raise RequestError(f"--save {error}") from error
         return tuple(files)
 
-    def _csv(self, rows: Sequence[tuple[Drawn, str | None]]) -> str:
-        shown = "label class_name score agreement entropy disagreement top".split() if self._with_labels else []
+    def _csv(self, rows: Sequence[tuple[ListedImage, str | None]]) -> str:
+        columns = "label class_name score agreement entropy disagreement top".split() if self._with_labels else []
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["shard", "key", "index", "sha256", *shown, "image", "truth"])
+        writer.writerow(["shard", "key", "index", "sha256", *columns, "image", "truth"])
         for row, image in rows:
-            said = [row.label, self._names[row.label], *map(_number, (row.score, row.agreement))]
-            said += [_number(row.entropy), _number(row.disagreement), self._top(row)]
-            seen = said if self._with_labels else []
-            writer.writerow([row.shard, row.key, row.index, row.sha256, *seen, image or "", ""])
+            prediction = [row.label, self._names[row.label], *map(_number, (row.score, row.agreement))]
+            prediction += [_number(row.entropy), _number(row.disagreement), self._top(row)]
+            cells = prediction if self._with_labels else []
+            writer.writerow([row.shard, row.key, row.index, row.sha256, *cells, image or "", ""])
         return file.getvalue()
 
-    def _top(self, row: Drawn) -> str:
+    def _top(self, row: ListedImage) -> str:
         pairs = zip(row.labels, row.scores, strict=True)
         return "; ".join(f"{self._names[label]} {score:.3f}" for label, score in pairs)
 
@@ -156,7 +156,7 @@ class ListWriter:
             "</View>\n"
         )
 
-    def _studio_tasks(self, rows: Sequence[tuple[Drawn, str | None]]) -> str:
+    def _studio_tasks(self, rows: Sequence[tuple[ListedImage, str | None]]) -> str:
         tasks = []
         for row, image in rows:
             if image is None:
@@ -173,7 +173,7 @@ class ListWriter:
             tasks.append(task)
         return "[\n" + ",\n".join(json_text(task) for task in tasks) + "\n]\n"
 
-    def _fiftyone(self, rows: Sequence[tuple[Drawn, str | None]]) -> str:
+    def _fiftyone(self, rows: Sequence[tuple[ListedImage, str | None]]) -> str:
         labels: dict[str, Any] = {}
         for row, image in rows:
             if image is None:
@@ -186,13 +186,13 @@ class ListWriter:
                 "entropy": _rounded(row.entropy),
                 "disagreement": _rounded(row.disagreement),
             }
-            said = {"label": row.label, "confidence": _rounded(row.score), "attributes": attributes}
-            labels[stem] = said if self._with_labels else None
+            prediction = {"label": row.label, "confidence": _rounded(row.score), "attributes": attributes}
+            labels[stem] = prediction if self._with_labels else None
         return json_text({"classes": list(self._names), "labels": labels}, indent=1) + "\n"
 
 
 def _extension(image: bytes) -> str:
-    """What browsers and importers want a file of this content to be called."""
+    """The file extension for this image, by its first bytes; ``img`` for an unknown format."""
     if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
         return "webp"
     return next((extension for start, extension in _SIGNATURES if image.startswith(start)), "img")

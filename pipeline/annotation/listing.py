@@ -1,14 +1,14 @@
-"""A list of images for annotators, written with the images beside it."""
+"""Choose images for annotators, and write the list with the images beside it."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 
-from pipeline.annotation.draw import Drawn, Order, draw
 from pipeline.annotation.list_writer import ListFormat, ListWriter
+from pipeline.annotation.sampling import ListedImage, Order, sample_images
 from pipeline.errors import RequestError, StorageError
-from pipeline.inputs.originals import Wanted, fetch
+from pipeline.inputs.originals import Wanted, fetch_originals
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage, absolute_uri
 
@@ -17,18 +17,18 @@ _MOST_PROBLEMS = 5
 
 @dataclass(frozen=True, slots=True)
 class AnnotationList:
-    """A list that was written.
+    """A written list of images for annotators.
 
     Attributes:
-        out: The output that it was drawn from.
-        order: What comes first.
+        out: The output that the images were chosen from.
+        order: Which images come first.
         format: Of the list.
-        images: Entries of the list, those without their image included.
-        labelled: Labelled images that it was drawn from.
-        files: The list, and what belongs to it, but for images.
-        without_image: Entries whose image cannot be had any more. A CSV names them without one; other lists leave
-            them out.
-        problems: Some of the reasons, one line each.
+        images: Chosen images, with and without an image file.
+        labelled: Labelled images that they were chosen from.
+        files: The files of the list, without images; the list itself is last.
+        without_image: Chosen images whose file cannot be read any more. A CSV names them without one; other lists
+            leave them out.
+        problems: Some of the causes, one line each.
     """
 
     out: str
@@ -43,14 +43,14 @@ class AnnotationList:
 
 @dataclass(frozen=True, slots=True)
 class ListRequest:
-    """What list is asked for.
+    """Options of a list.
 
     Attributes:
-        save: File that the list is written to, or folder for FiftyOne; local or S3.
+        save: File for the list, or folder for FiftyOne; local or S3.
         format: Of the list.
         num: Images, at least 1.
-        order: What comes first.
-        seed: Of what is drawn at random.
+        order: Which images come first.
+        seed: Of the random order.
         with_labels: Show the labels of the consensus.
         unique: List images with equal bytes once.
         images: Write the images beside the list.
@@ -72,14 +72,14 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
     Args:
         ledger: Of the output that they are chosen from.
         storage: How to reach output, inputs and list.
-        request: What list.
+        request: Options of the list.
 
     Raises:
         RequestError: There is nothing to list, or the list cannot be written.
         StorageError: The output cannot be read.
     """
     if request.num < 1:
-        raise RequestError(f"-n {request.num}: at least one image must be asked for")
+        raise RequestError(f"-n {request.num}: must be at least 1")
     if request.format != "csv" and not request.images:
         raise RequestError(
             f"--format {request.format} needs the images; a list without them is --format csv --no-images"
@@ -97,7 +97,7 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
         with_labels=request.with_labels,
         model_version=f"shardlabel {job['fingerprint'][:8]}",
     )
-    rows, labelled = draw(
+    rows, labelled = sample_images(
         ledger, str(job["fingerprint"]), request.num, request.order, seed=request.seed, unique=request.unique
     )
     if not rows:
@@ -116,13 +116,13 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
 
 
 def _write_images(
-    list_writer: ListWriter, rows: list[Drawn], ledger: Ledger, storage: Storage
+    list_writer: ListWriter, rows: list[ListedImage], ledger: Ledger, storage: Storage
 ) -> tuple[dict[int, str], list[str]]:
-    """Places of the images by the number of their row, and why others have none."""
+    """Paths of the written images by the number of their row, and one line for each other image."""
     numbers = {_wanted(row): number for number, row in enumerate(rows)}
     written: dict[int, str] = {}
     problems: list[str] = []
-    for original in fetch(numbers, ledger, storage):
+    for original in fetch_originals(numbers, ledger, storage):
         number = numbers[original.wanted]
         if original.image is None:
             problems.append(f"{rows[number].shard}: {rows[number].key} {original.problem}")
@@ -131,5 +131,5 @@ def _write_images(
     return written, problems
 
 
-def _wanted(row: Drawn) -> Wanted:
+def _wanted(row: ListedImage) -> Wanted:
     return Wanted(row.unit_id, row.part, row.index, row.key, row.sha256)

@@ -15,7 +15,7 @@ import typer
 from pipeline.cli import combine, config, jobs, models, speed, trust
 from pipeline.cli.export import EXPORT_EXAMPLES, export
 from pipeline.cli.help import MAX_WIDTH, GroupedCommand, GroupedCommands
-from pipeline.cli.printing import say
+from pipeline.cli.printing import print_stderr
 from pipeline.errors import ShardlabelError
 from pipeline.text.safe import printable, redacted
 
@@ -66,29 +66,29 @@ _INTERRUPTED = 130
 
 
 def main() -> NoReturn:
-    """Run the command line; every error of ours is one line on stderr and its exit code."""
-    # a spot machine's notice is no less orderly than Ctrl-C; a job at work takes both over
+    """Run the command line. Every :class:`ShardlabelError` becomes one line on stderr and its exit code."""
+    # SIGTERM, as a spot machine sends it, is handled like Ctrl-C; a running job handles both itself
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(prog_name="shardlabel", standalone_mode=False)
     except ShardlabelError as error:
-        say(f"shardlabel: {error}")
+        print_stderr(f"shardlabel: {error}")
         code = error.exit_code
     except _UsageError as error:
-        if error.ctx is None or error.message != error.ctx.get_help():  # no words at all: help, which has lines
+        if error.ctx is None or error.message != error.ctx.get_help():  # without arguments: the help, of many lines
             error.message = printable(redacted(error.message))
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        say("shardlabel: interrupted; run the same command again to go on from here")
+        print_stderr("shardlabel: interrupted; run the same command again to go on from here")
         code = _INTERRUPTED
     except typer.Exit as exit_:
         code = exit_.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"shardlabel {importlib.metadata.version('shardlabel')}")
         raise typer.Exit
 

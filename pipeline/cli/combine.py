@@ -1,4 +1,4 @@
-"""The command that computes a consensus again. No logic lives here."""
+"""The command ``combine``. No logic lives here."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.help import examples
-from pipeline.cli.jobs import explain_exit, quiet, show_summary
 from pipeline.cli.options import (
-    Anonymous,
     CalibrationFile,
     Combine,
     Engine,
+    NoSignRequest,
     Out,
     Overwrite,
     Progress,
@@ -22,6 +21,7 @@ from pipeline.cli.options import (
     Verbose,
     Workers,
 )
+from pipeline.cli.summaries import configure_logging, print_failures, print_summary
 
 COMBINE_EXAMPLES = examples(
     "shardlabel combine labels --out fewer -m resnet50 -m densenet121*0.5",
@@ -38,7 +38,7 @@ def combine(
             "--model",
             "-m",
             metavar="ALIAS[*FACTOR]",
-            help="Member of OUT that is used; repeat it, or give a comma list.  [default: all, as they counted there]",
+            help="Member of OUT to use; repeat it, or give a comma list.  [default: all, with their factors there]",
         ),
     ] = None,
     combine: Combine = None,
@@ -49,24 +49,25 @@ def combine(
     workers: Workers = None,
     overwrite: Overwrite = None,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
+    no_sign_request: NoSignRequest = None,
     progress: Progress = None,
     verbose: Verbose = None,
 ) -> int:
     """Compute the consensus of an output labelled with --keep-probs again: no images, no networks, no GPU.
 
-    Rule and top-k are those of OUT where they are not given. The same command again goes on where it stopped.
+    Rule and top-k are those of OUT unless given. The same command again goes on where it stopped.
     """
-    words = {name: value for name, value in locals().items() if value not in (None, [])}
+    options = {name: value for name, value in locals().items() if value not in (None, [])}
     from pipeline.commands.combine import run_combine
-    from pipeline.config.settings import CombineConfig, parse_config
+    from pipeline.config.parse import parse_config
+    from pipeline.config.settings import CombineConfig
 
-    if str(words.get("workers", "")).isdigit():
-        words["workers"] = int(words["workers"])
-    settings = parse_config(CombineConfig, words)
-    quiet(verbose=settings.verbose)
+    if str(options.get("workers", "")).isdigit():
+        options["workers"] = int(options["workers"])
+    settings = parse_config(CombineConfig, options)
+    configure_logging(verbose=settings.verbose)
     summary = run_combine(settings)
     if settings.progress not in {"json", "none"}:
-        show_summary(summary)
-    explain_exit(summary)
+        print_summary(summary)
+    print_failures(summary)
     return summary.exit_code

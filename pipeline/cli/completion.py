@@ -1,16 +1,16 @@
-"""What a shell offers at TAB beyond commands, options and choices. Nothing here waits for torch."""
+"""Shell completion of values. It must be fast, so nothing here imports torch."""
 
 from __future__ import annotations
 
 
-def members(incomplete: str) -> list[str]:
-    """Members for ``-m``: the architecture behind the last comma or alias.
+def complete_members(incomplete: str) -> list[str]:
+    """Members for ``-m``: completes the architecture after the last comma or alias.
 
-    They are those of the families that shardlabel names, all of torchvision's among them. timm's other thousand would
-    take an import of torch, which is too slow for a key.
+    The architectures are those of the families that shardlabel names, with all of torchvision's. The other thousand of
+    timm would need an import of torch, which is too slow here.
 
     Args:
-        incomplete: The word so far, ``resnet50,half:vit``, say.
+        incomplete: The text so far, for example ``resnet50,half:vit``.
     """
     from pipeline.models.families import families
 
@@ -20,6 +20,6 @@ def members(incomplete: str) -> list[str]:
     return [before + architecture for architecture in known if architecture.startswith(name)]
 
 
-def auto(incomplete: str) -> list[str]:
-    """The one word that an option takes beside numbers."""
+def complete_auto(incomplete: str) -> list[str]:
+    """``auto``, for options that take it beside numbers."""
     return [word for word in ("auto",) if word.startswith(incomplete)]

@@ -1,4 +1,4 @@
-"""The commands about a job's file: begin one, check one, and the schema that editors want."""
+"""The commands ``config init``, ``config check`` and ``config schema``, about a job's YAML file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.help import GroupedCommand, GroupedCommands, examples
-from pipeline.cli.printing import print_rows, say, show
+from pipeline.cli.printing import print_line, print_rows, print_stderr
 from pipeline.errors import RequestError
 from pipeline.text.safe import redacted
 
 if TYPE_CHECKING:  # pydantic takes its time
     from pipeline.config.check import CheckedFile
-    from pipeline.config.settings import LabelConfig, MemberRequest
+    from pipeline.config.members import MemberRequest
+    from pipeline.config.settings import LabelConfig
 
 config = typer.Typer(cls=GroupedCommands, rich_markup_mode=None, no_args_is_help=True)
 _WRONG = 2
@@ -23,14 +24,14 @@ _WRONG = 2
 
 @config.callback()
 def _config() -> None:
-    """A job's YAML file for `label --config`: `config init` begins one, `config check` checks one."""
+    """A job's YAML file for `label --config`: `config init` writes one, `config check` checks one."""
 
 
 @config.command(cls=GroupedCommand, epilog=examples("shardlabel config init", "shardlabel config init - | less"))
 def init(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The file to write; - for stdout.")] = "job.yaml",
 ) -> int:
-    """Write a file with every option, what it means and its default. A file that is there stays."""
+    """Write a file with every option, its meaning and its default. An existing file is kept."""
     from pipeline.cli.job_file import template
 
     if file == "-":
@@ -43,7 +44,7 @@ def init(
         raise RequestError(f"{file} is there already: name another file, or - for stdout") from error
     except OSError as error:
         raise RequestError(f"{file}: {error.strerror or error}") from error
-    show(f"{file}: put your inputs and out in, then: shardlabel label --config {file}")
+    print_line(f"{file}: put your inputs and out in, then: shardlabel label --config {file}")
     return 0
 
 
@@ -51,53 +52,53 @@ def init(
 def check(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A job's YAML file.", show_default=False)],
 ) -> int:
-    """Say what a file asks for, or everything that is wrong with it, a line each; exit 2 then.
+    """Show the options of a file, or every problem in it, one line each; exit 2 then.
 
-    Only the words are checked: no input is listed, no checkpoint opened.
+    Only the file is checked: no input is listed, no checkpoint opened.
     """
     from pipeline.config.check import check_config_file
 
     checked = check_config_file(file)
     for problem in checked.problems:
-        say(redacted(problem))
+        print_stderr(redacted(problem))
     if checked.config is None:
         return _WRONG
-    print_rows(f"{file} is sound", _understood(checked, checked.config))
+    print_rows(f"{file} is sound", _describe_options(checked, checked.config))
     return 0
 
 
 @config.command(cls=GroupedCommand, epilog=examples("shardlabel config schema > label.schema.json"))
 def schema() -> int:
-    """Print the JSON schema of a job's file, for editors and for checks of your own."""
+    """Print the JSON schema of a job's file, for editors and for your own checks."""
     from pipeline.cli.job_file import schema as written
 
     sys.stdout.write(written())
     return 0
 
 
-def _understood(checked: CheckedFile, settings: LabelConfig) -> list[tuple[str, str]]:
+def _describe_options(checked: CheckedFile, settings: LabelConfig) -> list[tuple[str, str]]:
     rows = []
     for name in checked.given:
         value = getattr(settings, name)
         if name == "model":
-            rows += [("model", redacted(_member(member))) for member in settings.members]
+            rows += [("model", redacted(_describe_member(member))) for member in settings.members]
         else:
             shown = ", ".join(value) if isinstance(value, tuple) else "default" if value is None else str(value)
             rows.append((name.replace("_", "-"), redacted(shown)))
-    if checked.left_out:
-        words = ["INPUT" if name == "inputs" else "--out" for name in checked.left_out]
-        rows.append(("to be given", f"{' and '.join(words)}, on the command line"))
-    rest = len(type(settings).model_fields) - len(checked.given) - len(checked.left_out)
+    if checked.missing:
+        parts = ["INPUT" if name == "inputs" else "--out" for name in checked.missing]
+        rows.append(("to be given", f"{' and '.join(parts)}, on the command line"))
+    rest = len(type(settings).model_fields) - len(checked.given) - len(checked.missing)
     rows.append(("the rest", f"{rest} options with their defaults"))
     return rows
 
 
-def _member(member: MemberRequest) -> str:
-    words = [member.arch, f"weights {member.weights or 'by default'}"]
+def _describe_member(member: MemberRequest) -> str:
+    parts = [member.arch, f"weights {member.weights or 'by default'}"]
     if member.checkpoint:
-        words[1] = f"checkpoint {member.checkpoint}"
+        parts[1] = f"checkpoint {member.checkpoint}"
     if member.factor != 1:
-        words.append(f"counts {member.factor:g} times")
+        parts.append(f"counts {member.factor:g} times")
     if member.alias != member.arch:
-        words.append(f"called {member.alias}")
-    return ", ".join(words)
+        parts.append(f"called {member.alias}")
+    return ", ".join(parts)

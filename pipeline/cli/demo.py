@@ -1,4 +1,4 @@
-"""The demo: the main job on the photographs that ship with the project, and an honest table."""
+"""The command ``demo``: label the photographs that ship with the project, and print the accuracy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.label import run_label
-from pipeline.config.settings import label_config
+from pipeline.config.parse import parse_label_config
 from pipeline.job.summary import LabelSummary
 from pipeline.sample_data import sample_data, sample_members
 from pipeline.text.safe import printable
@@ -19,14 +19,14 @@ from pipeline.trust.evaluation import Evaluation
 
 
 def run_demo(out: str, engine: str) -> int:
-    """Label the sample data and print what came of it.
+    """Label the sample data and print the result.
 
     Returns:
         The exit code.
     """
     data = sample_data()
     members = sample_members()
-    settings = label_config({**members, "inputs": str(data), "out": out, "engine": engine, "max_bad_rate": 1.0})
+    settings = parse_label_config({**members, "inputs": str(data), "out": out, "engine": engine, "max_bad_rate": 1.0})
     console = Console()
     console.print(
         f"Labelling the photographs in {data} with {', '.join(members['model'])}, three small networks\n"
@@ -36,11 +36,11 @@ def run_demo(out: str, engine: str) -> int:
         soft_wrap=True,
     )
     summary = run_label(settings)
-    _show(console, summary, evaluate(summary.out))
+    _print_outcome(console, summary, evaluate(summary.out))
     return summary.exit_code
 
 
-def _show(console: Console, summary: LabelSummary, found: Evaluation) -> None:
+def _print_outcome(console: Console, summary: LabelSummary, found: Evaluation) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()

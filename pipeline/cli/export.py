@@ -1,4 +1,4 @@
-"""The command that makes a labelled dataset. No logic lives here."""
+"""The command ``export``. No logic lives here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import Anonymous, Out, S3Endpoint
-from pipeline.cli.printing import print_rows, reasons, say, show
+from pipeline.cli.options import NoSignRequest, Out, S3Endpoint
+from pipeline.cli.printing import format_counts, print_line, print_rows, print_stderr
+from pipeline.cli.summaries import configure_logging
 
 EXPORT_EXAMPLES = examples(
     "shardlabel export labels --to dataset --format imagefolder --min-score 0.9",
@@ -35,14 +36,16 @@ def export(
     max_disagreement: Annotated[float | None, typer.Option(help="Mutual information of the members, in nats.")] = None,
     max_ood_score: Annotated[
         float | None,
-        typer.Option(help="Out-of-distribution score: minus the members' mean energy; larger is stranger."),
+        typer.Option(
+            help="Out-of-distribution score: minus the members' mean energy; larger is less like the training images."
+        ),
     ] = None,
     target_precision: Annotated[
         float | None,
         typer.Option(
             metavar="F",
-            help="Accept from the score on at which this share of labels is right, certified on truth drawn at random; "
-            "exports nothing where that cannot be promised.",
+            help="Accept images from the lowest score at which this share of labels is right, certified on truth drawn "
+            "at random; exports nothing where that cannot be promised.",
         ),
     ] = None,
     delta: Annotated[float | None, typer.Option(help="Risk that the promise does not hold.  [default: 0.1]")] = None,
@@ -55,11 +58,11 @@ def export(
     ] = None,
     repeat_to: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Say in the column copies how often to repeat images until a class has N."),
+        typer.Option(metavar="N", help="The column copies says how often to repeat images so that a class has N."),
     ] = None,
     dedupe: Annotated[
         bool | None,
-        typer.Option("--dedupe/--no-dedupe", help="Of images with the same bytes only the first.  [default: dedupe]"),
+        typer.Option("--dedupe/--no-dedupe", help="Only the first of images with the same bytes.  [default: dedupe]"),
     ] = None,
     license: Annotated[
         str | None, typer.Option(metavar="ID", help="Of the images, for the dataset card.  [default: unknown]")
@@ -77,33 +80,34 @@ def export(
     workers: Annotated[str | None, typer.Option(metavar="auto|N", help="Exporters. auto: one per machine.")] = None,
     overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace another export.")] = None,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
+    no_sign_request: NoSignRequest = None,
     progress: Annotated[
         Literal["auto", "bar", "plain", "json", "none"] | None,
         typer.Option(help="auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout."),
     ] = None,
-    verbose: Annotated[bool | None, typer.Option("--verbose", "-v", help="Let Ray and the libraries talk.")] = None,
+    verbose: Annotated[
+        bool | None, typer.Option("--verbose", "-v", help="Show the messages of Ray and the libraries.")
+    ] = None,
 ) -> int:
-    """Make a labelled dataset of a job's output: original bytes and keys; the same command again goes on."""
-    words = {name: value for name, value in locals().items() if value is not None}
-    from pipeline.cli.jobs import quiet
+    """Make a labelled dataset from a job's output, with original bytes and keys; the same command again goes on."""
+    options = {name: value for name, value in locals().items() if value is not None}
     from pipeline.commands.export import run_export
-    from pipeline.config.settings import parse_config
+    from pipeline.config.parse import parse_config
     from pipeline.exporting.settings import ExportConfig
 
-    settings = parse_config(ExportConfig, words)
-    quiet(verbose=settings.verbose)
+    settings = parse_config(ExportConfig, options)
+    configure_logging(verbose=settings.verbose)
     summary = run_export(settings)
     if settings.progress not in {"json", "none"}:
-        _show_summary(summary)
-    _explain_exit(summary)
+        _print_summary(summary)
+    _print_failures(summary)
     return summary.exit_code
 
 
-def _show_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.ExportSummary, which costs seconds to import
+def _print_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.ExportSummary, which costs seconds to import
     rows = [
         ("labelled", f"{summary.labelled:,}"),
-        ("rejected", reasons({k: v for k, v in summary.rejected.items() if v})),
+        ("rejected", format_counts({k: v for k, v in summary.rejected.items() if v})),
     ]
     if summary.promise is not None:
         promise = summary.promise
@@ -122,7 +126,7 @@ def _show_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Exp
     if copies != summary.selected:
         rows.append(("copies", f"{copies:,} images, repeated as the column says"))
     if summary.omitted:
-        rows.append(("omitted", f"{reasons(summary.omitted)}: no longer what was labelled"))
+        rows.append(("omitted", f"{format_counts(summary.omitted)}: no longer what was labelled"))
     rows.append(("exported", f"{summary.exported:,} of {summary.selected:,} selected, as {summary.format}"))
     if summary.images:
         rows.append(
@@ -131,17 +135,21 @@ def _show_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Exp
     print_rows(summary.to, rows)
     if not summary.calibrated:
         more = "; the promise holds all the same" if summary.promise is not None else ""
-        show(f"scores are uncalibrated: they order images, and promise nothing{more}")
+        print_line(f"scores are uncalibrated: they rank images, but are no probabilities of being right{more}")
     if not summary.complete:
-        show("the job was not finished: this is a part of it")
+        print_line("the job was not finished: some of its images are missing here")
 
 
-def _explain_exit(summary: Any) -> None:  # noqa: ANN401 - likewise
+def _print_failures(summary: Any) -> None:  # noqa: ANN401 - likewise
     for failed in summary.failures:
-        say(f"not read: {failed.uri}: {failed.message}")
+        print_stderr(f"not read: {failed.uri}: {failed.message}")
     if summary.failed_units_exceeded:
-        say("shardlabel: stopped: too many units could not be read; the same command goes on when that is mended")
+        print_stderr(
+            "shardlabel: stopped: too many units could not be read; the same command goes on when that is fixed"
+        )
     elif summary.interrupted:
-        say("shardlabel: stopped; run the same command again to go on from here")
+        print_stderr("shardlabel: stopped; run the same command again to go on from here")
     elif summary.failures:
-        say(f"shardlabel: {len(summary.failures)} units could not be read; run the same command to try them again")
+        print_stderr(
+            f"shardlabel: {len(summary.failures)} units could not be read; run the same command to try them again"
+        )

@@ -1,6 +1,6 @@
-"""How ``--help`` is laid out: options in groups, examples a line each, every command with its whole first sentence.
+"""The layout of ``--help``: options in groups, one example per line, and the whole first sentence of every command.
 
-typer groups options and commands only where rich draws boxes around them, which do not survive a pipe.
+typer groups options and commands only where rich draws boxes around them, which look broken in a pipe.
 """
 
 from __future__ import annotations
@@ -14,19 +14,44 @@ MAX_WIDTH = 120  # columns; lines of a wider terminal would be too long to read
 NETWORKS, MACHINES, ROWS, BUDGETS, S3 = "Networks", "Machines", "Rows and parts", "When to give up", "S3"
 _OTHERS, _COMMANDS = "Options", "Commands"
 _WHOLE_SENTENCE = 400
+GUIDES = "examples/guides"  # in the repository
+# what to read beside the options, by command
+GUIDES_OF = {
+    "label": ("inputs", "networks", "outputs"),
+    "plan": ("speed", "clusters"),
+    "combine": ("trust",),
+    "status": ("outputs", "troubleshooting"),
+    "verify": ("outputs", "troubleshooting"),
+    "evaluate": ("trust",),
+    "calibrate": ("trust",),
+    "sample": ("trust",),
+    "review": ("trust",),
+    "export": ("datasets",),
+    "report": ("outputs",),
+    "bench": ("speed",),
+    "models show": ("networks",),
+    "models fetch": ("networks", "s3"),
+}
 
 
 def examples(*commands: str) -> str:
-    r"""An epilog that shows commands as they are typed; ``\b`` keeps their lines."""
+    r"""An epilog with example commands; ``\b`` keeps their line breaks."""
     lines = "\n".join(f"  {line}" for command in commands for line in command.splitlines())
     return f"\b\nExamples:\n{lines}" if len(commands) > 1 else f"\b\nExample:\n{lines}"
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose options stand in the groups that they name as ``rich_help_panel``."""
+    """A command whose help lists options by their ``rich_help_panel``."""
 
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401 - a class that typer keeps to itself
-        """``[OPTIONS] OUT``: brackets around what may be left out, and nothing around the rest."""
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - classes that typer keeps to itself
+        """The examples, and which guides say more."""
+        super().format_epilog(ctx, formatter)
+        if names := GUIDES_OF.get(ctx.command_path.partition(" ")[2]):
+            formatter.write_paragraph()
+            formatter.write_text(f"Guide: {', '.join(f'{GUIDES}/{name}.md' for name in names)}")
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401 - likewise
+        """``[OPTIONS] OUT``, with brackets around optional arguments only."""
         pieces = ["[OPTIONS]"]
         for argument in _of_kind(self.params, "argument"):
             name = argument.display_name_raw
@@ -47,7 +72,7 @@ class GroupedCommand(TyperCommand):
 
 
 class GroupedCommands(TyperGroup):
-    """A group whose commands stand in the groups that they name, each with its whole first sentence."""
+    """A group whose help lists commands by their panel, each with its whole first sentence."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - a class that typer keeps to itself
         """All commands that are not hidden."""

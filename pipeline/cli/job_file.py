@@ -1,7 +1,7 @@
-"""A job's file from the command line's own words: the schema that editors read, and a commented file to begin with.
+"""The JSON schema of a job's file, and a commented template, generated from the command line.
 
-What an option is called, takes and means is asked of ``shardlabel label`` itself, and its type and default of
-:class:`LabelConfig`. So neither can say anything that the command does not.
+Names and help texts of options come from ``shardlabel label`` itself, types and defaults from :class:`LabelConfig`. So
+both always match the command.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HEAD = """\
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """One option of ``label``: its name in files, what it means without its default, and that default in words."""
+    """One option of ``label``: field, meaning without the default, and the default as the help has it."""
 
     field: str
     meaning: str
@@ -49,14 +49,14 @@ def _options() -> list[_Option]:
     found = []
     for parameter in typer.main.get_command(app).params:
         if parameter.name in LabelConfig.model_fields:
-            said = getattr(parameter, "help", None) or ""
-            default = _DEFAULT.search(said)
-            found.append(_Option(parameter.name, _DEFAULT.sub("", said), default[1] if default else None))
+            text = getattr(parameter, "help", None) or ""
+            default = _DEFAULT.search(text)
+            found.append(_Option(parameter.name, _DEFAULT.sub("", text), default[1] if default else None))
     return found
 
 
 def schema() -> str:
-    """The JSON schema of a job's file. Options may be written with dashes or underscores, as in the file."""
+    """The JSON schema of a job's file. Options may be written with dashes or underscores."""
     raw = LabelConfig.model_json_schema()["properties"]
     properties: dict[str, Any] = {}
     spellings: dict[str, Any] = {}
@@ -80,7 +80,7 @@ def schema() -> str:
 
 
 def template(path: str) -> str:
-    """A file with every option, what it means and its default; ready to run once two places are put in.
+    """A file with every option, its meaning and its default; ready to run once inputs and out are filled in.
 
     Args:
         path: What the file will be called.

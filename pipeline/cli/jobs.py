@@ -1,16 +1,14 @@
-"""The commands about jobs: run one, watch it, prove it, show one."""
+"""The commands ``label``, ``status``, ``verify`` and ``demo``. No logic lives here."""
 
 from __future__ import annotations
 
-import logging
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from pipeline.cli.completion import auto
+from pipeline.cli.completion import complete_auto
 from pipeline.cli.help import BUDGETS, NETWORKS, ROWS, examples
 from pipeline.cli.options import (
-    Anonymous,
     AsJson,
     BatchSize,
     CalibrationFile,
@@ -22,6 +20,7 @@ from pipeline.cli.options import (
     Engine,
     Labels,
     Model,
+    NoSignRequest,
     Out,
     Overwrite,
     Precision,
@@ -33,7 +32,8 @@ from pipeline.cli.options import (
     WeightsDir,
     Workers,
 )
-from pipeline.cli.printing import print_json, print_rows, reasons, say, show
+from pipeline.cli.printing import format_counts, print_json, print_line, print_rows
+from pipeline.cli.summaries import configure_logging, print_failures, print_summary
 
 LABEL_EXAMPLES = examples(
     "shardlabel label photos/ --out labels -m resnet50",
@@ -106,7 +106,7 @@ def label(
         str | None,
         typer.Option(
             metavar="OUT",
-            help="An output labelled with --keep-probs: members that it has are taken from there, only others run.",
+            help="An output labelled with --keep-probs: its members are taken from there, only other members run.",
             rich_help_panel=NETWORKS,
         ),
     ] = None,
@@ -127,30 +127,30 @@ def label(
             metavar="auto|N",
             help="Stop when more units than this cannot be read. auto: 1 % of all, at least 100.  [default: auto]",
             rich_help_panel=BUDGETS,
-            autocompletion=auto,
+            autocompletion=complete_auto,
         ),
     ] = None,
     overwrite: Overwrite = None,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
+    no_sign_request: NoSignRequest = None,
     progress: Progress = None,
     verbose: Verbose = None,
 ) -> int:
     """Label images; the same command again goes on where it stopped."""
-    words = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
-    from pipeline.config.settings import label_config
+    options = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
+    from pipeline.config.parse import parse_label_config
 
     for name in ("batch_size", "workers", "decode_threads", "max_failed_units"):
-        if str(words.get(name, "")).isdigit():
-            words[name] = int(words[name])
-    settings = label_config(words, config)
-    from pipeline.commands.label import run_label  # only now: a wrong word need not wait for torch
+        if str(options.get(name, "")).isdigit():
+            options[name] = int(options[name])
+    settings = parse_label_config(options, config)
+    from pipeline.commands.label import run_label  # only now: wrong options are reported without waiting for torch
 
-    quiet(verbose=settings.verbose)
+    configure_logging(verbose=settings.verbose)
     summary = run_label(settings)
     if settings.progress not in {"json", "none"}:
-        show_summary(summary)
-    explain_exit(summary)
+        print_summary(summary)
+    print_failures(summary)
     return summary.exit_code
 
 
@@ -161,9 +161,9 @@ def status(
     ] = None,
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
+    no_sign_request: NoSignRequest = None,
 ) -> int:
-    """How far a job has come: units, images, rate, quarantine."""
+    """Show the progress of a job: units, images, rate, quarantine."""
     import pipeline
 
     found = pipeline.status(out, plan=plan, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request))
@@ -176,34 +176,34 @@ def status(
         ("images", f"{found.images:,}"),
         ("labelled", f"{found.labelled:,}"),
         ("rate", "-" if found.images_per_s is None else f"{found.images_per_s:,.1f} images/s between commits"),
-        ("quarantined", reasons(found.quarantined)),
-        ("shard damage", reasons(found.events)),
+        ("quarantined", format_counts(found.quarantined)),
+        ("shard damage", format_counts(found.events)),
     ]
     for compared in found.comparisons:
         actual = "-" if compared.actual is None else f"{compared.actual:,.0f}"
         rows.append((f"planned {compared.what}", f"{compared.planned:,.0f}, actual {actual}"))
     print_rows(found.out, rows)
     for uri in found.unreadable:
-        show(f"unreadable: {uri}")
+        print_line(f"unreadable: {uri}")
     return 0
 
 
 def verify(
     out: Out,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Read every image again, and compare its hash with the one that was noted.")
+        bool, typer.Option("--deep", help="Read every image again, and compare its hash with the one in its row.")
     ] = False,
     workers: Annotated[
         str,
         typer.Option(
             metavar="auto|N",
-            help="Processes. auto: one per CPU, where there is work for so many.",
-            autocompletion=auto,
+            help="Processes. auto: one per CPU, where there is enough work.",
+            autocompletion=complete_auto,
         ),
     ] = "auto",
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
+    no_sign_request: NoSignRequest = None,
 ) -> int:
     """Prove that every sample of the inputs is accounted for exactly once; exit 1 if not."""
     import pipeline
@@ -211,7 +211,7 @@ def verify(
     found = pipeline.verify(
         out,
         deep=deep,
-        workers=int(workers) if workers.isdecimal() else workers,  # type: ignore[arg-type]  # it says what it wants
+        workers=int(workers) if workers.isdecimal() else workers,  # type: ignore[arg-type]  # verify checks it
         s3_endpoint=s3_endpoint,
         no_sign_request=bool(no_sign_request),
     )
@@ -219,13 +219,13 @@ def verify(
         print_json(found)
         return found.exit_code
     for line in found.discrepancies:
-        show(f"DISCREPANCY  {line}")
+        print_line(f"DISCREPANCY  {line}")
     verdict = "every sample is accounted for exactly once"
     if deep:
         verdict += ", and every image is the one that was labelled"
     if found.discrepancies:
         verdict = f"{len(found.discrepancies)} discrepancies"
-    show(
+    print_line(
         f"{found.out}: {found.units:,} units, {found.samples:,} samples in, "
         f"{found.predictions:,} predictions + {found.quarantined:,} quarantined: {verdict}"
     )
@@ -248,44 +248,5 @@ def demo(
     """Label the sample photographs that ship with shardlabel. No network, about a minute."""
     from pipeline.cli.demo import run_demo
 
-    quiet(verbose=False)
+    configure_logging(verbose=False)
     return run_demo(out or "shardlabel-demo", engine)
-
-
-def quiet(*, verbose: bool) -> None:
-    """Keep libraries quiet, or not."""
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
-
-
-def show_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, which costs seconds to import
-    """Print what a run did."""
-    if not summary.images and summary.units_done == summary.units_total:
-        show(f"nothing left to do: all {summary.units_total:,} units are in {summary.out}")
-        return
-    rows = [
-        ("images", f"{summary.images:,} in {summary.seconds:,.1f} s, {summary.images_per_s:,.1f} images/s"),
-        ("labelled", f"{summary.labelled:,}"),
-        ("quarantined", reasons(summary.quarantined_by_reason)),
-    ]
-    if summary.events:
-        rows.append(("shard damage", reasons(summary.events)))
-    rows.append(("units", f"{summary.units_done:,} of {summary.units_total:,} done"))
-    rows.append(("predictions", f"{summary.out}/predictions/*.parquet"))
-    print_rows("", rows)
-
-
-def explain_exit(summary: Any) -> None:  # noqa: ANN401 - likewise
-    """Say on stderr what went wrong in a run."""
-    for failed in summary.failures:
-        say(f"not read: {failed.uri}: {failed.message}")
-    if summary.bad_rate_exceeded:
-        say("shardlabel: stopped: too many samples are quarantined (--max-bad-rate); see OUT/quarantine")
-    elif summary.failed_units_exceeded:
-        say(
-            f"shardlabel: stopped: {summary.failed_units} units could not be read, more than --max-failed-units "
-            "allows; when the cause is mended, the same command goes on from here"
-        )
-    elif summary.interrupted:
-        say("shardlabel: stopped; run the same command again to go on from here")
-    elif summary.failed_units:
-        say(f"shardlabel: {summary.failed_units} units could not be read; run the same command to try them again")

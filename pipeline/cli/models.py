@@ -1,4 +1,4 @@
-"""The commands about the zoo: what there is, and how to carry it elsewhere."""
+"""The commands ``models show`` and ``models fetch``, about the model catalogue."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.completion import members
+from pipeline.cli.completion import complete_members
 from pipeline.cli.help import GroupedCommand, GroupedCommands, examples
-from pipeline.cli.options import Anonymous, AsJson, S3Endpoint, WeightsDir
-from pipeline.cli.printing import print_json
-from pipeline.cli.printing import show as show_line
+from pipeline.cli.options import AsJson, NoSignRequest, S3Endpoint, WeightsDir
+from pipeline.cli.printing import print_json, print_line
 
 
 class _ShowByDefault(GroupedCommands):
@@ -21,7 +20,7 @@ class _ShowByDefault(GroupedCommands):
         return super().parse_args(ctx, args if named else ["show", *args])
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:  # noqa: ANN401 - likewise
-        """The commands, and what `show` takes."""
+        """Complete commands, and the values of `show`."""
         (name,) = (parameter for parameter in self.commands["show"].params if parameter.name == "name")
         return [*super().shell_complete(ctx, incomplete), *name.shell_complete(ctx, incomplete)]
 
@@ -31,13 +30,13 @@ models = typer.Typer(cls=_ShowByDefault, rich_markup_mode=None)
 
 @models.callback()
 def _models() -> None:
-    """The zoo: which classifiers there are, where their weights are. `models [NAME]` shows, `models fetch` carries."""
+    """The model catalogue: classifiers and their weights. `models [NAME]` shows them, `models fetch` copies weights."""
 
 
 @models.command(
     cls=GroupedCommand,
     epilog=examples(
-        "shardlabel models                              # all that have a paper here",
+        "shardlabel models                              # all with a known paper",
         "shardlabel models resnet50",
         "shardlabel models 'timm/*xception*' --json",
     ),
@@ -49,28 +48,28 @@ def show(
             metavar="NAME",
             help="An architecture, shown in full; or a family, or a pattern, listed.",
             show_default=False,
-            autocompletion=members,
+            autocompletion=complete_members,
         ),
     ] = None,
     weights_dir: WeightsDir = None,
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
+    no_sign_request: NoSignRequest = None,
 ) -> int:
     """List architectures and their published weights, or show one in full. `show` may be left out."""
-    from pipeline.cli import model_cards
-    from pipeline.commands import models as catalogue
+    from pipeline.cli import model_tables
+    from pipeline.commands import models as model_commands
 
-    found = catalogue.list_architectures(
+    found = model_commands.list_architectures(
         name, weights_dir=weights_dir, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
     )
     one = found[0] if len(found) == 1 and found[0].name == name else None
     if json_:
         print_json([card.to_dict() for card in found] if one is None else one.to_dict())
     elif one is not None:
-        model_cards.print_card(one)
+        model_tables.print_architecture(one)
     else:
-        model_cards.print_list(found)
+        model_tables.print_architectures(found)
     return 0
 
 
@@ -85,24 +84,27 @@ def fetch(
     specs: Annotated[
         list[str],
         typer.Argument(
-            metavar="SPEC", help="Members, as `label -m` takes them.", show_default=False, autocompletion=members
+            metavar="SPEC",
+            help="Members, as `label -m` takes them.",
+            show_default=False,
+            autocompletion=complete_members,
         ),
     ],
     to: Annotated[str, typer.Option(metavar="URI", help="Directory or s3:// prefix.", show_default=False)],
     weights_dir: WeightsDir = None,
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
+    no_sign_request: NoSignRequest = None,
 ) -> int:
     """Put weights into a directory or bucket, for machines without internet: found or downloaded, checked, copied."""
     import contextlib
     import dataclasses
 
-    from pipeline.commands import models as catalogue
+    from pipeline.commands import models as model_commands
     from pipeline.job.progress import make_reporter
 
     with contextlib.closing(make_reporter("none" if json_ else "auto")) as reporter:
-        found = catalogue.fetch(
+        found = model_commands.fetch(
             specs,
             to,
             weights_dir=weights_dir,
@@ -115,5 +117,5 @@ def fetch(
         return 0
     for file in found:
         state = "copied" if file.copied else "was there"
-        show_line(f"{file.spec}: {file.uri} ({file.num_bytes / 2**20:,.1f} MB, {state})")
+        print_line(f"{file.spec}: {file.uri} ({file.num_bytes / 2**20:,.1f} MB, {state})")
     return 0

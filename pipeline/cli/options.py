@@ -1,4 +1,4 @@
-"""Options that several commands share, as typer wants them."""
+"""Options that several commands share, as typer annotations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.cli.completion import auto, members
+from pipeline.cli.completion import complete_auto, complete_members
 from pipeline.cli.help import MACHINES, NETWORKS, ROWS, S3
 
 _MODELS = (
@@ -19,11 +19,11 @@ S3Endpoint = Annotated[
     typer.Option(
         "--s3-endpoint",
         metavar="URL",
-        help="Another store than AWS's own.  [default: as AWS's variables say]",
+        help="Another store than AWS.  [default: from AWS's environment variables]",
         rich_help_panel=S3,
     ),
 ]
-Anonymous = Annotated[
+NoSignRequest = Annotated[
     bool | None,
     typer.Option("--no-sign-request", help="Read public buckets without credentials.", rich_help_panel=S3),
 ]
@@ -33,14 +33,16 @@ Out = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[
     list[str] | None,
-    typer.Option("--model", "-m", metavar="SPEC", help=_MODELS, rich_help_panel=NETWORKS, autocompletion=members),
+    typer.Option(
+        "--model", "-m", metavar="SPEC", help=_MODELS, rich_help_panel=NETWORKS, autocompletion=complete_members
+    ),
 ]
 WeightsDir = Annotated[
     str | None,
     typer.Option(
         "--weights-dir",
         metavar="URI",
-        help="Directory or prefix where checkpoints are looked for first.",
+        help="Directory or prefix that is searched first for checkpoints.",
         rich_help_panel=NETWORKS,
     ),
 ]
@@ -86,9 +88,9 @@ BatchSize = Annotated[
     str | None,
     typer.Option(
         metavar="auto|N",
-        help="Images in one pass of a network. auto: what suits it.  [default: auto]",
+        help="Images in one pass of a network. auto: chosen for each network.  [default: auto]",
         rich_help_panel=MACHINES,
-        autocompletion=auto,
+        autocompletion=complete_auto,
     ),
 ]
 Decode = Annotated[
@@ -105,10 +107,10 @@ DecodeThreads = Annotated[
         metavar="auto|N",
         help="Threads of a labeler. auto: one per CPU it has.  [default: auto]",
         rich_help_panel=MACHINES,
-        autocompletion=auto,
+        autocompletion=complete_auto,
     ),
 ]
-Steps = Annotated[
+StepProgress = Annotated[
     Literal["auto", "bar", "plain", "none"], typer.Option(help="auto: a bar on a terminal, plain lines elsewhere.")
 ]
 Engine = Annotated[
@@ -130,14 +132,14 @@ Workers = Annotated[
         metavar="auto|N",
         help="Labelers. auto: one per GPU, or one per machine.  [default: auto]",
         rich_help_panel=MACHINES,
-        autocompletion=auto,
+        autocompletion=complete_auto,
     ),
 ]
 CalibrationFile = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="What `calibrate` saved for these members: scores that say how often they hold.",
+        help="What `calibrate` saved for these members: makes scores probabilities of being right.",
         rich_help_panel=NETWORKS,
     ),
 ]
@@ -149,4 +151,4 @@ Progress = Annotated[
     Literal["auto", "bar", "plain", "json", "none"] | None,
     typer.Option(help="auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout.  [default: auto]"),
 ]
-Verbose = Annotated[bool | None, typer.Option("--verbose", "-v", help="Let Ray and the libraries talk.")]
+Verbose = Annotated[bool | None, typer.Option("--verbose", "-v", help="Show the messages of Ray and the libraries.")]

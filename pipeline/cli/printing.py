@@ -1,42 +1,62 @@
-"""Plain lines, rows and JSON, as all commands print them."""
+"""Printing of plain lines, rows and JSON for all commands."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from pipeline.text.safe import json_text, printable
 
+Result = TypeVar("Result")
 
-def say(line: str) -> None:
-    """One line on stderr."""
+
+def print_stderr(line: str) -> None:
+    """Print one line on stderr, without control characters."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
-def show(line: str) -> None:
-    """One line on stdout."""
+def print_line(line: str) -> None:
+    """Print one line on stdout, without control characters."""
     print(printable(line))
 
 
 def print_json(found: Any) -> None:  # noqa: ANN401 - a dataclass, or what JSON knows
-    """Print a result for machines."""
+    """Print a result as JSON."""
     content = dataclasses.asdict(found) if dataclasses.is_dataclass(found) and not isinstance(found, type) else found
     print(json_text(content, indent=2))
 
 
+def print_result(found: Result, print_table: Callable[[Result], None], *, as_json: bool) -> int:
+    """Print a result for machines or for people.
+
+    Args:
+        found: A dataclass.
+        print_table: Prints it for people.
+        as_json: Whether to print JSON.
+
+    Returns:
+        The exit code, 0.
+    """
+    if as_json:
+        print_json(found)
+    else:
+        print_table(found)
+    return 0
+
+
 def print_rows(title: str, rows: list[tuple[str, str]]) -> None:
-    """Print names and values below each other."""
+    """Print names and values, one pair per line."""
     if title:
-        show(title)
+        print_line(title)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        show(f"  {name:<{width}}  {value}")
+        print_line(f"  {name:<{width}}  {value}")
 
 
-def reasons(counts: Mapping[str, int]) -> str:
-    """How many, and of what, the most frequent first."""
+def format_counts(counts: Mapping[str, int]) -> str:
+    """A total and its parts, the most frequent first: ``3 (2 decode, 1 empty)``."""
     if not counts:
         return "0"
     listed = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items(), key=lambda item: -item[1]))

@@ -1,4 +1,4 @@
-"""The reference: every command, option, file, column, reason and function on one page, asked of the code itself.
+"""The reference: every command, option, file, column, reason and function on one page, generated from the code.
 
 ``python -m pipeline.cli.reference > pipeline/REFERENCE.md`` renews the page, and so does ``make reference``.
 """
@@ -53,18 +53,18 @@ ENVIRONMENT = {
     "NO_COLOR": "tables without colour",
 }
 FILES = {
-    JOB: "what was asked for: members with the hashes of their weights and their recipes, class names, options, "
+    JOB: "the job description: members with the hashes of their weights and their recipes, class names, options, "
     "versions, and the fingerprint over all that changes results",
     UNITS: "the units: every tar, every slice of loose images, with size and version",
     "plan/keys-UNIT.parquet": "the keys of a slice of loose images",
     "predictions/part-JOB-UNIT-NUMBER[-last].parquet": "labelled samples, up to `--rows-per-part` of a unit",
     "quarantine/part-JOB-UNIT-NUMBER[-last].parquet": "its samples that were not labelled, and damage",
     "quarantine/part-JOB-UNIT-unreadable.parquet": "a unit that could not be read to its end",
-    "probabilities/ALIAS/part-JOB-UNIT-NUMBER[-last].parquet": "with `--keep-probs`: what a member says of the same "
-    "rows, float16, one list of all classes each",
-    f"{ATTEMPTS}/UNIT-NUMBER.json": "a labeler is at this unit, or died of it",
+    "probabilities/ALIAS/part-JOB-UNIT-NUMBER[-last].parquet": "with `--keep-probs`: a member's probabilities for the "
+    "same rows, float16, one list of all classes each",
+    f"{ATTEMPTS}/UNIT-NUMBER.json": "a labeler works on this unit, or died while it did",
     "report.html": "the page of `report`",
-    SUCCESS: "there while everything planned is done",
+    SUCCESS: "present if everything planned is done",
 }
 
 
@@ -92,9 +92,9 @@ def _command(command: Any, context: Any) -> Iterator[str]:  # noqa: ANN401 - cla
 
 
 def _parameter(parameter: Any, context: Any) -> str:  # noqa: ANN401 - likewise
-    """One argument or option: how it is written, what it means, its default."""
-    said, text = parameter.get_help_record(context)
-    name = re.sub(r" <(?:str|list\[str\])>$", "", said)
+    """One argument or option: syntax, meaning and default."""
+    written, text = parameter.get_help_record(context)
+    name = re.sub(r" <(?:str|list\[str\])>$", "", written)
     meaning = " ".join(text.replace("[required]", "").replace(f"[env var: {parameter.envvar}]", "").split())
     default = _DEFAULT.search(meaning)
     kind = _NUMBERS.get(parameter.type_descriptor.annotation)
@@ -106,30 +106,32 @@ def _parameter(parameter: Any, context: Any) -> str:  # noqa: ANN401 - likewise
 
 
 def _surroundings() -> Iterator[str]:
-    """What is around the commands: variables, exit codes, files."""
+    """Environment variables, exit codes and files."""
     yield "## Environment\n"
-    yield _listed((", ".join(f"`{name}`" for name in names.split(", ")), said) for names, said in ENVIRONMENT.items())
+    yield _bullets(
+        (", ".join(f"`{name}`" for name in names.split(", ")), meaning) for names, meaning in ENVIRONMENT.items()
+    )
     yield "## Errors\n"
     yield "What the Python API raises, and the exit code that the command ends with instead:\n"
     tree = (errors.__doc__ or "").partition("::\n")[2].partition("\n\nEvery one")[0]
     yield f"```text\n{inspect.cleandoc(tree)}\n```\n"
     yield "## Files of OUT\n"
-    yield _listed((f"`{name}`", said) for name, said in FILES.items())
+    yield _bullets((f"`{name}`", meaning) for name, meaning in FILES.items())
 
 
 def _columns() -> Iterator[str]:
-    """What stands in both tables."""
+    """The columns of both tables."""
     meanings = {**COLUMN_MEANINGS, "FIELD": "each field that `--keep` names, as UTF-8 text"}
     labelled = predictions_schema(["ALIAS"], ["FIELD"])
     for title, schema in (("predictions", labelled), ("quarantine", QUARANTINE_SCHEMA)):
         yield f"## Columns of {title}\n"
-        yield _listed((f"`{field.name}` ({_kind(field.type)})", meanings[field.name]) for field in schema)
+        yield _bullets((f"`{field.name}` ({_kind(field.type)})", meanings[field.name]) for field in schema)
     yield f"## Stages and reasons of quarantine\n\nStages: {', '.join(f'`{stage}`' for stage in Stage)}. Reasons:\n"
-    yield _listed((f"`{reason}`", REASON_MEANINGS[reason]) for reason in Reason)
+    yield _bullets((f"`{reason}`", REASON_MEANINGS[reason]) for reason in Reason)
 
 
 def _functions() -> Iterator[str]:
-    """The Python API: signatures, what they are for, and what they return."""
+    """The Python API: signatures, docstrings and results."""
     yield "## Python\n\nOptions are those of the command of the same name, with underscores.\n"
     for name in pipeline.__all__:
         function = getattr(pipeline, name)
@@ -143,14 +145,14 @@ def _functions() -> Iterator[str]:
 def _signature(name: str, function: Any) -> str:  # noqa: ANN401 - any function
     """A function's parameters, a line each."""
     signature = inspect.signature(function)
-    words: list[str] = []
+    parameters: list[str] = []
     for parameter in signature.parameters.values():
-        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in words:
-            words.append("*")
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in parameters:
+            parameters.append("*")
         stars = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
         default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
-        words.append(f"{stars}{parameter.name}: {parameter.annotation}{default}")
-    lines = "".join(f"    {word},\n" for word in words)
+        parameters.append(f"{stars}{parameter.name}: {parameter.annotation}{default}")
+    lines = "".join(f"    {line},\n" for line in parameters)
     return f"{name}(\n{lines}) -> {signature.return_annotation}"
 
 
@@ -167,7 +169,7 @@ def _plain(annotation: Any) -> str:  # noqa: ANN401 - any type
 
 
 def _kind(kind: pa.DataType) -> str:
-    """A column's type in words."""
+    """The type of a column."""
     if pa.types.is_dictionary(kind):
         return f"{kind.value_type}, dictionary-encoded"
     return re.sub(r"\bfloat\b", "float32", re.sub(r"(element|item): ", "", str(kind)))
@@ -177,8 +179,8 @@ def _sentence(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
-def _listed(entries: Iterable[tuple[str, str]]) -> str:
-    return "".join(f"- {name}: {_sentence(said)}\n" for name, said in entries)
+def _bullets(entries: Iterable[tuple[str, str]]) -> str:
+    return "".join(f"- {name}: {_sentence(meaning)}\n" for name, meaning in entries)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The commands that measure and forecast: words become a call and a table. No logic lives here."""
+"""The commands ``plan`` and ``bench``. No logic lives here."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.completion import auto
+from pipeline.cli.completion import complete_auto
 from pipeline.cli.help import examples
 from pipeline.cli.options import (
-    Anonymous,
     AsJson,
     BatchSize,
     Combine,
@@ -19,13 +18,14 @@ from pipeline.cli.options import (
     Device,
     Labels,
     Model,
+    NoSignRequest,
     Precision,
     S3Endpoint,
-    Steps,
+    StepProgress,
     TopK,
     WeightsDir,
 )
-from pipeline.cli.printing import print_json
+from pipeline.cli.printing import print_result
 
 PLAN_EXAMPLES = examples(
     "shardlabel plan 's3://bucket/{000..127}.tar' \\\n    --workers 8 --price-per-hour 2.5",
@@ -45,17 +45,18 @@ def plan(
         str | None,
         typer.Option(
             metavar="auto|N",
-            help="Workers like this one to reckon with. auto: the GPUs of this machine, or the machine.  "
-            "[default: auto]",
-            autocompletion=auto,
+            help="Workers like this one to assume. auto: the GPUs of this machine, or the machine.  [default: auto]",
+            autocompletion=complete_auto,
         ),
     ] = None,
-    price_per_hour: Annotated[float | None, typer.Option(metavar="PRICE", help="Of one worker, in any money.")] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(metavar="PRICE", help="Of one worker, in any currency.")
+    ] = None,
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="no-measure: count only; needs no weights.")
     ] = True,
     seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="What measuring may take, about.  [default: 15]")
+        float | None, typer.Option(metavar="S", help="Approximate time for measuring.  [default: 15]")
     ] = None,
     model: Model = None,
     weights_dir: WeightsDir = None,
@@ -69,21 +70,17 @@ def plan(
     decode: Decode = None,
     decode_threads: DecodeThreads = None,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
-    progress: Steps = "auto",
+    no_sign_request: NoSignRequest = None,
+    progress: StepProgress = "auto",
     json_: AsJson = False,
 ) -> int:
-    """What a job would do, how long it would take and what it would cost. Writes nothing."""
-    words = _given(locals())
-    from pipeline.cli.speed_tables import print_forecast
-    from pipeline.commands.plan import plan as foretell
+    """Estimate the work, time and cost of a job. Writes nothing."""
+    options = _given_options(locals())
+    from pipeline.cli.speed_tables import print_plan
+    from pipeline.commands.plan import plan as run_plan
 
-    found = foretell(words.pop("inputs", ()), **words)
-    if json_:
-        print_json(found)
-    else:
-        print_forecast(found)
-    return 0
+    found = run_plan(options.pop("inputs", ()), **options)
+    return print_result(found, print_plan, as_json=json_)
 
 
 def bench(
@@ -91,7 +88,9 @@ def bench(
         list[str] | None,
         typer.Argument(metavar="INPUT", help=f"{_INPUT} None: the sample data.", show_default=False),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(metavar="S", help="What it may take, about.  [default: 60]")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Approximate time for measuring.  [default: 60]")
+    ] = None,
     model: Model = None,
     weights_dir: WeightsDir = None,
     labels: Labels = None,
@@ -104,23 +103,19 @@ def bench(
     decode: Decode = None,
     decode_threads: DecodeThreads = None,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
-    progress: Steps = "auto",
+    no_sign_request: NoSignRequest = None,
+    progress: StepProgress = "auto",
     json_: AsJson = False,
 ) -> int:
-    """Rates of this machine, stage by stage: the limit of a job, how close it comes, and what binds it."""
-    words = _given(locals())
+    """Measure each stage on this machine: the limit of a job, how close it comes, and its bottleneck."""
+    options = _given_options(locals())
     from pipeline.cli.speed_tables import print_benchmark
     from pipeline.commands.bench import bench as run_bench
 
-    found = run_bench(words.pop("inputs", ()), **words)
-    if json_:
-        print_json(found)
-    else:
-        print_benchmark(found)
-    return 0
+    found = run_bench(options.pop("inputs", ()), **options)
+    return print_result(found, print_benchmark, as_json=json_)
 
 
-def _given(words: dict[str, Any]) -> dict[str, Any]:
-    """The words that were given, without what is for the command line alone."""
-    return {name: value for name, value in words.items() if name != "json_" and value not in (None, [])}
+def _given_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, without ``--json``."""
+    return {name: value for name, value in options.items() if name != "json_" and value not in (None, [])}

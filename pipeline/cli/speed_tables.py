@@ -1,4 +1,4 @@
-"""Tables of a benchmark and of a forecast, for a person."""
+"""Tables of ``bench`` and ``plan``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.table import Table
 
 from pipeline.commands.bench import Benchmark
 from pipeline.commands.plan import Expected, Forecast
-from pipeline.speed.bottleneck import BOTTLENECKS, Verdict
+from pipeline.speed.bottleneck import BOTTLENECKS, BottleneckAnalysis
 from pipeline.speed.rates import Rates, StageRate
 from pipeline.text.fmt import duration, size
 from pipeline.text.safe import printable
@@ -26,41 +26,41 @@ _SUMS = {"prepare", "ensemble"}
 
 
 def print_benchmark(found: Benchmark) -> None:
-    """Print rates, the limit, the job and what follows."""
+    """Print the rates, the limit, the rate of the job and the bottleneck."""
     console = Console()
-    _say(console, f"{_ensemble(found.rates)}; {', '.join(found.inputs)}")
+    _print(console, f"{_describe_ensemble(found.rates)}; {', '.join(found.inputs)}")
     for note in found.notes:
-        _say(console, note)
-    console.print(_stages(found.rates))
+        _print(console, note)
+    console.print(_stage_table(found.rates))
     console.print()
-    _print_rows(console, _verdict(found.verdict, found.rates))
+    _print_rows(console, _bottleneck_rows(found.verdict, found.rates))
 
 
-def print_forecast(found: Forecast) -> None:
+def print_plan(found: Forecast) -> None:
     """Print counts and, where rates were measured, time and cost."""
     console = Console()
-    _say(console, ", ".join(found.inputs))
+    _print(console, ", ".join(found.inputs))
     for note in found.notes:
-        _say(console, note)
-    rows = [("shards", _shards(found))] if found.shards else []
+        _print(console, note)
+    rows = [("shards", _format_shards(found))] if found.shards else []
     if found.loose_images:
         rows.append(("loose images", f"{found.loose_images:,}"))
     rows += [
         ("units", f"{found.units:,}"),
         ("bytes", size(found.size_bytes)),
-        ("images", _with_error(found.images, found.images_standard_error)),
+        ("images", _format_images(found.images, found.images_standard_error)),
     ]
     if found.time is not None and found.rates is not None:
-        rows += _expected(found, found.time, found.rates)
+        rows += _time_rows(found, found.time, found.rates)
     _print_rows(console, rows)
 
 
-def _shards(found: Forecast) -> str:
+def _format_shards(found: Forecast) -> str:
     missing = f", {found.unreadable:,} of them missing or forbidden" if found.unreadable else ""
     return f"{found.shards:,}{missing}"
 
 
-def _with_error(images: int, standard_error: float | None) -> str:
+def _format_images(images: int, standard_error: float | None) -> str:
     if standard_error == 0:
         return f"{images:,} (counted)"
     if standard_error is None:
@@ -68,15 +68,15 @@ def _with_error(images: int, standard_error: float | None) -> str:
     return f"about {images:,} +- {2 * standard_error:,.0f} (95 %, from a sample of the shards)"
 
 
-def _expected(found: Forecast, time: Expected, rates: Rates) -> list[tuple[str, str]]:
+def _time_rows(found: Forecast, time: Expected, rates: Rates) -> list[tuple[str, str]]:
     verdict = time.verdict
     workers = "worker" if time.workers == 1 else "workers"
     rows = [
-        ("ensemble", _ensemble(rates)),
-        ("measured", _measured(rates)),
+        ("ensemble", _describe_ensemble(rates)),
+        ("measured", _describe_rates(rates)),
         ("bottleneck", BOTTLENECKS[verdict.bottleneck]),
         ("rate", f"{time.images_per_s:,.1f} images/s with {time.workers:,} {workers}"),
-        ("time", duration(time.seconds) + _about(found, time.seconds)),
+        ("time", duration(time.seconds) + _time_error(found, time.seconds)),
     ]
     if time.cost is not None:
         rows.append(("cost", f"{time.cost:,.2f} for {time.worker_hours:,.1f} worker hours"))
@@ -85,19 +85,19 @@ def _expected(found: Forecast, time: Expected, rates: Rates) -> list[tuple[str, 
     return rows
 
 
-def _about(found: Forecast, seconds: float) -> str:
+def _time_error(found: Forecast, seconds: float) -> str:
     error = found.images_standard_error
     if not error or not found.images:
         return ""
     return f" +- {duration(2 * error / found.images * seconds)} for the number of images"
 
 
-def _measured(rates: Rates) -> str:
+def _describe_rates(rates: Rates) -> str:
     names = {"read": "read", "decode": "decode", "ensemble": "all members", "job": "the whole job"}
     return ", ".join(f"{words} {rates.one(stage).images_per_s:,.1f}" for stage, words in names.items()) + " images/s"
 
 
-def _ensemble(rates: Rates) -> str:
+def _describe_ensemble(rates: Rates) -> str:
     compiled = ", compiled" if rates.compiled else ""
     where = "one GPU" if rates.device == "cuda" else "CPU"
     return (
@@ -106,7 +106,7 @@ def _ensemble(rates: Rates) -> str:
     )
 
 
-def _stages(rates: Rates) -> Table:
+def _stage_table(rates: Rates) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("alone", no_wrap=True)
     table.add_column("", no_wrap=True)
@@ -114,8 +114,12 @@ def _stages(rates: Rates) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     counted = [stage for stage in rates.stages if stage.stage in _TITLES]
     for stage in counted:
-        beside = [other for other in counted if _adds_up(other) and _place(other, rates) == _place(stage, rates)]
-        share = stage.ms_per_image / sum(other.ms_per_image for other in beside) if _adds_up(stage) else None
+        beside = [
+            other
+            for other in counted
+            if _is_part_of_image(other) and _device_of(other, rates) == _device_of(stage, rates)
+        ]
+        share = stage.ms_per_image / sum(other.ms_per_image for other in beside) if _is_part_of_image(stage) else None
         table.add_row(
             _TITLES[stage.stage] or stage.member,
             stage.what + ("" if stage.configured else " (not used)"),
@@ -127,17 +131,17 @@ def _stages(rates: Rates) -> Table:
     return table
 
 
-def _adds_up(stage: StageRate) -> bool:
-    """Whether it is a part of what an image costs, counted once."""
+def _is_part_of_image(stage: StageRate) -> bool:
+    """Whether its time is part of the time of an image, and not part of another stage as well."""
     return stage.configured and stage.stage not in _SUMS | {"read"}
 
 
-def _place(stage: StageRate, rates: Rates) -> str:
-    """Where it runs: what an image costs the GPU is no share of what it costs the cores."""
+def _device_of(stage: StageRate, rates: Rates) -> str:
+    """The device that it runs on: shares are of the time of an image on the same device."""
     return rates.device if stage.stage == "forward" else "cpu"
 
 
-def _verdict(verdict: Verdict, rates: Rates) -> list[tuple[str, str]]:
+def _bottleneck_rows(verdict: BottleneckAnalysis, rates: Rates) -> list[tuple[str, str]]:
     sharing = verdict.sharing
     where = "GPU" if rates.device == "cuda" else "core"
     members = f"{len(rates.members)} member{'s' if len(rates.members) > 1 else ''}"
@@ -160,9 +164,9 @@ def _print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     older = ""
     for name, value in rows:
-        _say(console, f"  {'' if name == older else name:<{width}}  {value}")
+        _print(console, f"  {'' if name == older else name:<{width}}  {value}")
         older = name
 
 
-def _say(console: Console, line: str) -> None:
+def _print(console: Console, line: str) -> None:
     console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

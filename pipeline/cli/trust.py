@@ -1,4 +1,4 @@
-"""The commands about trust: how often labels are right, and scores that say so. No logic lives here."""
+"""The commands ``evaluate``, ``calibrate``, ``sample``, ``review`` and ``report``. No logic lives here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import Anonymous, AsJson, Out, S3Endpoint
-from pipeline.cli.printing import print_json
+from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint
+from pipeline.cli.printing import print_json, print_result
 
 EVALUATE_EXAMPLES = examples(
     "shardlabel evaluate labels", "shardlabel evaluate s3://bucket/labels --truth truth.csv --json"
@@ -30,7 +30,7 @@ TruthFile = Annotated[
         "--truth",
         metavar="FILE",
         help="CSV or Parquet, local or s3://, with the columns key and label (class name or index), and shard where "
-        "keys alone name several images; a list of `sample` with its column truth filled in; JSON of Label Studio or "
+        "a key names several images; a list of `sample` with its column truth filled in; JSON of Label Studio or "
         "FiftyOne.  [default: the samples' .cls]",
     ),
 ]
@@ -39,7 +39,7 @@ ListFile = Annotated[
     typer.Option(
         "--save",
         metavar="FILE",
-        help="Where to write the list, a folder for fiftyone; local or s3://. One that is there is kept.",
+        help="Where to write the list, a folder for fiftyone; local or s3://. An existing list is kept.",
     ),
 ]
 ListFormat = Annotated[
@@ -53,8 +53,8 @@ ListFormat = Annotated[
 Images = Annotated[
     bool, typer.Option("--images/--no-images", help="Write the images beside the list; a CSV can do without.")
 ]
-Unique = Annotated[bool, typer.Option("--unique", help="Of images with equal bytes, only one.")]
-Seed = Annotated[int, typer.Option(help="Another seed draws others, and orders equal ones differently.")]
+Unique = Annotated[bool, typer.Option("--unique", help="Only one of images with equal bytes.")]
+Seed = Annotated[int, typer.Option(help="Of the random choice, and of the order of equal values.")]
 
 
 def evaluate(
@@ -62,18 +62,14 @@ def evaluate(
     truth: TruthFile = None,
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
+    no_sign_request: NoSignRequest = None,
 ) -> int:
-    """How often each member and the consensus are right, and how far scores can be trusted, where truth is known."""
+    """Measure accuracy and calibration of each member and of the consensus on images with known truth."""
     import pipeline
     from pipeline.cli.trust_tables import print_evaluation
 
     found = pipeline.evaluate(out, truth=truth, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request))
-    if json_:
-        print_json(found)
-    else:
-        print_evaluation(found)
-    return 0
+    return print_result(found, print_evaluation, as_json=json_)
 
 
 def calibrate(
@@ -83,15 +79,15 @@ def calibrate(
     method: Annotated[
         Literal["auto", "temperature", "stack"],
         typer.Option(
-            help="temperature: one number for the pool as it is. stack: a weight for each member of a geometric pool; "
-            "wants an output of --keep-probs. auto: what says more of images that it was not fitted on."
+            help="temperature: one number for the pool. stack: a weight for each member of a geometric pool; needs an "
+            "output of --keep-probs. auto: the one with the lower NLL on held-out images."
         ),
     ] = "auto",
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
+    no_sign_request: NoSignRequest = None,
 ) -> int:
-    """Fit a temperature, or a weight for each member, where truth is known; `label --calibration FILE` applies it."""
+    """Fit a temperature, or a weight for each member, to known truth; `label --calibration FILE` applies it."""
     from pipeline.cli.trust_tables import print_calibration
     from pipeline.commands.calibrate import calibrate_and_count
 
@@ -111,18 +107,18 @@ def sample(
     num: Annotated[int, typer.Option("--num", "-n", help="How many images.")] = 1000,
     format_: ListFormat = "csv",
     with_labels: Annotated[
-        bool, typer.Option("--with-labels", help="Show what the consensus says, which people tend to agree with.")
+        bool, typer.Option("--with-labels", help="Show the labels of the consensus, which may bias annotators.")
     ] = False,
     unique: Unique = False,
     seed: Seed = 0,
     images: Images = True,
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
+    no_sign_request: NoSignRequest = None,
 ) -> int:
-    """Draw images at random for people to label; the filled-in list is a --truth."""
+    """Draw a random sample for annotators; the filled-in list is a --truth."""
     import pipeline
-    from pipeline.cli.trust_tables import print_list
+    from pipeline.cli.trust_tables import print_annotation_list
 
     found = pipeline.sample(
         out,
@@ -136,11 +132,7 @@ def sample(
         s3_endpoint=s3_endpoint,
         no_sign_request=bool(no_sign_request),
     )
-    if json_:
-        print_json(found)
-    else:
-        print_list(found)
-    return 0
+    return print_result(found, print_annotation_list, as_json=json_)
 
 
 def review(
@@ -149,7 +141,7 @@ def review(
     num: Annotated[int, typer.Option("--num", "-n", help="How many images.")] = 200,
     order: Annotated[
         Literal["disagreement", "entropy", "score", "random"],
-        typer.Option(help="Which come first: most disagreement or entropy, smallest score."),
+        typer.Option(help="Which images come first: largest disagreement or entropy, or smallest score."),
     ] = "disagreement",
     format_: ListFormat = "csv",
     unique: Unique = False,
@@ -157,11 +149,11 @@ def review(
     images: Images = True,
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
+    no_sign_request: NoSignRequest = None,
 ) -> int:
-    """List the images that people should look at first, with their labels; most disagreeing first."""
+    """List the images that most need a look, with their labels; largest disagreement first."""
     import pipeline
-    from pipeline.cli.trust_tables import print_list
+    from pipeline.cli.trust_tables import print_annotation_list
 
     found = pipeline.review(
         out,
@@ -175,11 +167,7 @@ def review(
         s3_endpoint=s3_endpoint,
         no_sign_request=bool(no_sign_request),
     )
-    if json_:
-        print_json(found)
-    else:
-        print_list(found)
-    return 0
+    return print_result(found, print_annotation_list, as_json=json_)
 
 
 def report(
@@ -190,21 +178,18 @@ def report(
         typer.Option("--save", metavar="FILE", help="Where to write it, local or s3://.  [default: OUT/report.html]"),
     ] = None,
     images: Annotated[
-        bool, typer.Option("--images/--no-images", help="Show thumbnails; a few originals are read again for them.")
+        bool,
+        typer.Option("--images/--no-images", help="Show thumbnails; a few original images are read again for them."),
     ] = True,
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
-    no_sign_request: Anonymous = None,
+    no_sign_request: NoSignRequest = None,
 ) -> int:
-    """Write one self-contained HTML page: what was run, classes, certainty, accuracy, pictures, quarantine."""
+    """Write one self-contained HTML page: the run, classes, certainty, accuracy, pictures, quarantine."""
     import pipeline
     from pipeline.cli.trust_tables import print_report
 
     made = pipeline.report(
         out, truth=truth, save=save, images=images, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
     )
-    if json_:
-        print_json(made)
-    else:
-        print_report(made)
-    return 0
+    return print_result(made, print_report, as_json=json_)

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.settings import BenchConfig, parse_config
+from pipeline.config.parse import parse_config
+from pipeline.config.settings import BenchConfig
 from pipeline.inputs.find import find_inputs
 from pipeline.sample_data import sample_data, sample_members
-from pipeline.speed.bottleneck import Verdict, find_bottleneck
+from pipeline.speed.bottleneck import BottleneckAnalysis, find_bottleneck
+from pipeline.speed.measured_job import MeasuredJob
 from pipeline.speed.rates import Rates
-from pipeline.speed.sampling import count_loose, draw
-from pipeline.speed.steps import make_steps
-from pipeline.speed.trial import Trial
+from pipeline.speed.sampling import count_loose, draw_sample
+from pipeline.speed.steps import make_step_reporter
 from pipeline.storage import Storage
 
 
@@ -31,7 +32,7 @@ class Benchmark:
 
     inputs: tuple[str, ...]
     rates: Rates
-    verdict: Verdict
+    verdict: BottleneckAnalysis
     notes: tuple[str, ...]
 
 
@@ -58,9 +59,9 @@ def bench(
     config = parse_config(BenchConfig, {"inputs": inputs, **options})
     storage = Storage(config.storage)
     found = find_inputs(config.inputs, storage)
-    trial = Trial(config, config.inputs, storage)
-    max_images, max_bytes = trial.sample_limits
-    drawn = draw(list(found.tars.values()), count_loose(found, max_images), storage, max_images, max_bytes)
-    with make_steps(config.progress) as watch:
-        rates = trial.run(drawn, seconds=config.seconds, choices=True, watch=watch)
+    measured_job = MeasuredJob(config, config.inputs, storage)
+    max_images, max_bytes = measured_job.sample_limits
+    drawn = draw_sample(list(found.tars.values()), count_loose(found, max_images), storage, max_images, max_bytes)
+    with make_step_reporter(config.progress) as on_step:
+        rates = measured_job.run(drawn, seconds=config.seconds, alternatives=True, on_step=on_step)
     return Benchmark(config.inputs, rates, find_bottleneck(rates), tuple(found.notes))

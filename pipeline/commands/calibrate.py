@@ -12,24 +12,25 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.errors import RequestError
-from pipeline.output.ledger import open_output
-from pipeline.output.probabilities import aliases_kept
+from pipeline.output.ledger import open_ledger
+from pipeline.output.probabilities import stored_aliases
 from pipeline.trust.calibration import (
     FORMAT,
     Calibration,
-    Figures,
+    CalibrationMetrics,
     FittedMember,
     member_identity,
     members_fingerprint,
     write_calibration,
 )
-from pipeline.trust.matched import Matched, read_matched
+from pipeline.trust.matched import MatchedImages, read_matched_images
 from pipeline.trust.member_probs import read_member_log_probs
-from pipeline.trust.reliability import reliability
-from pipeline.trust.stack import MemberLogProbs, fit_stack, pooled
+from pipeline.trust.reliability import compute_reliability
+from pipeline.trust.stack import MemberLogProbs, fit_stack, pool_members
 from pipeline.trust.stack import cross_validate as cross_validate_stack
-from pipeline.trust.temperature import MIN_TRUTHS, NUM_FOLDS, Pooled, cross_validate, fit_temperature
-from pipeline.trust.truth import TruthCounts, read_truth
+from pipeline.trust.temperature import MIN_TRUTHS, NUM_FOLDS, PooledProbs, cross_validate, fit_temperature
+from pipeline.trust.truth import TruthCounts
+from pipeline.trust.truth_file import read_truth
 
 Method = Literal["auto", "temperature", "stack"]
 METHODS: tuple[Method, ...] = ("auto", "temperature", "stack")
@@ -81,11 +82,11 @@ def calibrate_and_count(
     """
     if method not in METHODS:
         raise RequestError(f"--method: one of {', '.join(METHODS)} is expected, not {method!r}")
-    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     complaint = _complaint(ledger.out, job)
-    stack_wanted = method == "stack" or (method == "auto" and len(aliases_kept(job)) > 1)
+    stack_wanted = method == "stack" or (method == "auto" and len(stored_aliases(job)) > 1)
     if stack_wanted:
         log_probs, counts = read_member_log_probs(ledger, job, given)
         calibration = fit_to_members(ledger.out, job, log_probs, counts)
@@ -95,7 +96,7 @@ def calibrate_and_count(
     if not stack_wanted:
         if complaint is not None:
             raise RequestError(complaint)
-        matched = read_matched(ledger, job, given, with_scores=True)
+        matched = read_matched_images(ledger, job, given, with_scores=True)
         counts = matched.counts
         calibration = fit(ledger.out, job, matched)
     if save is not None:
@@ -118,7 +119,7 @@ def _complaint(out: str, job: Mapping[str, Any]) -> str | None:
     return None
 
 
-def fit(out: str, job: Mapping[str, Any], matched: Matched) -> Calibration:
+def fit(out: str, job: Mapping[str, Any], matched: MatchedImages) -> Calibration:
     """Fit a temperature, and find out by cross-validation what it does.
 
     Args:
@@ -131,8 +132,8 @@ def fit(out: str, job: Mapping[str, Any], matched: Matched) -> Calibration:
     """
     _check_number(out, "a temperature", matched.counts, len(matched))
     results = job["results"]
-    right_N = matched.places_PN[0] == 0
-    pooled = Pooled.of(matched.top_scores_Nk, matched.places_PN[0], len(job["class_names"]))
+    right_N = matched.ranks_PN[0] == 0
+    pooled = PooledProbs.from_top_k(matched.top_scores_Nk, matched.ranks_PN[0], len(job["class_names"]))
     temperature = fit_temperature(pooled)
     held = cross_validate(pooled)
     return Calibration(
@@ -169,7 +170,7 @@ def fit_to_members(out: str, job: Mapping[str, Any], log_probs: MemberLogProbs, 
     """
     _check_number(out, "a log-stack", counts, len(log_probs))
     members = job["results"]["members"]
-    plain = pooled(log_probs, np.array([member["factor"] for member in members]), job["results"]["combine"])
+    plain = pool_members(log_probs, np.array([member["factor"] for member in members]), job["results"]["combine"])
     weights_M, strength = fit_stack(log_probs)
     held, warm = cross_validate_stack(log_probs), cross_validate(plain)
     weights = [float(f"{weight:.6g}") for weight in weights_M]
@@ -212,6 +213,8 @@ def _check_number(out: str, what: str, counts: TruthCounts, number: int) -> None
         )
 
 
-def _figures(nll_N: np.ndarray, scores_N: np.ndarray, right_N: np.ndarray) -> Figures:
-    found = reliability(scores_N, right_N)
-    return Figures(nll=max(0.0, float(nll_N.mean())), ece=min(1.0, found.ece), ece_floor=min(1.0, found.floor))
+def _figures(nll_N: np.ndarray, scores_N: np.ndarray, right_N: np.ndarray) -> CalibrationMetrics:
+    found = compute_reliability(scores_N, right_N)
+    return CalibrationMetrics(
+        nll=max(0.0, float(nll_N.mean())), ece=min(1.0, found.ece), ece_floor=min(1.0, found.floor)
+    )

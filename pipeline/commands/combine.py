@@ -10,29 +10,31 @@ import dataclasses
 import functools
 import math
 import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.config.settings import CombineConfig, StorageConfig, fingerprint, parse_config
-from pipeline.engines.workload import Item, Workload
+from pipeline.config.parse import parse_config
+from pipeline.config.settings import CombineConfig, StorageConfig, fingerprint
+from pipeline.engines.workload import Workload
 from pipeline.errors import OutputError, RequestError, StorageError
-from pipeline.inputs.plan import Plan, read_units
-from pipeline.job.description import Job, choose_pooling, claim
-from pipeline.job.pending import Items, PendingWork, pending_work
+from pipeline.inputs.plan import Plan
+from pipeline.inputs.units import read_units
+from pipeline.job.claim import claim
+from pipeline.job.description import Job
+from pipeline.job.pending import PendingWork, is_progress, pending_work
+from pipeline.job.planning import write_plan
+from pipeline.job.pooling import choose_pooling
 from pipeline.job.progress import Reporter, make_reporter
-from pipeline.job.running import carry_out, is_progress, make_engine
+from pipeline.job.running import JobRun, make_engine
 from pipeline.job.summary import LabelSummary
-from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.labeler import UNITS_AT_ONCE
-from pipeline.labeler.replay import Replayer
-from pipeline.metrics import Meter, job_labels
+from pipeline.labeler.worker import ReplayWorker
+from pipeline.metrics import job_labels
 from pipeline.models.recipe import Recipe
 from pipeline.models.weights import MemberSpec
-from pipeline.output.ledger import Ledger, open_output
+from pipeline.output.ledger import Ledger, open_ledger
 from pipeline.output.parts import Progress
-from pipeline.output.probabilities import Source, source_of
-from pipeline.records import Unit
+from pipeline.output.probabilities import StoredProbs, find_stored_probs
 from pipeline.storage import Storage
 
 
@@ -63,12 +65,12 @@ def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> Labe
         RequestError: The request is wrong; nothing was written.
         EngineError: The engine failed for good; what was published stays.
     """
-    older, storage = open_output(config.source, config.s3_endpoint, no_sign_request=config.no_sign_request)
+    older, storage = open_ledger(config.source, config.s3_endpoint, no_sign_request=config.no_sign_request)
     ledger = Ledger(config.out, storage)
     if ledger.out == older.out:
         raise OutputError(f"--out {ledger.out}: is the output that is combined; give the new one a place of its own")
     content = older.job()
-    source = source_of(older, content)
+    source = find_stored_probs(older, content)
     members = choose_members(content, config.model, source)
     job = _describe(config, content, members, source, storage)
     source = dataclasses.replace(source, aliases=tuple(member["alias"] for member in members))
@@ -78,15 +80,14 @@ def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> Labe
     ):
         claim(ledger, job, overwrite=config.overwrite)
         ledger.sweep()
-        agenda = _agenda(older, source, ledger, storage, job.fingerprint)
-        left = {unit.id: (unit, unit.num_samples) for unit in agenda.pending}
-        workload = functools.partial(_workload, config, ledger.out, job, source, agenda)
-        summary = carry_out(config, agenda, left, job, workload, engine, ledger, storage, shown)
+        run = JobRun(config, job, ledger, storage, engine, shown)
+        work = _plan(older, source, run)
+        summary = run.complete(work, functools.partial(_workload, config, run, source, work))
         shown.finish(summary.to_dict())
     return summary
 
 
-def choose_members(job: Mapping[str, Any], words: Sequence[str], source: Source) -> list[dict[str, Any]]:
+def choose_members(job: Mapping[str, Any], words: Sequence[str], source: StoredProbs) -> list[dict[str, Any]]:
     """Members of an output, each with the factor that it is to have.
 
     Args:
@@ -121,7 +122,7 @@ def _describe(
     config: CombineConfig,
     content: Mapping[str, Any],
     members: Sequence[Mapping[str, Any]],
-    source: Source,
+    source: StoredProbs,
     storage: Storage,
 ) -> Job:
     """The job: that of the older output, but for how its members are combined, and which."""
@@ -155,58 +156,47 @@ def _describe(
     )
 
 
-def _agenda(older: Ledger, source: Source, ledger: Ledger, storage: Storage, mark: str) -> PendingWork:
+def _plan(older: Ledger, source: StoredProbs, run: JobRun) -> PendingWork:
     """The units of the older output that are not done, and how much there is of each."""
-    units = read_units(older, storage, source.fingerprint)
+    units = read_units(older, run.storage, source.fingerprint)
     if not units:
         raise RequestError(f"{source.out}: nothing is planned there yet; label first")
-    while True:
-        plan = Plan(ledger, storage, mark)
+
+    def add(plan: Plan) -> None:
         try:
-            plan.adopt(units)
+            plan.copy_units(units)
         except StorageError as error:
             raise OutputError(f"OUT cannot be used: {error}") from error
-        if plan.replaced:
-            ledger.withdraw_success()
-            ledger.remove_units(plan.replaced)
-        if plan.write():
-            break
-    agenda = pending_work(plan, ledger, mark)
+
+    plan = write_plan(run.ledger, run.storage, run.job.fingerprint, add)
+    work = pending_work(plan, run.ledger, run.job.fingerprint)
     stored = older.progress(source.fingerprint)
-    held = {unit.id: stored.get(unit.id, Progress()) for unit in agenda.pending}
-    return dataclasses.replace(agenda, stored=held)
+    return dataclasses.replace(
+        work,
+        samples_left={unit.id: unit.num_samples for unit in work.units if unit.num_samples is not None},
+        stored={unit.id: stored.get(unit.id, Progress()) for unit in work.units},
+    )
 
 
-def _workload(config: CombineConfig, out: str, job: Job, source: Source, agenda: PendingWork) -> Workload:
+def _workload(config: CombineConfig, run: JobRun, source: StoredProbs, work: PendingWork) -> Workload:
+    """What the engine runs: replayers, and the units they are called with."""
+    job = run.job
     specs = [
         MemberSpec(**member | {"recipe": Recipe.from_dict(member["recipe"]), "weights_file": ""})
         for member in job.content["results"]["members"]
     ]
-    settings = {
-        "out": out,
-        "fingerprint": job.fingerprint,
-        "run": uuid.uuid4().hex,
-        "members": job.weighted(specs),
-        "class_names": job.class_names,
-        "rule": job.rule,
-        "top_k": job.content["results"]["top_k"],
-        "temperature": job.temperature,
-        "precision": job.precision,
-        "compiled": job.compiled,
-        "device": job.device,
+    storage = StorageConfig(s3_endpoint=config.s3_endpoint, no_sign_request=config.no_sign_request)
+    settings = job.labeler_settings(run.ledger.out, specs, storage)
+    settings |= {
         "batch_size": None,
         "trying": False,
-        "decode": job.content["results"]["decode"],
-        "rows_per_part": job.rows_per_part,
-        "keep": tuple(job.content["results"]["keep"]),
-        "storage": StorageConfig(s3_endpoint=config.s3_endpoint, no_sign_request=config.no_sign_request),
         "reused": {alias: alias for alias in source.aliases},
         "reused_from": source,
     }
     return Workload(
         factory=functools.partial(ReplayWorker, settings),
         blobs={},
-        items=Items(agenda),
+        items=work.items(),
         items_at_once=UNITS_AT_ONCE,
         on_gpu=False,
         num_workers=None if config.workers == "auto" else config.workers,
@@ -214,22 +204,3 @@ def _workload(config: CombineConfig, out: str, job: Job, source: Source, agenda:
         is_progress=is_progress,
         labels=job_labels(job.fingerprint),
     )
-
-
-class ReplayWorker:
-    """A replayer as engines want it: dicts in, dicts out."""
-
-    def __init__(
-        self, settings: Mapping[str, Any], _blobs: Mapping[str, bytes], num_threads: int, meter: Meter
-    ) -> None:
-        self._replayer = Replayer(LabelerConfig(num_threads=num_threads, **settings), meter)
-
-    def __call__(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]:
-        """Publish the unit of an item."""
-        unit, stored = Unit.from_dict(item["unit"]), Progress(**item["stored"])
-        for receipt in self._replayer(unit, item["parts_done"], stored, stopping):
-            yield receipt.to_dict()
-
-    def close(self) -> None:
-        """Let go of the replayer's threads."""
-        self._replayer.close()

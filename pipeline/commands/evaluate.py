@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from pipeline.output.ledger import open_output
-from pipeline.trust.evaluation import Evaluation, evaluate_matched
-from pipeline.trust.matched import read_matched
-from pipeline.trust.truth import read_truth
+from pipeline.output.ledger import open_ledger
+from pipeline.trust.evaluation import Evaluation, compute_evaluation
+from pipeline.trust.matched import read_matched_images
+from pipeline.trust.truth_file import read_truth
 
 
 def evaluate(
@@ -31,7 +31,7 @@ def evaluate(
         OutputError: It is not the output of a job, or cannot be read.
         InputError: The truth file is missing, or is none.
     """
-    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
-    return evaluate_matched(ledger.out, job, read_matched(ledger, job, given))
+    return compute_evaluation(ledger.out, job, read_matched_images(ledger, job, given))

@@ -13,27 +13,30 @@ from typing import Any
 
 import duckdb
 
-from pipeline.config.settings import fingerprint, parse_config
+from pipeline.config.parse import parse_config
+from pipeline.config.settings import fingerprint
 from pipeline.engines.workload import Workload
 from pipeline.errors import EngineError, OutputError, PublishError, RequestError, StorageError
 from pipeline.exporting.exporter import UNITS_AT_ONCE, ExporterConfig, ExportWorker
-from pipeline.exporting.finishing import Totals, finish
+from pipeline.exporting.finishing import Totals, finish_export
 from pipeline.exporting.names import file_stem
 from pipeline.exporting.pending import PendingParts
 from pipeline.exporting.selection import Selection
 from pipeline.exporting.settings import ExportConfig, Format
-from pipeline.exporting.source import Source, check_place, open_source
-from pipeline.exporting.summary import ExportSummary, sum_up
+from pipeline.exporting.source import Source, check_destination, open_source
+from pipeline.exporting.summary import ExportSummary, summarize
 from pipeline.exporting.target import Target
+from pipeline.job.pending import is_progress
 from pipeline.job.progress import Reporter, Wording, make_reporter
-from pipeline.job.running import is_progress, make_engine
+from pipeline.job.running import make_engine
 from pipeline.job.stopping import stop_on_signals
 from pipeline.job.summary import Budget
 from pipeline.job.tracking import Tracker
 from pipeline.records import Receipt
 from pipeline.storage import Storage
 from pipeline.trust.promise import Promise
-from pipeline.trust.truth import Truth, read_truth
+from pipeline.trust.truth import Truth
+from pipeline.trust.truth_file import read_truth
 
 _WORDING = Wording(doing="exporting", dropped="omitted")
 
@@ -69,7 +72,7 @@ def run_export(config: ExportConfig, reporter: Reporter | None = None) -> Export
     """
     storage = Storage(config.storage)
     source = open_source(config.out, storage, partial=config.partial)
-    place = check_place(source, config.to)
+    place = check_destination(source, config.to)
     asked = config.choices | {"source": source.digest()}
     truth = None
     if config.truth is not None:
@@ -78,12 +81,12 @@ def run_export(config: ExportConfig, reporter: Reporter | None = None) -> Export
     target = Target(place, storage, fingerprint(asked))
     with contextlib.closing(reporter or make_reporter(config.progress, _WORDING)) as shown:
         is_own = target.check(asked, overwrite=config.overwrite)
-        plan = target.plan() if is_own else None
+        plan = target.read_plan() if is_own else None
         if plan is None:
             shown.note(f"selecting from {source.ledger.out}")
             plan = _select(config, source, target, truth, asked)
         target.sweep(map(file_stem, source.class_names) if config.format == "imagefolder" else ())
-        about = target.about()
+        about = target.read_description()
         summary = _run(config, source, target, plan, about, shown)
         shown.finish(summary.to_dict())
     return summary
@@ -201,14 +204,14 @@ def _run(
     about: Mapping[str, Any],
     reporter: Reporter,
 ) -> ExportSummary:
-    agenda = PendingParts(source, target, plan, target.committed())
+    agenda = PendingParts(source, target, plan, target.committed_parts())
     tracker = Tracker({left.unit.id: (left.unit, left.images) for left in agenda.pending})
     budget = Budget(1.0, "auto", len(agenda.pending))
     by_signal = False
     if agenda.pending:
         if agenda.num_done:
             reporter.note(f"resuming: {agenda.num_done} of {len(plan)} parts are done")
-        target.withdraw_success()
+        target.remove_success()
         reporter.update(tracker.snapshot())
         with contextlib.closing(make_engine(config)) as engine:
             engine.start()
@@ -228,9 +231,9 @@ def _run(
 def _workload(config: ExportConfig, source: Source, target: Target, agenda: PendingParts) -> Workload:
     settings = ExporterConfig(
         out=source.ledger.out,
-        fingerprint=source.fingerprint,
+        job_fingerprint=source.fingerprint,
         to=target.ledger.out,
-        mark=target.fingerprint,
+        export_fingerprint=target.fingerprint,
         format=config.format,
         aliases=source.aliases,
         class_names=source.class_names,
@@ -269,16 +272,16 @@ def _conclude(
     """
     try:
         target.check_owner()
-        committed = target.committed()
+        committed = target.committed_parts()
         done = [name for name in plan if name in committed]
         finished = len(done) == len(plan)
-        success = target.finished() if finished else None
-        found = Totals.of(target.records(done)) if success is None else Totals.of_success(success)
+        success = target.read_success() if finished else None
+        found = Totals.from_commits(target.read_commits(done)) if success is None else Totals.from_success(success)
         if finished and success is None:
-            finish(source, target, about, found, done)
+            finish_export(source, target, about, found, done)
     except (StorageError, OutputError) as error:
         raise PublishError(f"{error}; what was exported stays, the same command goes on from there") from error
-    summary = sum_up(source, target, plan, about, tracker, found, len(done))
+    summary = summarize(source, target, plan, about, tracker, found, len(done))
     summary = dataclasses.replace(
         summary, interrupted=interrupted and not finished, failed_units_exceeded=budget.failed_units_exceeded
     )

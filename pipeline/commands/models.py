@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from pipeline.config.settings import MemberRequest, StorageConfig, parse_members
+from pipeline.config.members import MemberRequest, parse_members
+from pipeline.config.settings import StorageConfig
 from pipeline.errors import InputError, ModelError, StorageError
 from pipeline.models.catalog import TIMM_PREFIX, Architecture, Figures, Published, find, torchvision_names
 from pipeline.models.cost import measure

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.settings import PlanConfig, parse_config
+from pipeline.config.parse import parse_config
+from pipeline.config.settings import PlanConfig
 from pipeline.inputs.find import find_inputs
-from pipeline.speed.bottleneck import Verdict, find_bottleneck
+from pipeline.speed.bottleneck import BottleneckAnalysis, find_bottleneck
+from pipeline.speed.measured_job import MeasuredJob
 from pipeline.speed.rates import Rates
-from pipeline.speed.sampling import count_loose, count_tars, draw
-from pipeline.speed.steps import make_steps
-from pipeline.speed.trial import Trial
+from pipeline.speed.sampling import count_loose, count_tars, draw_sample
+from pipeline.speed.steps import make_step_reporter
 from pipeline.storage import Storage
 
 _COUNT_BUDGET_S = 5.0
@@ -41,7 +42,7 @@ class Expected:
     worker_hours: float
     cost: float | None
     output_bytes: int
-    verdict: Verdict
+    verdict: BottleneckAnalysis
     assumptions: tuple[str, ...]
 
 
@@ -94,11 +95,11 @@ def plan(
     config = parse_config(PlanConfig, {"inputs": inputs, **options})
     storage = Storage(config.storage)
     found = find_inputs(config.inputs, storage)
-    trial = Trial(config, config.inputs, storage) if config.measure else None
-    max_images, max_bytes = trial.sample_limits if trial else (_COUNTING_IMAGES, _COUNTING_BYTES)
+    measured_job = MeasuredJob(config, config.inputs, storage) if config.measure else None
+    max_images, max_bytes = measured_job.sample_limits if measured_job else (_COUNTING_IMAGES, _COUNTING_BYTES)
     tars = list(found.tars.values())
     loose = count_loose(found, max_images)
-    drawn = draw(tars, loose, storage, max_images, max_bytes)
+    drawn = draw_sample(tars, loose, storage, max_images, max_bytes)
     counted = count_tars(tars, drawn.clusters, storage, _COUNT_BUDGET_S).plus(loose.num_images)
     units = len(tars) + loose.num_slices
     known: dict[str, Any] = {
@@ -112,12 +113,14 @@ def plan(
         "images_standard_error": counted.standard_error,
         "notes": tuple(found.notes),
     }
-    if trial is None:
+    if measured_job is None:
         return Forecast(**known)
-    with make_steps(config.progress) as watch:
-        rates = trial.run(drawn, seconds=config.seconds, choices=False, watch=watch)
-    workers = max(1, trial.num_gpus) if config.workers == "auto" else config.workers
-    known["time"] = estimate_job(rates, counted.images, units, trial.job.rows_per_part, workers, config.price_per_hour)
+    with make_step_reporter(config.progress) as on_step:
+        rates = measured_job.run(drawn, seconds=config.seconds, alternatives=False, on_step=on_step)
+    workers = max(1, measured_job.num_gpus) if config.workers == "auto" else config.workers
+    known["time"] = estimate_job(
+        rates, counted.images, units, measured_job.job.rows_per_part, workers, config.price_per_hour
+    )
     return Forecast(**known, rates=rates)
 
 

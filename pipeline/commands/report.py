@@ -12,19 +12,21 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import OutputError, RequestError, StorageError
-from pipeline.inputs.originals import Wanted, fetch
-from pipeline.inputs.plan import read_units
-from pipeline.output.ledger import SUCCESS, Ledger, open_output
-from pipeline.page.compose import Findings, compose
-from pipeline.page.rows import Labelled, Quarantine, read_labelled, read_quarantine
-from pipeline.page.statistics import Pick, Statistics, collect_statistics
+from pipeline.inputs.originals import Wanted, fetch_originals
+from pipeline.inputs.units import read_units
+from pipeline.output.ledger import SUCCESS, Ledger, open_ledger
+from pipeline.page.render import ReportContent, render_page
+from pipeline.page.row_choice import RowRef
+from pipeline.page.rows import LabelledImage, QuarantineSummary, read_labelled, read_quarantine
+from pipeline.page.statistics import Statistics, collect_statistics
 from pipeline.page.thumbnails import Thumbnail, thumbnail
 from pipeline.page.timeline import read_timeline
 from pipeline.records import Reason, Stage
 from pipeline.storage import Storage, absolute_uri
-from pipeline.trust.evaluation import Evaluation, evaluate_matched
-from pipeline.trust.matched import Matched, read_matched
-from pipeline.trust.truth import Truth, read_truth
+from pipeline.trust.evaluation import Evaluation, compute_evaluation
+from pipeline.trust.matched import MatchedImages, read_matched_images
+from pipeline.trust.truth import Truth
+from pipeline.trust.truth_file import read_truth
 
 REPORT = "report.html"
 
@@ -78,35 +80,37 @@ def report(
         InputError: The truth file is missing, or is none.
         RequestError: The page cannot be written to ``save``.
     """
-    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
-    findings = _find(ledger, storage, job, given, images=images)
-    page = compose(findings)
+    content = _find(ledger, storage, job, given, images=images)
+    page = render_page(content)
     saved = _save(ledger, storage, page, save)
     return Report(
         out=ledger.out,
         saved=saved,
         num_bytes=len(page),
-        images=findings.stats.images,
-        quarantined=sum(findings.quarantine.samples.values()),
-        matched=findings.evaluation.images if findings.evaluation else 0,
-        pictures=len(findings.pictures),
-        note=findings.picture_note if images else "",
+        images=content.stats.images,
+        quarantined=sum(content.quarantine.samples.values()),
+        matched=content.evaluation.images if content.evaluation else 0,
+        pictures=len(content.pictures),
+        note=content.picture_note if images else "",
     )
 
 
-def _find(ledger: Ledger, storage: Storage, job: Mapping[str, Any], given: Truth | None, *, images: bool) -> Findings:
+def _find(
+    ledger: Ledger, storage: Storage, job: Mapping[str, Any], given: Truth | None, *, images: bool
+) -> ReportContent:
     """Everything that the page tells."""
     stats = collect_statistics(ledger, job)
     quarantine = read_quarantine(ledger, job, stats.parts)
-    rows = _told(read_labelled(ledger, stats.picks), given)
+    rows = _told(read_labelled(ledger, stats.row_refs), given)
     evaluation, matched = _judge(ledger, job, given, stats)
     pictures, note = _pictures(ledger, storage, rows, quarantine) if images else ({}, "Made without pictures.")
     units = {unit.id for unit in read_units(ledger, storage, str(job["fingerprint"]))}
     progress = ledger.progress(str(job["fingerprint"]))
     samples = {name: many + quarantine.per_part.get(name, 0) for name, many in stats.parts.items()}
-    return Findings(
+    return ReportContent(
         out=ledger.out,
         job=job,
         units_done=sum(own.complete for unit_id, own in progress.items() if unit_id in units),
@@ -124,7 +128,7 @@ def _find(ledger: Ledger, storage: Storage, job: Mapping[str, Any], given: Truth
     )
 
 
-def _told(rows: dict[Pick, Labelled], given: Truth | None) -> dict[Pick, Labelled]:
+def _told(rows: dict[RowRef, LabelledImage], given: Truth | None) -> dict[RowRef, LabelledImage]:
     """Rows with the truth of a file, where there is one, in place of their own."""
     if given is None or not rows:
         return rows
@@ -132,21 +136,23 @@ def _told(rows: dict[Pick, Labelled], given: Truth | None) -> dict[Pick, Labelle
         *(pa.chunked_array([[getattr(row, name) for row in rows.values()]]) for name in ("shard", "key"))
     )
     truths = [int(given.labels_T[at]) if at >= 0 else None for at in found.tolist()]
-    return {pick: dataclasses.replace(row, truth=own) for (pick, row), own in zip(rows.items(), truths, strict=True)}
+    return {
+        row_ref: dataclasses.replace(row, truth=own) for (row_ref, row), own in zip(rows.items(), truths, strict=True)
+    }
 
 
 def _judge(
     ledger: Ledger, job: Mapping[str, Any], given: Truth | None, stats: Statistics
-) -> tuple[Evaluation | None, Matched | None]:
+) -> tuple[Evaluation | None, MatchedImages | None]:
     """What is right; the predictions are gone through a second time only where some truth is known."""
     if given is None and not stats.truths:
         return None, None
-    matched = read_matched(ledger, job, given)
-    return evaluate_matched(ledger.out, job, matched), matched
+    matched = read_matched_images(ledger, job, given)
+    return compute_evaluation(ledger.out, job, matched), matched
 
 
 def _pictures(
-    ledger: Ledger, storage: Storage, rows: Mapping[Pick, Labelled], quarantine: Quarantine
+    ledger: Ledger, storage: Storage, rows: Mapping[RowRef, LabelledImage], quarantine: QuarantineSummary
 ) -> tuple[dict[tuple[str, int], Thumbnail], str]:
     """Thumbnails by unit and index, and why some of the labelled images have none.
 
@@ -161,7 +167,7 @@ def _pictures(
     }
     pictures: dict[tuple[str, int], Thumbnail] = {}
     problems: Counter[str] = Counter()
-    for original in fetch(labelled | rejected, ledger, storage):
+    for original in fetch_originals(labelled | rejected, ledger, storage):
         wanted = original.wanted
         small = None if original.image is None else thumbnail(original.image)
         if small is not None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 
-from pipeline.annotation.draw import Order
 from pipeline.annotation.list_writer import ListFormat
 from pipeline.annotation.listing import AnnotationList, ListRequest, list_images
-from pipeline.output.ledger import open_output
+from pipeline.annotation.sampling import Order
+from pipeline.output.ledger import open_ledger
 
 
 def review(
@@ -44,6 +44,6 @@ def review(
         OutputError: It is not the output of a job, or cannot be read.
         RequestError: There is nothing to list, or the list cannot be written.
     """
-    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     request = ListRequest(save, format, num, order, seed, with_labels=True, unique=unique, images=images)
     return list_images(ledger, storage, request)

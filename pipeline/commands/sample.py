@@ -10,7 +10,7 @@ import os
 
 from pipeline.annotation.list_writer import ListFormat
 from pipeline.annotation.listing import AnnotationList, ListRequest, list_images
-from pipeline.output.ledger import open_output
+from pipeline.output.ledger import open_ledger
 
 
 def sample(
@@ -45,6 +45,6 @@ def sample(
         OutputError: It is not the output of a job, or cannot be read.
         RequestError: There is nothing to draw from, or the list cannot be written.
     """
-    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     request = ListRequest(save, format, num, "random", seed, with_labels=with_labels, unique=unique, images=images)
     return list_images(ledger, storage, request)

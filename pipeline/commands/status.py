@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import InputError, StorageError
-from pipeline.inputs.plan import read_units
-from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, open_output
+from pipeline.inputs.units import read_units
+from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, open_ledger
 from pipeline.output.parts import PartName, unit_of
 from pipeline.storage import Storage, absolute_uri
 
@@ -86,12 +86,12 @@ def status(
         OutputError: It is not the output of a job, or cannot be read.
         InputError: The plan is not one.
     """
-    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     fingerprint = str(ledger.job()["fingerprint"])
     units = {unit.id: unit for unit in read_units(ledger, storage)}
     progress = ledger.progress(fingerprint)
     listing = [(name, entry) for name, entry in ledger.listing(PREDICTIONS) if unit_of(name) in units]
-    counts = ledger.row_counts(PREDICTIONS, [name for name, _ in listing])
+    counts = ledger.count_rows(PREDICTIONS, [name for name, _ in listing])
     committed = set(counts)
     quarantined: Counter[str] = Counter()
     events: Counter[str] = Counter()

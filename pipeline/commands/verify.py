@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from pipeline.errors import EngineError, RequestError
-from pipeline.inputs.plan import read_units
+from pipeline.inputs.units import read_units
 from pipeline.machine import num_local_cpus
-from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, SUCCESS, Ledger, open_output
+from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, SUCCESS, Ledger, open_ledger
 from pipeline.output.parts import PartName, unit_of
-from pipeline.output.probabilities import aliases_kept
+from pipeline.output.probabilities import stored_aliases
 from pipeline.records import Unit, UnitKind
-from pipeline.verifying.reconcile import AGAIN, Claim, Reconciler, Reconciliation
+from pipeline.verifying.messages import RERUN
+from pipeline.verifying.reconciler import Reconciler, Reconciliation
+from pipeline.verifying.unit_files import UnitFiles
 
 _UNITS_AT_ONCE = 8  # in one process: while one waits for bytes, another is compared
 _BATCHES_AHEAD = 2  # for each process
@@ -86,19 +88,19 @@ def verify(
     """
     if workers != "auto" and not (isinstance(workers, int) and workers > 0):
         raise RequestError(f"--workers: 'auto' or a whole number above 0 is expected, not {workers!r}")
-    ledger, storage = open_output(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
     job = ledger.job()
     fingerprint = str(job["fingerprint"])
     units = read_units(ledger, storage)
     names = {folder: ledger.names(folder) for folder in (PREDICTIONS, QUARANTINE)}
-    kept = aliases_kept(job)
+    kept = stored_aliases(job)
     reconciler = Reconciler(ledger, storage, deep=deep, kept=kept, num_classes=len(job.get("class_names", ())))
-    claims = _claims(units, names, fingerprint)
+    unit_files = _unit_files(units, names, fingerprint)
     num_workers = min(_worth(units, deep=deep), num_local_cpus()) if workers == "auto" else workers
     num_rows: dict[str, int] = {}
     lines = [*_foreign_files(names, units, fingerprint), *_foreign_probabilities(ledger, names[PREDICTIONS], kept)]
     total = Reconciliation()
-    for found in _reconciled(claims, reconciler, num_workers):
+    for found in _reconcile(unit_files, reconciler, num_workers):
         total.samples += found.samples
         total.predictions += found.predictions
         total.quarantined += found.quarantined
@@ -119,7 +121,7 @@ def verify(
 # -- units, several at once -------------------------------------------------------------------------------
 
 
-def _claims(units: Sequence[Unit], names: dict[str, list[str]], fingerprint: str) -> Iterator[Claim]:
+def _unit_files(units: Sequence[Unit], names: dict[str, list[str]], fingerprint: str) -> Iterator[UnitFiles]:
     parts: dict[str, list[PartName]] = {unit.id: [] for unit in units}
     quarantine: dict[str, set[str]] = {}
     for name in names[PREDICTIONS]:
@@ -130,7 +132,7 @@ def _claims(units: Sequence[Unit], names: dict[str, list[str]], fingerprint: str
         quarantine.setdefault(unit_of(name) or "", set()).add(name)
     for unit in units:
         own = sorted(parts[unit.id], key=lambda part: (part.part, part.last))
-        yield Claim(unit, tuple(own), frozenset(quarantine.get(unit.id, ())))
+        yield UnitFiles(unit, tuple(own), frozenset(quarantine.get(unit.id, ())))
 
 
 def _worth(units: Sequence[Unit], *, deep: bool) -> int:
@@ -139,16 +141,16 @@ def _worth(units: Sequence[Unit], *, deep: bool) -> int:
     return max(1, min(num_bytes // _BYTES_WORTH_A_PROCESS, len(units) // _UNITS_AT_ONCE))
 
 
-def _reconciled(claims: Iterable[Claim], reconciler: Reconciler, num_workers: int) -> Iterator[Reconciliation]:
+def _reconcile(unit_files: Iterable[UnitFiles], reconciler: Reconciler, num_workers: int) -> Iterator[Reconciliation]:
     """Reconcile units here or in processes of their own; what comes back is in order."""
     if num_workers == 1:
         with ThreadPoolExecutor(_UNITS_AT_ONCE) as pool:
-            yield from _in_order(pool, reconciler, claims, _UNITS_AT_ONCE)
+            yield from _in_order(pool, reconciler, unit_files, _UNITS_AT_ONCE)
         return
     # a server that has loaded what is needed forks the workers: a fork of this process might inherit a held lock
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([Reconciler.__module__, "webdataset.tariterators"])
-    iterator = iter(claims)
+    iterator = iter(unit_files)
     batches = iter(lambda: list(itertools.islice(iterator, _UNITS_AT_ONCE)), [])
     with ProcessPoolExecutor(num_workers, context) as pool:
         try:
@@ -162,12 +164,12 @@ class _Batch:
     """Balances some units at once, in the process that it was sent to."""
 
     def __init__(self, reconciler: Reconciler) -> None:
-        self._balancer = reconciler
+        self._reconciler = reconciler
 
-    def __call__(self, claims: list[Claim]) -> list[Reconciliation]:
+    def __call__(self, unit_files: list[UnitFiles]) -> list[Reconciliation]:
         """Reconcile them."""
         with ThreadPoolExecutor(_UNITS_AT_ONCE) as pool:
-            return list(pool.map(self._balancer, claims))
+            return list(pool.map(self._reconciler, unit_files))
 
 
 def _in_order(
@@ -195,7 +197,7 @@ def _foreign_files(names: dict[str, list[str]], units: list[Unit], fingerprint: 
             if unit_id is None or not name.startswith(f"part-{fingerprint[:8]}-") or unit_id not in planned:
                 yield f"{folder}/{name}: a foreign file, not of this job; move it away, or it is read with the others"
             elif folder == QUARANTINE and PartName.parse(name) is not None and name not in committed:
-                yield f"{folder}/{name}: quarantine without the predictions part that commits it; {AGAIN}"
+                yield f"{folder}/{name}: quarantine without the predictions part that commits it; {RERUN}"
 
 
 def _foreign_probabilities(ledger: Ledger, committed: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
@@ -206,7 +208,7 @@ def _foreign_probabilities(ledger: Ledger, committed: Sequence[str], kept: Seque
         if alias not in kept or PartName.parse(name) is None:
             yield f"{PROBABILITIES}/{path}: a foreign file, not of this job; move it away"
         elif name not in present:
-            yield f"{PROBABILITIES}/{path}: probabilities without the predictions part that commits them; {AGAIN}"
+            yield f"{PROBABILITIES}/{path}: probabilities without the predictions part that commits them; {RERUN}"
 
 
 def _against_success(ledger: Ledger, names: dict[str, list[str]], num_rows: dict[str, int]) -> Iterator[str]:
@@ -217,12 +219,12 @@ def _against_success(ledger: Ledger, names: dict[str, list[str]], num_rows: dict
     for folder in (PREDICTIONS, QUARANTINE):
         listed: dict[str, int] = success.get(folder, {})
         present = set(names[folder])
-        mend = AGAIN if folder == PREDICTIONS else f"delete the part of this name in {PREDICTIONS} too, and {AGAIN}"
+        mend = RERUN if folder == PREDICTIONS else f"delete the part of this name in {PREDICTIONS} too, and {RERUN}"
         for name in sorted(listed.keys() - present):
             yield f"{folder}/{name}: listed in {SUCCESS}, but missing; {mend}"
         for name in sorted(present - listed.keys()):
             if unit_of(name) is not None:
-                yield f"{folder}/{name}: not listed in {SUCCESS}; if nothing else is wrong with it, {AGAIN}"
+                yield f"{folder}/{name}: not listed in {SUCCESS}; if nothing else is wrong with it, {RERUN}"
         for name in sorted(listed.keys() & present):
             found = num_rows.get(f"{folder}/{name}")  # none where the unit's balance says that it is damaged
             if found is not None and found != listed[name]:

@@ -1,4 +1,4 @@
-"""A job's file checked as a whole: every problem, and what was understood. Nothing that it names is looked at."""
+"""Check a job's YAML file as a whole: find every problem in it. The paths and models that it names are not opened."""
 
 from __future__ import annotations
 
@@ -9,62 +9,64 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.config.file import ConfigFile, read_config_file
-from pipeline.config.settings import LabelConfig, explain, option_name, parse_members
+from pipeline.config.members import parse_members
+from pipeline.config.parse import describe_error, option_name
+from pipeline.config.settings import LabelConfig
 from pipeline.errors import ModelError
 
-_STAND_INS: dict[str, Any] = {"inputs": ("INPUT",), "out": "OUT"}
+_PLACEHOLDERS: dict[str, Any] = {"inputs": ("INPUT",), "out": "OUT"}
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """What a job's file comes to.
+    """Result of checking a job's file.
 
     Attributes:
-        problems: One line each, in the order of the file; empty if it is sound.
-        config: What was understood, if it is sound; stand-ins are there for what the file leaves out.
+        problems: One line each, in the order of the file; empty if the file is valid.
+        config: The settings, if the file is valid; required options that the file leaves out are placeholders.
         given: The options that the file sets.
-        left_out: Those that a job needs and the file leaves to the command line.
+        missing: Required options that the file leaves to the command line.
     """
 
     problems: tuple[str, ...]
     config: LabelConfig | None
     given: tuple[str, ...]
-    left_out: tuple[str, ...]
+    missing: tuple[str, ...]
 
 
 def check_config_file(path: str) -> CheckedFile:
     """Check a job's file.
 
     Raises:
-        RequestError: It cannot be read, is no YAML, or no mapping.
+        RequestError: The file cannot be read, or is no YAML mapping.
     """
-    read = read_config_file(path)
-    found = [(line, f"{option_name(name)}: given twice") for name, line in read.doubles]
+    file = read_config_file(path)
+    found = [(line, f"{option_name(name)}: given twice") for name, line in file.duplicates]
     config: LabelConfig | None = None
     try:
-        config = LabelConfig(**_STAND_INS | read.values)
+        config = LabelConfig(**_PLACEHOLDERS | file.values)
     except ValidationError as error:
-        found += [(_line_of(problem, read), explain(problem, LabelConfig)) for problem in error.errors()]
-    if problem := _wrong_members(read.values, config):
-        found.append((read.lines.get("model", 1), problem))
+        found += [(_line_of(problem, file), describe_error(problem, LabelConfig)) for problem in error.errors()]
+    if problem := _find_member_problem(file.values, config):
+        found.append((file.lines.get("model", 1), problem))
     problems = tuple(f"{path}:{line}: {text}" for line, text in sorted(found))
-    left_out = tuple(name for name in _STAND_INS if name not in read.values)
-    return CheckedFile(problems, None if problems else config, tuple(read.values), left_out)
+    missing = tuple(name for name in _PLACEHOLDERS if name not in file.values)
+    return CheckedFile(problems, None if problems else config, tuple(file.values), missing)
 
 
-def _wrong_members(values: Mapping[str, Any], config: LabelConfig | None) -> str | None:
-    """What is wrong with the grammar of the members, whatever else is wrong with the file."""
+def _find_member_problem(values: Mapping[str, Any], config: LabelConfig | None) -> str | None:
+    """Find what is wrong with the SPECs of the members, whatever else is wrong with the file."""
     try:
         if config is None:
-            config = LabelConfig(**_STAND_INS, **({"model": values["model"]} if "model" in values else {}))
+            config = LabelConfig(**_PLACEHOLDERS, **({"model": values["model"]} if "model" in values else {}))
         parse_members(config.model)
     except ModelError as error:
         return f"--model: {error}"
     except ValidationError:
-        return None  # no list of words: that is among the problems already
+        return None  # not a list of texts: that is among the problems already
     return None
 
 
-def _line_of(error: Mapping[str, Any], read: ConfigFile) -> int:
+def _line_of(error: Mapping[str, Any], file: ConfigFile) -> int:
     name = str(error["loc"][0]) if error["loc"] else str(error["msg"]).removeprefix("Value error, ").partition(":")[0]
-    return read.lines.get(name, 1)
+    return file.lines.get(name, 1)

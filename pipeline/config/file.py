@@ -1,4 +1,4 @@
-"""A job's YAML file, read: its words, where each stands, what is said twice. What they mean is not known here."""
+"""Read a job's YAML file: its options, their line numbers, and which are given twice. Values are not checked here."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from pipeline.errors import RequestError
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """What a file says.
+    """Content of a YAML file.
 
     Attributes:
         path: As it was given.
-        values: By option, with underscores.
-        lines: Where each option stands, from 1.
-        doubles: Options that are given more than once, with the lines of the later ones.
+        values: Values by option name, with underscores.
+        lines: Line number of each option, from 1.
+        duplicates: Options that are given more than once, with the line numbers of the later ones.
     """
 
     path: str
     values: dict[str, Any]
     lines: dict[str, int]
-    doubles: tuple[tuple[str, int], ...]
+    duplicates: tuple[tuple[str, int], ...]
 
 
 def read_config_file(path: str) -> ConfigFile:
     """Read a YAML mapping of option names, with dashes or underscores, to values.
 
     Raises:
-        RequestError: It cannot be read, is no YAML, or no mapping.
+        RequestError: The file cannot be read, or is no YAML mapping.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -48,18 +48,18 @@ def read_config_file(path: str) -> ConfigFile:
     if not isinstance(loaded, dict) or not isinstance(root, yaml.MappingNode):
         raise RequestError(f"--config {path}: expected a mapping of option names to values")
     lines: dict[str, int] = {}
-    doubles = []
-    for name, line in _names(root):
+    duplicates = []
+    for name, line in _list_keys(root):
         if lines.setdefault(name, line) != line:
-            doubles.append((name, line))
-    return ConfigFile(path, {_option(key): value for key, value in loaded.items()}, lines, tuple(doubles))
+            duplicates.append((name, line))
+    return ConfigFile(path, {_to_name(key): value for key, value in loaded.items()}, lines, tuple(duplicates))
 
 
-def _names(root: yaml.MappingNode) -> Iterator[tuple[str, int]]:
+def _list_keys(root: yaml.MappingNode) -> Iterator[tuple[str, int]]:
     for key, _ in root.value:
         if isinstance(key, yaml.ScalarNode):
-            yield _option(key.value), key.start_mark.line + 1
+            yield _to_name(key.value), key.start_mark.line + 1
 
 
-def _option(key: object) -> str:
+def _to_name(key: object) -> str:
     return str(key).replace("-", "_")

@@ -13,7 +13,7 @@ _HEARTBEAT_S = 0.2
 _STOP_GRACE_S = 10.0
 
 
-def streamed(
+def merge_streams(
     sources: Sequence[Callable[[Callable[[Item], None]], None]], stop: threading.Event
 ) -> Iterator[Item | None]:
     """Run functions in threads and yield what they emit; the first error ends it."""

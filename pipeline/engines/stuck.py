@@ -9,7 +9,7 @@ import time
 STUCK_S = 300.0
 
 
-def die_when_stuck() -> None:
+def exit_when_stuck() -> None:
     """From now on, end this process when no Python code has run in it for five minutes. It says where it was."""
 
     def beat() -> None:

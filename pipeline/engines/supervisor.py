@@ -1,28 +1,36 @@
-"""Between a driver and its workers: whether to stop, what was said, and who died. Plain Python, run as an actor."""
+"""Between a driver and its workers: whether to stop, what workers report, and which died.
+
+Plain Python, run as an actor.
+"""
 
 from __future__ import annotations
 
 
 class Supervisor:
-    """Remembers whether to stop, what workers report, and in how many processes each has lived."""
+    """Remembers whether to stop, what workers report, and in how many processes each has run."""
 
     def __init__(self) -> None:
-        self._stopping = False
+        self._stop_requested = False
         self._reports: list[str] = []
-        self._lives: dict[str, set[str]] = {}
+        self._processes: dict[str, set[str]] = {}
 
-    def stop(self) -> None:
-        self._stopping = True
+    def request_stop(self) -> None:
+        """Workers are to take no more items."""
+        self._stop_requested = True
 
-    def is_stopping(self) -> bool:
-        return self._stopping
+    def stop_requested(self) -> bool:
+        """Whether somebody has asked for a stop."""
+        return self._stop_requested
 
-    def begin(self, worker: str, process: str) -> None:
-        self._lives.setdefault(worker, set()).add(process)
+    def register(self, worker: str, process: str) -> None:
+        """A worker starts in a process; in another one than before, if that died."""
+        self._processes.setdefault(worker, set()).add(process)
 
     def report(self, text: str) -> None:
+        """Keep a result until the driver takes it."""
         self._reports.append(text)
 
-    def news(self) -> tuple[list[str], dict[str, int]]:
+    def take_reports(self) -> tuple[list[str], dict[str, int]]:
+        """The results since the last call, and how often each worker has died."""
         reports, self._reports = self._reports, []
-        return reports, {worker: len(lives) - 1 for worker, lives in self._lives.items()}
+        return reports, {worker: len(processes) - 1 for worker, processes in self._processes.items()}

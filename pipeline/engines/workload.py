@@ -18,7 +18,7 @@ MAX_DEATHS = 10
 
 
 class Worker(Protocol):
-    """What an engine runs: called with an item, yields dicts; asks ``stopping`` now and then."""
+    """What an engine runs: called with an item, yields dicts; calls ``stopping`` now and then."""
 
     def __call__(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]:
         """Work on an item."""
@@ -31,7 +31,7 @@ class WorkerFactory(Protocol):
     """Makes a worker in the process where it will run."""
 
     def __call__(self, blobs: Mapping[str, bytes], num_threads: int, meter: Meter) -> Worker:
-        """Make one, which may tell a meter how it is."""
+        """Make one, which may report to a meter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Workload:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-class Patience:
+class DeathLimit:
     """How often workers may die: without limit while there is progress, so that machines may come and go.
 
     What counts is how often one worker has died since anything was last done for good, by whichever worker:
@@ -72,17 +72,21 @@ class Patience:
 
     def __init__(self) -> None:
         self._progressed = False
-        self._then: Mapping[str, int] = {}
+        self._deaths_before: Mapping[str, int] = {}
 
-    def progress(self) -> None:
+    def note_progress(self) -> None:
         """Something is done for good."""
         self._progressed = True
 
-    def ends(self, deaths: Mapping[str, int]) -> bool:
-        """Whether it is at its end, after so many deaths of each worker since the beginning."""
+    def is_reached(self, deaths: Mapping[str, int]) -> bool:
+        """Whether some worker has died too often.
+
+        Args:
+            deaths: How often each worker has died since the beginning.
+        """
         if self._progressed:
-            self._progressed, self._then = False, deaths
-        return any(count - self._then.get(worker, 0) >= MAX_DEATHS for worker, count in deaths.items())
+            self._progressed, self._deaths_before = False, deaths
+        return any(count - self._deaths_before.get(worker, 0) >= MAX_DEATHS for worker, count in deaths.items())
 
 
 @dataclass(frozen=True, slots=True)

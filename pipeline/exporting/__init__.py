@@ -1,4 +1,4 @@
-"""A labelled dataset from predictions: which rows, their original images, files in several formats.
+"""A labelled dataset from predictions: selection of rows, their original images, files in several formats.
 
 The command itself is commands.export.
 """

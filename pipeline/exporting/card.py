@@ -1,4 +1,4 @@
-"""The dataset card: what a dataset is, where it comes from, and how far its labels can be trusted."""
+"""The dataset card: contents, origin and quality of a dataset, as Hugging Face shows it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.exporting.rows import ROWS, card_features
+from pipeline.exporting.rows import ROW_SCHEMA, card_features
 from pipeline.exporting.target import DATA
 from pipeline.text.safe import one_line, printable
 
@@ -31,48 +31,54 @@ _MEANINGS = {
     "agreement": "weighted share of members whose first class it is",
     "entropy": "of the consensus, nats",
     "disagreement": "mutual information of the members, nats",
-    "ood_score": "minus the mean over members of logsumexp of the logits; larger is stranger",
+    "ood_score": "minus the mean over members of logsumexp of the logits; larger is further out of distribution",
     "copies": "how often to repeat the image in an epoch, so that rare classes are seen often enough",
     "width, height": "pixels as stored",
     "sha256": "of the image's bytes",
-    "shard, key, index": "where the image comes from",
+    "shard, key, index": "origin of the image",
 }
 
 
-def card(about: Mapping[str, Any], class_names: Sequence[str], images: int, kinds: Sequence[str]) -> str:
+def make_card(
+    description: Mapping[str, Any], class_names: Sequence[str], images: int, extensions: Sequence[str]
+) -> str:
     """The card, as Markdown with YAML front matter.
 
     Args:
-        about: What ``export.json`` holds.
+        description: Contents of ``export.json``.
         class_names: Of the K classes, each once.
-        images: How many the dataset holds.
-        kinds: For webdataset, the extensions of its images, the most frequent first.
+        images: Images in the dataset.
+        extensions: For webdataset, the extensions of its images, the most frequent first.
     """
-    front = yaml.safe_dump(_front(about, class_names, images, kinds), sort_keys=False, allow_unicode=True, width=1000)
-    lines = [f"# {images:,} images, labelled by an ensemble of classifiers", "", *_origin(about), ""]
-    lines += ["## How far to trust the labels", "", *_trust(about), ""]
-    lines += ["## What was selected", "", *_funnel(about, images), ""]
-    lines += ["## What is in it", "", *_content(about, kinds), ""]
+    front = yaml.safe_dump(
+        _front_matter(description, class_names, images, extensions), sort_keys=False, allow_unicode=True, width=1000
+    )
+    lines = [f"# {images:,} images, labelled by an ensemble of classifiers", "", *_origin_section(description), ""]
+    lines += ["## How far to trust the labels", "", *_trust_section(description), ""]
+    lines += ["## What was selected", "", *_selection_section(description, images), ""]
+    lines += ["## What is in it", "", *_content_section(description, extensions), ""]
     return f"---\n{front}---\n\n" + "\n".join(lines)
 
 
 def size_category(images: int) -> str:
-    """Hugging Face's word for a size."""
-    return next((word for below, word in (*_SIZES, *_MORE_SIZES) if images < below), "1B<n<10B")
+    """Hugging Face's ``size_categories`` value for this many images."""
+    return next((size for below, size in (*_SIZES, *_MORE_SIZES) if images < below), "1B<n<10B")
 
 
-def _front(about: Mapping[str, Any], class_names: Sequence[str], images: int, kinds: Sequence[str]) -> dict[str, Any]:
-    kind = about["asked"]["format"]
+def _front_matter(
+    description: Mapping[str, Any], class_names: Sequence[str], images: int, extensions: Sequence[str]
+) -> dict[str, Any]:
+    kind = description["asked"]["format"]
     front: dict[str, Any] = {
-        "license": about["asked"]["license"],
+        "license": description["asked"]["license"],
         "task_categories": ["image-classification"],
         "annotations_creators": ["machine-generated"],
         "size_categories": [size_category(images)],
         "tags": ["shardlabel", "pseudo-labels"],
     }
     globs = {"default": _GLOBS.get(kind, "*.tar")}
-    if len(kinds) > 1:
-        globs = {extension: f"*-{extension}-*.tar" for extension in kinds}
+    if len(extensions) > 1:
+        globs = {extension: f"*-{extension}-*.tar" for extension in extensions}
     front["configs"] = [
         {"config_name": name, "data_files": [{"split": "train", "path": f"{DATA}/{glob}"}]}
         for name, glob in globs.items()
@@ -84,30 +90,30 @@ def _front(about: Mapping[str, Any], class_names: Sequence[str], images: int, ki
     return front
 
 
-def _origin(about: Mapping[str, Any]) -> list[str]:
-    source = about["source"]
+def _origin_section(description: Mapping[str, Any]) -> list[str]:
+    source = description["source"]
     members = ", ".join(
         f"`{member['alias']}` (weights {member['weights_sha256'][:8]}, factor {member.get('factor', 1.0):g})"
         for member in source["members"]
     )
     lines = [
-        f"Made by shardlabel {about['shardlabel']} from a labelling job with the fingerprint "
+        f"Made by shardlabel {description['shardlabel']} from a labelling job with the fingerprint "
         f"`{source['fingerprint']}`; all figures are also in `export.json`.",
         "",
         f"- Members: {members}.",
         f"- Consensus: {source['combine']}, {len(source['members'])} members.",
-        f"- Images: bytes and keys are the source's own. Their licence: {_text(about['asked']['license'])}.",
+        f"- Images: bytes and keys are the source's own. Their licence: {_safe_text(description['asked']['license'])}.",
     ]
     if not source["complete"]:
         lines.append("- **The job was not finished** when this was exported: a part of its images is missing.")
     return lines
 
 
-def _trust(about: Mapping[str, Any]) -> list[str]:
-    promise, calibrated = about["promise"], about["source"]["calibrated"]
+def _trust_section(description: Mapping[str, Any]) -> list[str]:
+    promise, calibrated = description["promise"], description["source"]["calibrated"]
     lines = []
     if promise is not None:
-        before = ", before `--max-per-class` chose among them" if about["asked"]["max_per_class"] else ""
+        before = ", before `--max-per-class` chose among them" if description["asked"]["max_per_class"] else ""
         lines.append(
             f"At least **{_percent(promise['target'])} of the labels are right**, with a risk of "
             f"{_percent(promise['delta'])} that this does not hold{before}: of {promise['accepted']:,} certifying "
@@ -117,15 +123,15 @@ def _trust(about: Mapping[str, Any]) -> list[str]:
             "used for nothing else."
         )
     else:
-        lines.append("No precision was asked for, so none is promised: the labels are a machine's guesses.")
+        lines.append("No precision is promised: the labels are predictions that no one has checked.")
     if not calibrated:
         more = "; the promise does not depend on that" if promise is not None else ""
         lines += [
             "",
-            f"The scores are **not calibrated**: they order images, but do not say how often labels are right{more}.",
+            f"The scores are **not calibrated**: they rank images, but are no probabilities of being right{more}.",
         ]
     else:
-        temperature = about["source"]["temperature"]
+        temperature = description["source"]["temperature"]
         how = "" if temperature is None else f", with a temperature of {temperature:g}"
         lines += ["", f"The scores were calibrated{how}."]
     return lines
@@ -135,13 +141,13 @@ def _percent(share: float) -> str:
     return f"{100 * share:.6g} %"
 
 
-def _funnel(about: Mapping[str, Any], images: int) -> list[str]:
-    selection = about["selection"]
+def _selection_section(description: Mapping[str, Any], images: int) -> list[str]:
+    selection = description["selection"]
     lines = ["| | images |", "|---|---:|", f"| labelled by the job | {selection['labelled']:,} |"]
     lines += [
-        f"| rejected: {REASONS[name]}{_value(about, name)} | {count:,} |"
+        f"| rejected: {REASONS[name]}{_limit_text(description, name)} | {count:,} |"
         for name, count in selection["rejected"].items()
-        if count or about["asked"].get(name) is not None
+        if count or description["asked"].get(name) is not None
     ]
     lines.append(f"| selected | {selection['selected']:,} |")
     if selection["selected"] != images:
@@ -156,15 +162,15 @@ def _funnel(about: Mapping[str, Any], images: int) -> list[str]:
     return lines
 
 
-def _value(about: Mapping[str, Any], name: str) -> str:
+def _limit_text(description: Mapping[str, Any], name: str) -> str:
     if name == "target_precision":
-        return f" ({about['promise']['threshold']:.6g})"
-    value = about["asked"].get(name)
+        return f" ({description['promise']['threshold']:.6g})"
+    value = description["asked"].get(name)
     return f" {value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 
-def _content(about: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
-    kind = about["asked"]["format"]
+def _content_section(description: Mapping[str, Any], extensions: Sequence[str]) -> list[str]:
+    kind = description["asked"]["format"]
     how = {
         "parquet": "Rows with `image` (bytes and file name), `label` and the columns below, in `data/*.parquet`: "
         "`datasets.load_dataset(PLACE)`.",
@@ -172,13 +178,17 @@ def _content(about: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
         "imagefolder": "Images in `data/CLASS/`, and `data/metadata.parquet` with a `file_name` and the columns below. "
         "Where a class has no image there is no folder: readers that number the folders count otherwise than `label`.",
         "webdataset": "Samples of an image, `.cls` (the label) and `.json` (the columns below), in `data/*.tar`"
-        + (f": {', '.join(f'`.{word}`' for word in kinds)}, each in files of its own." if len(kinds) > 1 else "."),
+        + (
+            f": {', '.join(f'`.{word}`' for word in extensions)}, each in files of its own."
+            if len(extensions) > 1
+            else "."
+        ),
     }[kind]
     lines = [how, "", "`classes.txt` names all classes, by index, one a line.", ""]
     lines += [f"- `{name}`: {meaning}" for name, meaning in _MEANINGS.items()]
-    assert {word for name in _MEANINGS for word in name.split(", ")} == set(ROWS.names)
+    assert {word for name in _MEANINGS for word in name.split(", ")} == set(ROW_SCHEMA.names)
     return lines
 
 
-def _text(value: str) -> str:
+def _safe_text(value: str) -> str:
     return printable(one_line(value))

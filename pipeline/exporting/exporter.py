@@ -1,8 +1,7 @@
 """The exporter: the parts of one unit from predictions to files of a dataset.
 
-Read it top to bottom and you know what happens to a selected image: its row is read from the predictions, its bytes
-from where they were labelled; they are compared with the hash in the row, and written beside each other; and when all
-of a part are, the part is committed.
+The row of a selected image is read from the predictions, and its bytes from the input. The hash of the bytes is
+compared with the one in the row, and both are written. When all images of a part are written, the part is committed.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ import pyarrow as pa
 from pipeline.config.settings import StorageConfig
 from pipeline.engines.workload import Item
 from pipeline.errors import Interrupted, ObjectChanged, ObjectDamaged, PublishError, StorageError
-from pipeline.exporting.formats import WRITERS, Destination, Row, csv_file
-from pipeline.exporting.images import Image, Wanted, read_images
-from pipeline.exporting.rows import READ_COLUMNS, exported_rows
+from pipeline.exporting.destination import Destination, Row
+from pipeline.exporting.formats import WRITERS, csv_file
+from pipeline.exporting.images import ExpectedImage, Image, read_images
+from pipeline.exporting.rows import READ_COLUMNS, build_rows
 from pipeline.exporting.target import Target
 from pipeline.metrics import Meter
 from pipeline.output.ledger import PREDICTIONS, Ledger
@@ -32,18 +32,18 @@ from pipeline.stages.read import failure_reason
 from pipeline.storage import Storage
 
 UNITS_AT_ONCE = 4
-_TICK_S = 1.0
-_GRACE_S = 5.0  # of the engine's ten, which uploading what is left takes as well
+_RECEIPT_EVERY_S = 1.0
+_GRACE_S = 5.0  # the engine gives ten seconds; the rest is for the last uploads
 _PUTS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
 class ExporterConfig:
-    """What an exporter needs to know.
+    """Settings of an exporter.
 
     Attributes:
-        out, fingerprint: The output, and its job's.
-        to, mark: Where it goes, and the export's fingerprint.
+        out, job_fingerprint: The output, and the fingerprint of its job.
+        to, export_fingerprint: Where the dataset goes, and the fingerprint of the export.
         format: Of the dataset.
         aliases: Of the members.
         class_names: Of the K classes, each once.
@@ -51,9 +51,9 @@ class ExporterConfig:
     """
 
     out: str
-    fingerprint: str
+    job_fingerprint: str
     to: str
-    mark: str
+    export_fingerprint: str
     format: str
     aliases: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -67,11 +67,11 @@ class Exporter:
         self._config = config
         self._storage = Storage(config.storage)
         self._source = Ledger(config.out, self._storage)
-        self._target = Target(config.to, self._storage, config.mark)
+        self._target = Target(config.to, self._storage, config.export_fingerprint)
         self._pool = ThreadPoolExecutor(_PUTS_AT_ONCE * UNITS_AT_ONCE, thread_name_prefix="put")
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Stop the threads."""
         self._pool.shutdown()
 
     def __call__(
@@ -82,17 +82,17 @@ class Exporter:
         Args:
             unit: The unit.
             parts: Its parts of predictions, in order.
-            stopping: Asked before each image; once true, the part in flight is dropped, unless little of it is left.
+            stopping: Called before each image. Once true, the current part is dropped, unless it is nearly done.
 
         Yields:
-            Receipts, the latest of which tells all: after each part, and about once a second.
+            The receipt after each part and about once a second; each holds everything so far.
         """
         if stopping():
             return
         receipt = Receipt(unit.id, started_at=time.time())
         try:
             for part in parts:
-                yield from self._part(unit, part, receipt, stopping)
+                yield from self._export_part(unit, part, receipt, stopping)
             receipt.finished = True
         except Interrupted:
             pass
@@ -102,15 +102,17 @@ class Exporter:
             receipt.failure, receipt.message = failure_reason(error) or UNAVAILABLE, str(error)
         yield receipt
 
-    def _part(self, unit: Unit, part: PartName, receipt: Receipt, stopping: Callable[[], bool]) -> Iterator[Receipt]:
+    def _export_part(
+        self, unit: Unit, part: PartName, receipt: Receipt, stopping: Callable[[], bool]
+    ) -> Iterator[Receipt]:
         if stopping():
             raise Interrupted("asked to stop")
         name = self._target.name(part)
         done = receipt.num_samples
-        with _about_target():
+        with _target_errors():
             self._target.check_owner()
-            selected = self._target.selected(name)
-        table = self._rows(part, selected)
+            selected = self._target.read_selection(name)
+        table = self._read_rows(part, selected)
         omitted: list[dict[str, Any]] = []
         if self._config.format == "csv":
             path, data = csv_file(name, table)
@@ -119,7 +121,7 @@ class Exporter:
         else:
             rows = {row["index"]: row for row in table.to_pylist()}
             shared = dict(zip(selected["index"].to_pylist(), selected["shared"].to_pylist(), strict=True))
-            files = yield from self._images(unit, part, rows, shared, omitted, receipt, stopping)
+            files = yield from self._export_images(unit, part, rows, shared, omitted, receipt, stopping)
         self._commit(name, {"shard": unit.uri, "files": files, "images": sum(files.values()), "omitted": omitted})
         receipt.num_samples = done + table.num_rows
         receipt.num_labelled += sum(files.values())
@@ -129,7 +131,7 @@ class Exporter:
         receipt.committed_at = time.time()
         yield receipt
 
-    def _images(
+    def _export_images(
         self,
         unit: Unit,
         part: PartName,
@@ -139,13 +141,13 @@ class Exporter:
         receipt: Receipt,
         stopping: Callable[[], bool],
     ) -> Generator[Receipt, None, dict[str, int]]:
-        """Write the images of a part and what is said of them; returns the files, and notes what is left out."""
+        """Write the images of a part with their rows; returns the files, and adds what is left out to ``omitted``."""
         loose = unit.kind == UnitKind.SLICE
-        to = Destination(self._target.name(part), self._put, self._pool, loose, self._config.class_names)
-        writer = WRITERS[self._config.format](to)
-        wanted = {index: Wanted(row["key"], row["sha256"]) for index, row in rows.items()}
-        begun = ticked = time.monotonic()
-        with contextlib.closing(read_images(unit, self._storage, self._cursor(unit, part), wanted)) as images:
+        destination = Destination(self._target.name(part), self._put, self._pool, loose, self._config.class_names)
+        writer = WRITERS[self._config.format](destination)
+        expected = {index: ExpectedImage(row["key"], row["sha256"]) for index, row in rows.items()}
+        begun = reported = time.monotonic()
+        with contextlib.closing(read_images(unit, self._storage, self._cursor(unit, part), expected)) as images:
             for number, found in enumerate(images):
                 if stopping() and not _is_nearly_done(number, len(rows), time.monotonic() - begun):
                     raise Interrupted("asked to stop")
@@ -155,43 +157,43 @@ class Exporter:
                     index, reason = found
                     omitted.append({"key": rows[index]["key"], "index": index, "reason": reason})
                 receipt.num_samples += 1
-                if time.monotonic() - ticked > _TICK_S:
-                    ticked = time.monotonic()
+                if time.monotonic() - reported > _RECEIPT_EVERY_S:
+                    reported = time.monotonic()
                     yield receipt
         return writer.finish()
 
-    def _rows(self, part: PartName, selected: pa.Table) -> pa.Table:
+    def _read_rows(self, part: PartName, selected: pa.Table) -> pa.Table:
         columns = [*READ_COLUMNS, *(f"members.{alias}.energy" for alias in self._config.aliases)]
         predictions = self._source.read_part(PREDICTIONS, str(part), columns)
         try:
-            return exported_rows(predictions, selected, self._config.aliases, self._config.class_names)
+            return build_rows(predictions, selected, self._config.aliases, self._config.class_names)
         except ObjectDamaged as error:
             raise ObjectDamaged(f"{self._source.uri(PREDICTIONS, str(part))}: {error}") from error
 
     def _cursor(self, unit: Unit, part: PartName) -> Cursor:
-        """Where a part starts in its tar."""
+        """The position in the tar at which a part starts."""
         if not part.part or unit.kind == UnitKind.SLICE:
             return Cursor()
         before = PartName(part.fingerprint, part.unit_id, part.part - 1, last=False)
         return self._source.footer(PREDICTIONS, str(before)).next
 
     def _put(self, path: str, data: bytes) -> None:
-        with _about_target():
+        with _target_errors():
             self._target.put(path, data)
 
     def _commit(self, name: str, record: Mapping[str, Any]) -> None:
-        with _about_target():
+        with _target_errors():
             try:
                 self._target.commit(name, record)
             except ObjectChanged:
-                for path in record["files"]:  # the place is somebody else's by now
-                    self._target.take_back(path)
+                for path in record["files"]:  # another export owns the place by now
+                    self._target.remove(path)
                 raise
 
 
 @contextlib.contextmanager
-def _about_target() -> Iterator[None]:
-    """Errors in here are about TO, not about what is read."""
+def _target_errors() -> Iterator[None]:
+    """Turns storage errors into errors of the destination TO."""
     try:
         yield
     except StorageError as error:
@@ -199,16 +201,16 @@ def _about_target() -> Iterator[None]:
 
 
 def _is_nearly_done(done: int, total: int, elapsed_s: float) -> bool:
-    """Whether a part will be done within the grace period; one not begun is not."""
+    """Whether the rest of a part will take less than the grace period, at its rate so far."""
     return done > 0 and (total - done) * elapsed_s / done < _GRACE_S
 
 
 class ExportWorker:
-    """An exporter as engines want it: dicts in, dicts out."""
+    """An exporter for engines: dicts in, dicts out."""
 
     def __init__(self, config: ExporterConfig, blobs: Mapping[str, bytes], num_threads: int, _meter: Meter) -> None:
         self._exporter = Exporter(config)
-        self._fingerprint = config.fingerprint
+        self._fingerprint = config.job_fingerprint
 
     def __call__(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]:
         """Export the parts of an item."""
@@ -218,5 +220,5 @@ class ExportWorker:
             yield receipt.to_dict()
 
     def close(self) -> None:
-        """Let go of the exporter's threads."""
+        """Stop the exporter's threads."""
         self._exporter.close()

@@ -1,4 +1,4 @@
-"""The end of an export: what its parts say added up, the files that describe the whole, and ``_SUCCESS``."""
+"""The end of an export: totals over its parts, the files that describe the whole, and ``_SUCCESS``."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from typing import Any, Self
 
 import pyarrow.parquet as pq
 
-from pipeline.exporting.card import card
-from pipeline.exporting.formats import metadata_schema, tar_kind
+from pipeline.exporting.card import make_card
+from pipeline.exporting.folder_writer import metadata_schema
 from pipeline.exporting.source import Source
+from pipeline.exporting.tar_writer import tar_image_extension
 from pipeline.exporting.target import CARD, CLASSES, DATA, METADATA, Target
 from pipeline.output.ledger import SUCCESS, to_json
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What is exported.
+    """Totals over all exported parts.
 
     Attributes:
-        images: How many.
-        omitted: Selected images that are not, by reason.
-        files: Paths below TO with how many images each holds.
+        images: Exported images.
+        omitted: Selected images that could not be exported, by reason.
+        files: Number of images of each file, by path below TO.
     """
 
     images: int
@@ -33,8 +34,8 @@ class Totals:
     files: dict[str, int]
 
     @classmethod
-    def of(cls, records: Iterable[Mapping[str, Any]]) -> Self:
-        """Of the commits of parts."""
+    def from_commits(cls, records: Iterable[Mapping[str, Any]]) -> Self:
+        """From the commits of parts."""
         images = 0
         files: dict[str, int] = {}
         omitted: Counter[str] = Counter()
@@ -45,63 +46,65 @@ class Totals:
         return cls(images, dict(omitted), files)
 
     @classmethod
-    def of_success(cls, success: Mapping[str, Any]) -> Self:
-        """Of an export that is finished."""
+    def from_success(cls, success: Mapping[str, Any]) -> Self:
+        """From the ``_SUCCESS`` of a finished export."""
         return cls(success["images"], success["omitted"], success["files"])
 
-    def kinds(self) -> list[str]:
+    def extensions(self) -> list[str]:
         """Extensions of the images in tars, the most frequent first."""
-        found: Counter[str] = Counter()
+        totals: Counter[str] = Counter()
         for path, images in self.files.items():
-            if (kind := tar_kind(path)) is not None:
-                found[kind] += images
-        return sorted(found, key=lambda kind: (-found[kind], kind))
+            if (kind := tar_image_extension(path)) is not None:
+                totals[kind] += images
+        return sorted(totals, key=lambda kind: (-totals[kind], kind))
 
 
-def finish(source: Source, target: Target, about: Mapping[str, Any], found: Totals, parts: Sequence[str]) -> None:
-    """Write what describes the whole, and ``_SUCCESS`` last.
+def finish_export(
+    source: Source, target: Target, description: Mapping[str, Any], totals: Totals, parts: Sequence[str]
+) -> None:
+    """Write the files that describe the whole, and ``_SUCCESS`` last.
 
     Args:
-        source: What was exported.
-        target: Where to.
-        about: What ``export.json`` holds.
-        found: What there is.
+        source: The output.
+        target: Where it is exported to.
+        description: Contents of ``export.json``.
+        totals: Over all parts.
         parts: Names of all parts, in order.
 
     Raises:
         StorageError: The place cannot be read or written.
     """
     names = source.class_names
-    if about["replaces"]:
-        _remove_strays(target, found, parts)
+    if description["replaces"]:
+        _remove_unexpected(target, totals, parts)
     target.put(CLASSES, "".join(f"{name}\n" for name in names).encode())
-    if about["asked"]["format"] == "imagefolder":
-        target.put(f"{DATA}/metadata.parquet", _joined(target, parts, names))
-    text = card(about, names, found.images, found.kinds())
+    if description["asked"]["format"] == "imagefolder":
+        target.put(f"{DATA}/metadata.parquet", _join_metadata(target, parts, names))
+    text = make_card(description, names, totals.images, totals.extensions())
     target.put(CARD, text.encode("utf-8", "backslashreplace"))
     content = {
         "fingerprint": target.fingerprint,
         "finished_at": int(time.time()),
-        "images": found.images,
-        "omitted": found.omitted,
-        "files": found.files,
+        "images": totals.images,
+        "omitted": totals.omitted,
+        "files": totals.files,
     }
     target.put(SUCCESS, to_json(content, None))
 
 
-def _remove_strays(target: Target, found: Totals, parts: Sequence[str]) -> None:
-    """Remove what exporters of the export that was replaced have written since."""
-    expected = set(found.files)
+def _remove_unexpected(target: Target, totals: Totals, parts: Sequence[str]) -> None:
+    """Remove files that late exporters of a replaced export have written."""
+    expected = set(totals.files)
     for name in parts if any(path.startswith(f"{METADATA}/") for path in expected) else ():
         column = target.ledger.read_part(METADATA, f"{name}.parquet", ["file_name"])["file_name"]
         expected.update(f"{DATA}/{path}" for path in column.to_pylist())
     for name in target.ledger.names(DATA):
         if f"{DATA}/{name}" not in expected:
-            target.take_back(f"{DATA}/{name}")
+            target.remove(f"{DATA}/{name}")
 
 
-def _joined(target: Target, parts: Sequence[str], class_names: Sequence[str]) -> bytes:
-    """The metadata of all parts as one file beside the images, which is where readers look for it."""
+def _join_metadata(target: Target, parts: Sequence[str], class_names: Sequence[str]) -> bytes:
+    """The metadata of all parts as one Parquet file; readers look for it beside the images."""
     buffer = io.BytesIO()
     schema = metadata_schema(class_names)
     with pq.ParquetWriter(buffer, schema, compression="zstd") as file:

@@ -1,8 +1,8 @@
-"""The images of a part, read again from where they were labelled, each checked against the hash that was noted.
+"""The images of a part, read again from the input, each checked against its hash in the predictions.
 
-What counts is the hash: a shard that was copied or touched since is as good as before. An image whose bytes are not
-what was labelled is left out and said; so is one that is gone. Where none is left as it was, and the shard is another
-version, or nothing else of the slice is as it was either, the place is gone or was written anew: that is an error.
+Only the hash counts: a shard that was copied or touched is still valid. An image that is missing or has other bytes is
+left out and reported. If no image of the part is as it was, and the shard has another version or nothing else of the
+slice is as planned, the input is gone or was replaced: that is an error.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pipeline.stages.read import UnitReader, slice_entries
 from pipeline.storage import Entry, Storage
 
 _LOOSE_IN_FLIGHT = {"s3": 32, "file": 4}
-_LOOKS = 32
+_MAX_STATS = 32  # loose images that are looked at to find out whether a slice is as planned
 
 
-class Omission(StrEnum):
+class OmissionReason(StrEnum):
     """Why a selected image is not exported."""
 
     CHANGED = "changed"
@@ -33,12 +33,12 @@ class Omission(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """An image to be read.
+class ExpectedImage:
+    """An image to read.
 
     Attributes:
-        key: As noted.
-        sha256: Of its bytes when it was labelled, hex.
+        key: Its key in the predictions.
+        sha256: Of its bytes when it was labelled, 64 hex digits.
     """
 
     key: str
@@ -61,40 +61,44 @@ class Image:
 
 
 def read_images(
-    unit: Unit, storage: Storage, cursor: Cursor, wanted: Mapping[int, Wanted]
-) -> Generator[Image | tuple[int, Omission], None, None]:
-    """Read some images of a unit, ascending by index; for those that cannot be had, why.
+    unit: Unit, storage: Storage, cursor: Cursor, expected: Mapping[int, ExpectedImage]
+) -> Generator[Image | tuple[int, OmissionReason], None, None]:
+    """Read some images of a unit, ascending by index; yields index and reason for those that cannot be exported.
 
     Args:
-        unit: What they are in.
+        unit: The unit.
         storage: How to reach it.
-        cursor: Where the part starts that they are in.
-        wanted: The images, by index.
+        cursor: Start of the part that holds them.
+        expected: The images, by index.
 
     Raises while iterating:
-        StorageError: The unit cannot be read, or was written anew.
+        StorageError: The unit cannot be read, or was replaced.
     """
-    found = _loose(unit, storage, wanted) if unit.kind == UnitKind.SLICE else _packed(unit, storage, cursor, wanted)
-    num_good, bad = 0, Omission.MISSING
+    found = (
+        _read_loose(unit, storage, expected)
+        if unit.kind == UnitKind.SLICE
+        else _read_tar(unit, storage, cursor, expected)
+    )
+    num_good, reason = 0, OmissionReason.MISSING
     for index, name, data in found:
-        if data is not None and hashlib.sha256(data).hexdigest() == wanted[index].sha256:
+        if data is not None and hashlib.sha256(data).hexdigest() == expected[index].sha256:
             num_good += 1
             yield Image(index, name, data)
             continue
-        bad = Omission.MISSING if data is None else Omission.CHANGED
-        yield index, bad
-    if wanted and not num_good and not _is_as_planned(unit, storage):
+        reason = OmissionReason.MISSING if data is None else OmissionReason.CHANGED
+        yield index, reason
+    if expected and not num_good and not _is_unchanged(unit, storage):
         raise ObjectChanged(
-            f"{unit.uri}: none of {len(wanted)} images is there as it was labelled ({bad}); label it again"
+            f"{unit.uri}: none of {len(expected)} images is there as it was labelled ({reason}); label it again"
         )
 
 
-def _is_as_planned(unit: Unit, storage: Storage) -> bool:
-    """Whether a shard is the version that was labelled, or anything of a slice is, as far as a few looks tell."""
+def _is_unchanged(unit: Unit, storage: Storage) -> bool:
+    """Whether a shard is the version that was labelled, or any of the first images of a slice is."""
     planned = [Entry(unit.uri, unit.size_bytes, unit.etag)]
     if unit.kind == UnitKind.SLICE:
         assert unit.keys_uri is not None
-        planned = [entry for _, entry in slice_entries(unit, storage.read(unit.keys_uri))][:_LOOKS]
+        planned = [entry for _, entry in slice_entries(unit, storage.read(unit.keys_uri))][:_MAX_STATS]
     for entry in planned:
         with contextlib.suppress(ObjectMissing):
             now = storage.stat(entry.uri)
@@ -103,30 +107,34 @@ def _is_as_planned(unit: Unit, storage: Storage) -> bool:
     return False
 
 
-def _loose(unit: Unit, storage: Storage, wanted: Mapping[int, Wanted]) -> Iterator[tuple[int, str, bytes | None]]:
+def _read_loose(
+    unit: Unit, storage: Storage, expected: Mapping[int, ExpectedImage]
+) -> Iterator[tuple[int, str, bytes | None]]:
     assert unit.keys_uri is not None
     entries = slice_entries(unit, storage.read(unit.keys_uri))
     width = _LOOSE_IN_FLIGHT["s3" if unit.uri.startswith("s3://") else "file"]
     ahead: deque[tuple[int, Future[bytes | None]]] = deque()
     with ThreadPoolExecutor(width, thread_name_prefix="loose") as pool:
         try:
-            for index in sorted(wanted):
-                ahead.append((index, pool.submit(_fetched, entries[index][1], storage)))
+            for index in sorted(expected):
+                ahead.append((index, pool.submit(_fetch_current, entries[index][1], storage)))
                 if len(ahead) >= width:
-                    yield _settled(*ahead.popleft(), wanted)
+                    yield _loose_result(*ahead.popleft(), expected)
             while ahead:
-                yield _settled(*ahead.popleft(), wanted)
+                yield _loose_result(*ahead.popleft(), expected)
         finally:
             for _, future in ahead:
                 future.cancel()
 
 
-def _settled(index: int, future: Future[bytes | None], wanted: Mapping[int, Wanted]) -> tuple[int, str, bytes | None]:
-    return index, wanted[index].key, future.result()
+def _loose_result(
+    index: int, future: Future[bytes | None], expected: Mapping[int, ExpectedImage]
+) -> tuple[int, str, bytes | None]:
+    return index, expected[index].key, future.result()
 
 
-def _fetched(entry: Entry, storage: Storage) -> bytes | None:
-    """A loose image as it is now; None when it is gone."""
+def _fetch_current(entry: Entry, storage: Storage) -> bytes | None:
+    """A loose image as it is now; None if it is gone."""
     try:
         try:
             return storage.fetch(entry)
@@ -136,15 +144,15 @@ def _fetched(entry: Entry, storage: Storage) -> bytes | None:
         return None
 
 
-def _packed(
-    unit: Unit, storage: Storage, cursor: Cursor, wanted: Mapping[int, Wanted]
+def _read_tar(
+    unit: Unit, storage: Storage, cursor: Cursor, expected: Mapping[int, ExpectedImage]
 ) -> Iterator[tuple[int, str, bytes | None]]:
     now = storage.stat(unit.uri)
     if (now.size_bytes, now.etag) != (unit.size_bytes, unit.etag):
-        # offsets of another version lead nowhere
+        # the cursor's offset is not valid for another version
         unit, cursor = dataclasses.replace(unit, size_bytes=now.size_bytes, etag=now.etag), Cursor()
-    left = sorted(wanted, reverse=True)
-    reader = iter(UnitReader(unit, storage, cursor, only=wanted))
+    left = sorted(expected, reverse=True)
+    reader = iter(UnitReader(unit, storage, cursor, only=expected))
     while left and (item := next(reader, None)) is not None:
         if not isinstance(item, Sample):
             continue

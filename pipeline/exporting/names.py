@@ -1,7 +1,7 @@
-"""Names of files and samples that are made of keys and class names: safe anywhere, and no two alike.
+"""File names and sample keys made from keys and class names: safe on every file system, and unique.
 
-A name that is safe stays as it is. In others the signs that are not become ``%XX``, as in URIs, and a name that holds
-something of that look already is escaped as well; so whatever is made of two different names differs.
+A safe name stays as it is. Unsafe characters become ``%XX``, as in URIs. A name that already contains ``%XX`` is
+escaped as well, so different names stay different.
 """
 
 from __future__ import annotations
@@ -9,67 +9,67 @@ from __future__ import annotations
 import hashlib
 import re
 
-_MOST_BYTES = 180  # of a name; file systems have room for 255, and an extension follows
+_MAX_BYTES = 180  # of a name; file systems have room for 255, and an extension follows
 _KEPT_CHARS = 40  # of one that is longer
 _HASH_DIGITS = 32
 _ESCAPE = re.compile("%[0-9A-F]{2}")
-# what a file system, a shell's glob, a URI or Windows takes for an order, and marks that nobody sees
+# characters with a meaning for a file system, a shell's glob, a URI or Windows, and invisible ones
 _UNSAFE = re.compile('[\x00-\x1f\x7f-\x9f\\\\:*?"<>|\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
 
 def without_extension(key: str) -> str:
-    """A path without its last extension; a name that begins with its only dot stays as it is."""
+    """A path without its last extension; a name whose only dot is the first character stays as it is."""
     folder, slash, base = key.rpartition("/")
     return folder + slash + (base.rpartition(".")[0] or base)
 
 
 def file_stem(text: str, *, dots: bool = True) -> str:
-    """A key or a class name as one name of a file or directory, without extension.
+    """A key or a class name as the name of a file or directory, without extension.
 
     Args:
-        text: Anything.
-        dots: Whether dots may stay that are not the first or last sign.
+        text: Any text.
+        dots: Whether dots other than the first and the last character may stay.
     """
-    return _shortened(_escaped(text, "/" if dots else "/."), text)
+    return _shorten(_escape(text, "/" if dots else "/."), text)
 
 
 def sample_key(text: str) -> str:
-    """A key as WebDataset can have it: a relative path whose last name has no dot; directories stay.
+    """A key for WebDataset: a relative path whose last name has no dot; directories stay.
 
-    A reader takes what follows the first dot of the last name for the extension, and names that begin with two
-    underscores for remarks about the archive.
+    Readers take all that follows the first dot of the last name as the extension, and skip names that begin with two
+    underscores.
     """
     *folders, base = text.split("/")
-    parts = [_escaped(folder, "") for folder in folders] + [_escaped(base, ".")]
+    parts = [_escape(folder, "") for folder in folders] + [_escape(base, ".")]
     key = "/".join(parts)
     first = parts[0]
     if first.startswith("__"):
         key = "%5F" + key[1:]
-    return key if len(key.encode()) <= _MOST_BYTES else _shortened(key.replace("/", "%2F"), text)
+    return key if len(key.encode()) <= _MAX_BYTES else _shorten(key.replace("/", "%2F"), text)
 
 
-def _escaped(text: str, more: str) -> str:
+def _escape(text: str, more: str) -> str:
     """One name of a path, with what is unsafe in it escaped."""
     if not text:
-        return "%FF"  # of no sign: an empty name cannot be one
-    marks = [match.start() for match in _UNSAFE.finditer(text)]
-    marks += [at for at, sign in enumerate(text) if sign in more]
-    marks += [at for at in (0, len(text) - 1) if text[at] in ". "]
+        return "%FF"  # no character is encoded so, and an empty name is not allowed
+    unsafe = [match.start() for match in _UNSAFE.finditer(text)]
+    unsafe += [at for at, char in enumerate(text) if char in more]
+    unsafe += [at for at in (0, len(text) - 1) if text[at] in ". "]
     if _RESERVED.fullmatch(text):
-        marks.append(0)
-    if marks or _ESCAPE.search(text):
-        marks += [at for at, sign in enumerate(text) if sign == "%"]
-    wanted = set(marks)
-    return "".join(_code(sign) if at in wanted else sign for at, sign in enumerate(text))
+        unsafe.append(0)
+    if unsafe or _ESCAPE.search(text):
+        unsafe += [at for at, char in enumerate(text) if char == "%"]
+    escaped = set(unsafe)
+    return "".join(_percent_encode(char) if at in escaped else char for at, char in enumerate(text))
 
 
-def _code(sign: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in sign.encode("utf-8", "surrogatepass"))
+def _percent_encode(char: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
 
 
-def _shortened(name: str, text: str) -> str:
-    if len(name.encode()) <= _MOST_BYTES:
+def _shorten(name: str, text: str) -> str:
+    if len(name.encode()) <= _MAX_BYTES:
         return name
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
     return f"{name[:_KEPT_CHARS]}%7E{digest}"

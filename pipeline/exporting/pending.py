@@ -1,4 +1,4 @@
-"""What is left of an export, unit by unit."""
+"""The parts that are left to export, unit by unit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.records import Unit
 
 @dataclass(slots=True)
 class PendingUnit:
-    """A unit of which something is to be exported.
+    """A unit with parts left to export.
 
     Attributes:
         unit: The unit.
-        parts: Numbers of the parts to be exported, and whether they are the unit's last.
-        images: How many images that is.
+        parts: Numbers of these parts, and whether each is the unit's last.
+        images: Selected images in them.
     """
 
     unit: Unit
@@ -28,11 +28,17 @@ class PendingUnit:
 
 
 class PendingParts(Sequence[Item]):
-    """What exporters are called with: units, and those of their parts that are selected from and not done.
+    """The items of exporters: units with their parts that have selected images and are not done.
+
+    Args:
+        source: The output.
+        target: Where it is exported to.
+        plan: Selected images of each part, by name.
+        done: Names of the parts that are done.
 
     Attributes:
         pending: The units.
-        num_done: Parts that are done.
+        num_done: Parts of the plan that are done.
     """
 
     def __init__(self, source: Source, target: Target, plan: Mapping[str, int], done: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""Rows: what is said of each exported image, the same in every format."""
+"""The rows of a dataset: the columns of each exported image, the same in every format."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 from pipeline.errors import ObjectDamaged
 from pipeline.exporting.selection import ood_scores
 
-# What is read of a part of predictions, beside the members' energies.
+# Columns that are read of a predictions part, beside the members' energies.
 READ_COLUMNS = (
     *("shard", "key", "index", "sha256", "width", "height"),
     *("label", "score", "agreement", "entropy", "disagreement"),
 )
-ROWS = pa.schema(
+ROW_SCHEMA = pa.schema(
     [
         ("label", pa.int64()),
         ("class_name", pa.string()),
@@ -39,10 +39,10 @@ ROWS = pa.schema(
 IMAGE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 
 
-def exported_rows(
+def build_rows(
     predictions: pa.Table, selected: pa.Table, aliases: tuple[str, ...], class_names: Sequence[str]
 ) -> pa.Table:
-    """The selected rows of a part, in order, as :data:`ROWS`.
+    """The selected rows of a part, in order, as :data:`ROW_SCHEMA`.
 
     Args:
         predictions: The part, with :data:`READ_COLUMNS` and the members' energies.
@@ -51,14 +51,14 @@ def exported_rows(
         class_names: Of the K classes, each once.
 
     Raises:
-        ObjectDamaged: The part does not hold what was selected of it.
+        ObjectDamaged: The part lacks rows that were selected.
     """
     found = pc.index_in(selected["index"], value_set=predictions["index"].combine_chunks())
     if found.null_count:
         raise ObjectDamaged(f"{found.null_count} images were selected that the part does not hold")
     table = predictions.take(found)
     names = pa.array(class_names, pa.string())
-    columns = {name: table[name] for name in table.column_names if name in ROWS.names}
+    columns = {name: table[name] for name in table.column_names if name in ROW_SCHEMA.names}
     columns |= {
         "label": table["label"].cast(pa.int64()),
         "class_name": names.take(table["label"].combine_chunks()),
@@ -66,23 +66,23 @@ def exported_rows(
         "copies": selected["copies"],
         "shard": table["shard"].cast(pa.string()),
     }
-    return pa.table({name: columns[name] for name in ROWS.names}).cast(ROWS)
+    return pa.table({name: columns[name] for name in ROW_SCHEMA.names}).cast(ROW_SCHEMA)
 
 
-def plain(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with the shortest decimal numbers that are its float32 values."""
+def shorten_floats(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with each float32 value as the shortest decimal number that rounds to it."""
     return {name: float(str(np.float32(value))) if isinstance(value, float) else value for name, value in row.items()}
 
 
-def features(class_names: Sequence[str], *, image: bool) -> dict[bytes, bytes]:
-    """Schema metadata that tells Hugging Face ``datasets`` which column is a class and which an image.
+def huggingface_metadata(class_names: Sequence[str], *, image: bool) -> dict[bytes, bytes]:
+    """Schema metadata for Hugging Face ``datasets``: which column is a class and which an image.
 
     Args:
         class_names: Of the K classes, each once.
         image: Whether there is a column :data:`IMAGE`.
     """
     known: dict[str, Any] = {"image": {"_type": "Image"}} if image else {}
-    for field in ROWS:
+    for field in ROW_SCHEMA:
         known[field.name] = {"dtype": _dtype(field.type), "_type": "Value"}
     known["label"] = {"names": list(class_names), "_type": "ClassLabel"}
     return {b"huggingface": json.dumps({"info": {"features": known}}).encode()}
@@ -92,7 +92,7 @@ def card_features(class_names: Sequence[str], *, image: bool) -> list[dict[str, 
     """The same for the front matter of a dataset card."""
     names = {str(index): name for index, name in enumerate(class_names)}
     found: list[dict[str, Any]] = [{"name": "image", "dtype": "image"}] if image else []
-    found += [{"name": field.name, "dtype": _dtype(field.type)} for field in ROWS]
+    found += [{"name": field.name, "dtype": _dtype(field.type)} for field in ROW_SCHEMA]
     found[int(image)]["dtype"] = {"class_label": {"names": names}}
     return found
 

@@ -1,14 +1,13 @@
-"""Selection: which images of an output are accepted, and what became of the others.
+"""Selection: which images of an output are accepted, and how many each filter rejects.
 
-Each image goes through the filters in one order and is counted at the first that rejects it: first those that look at
-one image (score, agreement, entropy, disagreement, out-of-distribution score), then copies of the same bytes, then the
-score that a promised precision needs, then the number of images per class. What the first ones leave goes into a
-database on disk (DuckDB), which sorts and groups more rows than memory holds; so memory does not grow with the output.
+All images pass the filters in one order and are counted at the first that rejects them: limits on single images (score,
+agreement, entropy, disagreement, out-of-distribution score), duplicates, the score for a promised precision, and the
+number of images per class. Images within the limits go into a database on disk (DuckDB), which sorts and groups more
+rows than memory holds; so memory does not grow with the output.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import tempfile
 from collections import Counter, deque
@@ -29,33 +28,32 @@ from pipeline.machine import available_memory_bytes, num_local_cpus
 from pipeline.output.ledger import PREDICTIONS
 from pipeline.output.parts import PartName
 from pipeline.records import UnitKind
-from pipeline.trust.promise import Promise, certify, certifying
-from pipeline.trust.truth import Truth, TruthCounts
+from pipeline.trust.promise import Promise, certify, certifying_mask
+from pipeline.trust.truth import Truth, TruthCounts, TruthMatcher
 
 DUPLICATE, TARGET_PRECISION, MAX_PER_CLASS = "duplicate", "target_precision", "max_per_class"
 _READ_AHEAD = 8
-_EXAMPLES = 3  # of keys that are not known
 _BATCH_ROWS = 100_000
 _MEMORY_SHARE = 0.4  # of what is free; the rest is for what is read meanwhile
-_LEAST_MEMORY_BYTES = 256 << 20
+_MIN_MEMORY_BYTES = 256 << 20
 
 Array = np.ndarray
 
-# Which of some images with the same score comes first.
+# Order of images with equal scores.
 _ORDER = "shard, key, idx, part"
-# Which of some images with the same bytes is kept: the one that `shardlabel sample --unique` draws from, or truths
-# about the others would be lost, and images with copies would be too few among those that certify.
+# Which of the images with equal bytes is kept: the one that `shardlabel sample --unique` draws from. Otherwise truths
+# about the others would be lost, and images with duplicates would be too rare in the half that certifies.
 _FIRST_COPY = "part, idx"
 
 
 @dataclass(frozen=True, slots=True)
 class ClassCount:
-    """What is selected of a class.
+    """Selected images of a class.
 
     Attributes:
         label: Index of the class.
-        images: Images of it.
-        copies: How many they are with their repetitions.
+        images: Selected images.
+        copies: The same with repetitions.
     """
 
     label: int
@@ -65,12 +63,12 @@ class ClassCount:
 
 @dataclass(frozen=True, slots=True)
 class PartSelection:
-    """What is selected of one part.
+    """Selected images of one part.
 
     Attributes:
-        name: Of the part of predictions.
+        name: Of the predictions part.
         rows: The columns ``index``, ascending; ``copies``; and ``shared``, whether another selected image of the class
-            has the same key, up to capital letters and the extensions of loose images.
+            has the same key apart from case and the extensions of loose images.
     """
 
     name: PartName
@@ -78,28 +76,27 @@ class PartSelection:
 
 
 class Selection:
-    """Decides about the images of an output. A context manager; in this order: read, promise, choose, parts.
+    """Selects images of an output. A context manager; call read, promise, choose and parts in this order.
 
     Args:
-        config: What to accept.
-        source: Where from.
-        truth: Of a file; None for what the samples say themselves.
+        config: The filters.
+        source: The output.
+        truth: Of a file; None for the ``.cls`` of the samples.
 
     Attributes:
-        labelled: Images looked at.
-        rejected: How many were not accepted, by the filter that rejected them, in the order of the filters.
+        labelled: Labelled images.
+        rejected: Rejected images by filter, in the order of the filters.
     """
 
     def __init__(self, config: ExportConfig, source: Source, truth: Truth | None = None) -> None:
         self._config = config
         self._source = source
-        self._truth = truth
         self._parts = sorted((name for _, name in source.parts()), key=str)
         self._loose = {unit.id for unit in source.units if unit.kind == UnitKind.SLICE}
         self._num_classes = len(source.job["class_names"])
         self.labelled = 0
         self.rejected: Counter[str] = Counter()
-        self._times_T = np.zeros(0 if truth is None else len(truth.labels_T), np.int64)
+        self._matcher = TruthMatcher(truth, self._num_classes)
         self._threshold: float | None = None
 
     def __enter__(self) -> Self:
@@ -109,7 +106,7 @@ class Selection:
             f"{self._folder.name}/rows.duckdb",
             config={
                 "threads": num_local_cpus(),
-                "memory_limit": f"{max(_LEAST_MEMORY_BYTES, int(available * _MEMORY_SHARE)) >> 20}MiB",
+                "memory_limit": f"{max(_MIN_MEMORY_BYTES, int(available * _MEMORY_SHARE)) >> 20}MiB",
                 "temp_directory": f"{self._folder.name}/spilled",
                 "preserve_insertion_order": "false",
                 "autoinstall_known_extensions": "false",
@@ -129,15 +126,15 @@ class Selection:
     # -- one image at a time --------------------------------------------------------------------------
 
     def read(self) -> None:
-        """Look at every image once; what the filters of single images leave is kept for the others.
+        """Read every row once, and keep those within the limits on single images for the other filters.
 
         Raises:
             StorageError: A part cannot be read.
         """
         uris = {unit.id: unit.uri for unit in self._source.units}
         shards = {uri: rank for rank, uri in enumerate(sorted(set(uris.values())))}
-        for number, table in enumerate(self._tables()):
-            batch = self._passed(number, shards[uris[self._parts[number].unit_id]], table)
+        for number, table in enumerate(self._read_tables()):
+            batch = self._filter_rows(number, shards[uris[self._parts[number].unit_id]], table)
             if batch.num_rows:
                 self._db.register("batch", batch)
                 self._db.execute("INSERT INTO found SELECT * REPLACE (unhex(sha256) AS sha256) FROM batch")
@@ -146,18 +143,19 @@ class Selection:
         self._db.execute("DROP TABLE found")
         if self._config.dedupe:
             before = self.labelled - self.rejected.total()
-            self._count(DUPLICATE, before - self._number("SELECT count(*) FROM kept"))
+            self._count(DUPLICATE, before - self._query_number("SELECT count(*) FROM kept"))
 
     def _without_duplicates(self) -> str:
         if not self._config.dedupe:
             return ""
         return f" QUALIFY row_number() OVER (PARTITION BY sha256 ORDER BY {_FIRST_COPY}) = 1"
 
-    def _tables(self) -> Iterator[pa.Table]:
-        """The parts in order, some read ahead."""
+    def _read_tables(self) -> Iterator[pa.Table]:
+        """The parts in order, some of them read ahead."""
         columns = ["shard", "key", "index", "sha256", "label", "score", "agreement", "entropy", "disagreement"]
         columns += [f"members.{alias}.energy" for alias in self._source.aliases]
-        columns += ["truth"] if self._config.target_precision is not None and self._truth is None else []
+        if self._config.target_precision is not None:
+            columns += [name for name in self._matcher.columns if name not in columns]
         waiting = iter(self._parts)
         ahead: deque[Future[pa.Table]] = deque()
         with ThreadPoolExecutor(_READ_AHEAD) as pool:
@@ -172,14 +170,14 @@ class Selection:
                 for future in ahead:
                     future.cancel()
 
-    def _passed(self, number: int, shard: int, table: pa.Table) -> pa.Table:
-        """The rows of a part that no filter of single images rejects."""
+    def _filter_rows(self, number: int, shard: int, table: pa.Table) -> pa.Table:
+        """The rows of a part within the limits on single images."""
         passes_B = np.ones(len(table), bool)
-        for name, rejects_B in self._rejections(table):
+        for name, rejects_B in self._apply_filters(table):
             self._count(name, int((passes_B & rejects_B).sum()))
             passes_B &= ~rejects_B
         self.labelled += len(table)
-        rows_B, truth_B = self._truths(table)
+        truth_B, rows_B = self._truths(table)
         columns = {
             "part": np.full(len(table), number, np.int32),
             "shard": np.full(len(table), shard, np.int32),
@@ -190,12 +188,12 @@ class Selection:
             "score": table["score"],
             "truth_row": rows_B,
             "truth": truth_B,
-            "name": self._names(number, table),
+            "name": self._file_names(number, table),
         }
         return pa.table(columns).filter(pa.array(passes_B))
 
-    def _names(self, number: int, table: pa.Table) -> pa.Array:
-        """What an image's file is called, but for how that is written; nothing where no file is made of one image."""
+    def _file_names(self, number: int, table: pa.Table) -> pa.Array:
+        """The name that decides ``shared``: the key in lower case; null for formats without a file per image."""
         if self._config.format != "imagefolder":
             return pa.nulls(len(table), pa.string())
         keys = table["key"].to_pylist()
@@ -203,8 +201,8 @@ class Selection:
             keys = [without_extension(key) for key in keys]
         return pa.array([key.lower() for key in keys], pa.string())
 
-    def _rejections(self, table: pa.Table) -> Iterator[tuple[str, Array]]:
-        """Each filter that was asked for, and the images that it rejects. NaN is rejected by all."""
+    def _apply_filters(self, table: pa.Table) -> Iterator[tuple[str, Array]]:
+        """Each limit that is set, and the images that it rejects: bool (B,). All limits reject NaN."""
         config = self._config
         for name, column, at_least in (
             ("min_score", "score", config.min_score),
@@ -222,41 +220,22 @@ class Selection:
             yield "max_ood_score", ~(ood_scores(table, self._source.aliases) <= np.float32(config.max_ood_score))
 
     def _truths(self, table: pa.Table) -> tuple[Array, Array]:
-        """Which row of the truth file is about each image, and its truth; -1 where there is none."""
-        nowhere = np.full(len(table), -1, np.int64)
+        """True class of each image and its row in the truth file, int (B,) each; -1 where there is none."""
         if self._config.target_precision is None:
-            return nowhere, nowhere.astype(np.int32)
-        if self._truth is None:
-            truth_B = table["truth"].fill_null(-1).to_numpy()
-            known_B = (truth_B >= 0) & (truth_B < self._num_classes)
-            return nowhere, np.where(known_B, truth_B, -1).astype(np.int32)
-        rows_B = self._truth.find(table["shard"], table["key"])
-        self._times_T += np.bincount(rows_B[rows_B >= 0], minlength=len(self._times_T))
-        labels_T = np.append(self._truth.labels_T, np.int32(-1))
-        return rows_B, labels_T[rows_B]
+            unknown_B = np.full(len(table), -1, np.int32)
+            return unknown_B, unknown_B
+        return self._matcher.match(table)
 
     @property
     def truth_counts(self) -> TruthCounts:
-        """What became of the truth file.
-
-        Only to be asked for where there is one.
-        """
-        assert self._truth is not None
-        lost = np.flatnonzero(self._times_T == 0)
-        return dataclasses.replace(
-            self._truth.counts,
-            used=int((self._times_T == 1).sum()),
-            unknown_keys=len(lost),
-            unknown_key_examples=tuple(self._truth.keys.take(pa.array(lost[:_EXAMPLES])).to_pylist()),
-            ambiguous_keys=int((self._times_T > 1).sum()),
-        )
+        """How much of the truth could be used, after :meth:`read`."""
+        return self._matcher.counts()
 
     # -- all images at once ---------------------------------------------------------------------------
 
     def promise(self, target: float, delta: float) -> Promise:
-        """Find the score from which on a precision can be promised, from the images that are left and have a truth."""
-        single = np.flatnonzero(self._times_T == 1) if self._truth is not None else np.array([-1])
-        self._db.register("single", pa.table({"truth_row": single.astype(np.int64)}))
+        """Find the lowest score for a promised precision, from the images with known truth that are left."""
+        self._db.register("single", pa.table({"truth_row": self._matcher.unique_rows()}))
         known = self._db.sql(
             "SELECT shard, key, score, label = truth AS is_right FROM kept SEMI JOIN single USING (truth_row) "
             f"WHERE truth >= 0 ORDER BY {_ORDER}"
@@ -269,50 +248,50 @@ class Selection:
             known["is_right"].to_numpy(),
             target,
             delta,
-            certifies_N=certifying(shards, known["key"].to_pylist()),
+            certifying_N=certifying_mask(shards, known["key"].to_pylist()),
         )
         self._threshold = found.threshold
         return found
 
     def choose(self) -> tuple[ClassCount, ...]:
-        """Decide about what is left: the promised precision, the number per class, and the copies.
+        """Apply the promised precision and the number per class, and compute the copies.
 
         Returns:
-            What is selected of each class that has any, by index.
+            Selected images of each class that has any, by index.
         """
         config = self._config
-        left = self._number("SELECT count(*) FROM kept")
+        left = self._query_number("SELECT count(*) FROM kept")
         if config.target_precision is not None:
             threshold = np.inf if self._threshold is None else self._threshold
             self._db.execute("DELETE FROM kept WHERE NOT score >= ?::FLOAT", [threshold])
-            self._count(TARGET_PRECISION, left - (left := self._number("SELECT count(*) FROM kept")))
-        place, most = "1", ""
+            self._count(TARGET_PRECISION, left - (left := self._query_number("SELECT count(*) FROM kept")))
+        rank, limit = "1", ""
         if config.max_per_class is not None or config.repeat_to is not None:
-            place = f"row_number() OVER (PARTITION BY label ORDER BY score DESC, {_ORDER})"
+            rank = f"row_number() OVER (PARTITION BY label ORDER BY score DESC, {_ORDER})"
         if config.max_per_class is not None:
-            most = f" QUALIFY place <= {config.max_per_class}"
-        self._db.execute(f"CREATE TABLE chosen AS SELECT part, idx, name, label, {place} AS place FROM kept{most}")
+            limit = f" QUALIFY rank <= {config.max_per_class}"
+        self._db.execute(f"CREATE TABLE chosen AS SELECT part, idx, name, label, {rank} AS rank FROM kept{limit}")
         self._db.execute("DROP TABLE kept")
         if config.max_per_class is not None:
-            self._count(MAX_PER_CLASS, left - self._number("SELECT count(*) FROM chosen"))
+            self._count(MAX_PER_CLASS, left - self._query_number("SELECT count(*) FROM chosen"))
         rows = self._db.sql(
             f"SELECT label, count(*), sum({self._copies()}) FROM {self._sized()} GROUP BY label ORDER BY label"
         ).fetchall()
         return tuple(ClassCount(int(label), int(images), int(copies)) for label, images, copies in rows)
 
     def _copies(self) -> str:
-        """How often an image is to be repeated: every one as often, but for the best, which have the rest."""
-        wanted = self._config.repeat_to
-        if wanted is None:
+        """SQL for the copies of an image: all of a class have as many, and the best share the remainder."""
+        total = self._config.repeat_to
+        if total is None:
             return "1"
-        return f"CASE WHEN size >= {wanted} THEN 1 ELSE {wanted} // size + (place <= {wanted} % size)::INTEGER END"
+        return f"CASE WHEN size >= {total} THEN 1 ELSE {total} // size + (rank <= {total} % size)::INTEGER END"
 
     @staticmethod
     def _sized() -> str:
         return "(SELECT * FROM chosen JOIN (SELECT label, count(*) AS size FROM chosen GROUP BY label) USING (label))"
 
     def parts(self) -> Iterator[PartSelection]:
-        """What is selected, part by part; parts of which nothing is are left out."""
+        """The selected images part by part; parts without any are left out."""
         shared = "false"
         if self._config.format == "imagefolder":
             shared = "count(*) OVER (PARTITION BY label, name) > 1"
@@ -327,17 +306,17 @@ class Selection:
             starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist()] if len(numbers) else []
             for start, stop in itertools.pairwise([*starts, len(numbers)]):
                 if held and held[0]["part"][0].as_py() != numbers[start]:
-                    yield self._whole(held)
+                    yield self._make_part(held)
                     held = []
                 held.append(table.slice(start, stop - start))
         if held:
-            yield self._whole(held)
+            yield self._make_part(held)
 
-    def _whole(self, tables: list[pa.Table]) -> PartSelection:
+    def _make_part(self, tables: list[pa.Table]) -> PartSelection:
         table = pa.concat_tables(tables).combine_chunks()
         return PartSelection(self._parts[table["part"][0].as_py()], table.drop_columns(["part"]))
 
-    def _number(self, query: str) -> int:
+    def _query_number(self, query: str) -> int:
         ((number,),) = self._db.sql(query).fetchall()
         return int(number)
 
@@ -348,15 +327,17 @@ class Selection:
 def ood_scores(table: pa.Table, aliases: tuple[str, ...]) -> Array:
     """Out-of-distribution score of each row: minus the mean over members of logsumexp of its logits.
 
-    Larger is stranger. Source: Liu, Wang, Owens & Li, "Energy-based out-of-distribution detection", arXiv 2010.03759;
-    for ensembles arXiv 2207.07517.
+    Larger means further out of distribution.
+
+    Source: Liu, Wang, Owens & Li, "Energy-based out-of-distribution detection", arXiv 2010.03759; for ensembles arXiv
+    2207.07517.
 
     Args:
         table: Predictions with ``members.*.energy``.
         aliases: Of the members.
 
     Returns:
-        float32, of any sign.
+        float32 (B,), of any sign.
     """
     members = table["members"].combine_chunks()
     energies_MB = [members.field(alias).field("energy").to_numpy(zero_copy_only=False) for alias in aliases]

@@ -1,4 +1,4 @@
-"""What is asked of an export: which images, in which format, where to."""
+"""The options of an export: which images, in which format, and where to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.config.settings import AutoInt, StorageConfig, Text
+from pipeline.config.fields import AutoInt, Text
+from pipeline.config.settings import StorageConfig
 
 Format = Literal["webdataset", "imagefolder", "csv", "parquet"]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -14,18 +15,19 @@ _Nats = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ExportConfig(BaseModel):
-    """One export, as asked for. Field names are the command line's words.
+    """The options of one export. Field names are those of the command line, with underscores.
 
     Attributes:
         out: Output of a job.
         to: Where the dataset goes.
-        min_score, min_agreement, max_entropy, max_disagreement: Of an image that is accepted.
-        max_ood_score: Likewise; minus the mean of its members' energies, larger for stranger images.
-        max_per_class: Of each class only so many images, the best by score.
-        repeat_to: How often to repeat images so that each class has so many: the column ``copies``.
-        dedupe: Whether of images with the same bytes only the first is accepted.
-        target_precision, delta: Accept from the score on at which this precision can be promised, with a risk of delta.
-        truth: What the promise rests on; None for the samples' own ``.cls``.
+        min_score, min_agreement, max_entropy, max_disagreement: Limits on each image.
+        max_ood_score: Limit on minus the mean of the members' energies; larger means further out of distribution.
+        max_per_class: Accept at most so many images of each class, the best by score.
+        repeat_to: Images that each class has after repetition; the column ``copies`` says how often.
+        dedupe: Whether to accept only the first of images with the same bytes.
+        target_precision, delta: Accept images at or above the lowest score at which this precision can be promised,
+            with a risk of delta.
+        truth: Truth file for the promise; None for the ``.cls`` of the samples.
         partial: Whether to export an output that is not finished, as it is.
         license: Of the images, for the dataset card.
     """
@@ -70,7 +72,7 @@ class ExportConfig(BaseModel):
 
     @property
     def choices(self) -> dict[str, Any]:
-        """The words that decide what is exported, as they go into the fingerprint."""
+        """The options that decide what is exported; the fingerprint covers them."""
         names = (
             *("format", "min_score", "min_agreement", "max_entropy", "max_disagreement", "max_ood_score"),
             *("max_per_class", "repeat_to", "dedupe", "target_precision", "license"),

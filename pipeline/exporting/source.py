@@ -1,4 +1,4 @@
-"""The output of a job as something to export from: its units, their parts, and what is known of them."""
+"""The output of a job as the source of an export: its units and their parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import OutputError, StorageError
-from pipeline.inputs.plan import read_units
+from pipeline.inputs.units import read_units
 from pipeline.labels import distinct_names
 from pipeline.output.ledger import SUCCESS, Ledger
 from pipeline.output.parts import PartName, Progress
@@ -18,14 +18,14 @@ from pipeline.storage import Storage, absolute_uri
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What there is to export.
+    """The output to export.
 
     Attributes:
         ledger: Of the output.
         job: Its ``job.json``.
         units: Units that have parts, in order of their URIs.
-        num_parts: How many parts each of them has.
-        complete: Whether all that was planned is labelled.
+        num_parts: Number of parts of each of them.
+        complete: Whether everything planned is labelled.
     """
 
     ledger: Ledger
@@ -36,17 +36,17 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """Of the job."""
+        """Fingerprint of the job."""
         return str(self.job["fingerprint"])
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """Of the members, in order."""
+        """Aliases of the members, in order."""
         return tuple(member["alias"] for member in self.job["results"]["members"])
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the K classes, each once: names that several share have their index behind them."""
+        """Names of the K classes, each once: the index is added to names that several classes share."""
         return distinct_names(self.job["class_names"])
 
     def parts(self) -> Iterator[tuple[Unit, PartName]]:
@@ -57,22 +57,22 @@ class Source:
                 yield unit, PartName(self.fingerprint, unit.id, number, last)
 
     def digest(self) -> str:
-        """Hash of the names of all parts; names are a function of what is in them."""
+        """Hash of the names of all parts, which stands for their contents."""
         found = hashlib.sha256()
         for _, name in self.parts():
             found.update(f"{name}\n".encode())
         return found.hexdigest()
 
-    def places(self) -> set[str]:
+    def input_locations(self) -> set[str]:
         """Directories and prefixes that the job read its images from, without a slash at the end."""
-        words = [str(word) for word in self.job.get("inputs", ())]
-        given = {absolute_uri(word).rstrip("/") for word in words if not word.startswith("@")}
-        inside = {word for word in given if any(unit.uri.startswith(word + "/") for unit in self.units)}
-        return inside | {unit.uri.rstrip("/") for unit in self.units if unit.uri.endswith("/")}
+        inputs = [str(uri) for uri in self.job.get("inputs", ())]
+        given = {absolute_uri(uri).rstrip("/") for uri in inputs if not uri.startswith("@")}
+        folders = {uri for uri in given if any(unit.uri.startswith(uri + "/") for unit in self.units)}
+        return folders | {unit.uri.rstrip("/") for unit in self.units if unit.uri.endswith("/")}
 
 
 def open_source(out: str, storage: Storage, *, partial: bool) -> Source:
-    """Look at an output.
+    """Open an output as the source of an export.
 
     Args:
         out: Directory or prefix.
@@ -80,7 +80,7 @@ def open_source(out: str, storage: Storage, *, partial: bool) -> Source:
         partial: Whether it may be unfinished.
 
     Raises:
-        OutputError: It is no output, is not finished, or holds nothing.
+        OutputError: It is no output, is not finished, or has no labelled image.
     """
     ledger = Ledger(out, storage)
     job = ledger.job()
@@ -99,11 +99,11 @@ def open_source(out: str, storage: Storage, *, partial: bool) -> Source:
     return Source(ledger, job, tuple(held), tuple(progress[unit.id] for unit in held), complete)
 
 
-def check_place(source: Source, to: str) -> str:
-    """The one spelling of where an export goes.
+def check_destination(source: Source, to: str) -> str:
+    """The absolute URI of the destination of an export.
 
     Raises:
-        OutputError: It is no place, or one that an export would spoil.
+        OutputError: It is no valid URI, or lies in OUT or in the inputs.
     """
     try:
         place = absolute_uri(to).rstrip("/") or "/"
@@ -115,7 +115,7 @@ def check_place(source: Source, to: str) -> str:
     for folder in ("predictions", "quarantine", "plan", "attempts", "probabilities"):
         if f"{place}/".startswith(f"{out}/{folder}/"):
             raise OutputError(f"--to {place} is in OUT's own {folder}; choose another place")
-    for folder in sorted(source.places()):
+    for folder in sorted(source.input_locations()):
         if f"{place}/".startswith(f"{folder}/"):
             raise OutputError(f"--to {place} is in {folder}, which images are read from; choose another place")
     return place

@@ -1,4 +1,4 @@
-"""What one run of an export did."""
+"""The summary of an export."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _UNITS_FAILED = 4
 
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
-    """What there is of an export, and what this run of it did.
+    """The state of an export, and what this run of it did.
 
     Attributes:
-        out: The output that it is made of.
-        to: Where it is.
+        out: The output that it was made from.
+        to: Where the dataset is.
         format: Of the dataset.
-        labelled: Images of the output.
-        rejected: Of these, not accepted, by the first filter that rejected them, in the order of the filters.
-        selected: Of these, accepted.
-        exported: Of these, in the dataset by now.
-        omitted: Of these, left out because they are no longer what was labelled: ``changed`` or ``missing``.
-        classes: What is selected of each class that has any.
-        num_classes: How many classes there are.
-        threshold: Score from which on a precision is promised; None where none was asked for.
-        promise: What it rests on.
-        calibrated: Whether scores say how often labels are right.
+        labelled: Labelled images of the output.
+        rejected: Of these, rejected, by the first filter that rejected them, in the order of the filters.
+        selected: Of these, accepted by all filters.
+        exported: Of the selected images, in the dataset by now.
+        omitted: Of the selected images, left out because the original is ``changed`` or ``missing``.
+        classes: Selected images of each class that has any.
+        num_classes: K.
+        threshold: Lowest score for the promised precision; None where none was requested.
+        promise: The promised precision and its evidence; None where none was requested.
+        calibrated: Whether the scores are calibrated.
         complete: Whether the output was finished.
         images: Images that this run exported.
-        seconds: From its first read to its last commit.
+        seconds: From the first read of this run to its last commit.
         images_per_s: ``images / seconds``.
-        parts_done, parts_total: Parts of the output of which something is selected.
+        parts_done, parts_total: Parts with selected images: exported by now, and in all.
         failures: Units that could not be read.
         interrupted: Whether the run was stopped by a signal.
         failed_units_exceeded: Whether it stopped because too many units could not be read.
@@ -85,47 +85,47 @@ class ExportSummary:
         return {name: round(v, 3) if name in {"seconds", "images_per_s"} else v for name, v in values.items()}
 
 
-def sum_up(
+def summarize(
     source: Source,
     target: Target,
     plan: Mapping[str, int],
-    about: Mapping[str, Any],
+    description: Mapping[str, Any],
     tracker: Tracker,
-    found: Totals,
+    totals: Totals,
     num_done: int,
 ) -> ExportSummary:
-    """Add up what there is of an export, and what a run of it did.
+    """Summarize an export and one run of it.
 
     Args:
-        source: What it is made of.
-        target: Where it goes.
-        plan: How many images are selected of each part.
-        about: What ``export.json`` holds.
+        source: The output.
+        target: Where it is exported to.
+        plan: Selected images of each part, by name.
+        description: Contents of ``export.json``.
         tracker: The receipts of this run.
-        found: What is exported by now.
-        num_done: How many parts that is.
+        totals: Over all parts that are exported by now.
+        num_done: Number of these parts.
     """
     receipts = list(tracker.receipts.values())
     uris = {unit.id: unit.uri for unit in source.units}
-    selection, promise = about["selection"], about["promise"]
+    selection, promise = description["selection"], description["promise"]
     images = sum(receipt.num_labelled for receipt in receipts)
     started = min((receipt.started_at for receipt in receipts), default=0.0)
     seconds = max(0.0, max((receipt.committed_at for receipt in receipts), default=0.0) - started)
     return ExportSummary(
         out=source.ledger.out,
         to=target.ledger.out,
-        format=about["asked"]["format"],
+        format=description["asked"]["format"],
         labelled=selection["labelled"],
         rejected=dict(selection["rejected"]),
         selected=selection["selected"],
-        exported=found.images,
-        omitted=dict(found.omitted),
+        exported=totals.images,
+        omitted=dict(totals.omitted),
         classes=tuple(ClassCount(row["label"], row["images"], row["copies"]) for row in selection["classes"]),
         num_classes=selection["num_classes"],
         threshold=promise["threshold"] if promise else None,
         promise=_read_promise(promise) if promise else None,
-        calibrated=about["source"]["calibrated"],
-        complete=about["source"]["complete"],
+        calibrated=description["source"]["calibrated"],
+        complete=description["source"]["complete"],
         images=images,
         seconds=seconds,
         images_per_s=images / seconds if seconds else 0.0,

@@ -1,4 +1,4 @@
-"""Where an export goes: what lies there, whose it is, and which parts are done.
+"""The destination of an export: its files, which export owns it, and which parts are done.
 
 ::
 
@@ -6,10 +6,10 @@
       README.md                    dataset card
       classes.txt                  names of all classes, one a line, by index
       data/...                     the dataset
-      export.json                  what was asked for, where it comes from, and what was selected
-      plan/part-*.parquet          what is selected of each part of the source, and plan/parts.json, written last
-      metadata/part-*.parquet      for loose files: what is known of those of a part
-      commits/part-*.json          the commit of a part: its files, and what of it could not be exported
+      export.json                  options, source, and counts of the selection
+      plan/part-*.parquet          selected images of each part of the source; plan/parts.json is written last
+      metadata/part-*.parquet      for loose files: the rows of a part
+      commits/part-*.json          the commit of a part: its files, and the images left out
       _SUCCESS                     JSON: files with row counts; written last
 
 Names are a function of the export's fingerprint and the part of the source.
@@ -28,13 +28,13 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, StorageError
 from pipeline.output.ledger import SUCCESS, Ledger, to_json
-from pipeline.output.parts import DAMAGE, PartName
+from pipeline.output.parts import PARSE_ERRORS, PartName
 from pipeline.storage import Entry, Storage
 
 EXPORT, CARD, CLASSES, PARTS = "export.json", "README.md", "classes.txt", "plan/parts.json"
 DATA, PLAN, COMMITS, METADATA = "data", "plan", "commits", "metadata"
 _PARALLEL = 32
-_CLAIMS = 3
+_CLAIM_ATTEMPTS = 3
 
 
 class Target:
@@ -51,31 +51,31 @@ class Target:
         self.fingerprint = fingerprint
         self._storage = storage
 
-    # -- whose it is ----------------------------------------------------------------------------------
+    # -- owner ----------------------------------------------------------------------------------------
 
-    def check(self, asked: Mapping[str, Any], *, overwrite: bool) -> bool:
-        """Whether the export is already this one; otherwise make sure that it may become so.
+    def check(self, request: Mapping[str, Any], *, overwrite: bool) -> bool:
+        """Whether this export owns the place already; if not, check that it may take it.
 
         Raises:
-            OutputError: Something else lies there.
+            OutputError: Something else is there.
         """
         owner = self.ledger.read_json(EXPORT)
         place = self.ledger.out
         if owner is None:
-            if self._is_taken():
+            if self._is_occupied():
                 raise OutputError(f"--to {place} holds something else (no {EXPORT}); choose an empty place")
             return False
         if owner.get("fingerprint") == self.fingerprint:
             return True
         if not overwrite:
-            differing = ", ".join(_differences(owner.get("asked", {}), asked)) or "what it was made of"
+            differing = ", ".join(_differences(owner.get("asked", {}), request)) or "what it was made of"
             raise OutputError(
                 f"--to {place} holds another export; it differs in {differing}. Choose another --to, or pass "
                 "--overwrite to replace it"
             )
         return False
 
-    def _is_taken(self) -> bool:
+    def _is_occupied(self) -> bool:
         try:
             return next(iter(self._storage.list(self.ledger.out + "/")), None) is not None
         except ObjectMissing:
@@ -84,34 +84,39 @@ class Target:
             raise OutputError(f"--to {error}") from error
 
     def claim(self, content: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Make the place this export's. Of several exports that want it at once, one gets it.
+        """Take ownership of the place. Of several exports that try at once, one succeeds.
 
         Raises:
-            OutputError: It is another's, or cannot be written.
+            OutputError: Another export owns it, or it cannot be written.
         """
-        for _ in range(_CLAIMS):
+        for _ in range(_CLAIM_ATTEMPTS):
             version, owner = self.ledger.version(EXPORT), self.ledger.read_json(EXPORT)
             is_own = owner is not None and owner.get("fingerprint") == self.fingerprint
             replaces = owner is not None and (owner.get("replaces", False) if is_own else True)
             if is_own or (
-                (owner is None or overwrite) and self._write_over(to_json({**content, "replaces": replaces}), version)
+                (owner is None or overwrite)
+                and self._swap_description(to_json({**content, "replaces": replaces}), version)
             ):
                 break
         else:
             raise OutputError(f"--to {self.ledger.out}: another export has just begun there; choose another --to")
-        if replaces:  # again, where whoever took the place over was killed in the middle
+        if replaces:  # also again, if the export that took the place was killed while it cleared
             self._clear()
 
-    def _write_over(self, data: bytes, older: Entry | None) -> bool:
-        """Write ``export.json``, unless somebody else has since it had the given version."""
+    def _swap_description(self, data: bytes, older: Entry | None) -> bool:
+        """Write ``export.json`` if it still has the given version; whether that was so."""
         uri = self.ledger.uri(EXPORT)
         try:
-            return self._storage.publish(uri, data) if older is None else self._storage.swap(uri, data, older)
+            return (
+                self._storage.publish(uri, data)
+                if older is None
+                else self._storage.replace_if_unchanged(uri, data, older)
+            )
         except StorageError as error:
             raise OutputError(f"--to cannot be written: {error}") from error
 
-    def about(self) -> dict[str, Any]:
-        """What ``export.json`` holds.
+    def read_description(self) -> dict[str, Any]:
+        """Read ``export.json``.
 
         Raises:
             OutputError: It cannot be read.
@@ -122,8 +127,8 @@ class Target:
         return found
 
     def _clear(self) -> None:
-        """Remove what another export has left, commits first."""
-        self.withdraw_success()
+        """Remove the files of another export, commits first."""
+        self.remove_success()
         for folder in (COMMITS, PLAN, METADATA, DATA):
             for name in self.ledger.names(folder):
                 self._delete(folder, name)
@@ -137,11 +142,11 @@ class Target:
             raise OutputError(f"--to cannot be written: {error}") from error
 
     def check_owner(self) -> None:
-        """Make sure that the place is still this export's.
+        """Check that this export still owns the place.
 
         Raises:
-            ObjectChanged: Another one has taken it over.
-            StorageError: That cannot be told.
+            ObjectChanged: Another export has taken it over.
+            StorageError: ``export.json`` cannot be read.
         """
         uri = self.ledger.uri(EXPORT)
         try:
@@ -152,7 +157,7 @@ class Target:
             raise ObjectChanged(f"{uri}: another export has taken this place over (--overwrite)")
 
     def sweep(self, class_folders: Iterable[str]) -> None:
-        """Remove what killed writers have left half-written.
+        """Remove temporary files of killed writers.
 
         Args:
             class_folders: Names of folders in ``data``.
@@ -160,26 +165,26 @@ class Target:
         for folder in ("", PLAN, COMMITS, METADATA, DATA, *(f"{DATA}/{name}" for name in class_folders)):
             self._storage.sweep(self.ledger.uri(folder))
 
-    def finished(self) -> dict[str, Any] | None:
+    def read_success(self) -> dict[str, Any] | None:
         """``_SUCCESS`` of this export; None while there is none."""
         found = self.ledger.read_json(SUCCESS)
         return found if found and found.get("fingerprint") == self.fingerprint else None
 
-    def withdraw_success(self) -> None:
+    def remove_success(self) -> None:
         """Remove ``_SUCCESS``."""
-        self.ledger.withdraw_success()
+        self.ledger.remove_success()
 
     # -- plan -----------------------------------------------------------------------------------------
 
     def name(self, part: PartName) -> str:
-        """What is called after a part of the source, without extension."""
+        """The name of files for a part of the source, without extension."""
         return str(PartName(self.fingerprint, part.unit_id, part.part, last=False)).removesuffix(".parquet")
 
     def write_plan(self, selections: Iterable[tuple[PartName, pa.Table]]) -> dict[str, int]:
-        """Publish what is selected of each part, and then that this is all.
+        """Publish the selected images of each part, and last the list of parts.
 
         Returns:
-            How many images, by name.
+            Number of images by name of the part.
 
         Raises:
             OutputError: The place cannot be written.
@@ -202,22 +207,22 @@ class Target:
             raise OutputError(f"--to cannot be written: {error}") from error
         return counts
 
-    def plan(self) -> dict[str, int] | None:
-        """How many images are selected of each part, by name; None while that is not decided."""
+    def read_plan(self) -> dict[str, int] | None:
+        """Number of selected images of each part, by name; None until the selection is complete."""
         found = self.ledger.read_json(PARTS)
         return found["parts"] if found and found.get("fingerprint") == self.fingerprint else None
 
-    def selected(self, name: str) -> pa.Table:
-        """What is selected of a part.
+    def read_selection(self, name: str) -> pa.Table:
+        """Read the selected images of a part: ``index``, ``copies``, ``shared``.
 
         Raises:
-            StorageError: That cannot be read.
+            StorageError: The plan cannot be read.
         """
         uri = self.ledger.uri(PLAN, f"{name}.parquet")
         data = pa.BufferReader(self._storage.read(uri))
         try:
             return pq.ParquetFile(data, page_checksum_verification=True).read()
-        except DAMAGE as error:
+        except PARSE_ERRORS as error:
             raise ObjectDamaged(f"{uri}: damaged: {error}") from error
 
     # -- data, commits --------------------------------------------------------------------------------
@@ -230,7 +235,7 @@ class Target:
         """
         self._storage.replace(self.ledger.uri(path), data)
 
-    def take_back(self, path: str) -> None:
+    def remove(self, path: str) -> None:
         """Remove a file of the dataset.
 
         Raises:
@@ -239,7 +244,7 @@ class Target:
         self._storage.delete(self.ledger.uri(path))
 
     def commit(self, name: str, record: Mapping[str, Any]) -> None:
-        """Declare a part exported.
+        """Record that a part is exported.
 
         Raises:
             ObjectChanged: Another export has taken the place over.
@@ -248,17 +253,17 @@ class Target:
         self.check_owner()
         self._storage.publish(self.ledger.uri(COMMITS, f"{name}.json"), to_json(dict(record), None))
 
-    def committed(self) -> set[str]:
-        """Names of the parts that are exported: one listing, nothing is opened."""
+    def committed_parts(self) -> set[str]:
+        """Names of the exported parts, from one listing; no file is opened."""
         start = f"part-{self.fingerprint[:8]}-"
         names = self.ledger.names(COMMITS)
         return {name.removesuffix(".json") for name in names if name.startswith(start) and name.endswith(".json")}
 
-    def records(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-        """What was said of exported parts, in order.
+    def read_commits(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Read the commits of these parts, in order.
 
         Raises:
-            OutputError: A record cannot be read.
+            OutputError: A commit cannot be read.
         """
 
         def read(name: str) -> dict[str, Any]:
@@ -284,7 +289,7 @@ def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str]:
-    """Fields of two requests that differ, with both values where these are short."""
+    """The options that differ between two exports, with both values where these are short."""
     found = []
     for name in dict.fromkeys([*newer, *older]):
         then, now = older.get(name), newer.get(name)
@@ -295,9 +300,9 @@ def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str
             option = {"source": "the output that it is made of", "truth_sha256": "the truth"}[name]
             found.append(option)
         else:
-            found.append(f"{option} ({_shown(then)} then, {_shown(now)} now)")
+            found.append(f"{option} ({_format_value(then)} then, {_format_value(now)} now)")
     return found
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     return "none" if value is None else str(value)

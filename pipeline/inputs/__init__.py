@@ -1,4 +1,4 @@
-"""INPUT arguments to units, and units back to the original images.
+"""From INPUT arguments to units, and from units back to the original images.
 
-How one unit is read is a stage.
+:mod:`pipeline.stages.read` reads one unit.
 """

@@ -1,4 +1,4 @@
-"""INPUT words: which tars and which loose images they stand for."""
+"""Find inputs: the tars and the loose images that INPUT arguments stand for."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PARALLEL_READS = 32
 
 @dataclass(slots=True)
 class Inputs:
-    """What the INPUT words stand for.
+    """The inputs that were found.
 
     Attributes:
-        tars: Tars found, in order, without doubles. A size of -1 marks one that could not be looked at.
+        tars: Tars by URI, in order, each once. A size of -1 means that it is missing or forbidden.
         loose: Prefixes of loose images, each with its listing in order of URI.
-        notes: Things the user should know, one line each.
+        notes: Messages for the user, one line each.
     """
 
     tars: dict[str, Entry] = field(default_factory=dict)
@@ -39,36 +39,40 @@ class Inputs:
 
 
 def is_tar_name(name: str) -> bool:
-    """Whether a name is a shard's."""
+    """Whether a file name is a shard's."""
     return name.lower().endswith(_TAR_SUFFIXES)
 
 
-def find_inputs(words: Sequence[str], storage: Storage) -> Inputs:
-    """Look up every INPUT.
+def find_inputs(names: Sequence[str], storage: Storage) -> Inputs:
+    """Find the tars and loose images of all INPUTs.
+
+    Args:
+        names: INPUT arguments: paths, directories, patterns, brace ranges, prefixes, ``@`` lists.
+        storage: How to reach them.
 
     Raises:
-        InputError: One is malformed, missing, forbidden, or holds nothing to label.
+        InputError: An INPUT is malformed, missing, forbidden, or holds nothing to label.
     """
     inputs = Inputs()
-    for word in words:
+    for name in names:
         found = Inputs()
         try:
-            _find(word, storage, found)
+            _find(name, storage, found)
         except StorageError as error:
             raise InputError(f"INPUT {error}") from error
         if not found.tars and not found.loose:
-            raise InputError("; ".join([f"INPUT {word}: no images found", *found.notes]))
+            raise InputError("; ".join([f"INPUT {name}: no images found", *found.notes]))
         _check_names(found)
         inputs.tars |= found.tars
         inputs.loose += found.loose
         inputs.notes += found.notes
     if inputs.tars and all(entry.size_bytes < 0 for entry in inputs.tars.values()) and not inputs.loose:
-        raise InputError(f"none of the inputs can be read: {_some(list(inputs.tars))}")
+        raise InputError(f"none of the inputs can be read: {_shorten(list(inputs.tars))}")
     return inputs
 
 
 def _check_names(inputs: Inputs) -> None:
-    """URIs of shards and prefixes go into text columns; the keys below a prefix may be any bytes."""
+    """Refuse URIs of shards and prefixes that are not UTF-8: they go into text columns. Keys may hold any bytes."""
     for uri in (*inputs.tars, *(prefix for prefix, _ in inputs.loose)):
         try:
             uri.encode()
@@ -79,26 +83,27 @@ def _check_names(inputs: Inputs) -> None:
             ) from error
 
 
-def _find(word: str, storage: Storage, inputs: Inputs) -> None:
-    if word.startswith("@"):
-        _find_listed(_lines(word[1:], storage), storage, inputs)
-    elif len(names := _expanded(word)) > 1:
+def _find(name: str, storage: Storage, inputs: Inputs) -> None:
+    if name.startswith("@"):
+        _find_listed(_read_list(name[1:], storage), storage, inputs)
+    elif len(names := _expand_braces(name)) > 1:
         _find_listed(names, storage, inputs)
     else:
         _find_one(absolute_uri(names[0]), storage, inputs)
 
 
-def _expanded(word: str) -> list[str]:
-    """The names that a brace range stands for; a name without one, or of a file with braces in it, as it is."""
-    if "{" not in word or (not word.startswith("s3://") and os.path.exists(absolute_uri(word))):
-        return [word]
+def _expand_braces(name: str) -> list[str]:
+    """Expand a brace range; a name without one, or of a file with braces in its name, stays as it is."""
+    if "{" not in name or (not name.startswith("s3://") and os.path.exists(absolute_uri(name))):
+        return [name]
     try:
-        return list(braceexpand.braceexpand(word))
+        return list(braceexpand.braceexpand(name))
     except ValueError as error:  # UnbalancedBracesError is one
-        raise InputError(f"INPUT {word}: malformed brace range: {error}") from error
+        raise InputError(f"INPUT {name}: malformed brace range: {error}") from error
 
 
-def _lines(path: str, storage: Storage) -> list[str]:
+def _read_list(path: str, storage: Storage) -> list[str]:
+    """Read the names of an ``@`` list, brace ranges expanded."""
     try:
         text = storage.read(absolute_uri(path)).decode("utf-8-sig")
     except StorageError as error:
@@ -109,11 +114,11 @@ def _lines(path: str, storage: Storage) -> list[str]:
     listed = [line for line in lines if line and not line.startswith("#")]
     if not listed:
         raise InputError(f"INPUT @{path}: the list is empty")
-    return [name for line in listed for name in _expanded(line)]
+    return [name for line in listed for name in _expand_braces(line)]
 
 
 def _find_listed(names: list[str], storage: Storage, inputs: Inputs) -> None:
-    """Names of a list or a range: one that is missing is an event, not a wrong request."""
+    """Find the names of a list or a range. A missing shard is noted as an event later; it is no wrong request."""
     uris = [absolute_uri(name) for name in names]
     files = [uri for uri in uris if (is_tar_name(uri) or is_image_name(uri)) and not _is_pattern(uri)]
     loose: dict[str, list[Entry]] = {}
@@ -130,12 +135,12 @@ def _find_listed(names: list[str], storage: Storage, inputs: Inputs) -> None:
         elif entry is None:
             missing.append(uri)
         else:
-            loose.setdefault(_root(uri), []).append(entry)
+            loose.setdefault(_bucket_of(uri), []).append(entry)
     for found in loose.values():
         unique = sorted({entry.uri: entry for entry in found}.values(), key=lambda entry: entry.uri)
         inputs.loose.append((_common_prefix([entry.uri for entry in unique]), unique))
     if missing:
-        inputs.notes.append(f"left out, because missing or forbidden: {_some(missing)}")
+        inputs.notes.append(f"left out, because missing or forbidden: {_shorten(missing)}")
 
 
 def _entry_if_any(uri: str, storage: Storage) -> Entry | None:
@@ -145,12 +150,13 @@ def _entry_if_any(uri: str, storage: Storage) -> Entry | None:
         return None
 
 
-def _root(uri: str) -> str:
+def _bucket_of(uri: str) -> str:
+    """The bucket of an S3 URI; ``/`` for a path."""
     return uri.split("/", 3)[2] if uri.startswith("s3://") else "/"
 
 
 def _common_prefix(uris: Sequence[str]) -> str:
-    """The directory that all of some sorted URIs are in, with its slash."""
+    """The deepest directory that holds all of some sorted URIs, with its slash."""
     first, last = uris[0], uris[-1]
     same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
     return first[: first.rindex("/", 0, same) + 1]
@@ -161,13 +167,13 @@ def _is_pattern(uri: str) -> bool:
 
 
 def _find_one(uri: str, storage: Storage, inputs: Inputs) -> None:
-    """One path, directory, prefix or pattern that must exist."""
+    """Find one path, directory, prefix or pattern, which must exist."""
     if uri.startswith("s3://") and not _WILDCARDS.isdisjoint(uri.split("/")[2]):
         raise InputError(f"INPUT {uri}: the name of a bucket holds no wildcards")
     if _is_pattern(uri) and not (uri.startswith("s3://") and storage.exists(uri)):
         _find_pattern(uri, storage, inputs)
     elif _is_directory(uri, storage):
-        _find_below(uri.rstrip("/") + "/", storage, inputs)
+        _find_in_directory(uri.rstrip("/") + "/", storage, inputs)
     elif is_tar_name(uri):
         inputs.tars.setdefault(uri, storage.stat(uri))
     else:
@@ -189,7 +195,7 @@ def _find_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
     if uri.startswith("s3://"):
         fixed = uri[: min(uri.index(char) for char in _WILDCARDS if char in uri)]
         listing = _Listing(fixed, storage, uri)
-        tars, num_images = listing.survey()
+        tars, num_images = listing.scan()
         inputs.tars |= tars
         if num_images:
             inputs.loose.append((fixed[: fixed.rindex("/") + 1], listing))
@@ -201,10 +207,10 @@ def _find_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
     for name in sorted(glob.glob(uri, recursive=True), key=lambda name: (not os.path.isdir(name), name)):
         path = name.rstrip("/")
         if any(str(parent) in folders for parent in PurePosixPath(path).parents):
-            continue  # a part of a directory that matches as well
+            continue  # inside a directory that matches as well
         if os.path.isdir(path):
             folders[path] = None
-            _find_below(path + "/", storage, inputs)
+            _find_in_directory(path + "/", storage, inputs)
         elif os.path.isfile(path):
             files.append(storage.stat(path))
     images = [entry for entry in files if is_image_name(entry.uri)]
@@ -215,10 +221,10 @@ def _find_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
         inputs.notes.append(f"{uri}: nothing matches")
 
 
-def _find_below(folder: str, storage: Storage, inputs: Inputs) -> None:
-    """A directory or prefix: shards where it holds tars, otherwise loose images."""
+def _find_in_directory(folder: str, storage: Storage, inputs: Inputs) -> None:
+    """Find the shards of a directory or prefix; if it holds no tars, its loose images."""
     listing = _Listing(folder, storage)
-    tars, num_images = listing.survey()
+    tars, num_images = listing.scan()
     inputs.tars |= tars
     if not tars and not num_images:
         inputs.notes.append(f"{folder} holds neither tars nor image files")
@@ -230,7 +236,7 @@ def _find_below(folder: str, storage: Storage, inputs: Inputs) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """The images below a prefix, those that match a pattern if there is one; listed anew at each iteration."""
+    """The images below a prefix, or those that match a pattern; each iteration lists them again."""
 
     prefix: str
     storage: Storage
@@ -246,8 +252,8 @@ class _Listing:
         matches = re.compile(fnmatch.translate(self.pattern)).match
         return (entry for entry in entries if matches(entry.uri))
 
-    def survey(self) -> tuple[dict[str, Entry], int]:
-        """The tars, and the number of images."""
+    def scan(self) -> tuple[dict[str, Entry], int]:
+        """List all: the tars by URI, and the number of images."""
         tars: dict[str, Entry] = {}
         num_images = 0
         for entry in self._entries():
@@ -258,5 +264,6 @@ class _Listing:
         return tars, num_images
 
 
-def _some(names: list[str]) -> str:
+def _shorten(names: list[str]) -> str:
+    """The first three names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

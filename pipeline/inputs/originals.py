@@ -1,8 +1,8 @@
-"""Originals: the encoded images of some rows, from the inputs, as they were labelled.
+"""Original images: read the encoded images of some rows from the inputs again.
 
-Units are read side by side, each from the part on that holds the first of its rows and no further than the last one.
-Images in between are passed over: on disk they are not read at all, on S3 a range that holds nothing else is not
-asked for. A compressed tar must be inflated from its start.
+Units are read in parallel, each from the part that holds its first wanted row to its last wanted row. Images in between
+are skipped: on disk they are not read, and on S3 ranges that hold nothing else are not requested. A compressed tar must
+be inflated from its start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.errors import StorageError
-from pipeline.inputs.plan import read_units
+from pipeline.inputs.units import read_units
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
 from pipeline.records import Cursor, Sample, ShardEvent, Unit, UnitKind
@@ -31,12 +31,12 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True, order=True)
 class Wanted:
-    """A row of a predictions part whose image is wanted.
+    """A row of predictions whose image is wanted.
 
     Attributes:
-        unit_id, part: Of the part that holds the row, from its name.
+        unit_id, part: Unit and number of the part that holds the row.
         index, key: As in the row.
-        sha256: As in the row; None for any image.
+        sha256: As in the row; None to accept any image.
     """
 
     unit_id: str
@@ -51,9 +51,9 @@ class Original:
     """An encoded image, or why there is none.
 
     Attributes:
-        wanted: What was asked for.
-        image: The bytes, unchanged; None where they cannot be had.
-        problem: Why not, in one line; empty where there is an image.
+        wanted: The row.
+        image: The bytes, unchanged; None if they cannot be read.
+        problem: Why not, in one line; empty if there is an image.
     """
 
     wanted: Wanted
@@ -61,12 +61,14 @@ class Original:
     problem: str = ""
 
 
-def fetch(wanted: Iterable[Wanted], ledger: Ledger, storage: Storage) -> Iterator[Original]:
-    """The images of some rows, one :class:`Original` for each, by unit, part and index; at most 16 are held.
+def fetch_originals(wanted: Iterable[Wanted], ledger: Ledger, storage: Storage) -> Iterator[Original]:
+    """Read the images of some rows: one :class:`Original` each, in order of unit, part and index.
+
+    At most 16 images are in memory.
 
     Args:
         wanted: The rows, in any order.
-        ledger: Of the output that holds them.
+        ledger: The output that holds them.
         storage: How to reach the output and its inputs.
 
     Raises:
@@ -76,31 +78,31 @@ def fetch(wanted: Iterable[Wanted], ledger: Ledger, storage: Storage) -> Iterato
         unit_id: list(rows) for unit_id, rows in itertools.groupby(sorted(set(wanted)), key=lambda row: row.unit_id)
     }
     units = {unit.id: unit for unit in read_units(ledger, storage) if unit.id in rows_of} if rows_of else {}
-    reader = _Reader(ledger, storage, str(ledger.job()["fingerprint"]))
-    lanes: deque[_Lane] = deque()
+    reader = _ImageReader(ledger, storage, str(ledger.job()["fingerprint"]))
+    queues: deque[_UnitQueue] = deque()
     stopped = threading.Event()
     pool = ThreadPoolExecutor(_UNITS_AT_ONCE, thread_name_prefix="originals")
     try:
         for unit_id, rows in rows_of.items():
-            lanes.append(_Lane(stopped))
-            pool.submit(lanes[-1].fill, reader.read(units.get(unit_id), rows))
-            if len(lanes) == _UNITS_AT_ONCE:
-                yield from lanes.popleft().drain()
-        while lanes:
-            yield from lanes.popleft().drain()
+            queues.append(_UnitQueue(stopped))
+            pool.submit(queues[-1].put_all, reader.read(units.get(unit_id), rows))
+            if len(queues) == _UNITS_AT_ONCE:
+                yield from queues.popleft().get_all()
+        while queues:
+            yield from queues.popleft().get_all()
     finally:
         stopped.set()
         pool.shutdown(cancel_futures=True)
 
 
-class _Lane:
-    """Hands the images of one unit over, one at a time; one more waits with whoever reads them."""
+class _UnitQueue:
+    """Passes the images of one unit from the thread that reads them to the consumer, one at a time."""
 
     def __init__(self, stopped: threading.Event) -> None:
         self._queue: queue.Queue[Original | BaseException | None] = queue.Queue(1)
         self._stopped = stopped
 
-    def fill(self, originals: Iterator[Original]) -> None:
+    def put_all(self, originals: Iterator[Original]) -> None:
         try:
             for original in originals:
                 if not self._put(original):
@@ -110,7 +112,7 @@ class _Lane:
             self._put(error)
 
     def _put(self, item: Original | BaseException | None) -> bool:
-        """False where nobody wants it any more."""
+        """Put an item; False if the consumer has stopped."""
         while not self._stopped.is_set():
             try:
                 self._queue.put(item, timeout=_POLL_S)
@@ -119,15 +121,15 @@ class _Lane:
             return True
         return False
 
-    def drain(self) -> Iterator[Original]:
+    def get_all(self) -> Iterator[Original]:
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
 
 
-class _Reader:
-    """Reads some rows' images, unit by unit."""
+class _ImageReader:
+    """Reads the images of some rows, unit by unit."""
 
     def __init__(self, ledger: Ledger, storage: Storage, fingerprint: str) -> None:
         self._ledger = ledger
@@ -135,7 +137,7 @@ class _Reader:
         self._fingerprint = fingerprint
 
     def read(self, unit: Unit | None, rows: Sequence[Wanted]) -> Iterator[Original]:
-        """The images of rows of one unit; the rows are in order."""
+        """Read the images of rows of one unit; the rows must be in order."""
         left = {row.index: row for row in rows}
         problem = "is no longer there"
         if unit is None:
@@ -144,14 +146,14 @@ class _Reader:
             try:
                 for sample in self._samples(unit, rows):
                     if (row := left.pop(sample.index, None)) is not None:
-                        yield _checked(row, sample)
+                        yield _check(row, sample)
             except StorageError as error:
                 problem = printable(error)
         for row in left.values():
             yield Original(row, None, problem)
 
     def _samples(self, unit: Unit, rows: Sequence[Wanted]) -> Iterator[Sample]:
-        """The samples that have the indices of some rows, and others between them."""
+        """Read the samples of some rows, and those between them."""
         indices = frozenset(row.index for row in rows)
         reader: UnitReader | None = None
         items: Iterator[Sample | ShardEvent] = iter(())
@@ -170,15 +172,15 @@ class _Reader:
             reached = number
 
     def _start(self, unit_id: str, part: int) -> Cursor:
-        """Where a part begins in its unit: the footer of the one before it tells."""
+        """Where a part starts in its unit, from the footer of the part before it."""
         if part == 0:
             return Cursor()
         name = PartName(self._fingerprint, unit_id, part - 1, last=False)
         return self._ledger.footer(PREDICTIONS, str(name)).next
 
 
-def _checked(row: Wanted, sample: Sample) -> Original:
-    """A sample's image, if it is the one that was labelled."""
+def _check(row: Wanted, sample: Sample) -> Original:
+    """Take a sample's image if it is the one that was labelled."""
     if sample.key != row.key:
         return Original(row, None, f"is not the image that was labelled: {printable(sample.key)} is in its place")
     if sample.image is None:

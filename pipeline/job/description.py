@@ -1,30 +1,28 @@
-"""What is asked for, in full: the job that ``job.json`` describes, and whether an OUT is its own."""
+"""The description of a job: what ``job.json`` holds, with everything settled that was open."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.settings import LabelConfig, fingerprint
+from pipeline.config.settings import LabelConfig, StorageConfig, fingerprint
 from pipeline.engines.workload import Engine
-from pipeline.errors import InputError, OutputError, RequestError, StorageError
+from pipeline.errors import InputError, StorageError
+from pipeline.job.pooling import choose_pooling
 from pipeline.labels import names_for, parse_names
 from pipeline.machine import has_bfloat16
 from pipeline.models.consensus import Rule
 from pipeline.models.memory import Fit, Place, fit
 from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
-from pipeline.output.ledger import JOB, PREDICTIONS, Ledger, to_json
 from pipeline.storage import Storage, absolute_uri
-from pipeline.trust.calibration import read_calibration
 
 DEFAULT_ROWS_PER_PART = 10_000
-_MAX_CLAIMS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,34 @@ class Job:
     def weighted(self, specs: Sequence[MemberSpec]) -> tuple[MemberSpec, ...]:
         """Members with the factors that they are pooled with."""
         return tuple(dataclasses.replace(spec, factor=own) for spec, own in zip(specs, self.factors, strict=True))
+
+    def labeler_settings(self, out: str, specs: Sequence[MemberSpec], storage: StorageConfig) -> dict[str, Any]:
+        """What a :class:`pipeline.labeler.config.LabelerConfig` takes from the job, for one run of it.
+
+        Args:
+            out: Where to publish.
+            specs: The members.
+            storage: How to reach S3.
+        """
+        results = self.content["results"]
+        return {
+            "out": out,
+            "fingerprint": self.fingerprint,
+            "run": uuid.uuid4().hex,
+            "members": self.weighted(specs),
+            "class_names": self.class_names,
+            "rule": self.rule,
+            "top_k": results["top_k"],
+            "temperature": self.temperature,
+            "keep_probs": results.get("keep_probs", False),
+            "precision": self.precision,
+            "compiled": self.compiled,
+            "device": self.device,
+            "decode": results["decode"],
+            "rows_per_part": self.rows_per_part,
+            "keep": tuple(results["keep"]),
+            "storage": storage,
+        }
 
 
 def describe_job(
@@ -95,15 +121,15 @@ def describe_job(
         explicit="combine" in config.model_fields_set,
     )
     results |= pooling.results
-    mark = fingerprint(results)
+    job_fingerprint = fingerprint(results)
     content = {
         "shardlabel": _version("shardlabel"),
-        "fingerprint": mark,
+        "fingerprint": job_fingerprint,
         "results": results,
         "calibrated": config.calibration is not None,  # if not, scores are no probabilities of being right
         "class_names": list(class_names),
         "weights_files": {spec.alias: spec.weights_file for spec in specs},
-        "inputs": _merged([], config.inputs),
+        "inputs": merge_inputs([], config.inputs),
         "device": device,
         "versions": {
             name: _version(name) for name in ("torch", "torchvision", "torchcodec", "pillow", "pyarrow", "ray")
@@ -111,57 +137,7 @@ def describe_job(
     }
     compiled = bool(config.compile)
     settled = (pooling.rule, pooling.factors, pooling.temperature)
-    return Job(content, mark, class_names, device, precision, compiled, rows_per_part, *settled)
-
-
-@dataclass(frozen=True, slots=True)
-class Pooling:
-    """How members are combined.
-
-    Attributes:
-        rule: See :func:`pipeline.models.consensus.combine`.
-        factors: Of each member.
-        temperature: Of the pool.
-        results: What the fingerprint sees of it.
-    """
-
-    rule: Rule
-    factors: tuple[float, ...]
-    temperature: float
-    results: dict[str, Any]
-
-
-def choose_pooling(
-    members: Sequence[Mapping[str, Any]], rule: Rule, calibration: str | None, storage: Storage, *, explicit: bool
-) -> Pooling:
-    """How members are to be combined: as asked for, or as a calibration says.
-
-    Args:
-        members: As ``job.json`` has them.
-        rule: Asked for.
-        calibration: File of a calibration, if there is one.
-        storage: Reads it.
-        explicit: Whether somebody asked for the rule in words; if not, a calibration may bring its own.
-
-    Raises:
-        RequestError: The calibration is missing, or was fitted on something else.
-    """
-    factors = tuple(float(member["factor"]) for member in members)
-    if calibration is None:
-        return Pooling(rule, factors, 1.0, {"combine": rule})
-    found, digest = read_calibration(calibration, storage)
-    about: dict[str, Any] = {"temperature": found.temperature, "sha256": digest}
-    if found.method == "stack":
-        if explicit and rule != found.rule:
-            raise RequestError(
-                f"--calibration {calibration}: a log-stack brings its own rule, a geometric pool with fitted weights, "
-                f"and --combine {rule} asks for another; leave one of the two out"
-            )
-        rule, factors = found.rule, found.weights_of(members, calibration)
-        about |= {"method": "stack", "weights": list(factors)}
-    else:
-        found.check(members, rule, calibration)
-    return Pooling(rule, factors, found.temperature, {"combine": rule, "calibration": about})
+    return Job(content, job_fingerprint, class_names, device, precision, compiled, rows_per_part, *settled)
 
 
 def _without_file(member: dict[str, Any]) -> dict[str, Any]:
@@ -218,83 +194,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _merged(older: Sequence[str], newer: Sequence[str]) -> list[str]:
+def merge_inputs(older: Sequence[str], newer: Sequence[str]) -> list[str]:
+    """INPUT arguments of earlier runs and of this one, each once; paths are made absolute."""
     words = [word if word.startswith(("@", "s3://")) else os.path.abspath(os.path.expanduser(word)) for word in newer]
     return list(dict.fromkeys([*older, *words]))
-
-
-def claim(ledger: Ledger, job: Job, *, overwrite: bool) -> None:
-    """Make sure that OUT is this job's, or make it so. Of several jobs that want it at once, one gets it.
-
-    A job that takes over writes its ``job.json`` first: labelers of the older job look at it before they
-    publish, and stop. What they had published is removed then, and again at the end.
-
-    Raises:
-        OutputError: It belongs to another job, or cannot be written.
-    """
-    for _ in range(_MAX_CLAIMS):
-        version, owner = ledger.version(JOB), ledger.read_json(JOB)
-        content = _claim(ledger, job, owner, overwrite=overwrite)
-        if not ledger.write_over(JOB, to_json(content), version):
-            continue  # somebody else wrote it meanwhile
-        if owner is not None and owner.get("fingerprint") != job.fingerprint:
-            ledger.clear()
-        else:
-            ledger.remove_jobs(replaced_jobs(content))
-        return
-    raise OutputError(f"{ledger.out}: other jobs keep changing its {JOB}; choose another --out")
-
-
-def _claim(ledger: Ledger, job: Job, owner: Mapping[str, Any] | None, *, overwrite: bool) -> dict[str, Any]:
-    """What ``job.json`` is to hold, after what it holds now."""
-    if owner is None:
-        if ledger.names(PREDICTIONS) and ledger.version(JOB) is None:
-            raise OutputError(f"{ledger.out}: holds predictions of something else (no {JOB}); choose another --out")
-        return job.content
-    replaced = replaced_jobs(owner)
-    if owner.get("fingerprint") == job.fingerprint:
-        content = {**job.content, "inputs": _merged(owner.get("inputs", []), job.content["inputs"])}
-    elif overwrite:
-        content = job.content
-        replaced = [mark for mark in (*replaced, str(owner.get("fingerprint"))) if mark != job.fingerprint]
-    else:
-        differing = _differences(owner.get("results", {}), job.content["results"])
-        raise OutputError(
-            f"{ledger.out} was made by a different job; it differs in {', '.join(differing)}. "
-            "Choose another --out, or pass --overwrite to replace it"
-        )
-    return {**content, "replaced": replaced} if replaced else content
-
-
-def replaced_jobs(content: Mapping[str, Any]) -> list[str]:
-    """Fingerprints of the jobs that an output was taken from, as its ``job.json`` tells."""
-    return [str(mark) for mark in content.get("replaced", ())]
-
-
-def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str]:
-    found = []
-    newer = json.loads(json.dumps(newer))  # as they are on disk, where tuples are lists
-    for name in dict.fromkeys([*newer, *older]):
-        if older.get(name) == newer.get(name):
-            continue
-        if name == "members":
-            found.append(f"members ({_aliases(older.get(name, []))} then, {_aliases(newer[name])} now)")
-        elif name == "calibration":
-            found.append(f"calibration ({_temperature(older)} then, {_temperature(newer)} now)")
-        elif isinstance(newer.get(name), str | int) and name in older and not name.endswith("sha256"):
-            found.append(f"{name} ({older.get(name)} then, {newer[name]} now)")
-        else:
-            found.append(name)
-    return found
-
-
-def _temperature(results: Mapping[str, Any]) -> str:
-    fitted = results.get("calibration")
-    if not fitted:
-        return "none"
-    stacked = "log-stack, " if fitted.get("method") == "stack" else ""
-    return f"{stacked}temperature {fitted['temperature']:g} from {fitted['sha256'][:8]}"
-
-
-def _aliases(members: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{member['alias']}@{member['weights_sha256'][:8]}" for member in members)

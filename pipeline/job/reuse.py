@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.errors import OutputError
 from pipeline.output.ledger import Ledger
 from pipeline.output.parts import Progress
-from pipeline.output.probabilities import Source, source_of
+from pipeline.output.probabilities import StoredProbs, find_stored_probs
 from pipeline.records import Unit
 from pipeline.storage import Storage
 from pipeline.trust.calibration import member_identity
@@ -30,7 +30,7 @@ class OlderOutput:
 
     ledger: Ledger
     job: dict[str, Any]
-    source: Source
+    source: StoredProbs
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class SharedMembers:
     new: tuple[str, ...]
     differing: str
     whole: bool
-    source: Source
+    source: StoredProbs
 
     def stored(self, older: Ledger, pending: Iterable[Unit]) -> dict[str, Progress]:
         """How many parts there are of each pending unit that is complete there."""
@@ -90,7 +90,7 @@ def open_older_output(place: str, out: Ledger, storage: Storage) -> OlderOutput:
     if ledger.out == out.out:
         raise OutputError(f"--reuse {ledger.out}: is OUT itself; what is in OUT is never made again anyway")
     job = ledger.job()
-    return OlderOutput(ledger, job, source_of(ledger, job))
+    return OlderOutput(ledger, job, find_stored_probs(ledger, job))
 
 
 def shared_members(older: OlderOutput, results: Mapping[str, Any]) -> SharedMembers:
@@ -121,5 +121,5 @@ def shared_members(older: OlderOutput, results: Mapping[str, Any]) -> SharedMemb
         new=tuple(new),
         differing=", ".join(differing),
         whole=not new and same_parts and set(results["keep"]) <= set(there["keep"]),
-        source=Source(older.source.out, older.source.fingerprint, tuple(dict.fromkeys(aliases.values()))),
+        source=StoredProbs(older.source.out, older.source.fingerprint, tuple(dict.fromkeys(aliases.values()))),
     )

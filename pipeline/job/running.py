@@ -1,18 +1,22 @@
-"""Running: what is left of a job goes through an engine, is counted, and ends in a summary and ``_SUCCESS``."""
+"""Running: an engine runs what is left of a job; receipts are counted, and end in a summary and ``_SUCCESS``."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config.settings import EngineConfig, RunConfig
 from pipeline.engines.inline import InlineEngine
 from pipeline.engines.on_ray import RayEngine
-from pipeline.engines.workload import Engine, Item, Workload
+from pipeline.engines.workload import Engine, Workload
 from pipeline.errors import EngineError, OutputError, PublishError, StorageError
-from pipeline.inputs.plan import Plan, read_units
-from pipeline.job.description import Job, replaced_jobs
+from pipeline.inputs.units import read_units
+from pipeline.job.claim import replaced_jobs
+from pipeline.job.description import Job
 from pipeline.job.metering import JobMeter
 from pipeline.job.pending import PendingWork
 from pipeline.job.progress import Reporter
@@ -21,7 +25,7 @@ from pipeline.job.summary import Budget, LabelSummary, sum_up
 from pipeline.job.tracking import Tracker
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, UNITS, Ledger
 from pipeline.output.parts import Progress
-from pipeline.records import Receipt, Unit
+from pipeline.records import Receipt
 from pipeline.storage import Storage
 
 
@@ -32,129 +36,132 @@ def make_engine(config: EngineConfig) -> Engine:
     return RayEngine(config.ray_address, verbose=config.verbose)
 
 
-def carry_out(
-    config: RunConfig,
-    agenda: PendingWork,
-    left: Mapping[str, tuple[Unit, int | None]],
-    job: Job,
-    workload: Callable[[], Workload],
-    engine: Engine,
-    ledger: Ledger,
-    storage: Storage,
-    reporter: Reporter,
-) -> LabelSummary:
-    """Have an engine do what there is to do, and sum it up.
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """One run of a job, and what it needs.
 
-    Args:
-        config: How it is to be run.
-        agenda: What there is to do.
-        left: For each pending unit, how many samples it still has, where that is known.
-        job: Whose parts they are.
-        workload: Makes what the engine is to run, if there is anything to do.
-        engine: Runs it.
-        ledger: Of the output.
+    Attributes:
+        config: The options of the run.
+        job: The job.
+        ledger: Of its output.
         storage: How to reach it.
-        reporter: Shows how far it is.
-
-    Raises:
-        EngineError: The engine failed for good, or units came back unfinished.
-        PublishError: OUT could no longer be written.
+        engine: Runs the labelers.
+        reporter: Shows the progress.
     """
-    num_units, num_pending = len(agenda.plan.units), len(agenda.pending)
-    if num_pending < num_units:
-        reporter.note(f"resuming: {num_units - num_pending} of {num_units} units are done")
-    tracker = Tracker(left)
-    budget = Budget(config.max_bad_rate, config.max_failed_units, num_units)
-    reporter.update(tracker.snapshot())
-    if num_pending:
-        ledger.withdraw_success()
-        engine.start()
-    with stop_on_signals(reporter) as stop:
+
+    config: RunConfig
+    job: Job
+    ledger: Ledger
+    storage: Storage
+    engine: Engine
+    reporter: Reporter
+
+    def prepare(self, plan: Callable[[], PendingWork]) -> PendingWork:
+        """Plan in a thread while the engine starts, unless there may be nothing to start it for."""
+        if self.ledger.read_json(SUCCESS) is not None:
+            return plan()
+        planned: Future[PendingWork] = Future()
+
+        def run() -> None:
+            try:
+                planned.set_result(plan())
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                planned.set_exception(error)
+
+        # not an executor's thread: Ctrl-C would wait for it
+        threading.Thread(target=run, name="plan", daemon=True).start()
+        self.engine.start()
+        return planned.result()
+
+    def complete(self, work: PendingWork, make_workload: Callable[[], Workload]) -> LabelSummary:
+        """Run what is pending, and sum it up.
+
+        Args:
+            work: What is pending.
+            make_workload: Makes what the engine is to run; called if anything is pending.
+
+        Raises:
+            EngineError: The engine failed for good, or units came back unfinished.
+            PublishError: OUT could no longer be written.
+        """
+        num_units, num_pending = len(work.plan.units), len(work.units)
+        if num_pending < num_units:
+            self.reporter.note(f"resuming: {num_units - num_pending} of {num_units} units are done")
+        tracker = Tracker(work.left())
+        budget = Budget(self.config.max_bad_rate, self.config.max_failed_units, num_units)
+        self.reporter.update(tracker.snapshot())
         if num_pending:
-            work = workload()
-            metered = JobMeter(engine.meter(work), budget.max_bad_rate, budget.max_failed_units)
-            for item in engine.run(work, stop.event):
-                if item is not None:
-                    tracker.take(Receipt.from_dict(item))
-                snapshot = tracker.snapshot()
-                reporter.update(snapshot)
-                metered.update(snapshot)
-                if budget.exceeded_by(tracker) or tracker.unwritable:
-                    stop.event.set()
-    try:
-        ledger.check_owner(job.fingerprint)
-    except StorageError as error:
-        raise PublishError(f"OUT cannot be used: {error}") from error
-    try:
-        if tracker.unwritable:
-            raise PublishError(tracker.unwritable)
-        return _conclude(agenda.plan, job, tracker, budget, ledger, storage, interrupted=stop.by_signal)
-    except (StorageError, OutputError, PublishError) as error:
-        raise PublishError(f"{error}; what was published stays, the same command goes on from there") from error
+            self.ledger.remove_success()
+            self.engine.start()
+        with stop_on_signals(self.reporter) as stop:
+            if num_pending:
+                workload = make_workload()
+                metered = JobMeter(self.engine.meter(workload), budget.max_bad_rate, budget.max_failed_units)
+                for item in self.engine.run(workload, stop.event):
+                    if item is not None:
+                        tracker.take(Receipt.from_dict(item))
+                    snapshot = tracker.snapshot()
+                    self.reporter.update(snapshot)
+                    metered.update(snapshot)
+                    if budget.exceeded_by(tracker) or tracker.unwritable:
+                        stop.event.set()
+        try:
+            self.ledger.check_owner(self.job.fingerprint)
+        except StorageError as error:
+            raise PublishError(f"OUT cannot be used: {error}") from error
+        try:
+            if tracker.unwritable:
+                raise PublishError(tracker.unwritable)
+            return self._conclude(work, tracker, budget, interrupted=stop.by_signal)
+        except (StorageError, OutputError, PublishError) as error:
+            raise PublishError(f"{error}; what was published stays, the same command goes on from there") from error
+
+    def _conclude(self, work: PendingWork, tracker: Tracker, budget: Budget, *, interrupted: bool) -> LabelSummary:
+        """Sum the run up, and declare the job finished if it is.
+
+        Raises:
+            EngineError: A unit came back neither complete nor failed, and nobody had asked for a stop.
+        """
+        units, ledger = work.plan.units, self.ledger
+        progress = ledger.progress(self.job.fingerprint)
+        done = {unit.id for unit in units if progress.get(unit.id, Progress()).complete}
+        finished = len(done) == len(units)
+        summary = sum_up(ledger.out, units, len(done), tracker, budget, interrupted=interrupted and not finished)
+        lost = len(units) - len(done) - summary.failed_units
+        if lost > 0 and not (interrupted or budget.exceeded):
+            raise EngineError(f"{lost} units came back unfinished; the same command takes them up again")
+        if tracker.receipts:
+            ledger.remove_unreadable(done)
+            ledger.remove_attempts()
+        if finished:
+            self._declare_finished(work, tracker, progress)
+        return summary
+
+    def _declare_finished(self, work: PendingWork, tracker: Tracker, progress: Mapping[str, Progress]) -> None:
+        """Write ``_SUCCESS``, unless another run of the job has added to the plan and is at work on that."""
+        ledger, fingerprint = self.ledger, self.job.fingerprint
+        version = ledger.version(UNITS)
+        units = work.plan.units if version == work.plan.version else read_units(ledger, self.storage, fingerprint)
+        if not all(progress.get(unit.id, Progress()).complete for unit in units):
+            return
+        ledger.remove_jobs(replaced_jobs(ledger.job()))
+        predictions = [name for unit in units for name in progress[unit.id].names(fingerprint, unit.id)]
+        older = ledger.read_json(SUCCESS)
+        if older is None or older.get(PREDICTIONS, {}).keys() != set(predictions):
+            _write_success(ledger, len(units), fingerprint, tracker, predictions)
+        if ledger.version(UNITS) != version:
+            ledger.remove_success()
 
 
-def _conclude(
-    plan: Plan,
-    job: Job,
-    tracker: Tracker,
-    budget: Budget,
-    ledger: Ledger,
-    storage: Storage,
-    *,
-    interrupted: bool,
-) -> LabelSummary:
-    """Sum a run up, and declare the job finished if it is.
-
-    Raises:
-        EngineError: A unit came back neither complete nor failed, and nobody had asked for a stop.
-    """
-    progress = ledger.progress(job.fingerprint)
-    done = {unit.id for unit in plan.units if progress.get(unit.id, Progress()).complete}
-    finished = len(done) == len(plan.units)
-    summary = sum_up(ledger.out, plan.units, len(done), tracker, budget, interrupted=interrupted and not finished)
-    lost = len(plan.units) - len(done) - summary.failed_units
-    if lost > 0 and not (interrupted or budget.exceeded):
-        raise EngineError(f"{lost} units came back unfinished; the same command takes them up again")
-    if tracker.receipts:
-        ledger.remove_unreadable(done)
-        ledger.remove_attempts()
-    if finished:
-        _declare_finished(ledger, storage, plan, job.fingerprint, tracker, progress)
-    return summary
-
-
-def is_progress(item: Item) -> bool:
-    """Whether a receipt tells of something that need not be done again, should its labeler die now."""
-    receipt = Receipt.from_dict(item)
-    return bool(receipt.parts) or receipt.finished or receipt.failure is not None
-
-
-def _declare_finished(
-    ledger: Ledger, storage: Storage, plan: Plan, mark: str, tracker: Tracker, progress: Mapping[str, Progress]
-) -> None:
-    """Write ``_SUCCESS``, unless another run of the job has added to the plan and is at work on that."""
-    version = ledger.version(UNITS)
-    units = plan.units if version == plan.version else read_units(ledger, storage, mark)
-    if not all(progress.get(unit.id, Progress()).complete for unit in units):
-        return
-    ledger.remove_jobs(replaced_jobs(ledger.job()))
-    predictions = [name for unit in units for name in progress[unit.id].names(mark, unit.id)]
-    older = ledger.read_json(SUCCESS)
-    if older is None or older.get(PREDICTIONS, {}).keys() != set(predictions):
-        _write_success(ledger, len(units), mark, tracker, predictions)
-    if ledger.version(UNITS) != version:
-        ledger.withdraw_success()
-
-
-def _write_success(ledger: Ledger, num_units: int, mark: str, tracker: Tracker, predictions: list[str]) -> None:
+def _write_success(ledger: Ledger, num_units: int, fingerprint: str, tracker: Tracker, predictions: list[str]) -> None:
     """The exact list of parts with row counts; counts not seen in this run are read from the footers."""
     seen = {name: counts for receipt in tracker.receipts.values() for name, counts in receipt.parts.items()}
-    content: dict[str, Any] = {"fingerprint": mark, "finished_at": int(time.time()), "units": num_units}
+    content: dict[str, Any] = {"fingerprint": fingerprint, "finished_at": int(time.time()), "units": num_units}
     for folder, position, names in (
         (PREDICTIONS, 0, predictions),
         (QUARANTINE, 1, sorted(set(ledger.names(QUARANTINE)) & set(predictions))),
     ):
         known = {name: seen[name][position] for name in names if name in seen}
-        known |= ledger.row_counts(folder, [name for name in names if name not in known])
+        known |= ledger.count_rows(folder, [name for name in names if name not in known])
         content[folder] = {name: known[name] for name in names}
     ledger.write_json(SUCCESS, content, indent=None)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipeline.config.settings import Decoding, StorageConfig
+from pipeline.config.fields import Decoding
+from pipeline.config.settings import StorageConfig
 from pipeline.machine import cache_folder
 from pipeline.models.classifier import Precision
 from pipeline.models.consensus import Rule
 from pipeline.models.tuning import Tuning
 from pipeline.models.weights import MemberSpec
-from pipeline.output.probabilities import Source
+from pipeline.output.probabilities import StoredProbs
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class LabelerConfig:
     temperature: float = 1.0
     keep_probs: bool = False
     reused: Mapping[str, str] = field(default_factory=dict)
-    reused_from: Source | None = None
+    reused_from: StoredProbs | None = None
     replayed: bool = False
 
     @property

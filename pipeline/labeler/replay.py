@@ -15,18 +15,18 @@ import pyarrow as pa
 
 from pipeline.errors import PublishError, StorageError
 from pipeline.labeler.attempts import Attempts
-from pipeline.labeler.chunks import Ready
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.metering import UnitMeter
+from pipeline.labeler.reused import combine_members
+from pipeline.labeler.tasks import ChunkResult
 from pipeline.labeler.threads import one_torch_thread
 from pipeline.metrics import Meter
 from pipeline.models.ensemble import Predictions
-from pipeline.models.pool import pool
-from pipeline.output.ledger import Ledger, about_out
+from pipeline.output.ledger import Ledger, translate_out_errors
 from pipeline.output.parts import Progress
-from pipeline.output.probabilities import MemberProbs, StoredPart, read_stored
+from pipeline.output.probabilities import MemberProbs, StoredPart, read_stored_part
 from pipeline.records import UNAVAILABLE, UNWRITABLE, Receipt, Stage, Unit
-from pipeline.stages.write import Part, Picture, Rejected, Writer
+from pipeline.stages.write import Part, Picture, QuarantineRow, Writer
 from pipeline.storage import Storage
 
 _BATCH_IMAGES = 256  # of 1,000 classes and 5 members, 5 MB in float32
@@ -79,15 +79,15 @@ class Replayer:
         receipt = Receipt(unit.id, started_at=time.time())
         metered = UnitMeter(self._meter, receipt, 0)
         try:
-            with about_out():
-                cursor, receipt.finished = self._writer.ledger.advance(unit, self._config.fingerprint, parts_done)
+            with translate_out_errors():
+                cursor, receipt.finished = self._writer.ledger.find_cursor(unit, self._config.fingerprint, parts_done)
                 self._attempts.count_published(receipt, self._config.fingerprint, parts_done, cursor)
             metered = UnitMeter(self._meter, receipt, 0)
             names = list(stored.parts(self._source.fingerprint, unit.id))
             for name in names[cursor.part :]:
                 if receipt.finished or stopping():
                     break
-                part = read_stored(self._stored, self._source, name, len(self._config.class_names))
+                part = read_stored_part(self._stored, self._source, name, len(self._config.class_names))
                 self._publish(unit, part, receipt)
                 receipt.finished = name.last
                 metered.take(receipt)
@@ -114,22 +114,21 @@ class Replayer:
         part.pictures = pictures_of(stored.predictions, self._config.keep)
         part.rejected = [] if stored.rejected is None else [_rejected(row) for row in stored.rejected.to_pylist()]
         part.predictions = self._pooled(stored)
-        ready = Ready(pictures=part.pictures, rejected=part.rejected, num_samples=part.num_samples)
-        ready.seconds["classify"] = time.perf_counter() - begun
-        with about_out():
+        result = ChunkResult(pictures=part.pictures, rejected=part.rejected, num_samples=part.num_samples)
+        result.seconds["classify"] = time.perf_counter() - begun
+        with translate_out_errors():
             name = self._writer.publish(unit, part, stored.next, last=stored.name.last)
-        ready.count_in(receipt)
+        result.count_in(receipt)
         receipt.parts[str(name)] = [len(part.pictures), len(part.rejected)]
         receipt.committed_at = time.time()
 
     def _pooled(self, stored: StoredPart) -> list[Predictions]:
         config = self._config
-        words = [stored.words[config.reused[member.alias]] for member in config.members]
-        factors = [member.factor for member in config.members]
+        members = [stored.member_probs[config.reused[member.alias]] for member in config.members]
 
         def pooled(start: int) -> Predictions:
-            some: list[MemberProbs] = [word.take(slice(start, start + _BATCH_IMAGES)) for word in words]
-            return pool(some, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs)
+            some: list[MemberProbs] = [probs.take(slice(start, start + _BATCH_IMAGES)) for probs in members]
+            return combine_members(config, some)
 
         return list(self._threads.map(pooled, range(0, len(stored.predictions), _BATCH_IMAGES)))
 
@@ -148,6 +147,6 @@ def pictures_of(table: pa.Table, keep: tuple[str, ...]) -> list[Picture]:
     ]
 
 
-def _rejected(row: Mapping[str, Any]) -> Rejected:
+def _rejected(row: Mapping[str, Any]) -> QuarantineRow:
     values = {name: value for name, value in row.items() if name != "shard"}
-    return Rejected(**values | {"stage": Stage(row["stage"])})
+    return QuarantineRow(**values | {"stage": Stage(row["stage"])})

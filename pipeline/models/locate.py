@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from pipeline.config.settings import MemberRequest
+from pipeline.config.members import MemberRequest
 from pipeline.errors import StorageError, WeightsError
 from pipeline.models.catalog import Architecture, Published
 from pipeline.models.download import HUB_FILES, DownloadError, Watch, from_hub, from_url, ignore

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from pipeline.config.settings import MemberRequest
+from pipeline.config.members import MemberRequest
 from pipeline.errors import ModelError, WeightsError
 from pipeline.models.catalog import Architecture, find
 from pipeline.models.checkpoint import State, read_state

@@ -1,4 +1,4 @@
-"""What is on disk in OUT: names and footers of parts, listings, stored probabilities.
+"""Files of OUT: names and footers of parts, listings, stored probabilities.
 
-Who writes the rows is stages.write.
+:mod:`pipeline.stages.write` writes the rows.
 """

@@ -1,12 +1,12 @@
-"""What is on disk: the layout of OUT, and which units are done.
+"""The files of OUT: their layout, and which units are done.
 
-The published part files are the only truth about what is done. Their names are a pure function of the
-fingerprint, the unit and the part number, so a listing of names, without opening any, tells what is left::
+The published parts alone decide what is done. Their names are a pure function of the fingerprint, the unit and
+the part number. So a listing of names, without opening any file, shows what is left::
 
     predictions/part-FFFFFFFF-UUUUUUUUUUUUUUUU-00003.parquet        part 3 of a unit, more to come
     predictions/part-FFFFFFFF-UUUUUUUUUUUUUUUU-00004-last.parquet   its last part: the unit is complete
 
-Each part's Parquet footer records where the next one starts, so a restart goes on inside the shard.
+Each part's Parquet footer records where the next part starts, so a restart goes on inside the shard.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, PublishError, StorageError
 from pipeline.output.parts import (
-    DAMAGE,
+    PARSE_ERRORS,
     PART_NAME,
     UNREADABLE_NAME,
     PartFooter,
@@ -40,17 +40,21 @@ from pipeline.storage import Entry, Storage, absolute_uri, join
 
 JOB, SUCCESS, UNITS = "job.json", "_SUCCESS", "plan/units.parquet"
 PREDICTIONS, QUARANTINE, PROBABILITIES = "predictions", "quarantine", "probabilities"
-_PUBLISHED = (PREDICTIONS, QUARANTINE, PROBABILITIES)  # commits first, when they are taken back
+_PUBLISHED = (PREDICTIONS, QUARANTINE, PROBABILITIES)  # in the order of removal: commits first
 ATTEMPTS = "attempts"
 _TAIL_BYTES = 64 << 10
 _PARALLEL_READS = 32
 
 
 class Ledger:
-    """The output of one job at one place.
+    """The files of one OUT.
+
+    Args:
+        out: Directory or ``s3://`` prefix.
+        storage: How to reach it.
 
     Raises:
-        OutputError: The place has a scheme that is not known.
+        OutputError: ``out`` has an unknown scheme.
     """
 
     def __init__(self, out: str, storage: Storage) -> None:
@@ -61,16 +65,16 @@ class Ledger:
         self._storage = storage
 
     def uri(self, *names: str) -> str:
-        """A place inside OUT."""
+        """URI of a file or folder inside OUT."""
         return join(self.out, *names)
 
     # -- job.json, _SUCCESS ---------------------------------------------------------------------------
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """A JSON object of OUT; None when there is none.
+        """Read a JSON object of OUT; None if there is no such file.
 
         Raises:
-            OutputError: It cannot be read, or is no JSON object.
+            OutputError: The file cannot be read, or holds no JSON object.
         """
         try:
             loaded = json.loads(self._storage.read(self.uri(name)))
@@ -85,7 +89,7 @@ class Ledger:
         return loaded
 
     def job(self) -> dict[str, Any]:
-        """The job that OUT belongs to.
+        """Read ``job.json``: the job that OUT belongs to.
 
         Raises:
             OutputError: OUT is not the output of a job.
@@ -96,11 +100,11 @@ class Ledger:
         return job
 
     def check_owner(self, fingerprint: str) -> None:
-        """Make sure that OUT still belongs to a job.
+        """Check that OUT still belongs to a job.
 
         Raises:
             ObjectChanged: Another job has taken it over.
-            StorageError: That cannot be told.
+            StorageError: ``job.json`` cannot be read.
         """
         uri = self.uri(JOB)
         try:
@@ -113,10 +117,10 @@ class Ledger:
             raise ObjectChanged(f"{uri}: another job has taken this output over (--overwrite)")
 
     def version(self, name: str) -> Entry | None:
-        """The version of a file of OUT; None when there is none.
+        """Read the version of a file of OUT; None if there is no such file.
 
         Raises:
-            OutputError: That cannot be told.
+            OutputError: It cannot be read.
         """
         try:
             return self._storage.stat(self.uri(name))
@@ -125,20 +129,24 @@ class Ledger:
         except StorageError as error:
             raise OutputError(str(error)) from error
 
-    def write_over(self, name: str, data: bytes, older: Entry | None) -> bool:
-        """Write a file of OUT unless somebody else has, since it had the given version (None: was not there).
+    def write_if_unchanged(self, name: str, data: bytes, older: Entry | None) -> bool:
+        """Write a file of OUT if it still has a version (None: does not exist); False if somebody else wrote it.
 
         Raises:
             OutputError: OUT cannot be written.
         """
         uri = self.uri(name)
         try:
-            return self._storage.publish(uri, data) if older is None else self._storage.swap(uri, data, older)
+            return (
+                self._storage.publish(uri, data)
+                if older is None
+                else self._storage.replace_if_unchanged(uri, data, older)
+            )
         except StorageError as error:
             raise OutputError(f"OUT cannot be written: {error}") from error
 
     def write_json(self, name: str, content: dict[str, Any], *, indent: int | None = 2) -> None:
-        """Write a JSON object, whole or not at all; on one line without an indent, which is ten times as fast.
+        """Write a JSON object, whole or not at all. Without an indent it is one line, which is ten times as fast.
 
         Raises:
             OutputError: OUT cannot be written.
@@ -149,26 +157,26 @@ class Ledger:
             raise OutputError(f"OUT cannot be written: {error}") from error
 
     def clear(self) -> None:
-        """Remove everything that jobs wrote but for ``job.json``, the commits first.
+        """Remove everything that jobs wrote except ``job.json``, commits first.
 
         Raises:
             OutputError: OUT cannot be written.
         """
-        self.withdraw_success()
+        self.remove_success()
         for folder in (*_PUBLISHED, "plan", ATTEMPTS):
             for name in self.names(folder):
                 self._delete(folder, name)
         self._delete("report.html")
 
     def sweep(self) -> None:
-        """Remove what killed writers have left half-written."""
-        members = self.read_json(JOB) or {}
-        aliases = [member["alias"] for member in members.get("results", {}).get("members", ())]
+        """Remove temporary files of writers that were killed."""
+        job = self.read_json(JOB) or {}
+        aliases = [member["alias"] for member in job.get("results", {}).get("members", ())]
         for folder in ("", "plan", PREDICTIONS, QUARANTINE, *(f"{PROBABILITIES}/{alias}" for alias in aliases)):
             self._storage.sweep(self.uri(folder))
 
-    def withdraw_success(self) -> None:
-        """Remove ``_SUCCESS``: there is work to do again.
+    def remove_success(self) -> None:
+        """Remove ``_SUCCESS``, because there is work to do again.
 
         Raises:
             OutputError: OUT cannot be written.
@@ -184,7 +192,7 @@ class Ledger:
     # -- parts ----------------------------------------------------------------------------------------
 
     def listing(self, folder: str) -> list[tuple[str, Entry]]:
-        """Names in a folder of OUT, whatever they are, and their entries; none where there is no folder."""
+        """List all files in a folder of OUT, as (name, entry); empty if there is no such folder."""
         return list(self._listed(folder))
 
     def _listed(self, folder: str) -> Iterator[tuple[str, Entry]]:
@@ -198,27 +206,32 @@ class Ledger:
             raise OutputError(str(error)) from error
 
     def names(self, folder: str) -> list[str]:
-        """Names in a folder of OUT, whatever they are."""
+        """List the names of all files in a folder of OUT."""
         return [name for name, _ in self._listed(folder)]
 
+    def prediction_parts(self, fingerprint: str) -> list[PartName]:
+        """The predictions parts of a job, sorted by name: one listing, nothing is opened."""
+        parsed = (PartName.parse(name) for name in self.names(PREDICTIONS))
+        return [part for part in parsed if part is not None and part.fingerprint == fingerprint[:8]]
+
     def read_part(self, folder: str, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Columns of a part, all if none are named, page checksums verified.
+        """Read columns of a part (None: all) and verify its page checksums.
 
         Raises:
-            StorageError: It cannot be read.
+            StorageError: The part cannot be read.
             ObjectDamaged: It is not what was published.
         """
         uri = self.uri(folder, name)
         data = pa.BufferReader(self._storage.read(uri))
         try:
             return pq.ParquetFile(data, page_checksum_verification=True).read(columns)
-        except DAMAGE as error:
+        except PARSE_ERRORS as error:
             raise ObjectDamaged(f"{uri}: damaged: {error}") from error
 
     def progress(self, fingerprint: str) -> dict[str, Progress]:
-        """How far a job has come with each unit, by unit id: one listing, nothing is opened.
+        """Find how far a job has come with each unit, by unit id, from one listing of names.
 
-        A unit's parts follow each other in a listing, so that only one unit's are held at a time.
+        Parts of a unit are neighbours in a listing, so only one unit's parts are in memory at a time.
         """
         matches = (PART_NAME.fullmatch(name) for name, _ in self._listed(PREDICTIONS))
         own = (match for match in matches if match and match[1] == fingerprint[:8])
@@ -229,13 +242,13 @@ class Ledger:
             progress[unit_id] = seen.setdefault(found, found)  # a million finished units share one object
         return progress
 
-    def advance(self, unit: Unit, fingerprint: str, parts_done: int) -> tuple[Cursor, bool]:
-        """Where to go on with a unit, past all parts that are published by now.
+    def find_cursor(self, unit: Unit, fingerprint: str, parts_done: int) -> tuple[Cursor, bool]:
+        """Find where to go on with a unit, behind all parts that are published by now.
 
         Args:
             unit: The unit.
             fingerprint: Of the job.
-            parts_done: How many parts are known to be published.
+            parts_done: Number of parts that are known to be published.
 
         Returns:
             The cursor, and whether the unit is complete.
@@ -255,11 +268,11 @@ class Ledger:
                 return cursor, False
 
     def footer(self, folder: str, name: str) -> PartFooter:
-        """Read what a part says of itself, from its end only.
+        """Read the footer of a part, from the end of its file only.
 
         Raises:
-            StorageError: It cannot be read.
-            ObjectDamaged: It is no part.
+            StorageError: The part cannot be read.
+            ObjectDamaged: It is no part of shardlabel.
         """
         uri = self.uri(folder, name)
         entry = self._storage.stat(uri)
@@ -276,17 +289,17 @@ class Ledger:
         finally:
             stream.close()
 
-    def row_counts(self, folder: str, names: Iterable[str]) -> dict[str, int]:
-        """Row counts of parts, from their footers."""
+    def count_rows(self, folder: str, names: Iterable[str]) -> dict[str, int]:
+        """Count the rows of parts, from their footers."""
         wanted = list(names)
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
             return dict(zip(wanted, pool.map(lambda name: self.footer(folder, name).num_rows, wanted), strict=True))
 
     def remove_units(self, unit_ids: set[str]) -> None:
-        """Remove the parts of units that were replaced: predictions first, which takes their commit back."""
+        """Remove the parts of units that were replaced, commits (predictions) first."""
         for folder in _PUBLISHED:
             for name in self.names(folder):
-                if unit_of(_base(name)) in unit_ids:
+                if unit_of(_file_name(name)) in unit_ids:
                     self._delete(folder, name)
 
     def remove_part(self, name: str) -> None:
@@ -294,24 +307,24 @@ class Ledger:
         for folder in (PREDICTIONS, QUARANTINE):
             self._delete(folder, name)
         for path in self.names(PROBABILITIES):
-            if _base(path) == name:
+            if _file_name(path) == name:
                 self._delete(PROBABILITIES, path)
 
     def remove_jobs(self, fingerprints: Iterable[str]) -> None:
-        """Remove the parts of jobs that OUT was taken from: their labelers may have published one since."""
-        marks = tuple(f"part-{fingerprint[:8]}-" for fingerprint in fingerprints)
-        for folder in _PUBLISHED if marks else ():
+        """Remove the parts of jobs that owned OUT before: their labelers may have published since."""
+        prefixes = tuple(f"part-{fingerprint[:8]}-" for fingerprint in fingerprints)
+        for folder in _PUBLISHED if prefixes else ():
             for name in self.names(folder):
-                if _base(name).startswith(marks):
+                if _file_name(name).startswith(prefixes):
                     self._delete(folder, name)
 
     def remove_attempts(self) -> None:
-        """Remove the marks of attempts at units: a run has come to an end by itself, and whoever died is replaced."""
+        """Remove the records of attempts at units, when a run has ended by itself."""
         for name in self.names(ATTEMPTS):
             self._storage.delete(self.uri(ATTEMPTS, name))
 
     def remove_unreadable(self, unit_ids: set[str]) -> None:
-        """Remove the notes of failed reads of units that have been read since."""
+        """Remove the quarantine parts of units that could not be read before and have been read since."""
         for name in self.names(QUARANTINE):
             match = UNREADABLE_NAME.fullmatch(name)
             if match and match[2] in unit_ids:
@@ -319,26 +332,26 @@ class Ledger:
 
 
 @contextlib.contextmanager
-def about_out() -> Iterator[None]:
-    """What fails in here is OUT, not the unit."""
+def translate_out_errors() -> Iterator[None]:
+    """Turn storage errors of this block into :class:`PublishError`: OUT failed, not the unit."""
     try:
         yield
     except StorageError as error:
         raise PublishError(f"OUT cannot be used: {error}") from error
 
 
-def _base(name: str) -> str:
-    """A part's name without the folder of a member."""
+def _file_name(name: str) -> str:
+    """Name of a part without the folder of a member."""
     return name.rpartition("/")[2]
 
 
-def open_output(
+def open_ledger(
     out: str | os.PathLike[str], s3_endpoint: str | None, *, no_sign_request: bool
 ) -> tuple[Ledger, Storage]:
-    """The ledger of an existing output, and the storage that it is read through.
+    """Open an existing output: its ledger, and the storage that reads it.
 
     Raises:
-        OutputError: It is not the output of a job, or cannot be read.
+        OutputError: ``out`` is not the output of a job, or cannot be read.
     """
     storage = Storage(StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request))
     ledger = Ledger(os.fspath(out), storage)
@@ -347,5 +360,5 @@ def open_output(
 
 
 def to_json(content: dict[str, Any], indent: int | None = 2) -> bytes:
-    """A JSON object as it is written to OUT."""
+    """Encode a JSON object as it is written to OUT."""
     return json.dumps(content, indent=indent, ensure_ascii=False).encode() + b"\n"

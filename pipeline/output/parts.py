@@ -1,7 +1,7 @@
-"""Parts: their names, and what they say of themselves.
+"""Parts: their names and their footers.
 
-A name tells the job, the unit and the number, and whether it is the unit's last; a listing of names is all that is
-needed to see what is done. The Parquet footer of a part tells the same and where the next part starts.
+A name holds the job's fingerprint, the unit, the part number, and whether it is the unit's last part; so a listing of
+names shows what is done. The Parquet footer of a part holds the same, and where the next part starts.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ UNREADABLE = "unreadable"
 
 PART_NAME = re.compile(r"part-([0-9a-f]{8})-([0-9a-f]{16})-(\d{5,})(-last)?\.parquet")
 UNREADABLE_NAME = re.compile(rf"part-([0-9a-f]{{8}})-([0-9a-f]{{16}})-{UNREADABLE}\.parquet")
-# What pyarrow and json raise for bytes that are not what they should be.
-DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RecursionError)
+# What pyarrow and json raise for bytes that are not a valid file.
+PARSE_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
 class PartName:
-    """A part's name, taken apart."""
+    """The fields of a part's name."""
 
     fingerprint: str
     unit_id: str
@@ -41,17 +41,17 @@ class PartName:
 
     @classmethod
     def parse(cls, name: str) -> PartName | None:
-        """None when it is not the name of a part."""
+        """Parse a file name; None if it is not the name of a part."""
         match = PART_NAME.fullmatch(name)
         return cls(match[1], match[2], int(match[3]), match[4] is not None) if match else None
 
 
 @dataclass(frozen=True, slots=True)
 class PartFooter:
-    """What a part says of itself.
+    """The footer of a part.
 
     Attributes:
-        num_rows: Rows in it.
+        num_rows: Number of rows.
         unit_id, fingerprint, part, last: As in its name.
         first_index: Index of its first sample.
         next: Where the next part starts.
@@ -68,33 +68,33 @@ class PartFooter:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one unit has come.
+    """How much of one unit is published.
 
     Attributes:
-        num_parts: Its published predictions parts, from the first one up to the first gap.
-        complete: The last of them is the unit's last part.
+        num_parts: Number of its predictions parts, from the first up to the first gap.
+        complete: Whether these include the unit's last part.
     """
 
     num_parts: int = 0
     complete: bool = False
 
     def parts(self, fingerprint: str, unit_id: str) -> Iterator[PartName]:
-        """These parts, in order."""
+        """Names of these parts, in order."""
         for part in range(self.num_parts):
             yield PartName(fingerprint, unit_id, part, self.complete and part == self.num_parts - 1)
 
     def names(self, fingerprint: str, unit_id: str) -> Iterator[str]:
-        """Names of these parts, in order."""
+        """File names of these parts, in order."""
         return map(str, self.parts(fingerprint, unit_id))
 
 
 def unreadable_name(fingerprint: str, unit_id: str) -> str:
-    """Name of the quarantine part that notes that a unit could not be read at all."""
+    """Name of the quarantine part of a unit that could not be read at all."""
     return f"part-{fingerprint[:8]}-{unit_id}-{UNREADABLE}.parquet"
 
 
 def unit_of(name: str) -> str | None:
-    """The unit that a file in ``predictions`` or ``quarantine`` belongs to."""
+    """Id of the unit that a file in ``predictions`` or ``quarantine`` belongs to; None if it is no part."""
     if (parsed := PartName.parse(name)) is not None:
         return parsed.unit_id
     match = UNREADABLE_NAME.fullmatch(name)
@@ -102,14 +102,14 @@ def unit_of(name: str) -> str | None:
 
 
 def read_footer(tail: bytes, uri: str) -> PartFooter:
-    """What a part says of itself.
+    """Parse the footer of a part.
 
     Args:
-        tail: Its end, its whole Parquet footer included.
-        uri: Of the part, for the message.
+        tail: The end of the file, with the whole Parquet footer.
+        uri: URI of the part, for the message.
 
     Raises:
-        ObjectDamaged: It is no part.
+        ObjectDamaged: It is no part of shardlabel.
     """
     try:
         metadata = pq.read_metadata(io.BytesIO(tail))
@@ -124,13 +124,17 @@ def read_footer(tail: bytes, uri: str) -> PartFooter:
             next=Cursor.from_dict(own["next"]),
         )
         _check_numbers(footer)
-    except DAMAGE as error:
+    except PARSE_ERRORS as error:
         raise ObjectDamaged(f"{uri}: not a part of shardlabel: {error}") from error
     return footer
 
 
 def _check_numbers(footer: PartFooter) -> None:
-    """Make sure that a unit which goes on from a footer goes forward."""
+    """Check that the next part starts behind this one, so that resuming goes forward.
+
+    Raises:
+        TypeError, ValueError: It does not.
+    """
     following = footer.next
     numbers = (footer.part, footer.first_index, following.part, following.index, following.offset)
     if not all(isinstance(number, int) for number in numbers):
@@ -140,7 +144,7 @@ def _check_numbers(footer: PartFooter) -> None:
 
 
 def progress_of(parts: dict[int, bool]) -> Progress:
-    """How far a unit has come whose parts have these numbers, and are its last one or not."""
+    """Find how much of a unit is published, from its parts: their numbers, and whether each is the last one."""
     number = 0
     while number in parts:
         number += 1

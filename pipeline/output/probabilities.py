@@ -1,10 +1,10 @@
-"""Stored probabilities: what a job with ``--keep-probs`` publishes beside each part, and how it is read again.
+"""Stored probabilities: what a job with ``--keep-probs`` publishes beside each part, and how to read it.
 
 ::
 
-    probabilities/MEMBER/part-FFFFFFFF-UUUUUUUUUUUUUUUU-00003.parquet      of the part of this name in predictions
+    probabilities/MEMBER/part-FFFFFFFF-UUUUUUUUUUUUUUUU-00003.parquet      for the part of this name in predictions
 
-The rows are those of the predictions part, in its order. One file a member, so that any of them can be used alone.
+The rows are those of the predictions part, in its order. Each member has its own file, so that it can be used alone.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import pyarrow as pa
 
 from pipeline.errors import ObjectDamaged, ObjectMissing, RequestError
 from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
-from pipeline.output.parts import DAMAGE, METADATA_KEY, PartName
+from pipeline.output.parts import METADATA_KEY, PARSE_ERRORS, PartName
 from pipeline.records import Cursor
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """An output whose probabilities are used again. Inert, so that it travels.
+class StoredProbs:
+    """The stored probabilities of an output. Plain data, so that it can be sent to workers.
 
     Attributes:
-        out: Where it is.
-        fingerprint: Of its job.
-        aliases: Of the members that are used, as they are called there.
+        out: Directory or ``s3://`` prefix of the output.
+        fingerprint: Fingerprint of its job.
+        aliases: Aliases, in that output, of the members to use.
     """
 
     out: str
@@ -43,13 +43,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class MemberProbs:
-    """What one member said of B images, as it is stored.
+    """The stored predictions of one member for B images.
 
     Attributes:
-        labels_Bk: int32, its own top k, best first.
-        scores_Bk: float32, their probabilities.
-        energy_B: float32, logsumexp of its logits.
-        probs_BK: float16, all probabilities.
+        labels_Bk: int32, (B, k), its top-k classes, best first.
+        scores_Bk: float32, (B, k), their probabilities, 0-1.
+        energy_B: float32, (B,), logsumexp of its logits.
+        probs_BK: float16, (B, K), the probabilities of all classes, 0-1.
     """
 
     labels_Bk: Array
@@ -58,21 +58,21 @@ class MemberProbs:
     probs_BK: Array
 
     def take(self, rows: slice | Array) -> MemberProbs:
-        """Some of the images."""
+        """Select some of the images."""
         return MemberProbs(self.labels_Bk[rows], self.scores_Bk[rows], self.energy_B[rows], self.probs_BK[rows])
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPart:
-    """A part that is published, read back.
+    """A published part, read back.
 
     Attributes:
-        name: Its name.
+        name: Name of the part.
         first_index: Index of its first sample.
         next: Where the part after it starts.
-        predictions: What was said of the labelled samples.
-        rejected: Its rows of the quarantine; None where there are none.
-        words: What each member said of the labelled samples, by alias.
+        predictions: Its rows in predictions.
+        rejected: Its rows in quarantine; None if there are none.
+        member_probs: The predictions of each member for the labelled samples, by alias.
     """
 
     name: PartName
@@ -80,92 +80,92 @@ class StoredPart:
     next: Cursor
     predictions: pa.Table
     rejected: pa.Table | None
-    words: dict[str, MemberProbs]
+    member_probs: dict[str, MemberProbs]
 
 
-def aliases_kept(job: Mapping[str, Any]) -> tuple[str, ...]:
-    """Aliases of the members whose probabilities an output holds.
+def stored_aliases(job: Mapping[str, Any]) -> tuple[str, ...]:
+    """Aliases of the members whose probabilities an output holds; empty if it holds none.
 
     Args:
-        job: Its ``job.json``.
+        job: ``job.json`` of the output.
     """
     results = job.get("results", {})
     return tuple(member["alias"] for member in results["members"]) if results.get("keep_probs") else ()
 
 
-def source_of(ledger: Ledger, job: Mapping[str, Any]) -> Source:
-    """What is stored of an output.
+def find_stored_probs(ledger: Ledger, job: Mapping[str, Any]) -> StoredProbs:
+    """Find the stored probabilities of an output.
 
     Args:
-        ledger: Of the output.
+        ledger: The output.
         job: Its ``job.json``.
 
     Raises:
-        RequestError: Nothing is.
+        RequestError: It holds none.
     """
-    aliases = aliases_kept(job)
+    aliases = stored_aliases(job)
     if not aliases:
         raise RequestError(f"{ledger.out}: holds no probabilities; they are stored by `label` with --keep-probs")
-    return Source(ledger.out, str(job["fingerprint"]), aliases)
+    return StoredProbs(ledger.out, str(job["fingerprint"]), aliases)
 
 
 def probabilities_table(index_N: Array, probs_NK: Array) -> pa.Table:
-    """A member's probabilities as they are written.
+    """Make the table of a member's probabilities, as it is written.
 
     Args:
-        index_N: int64, of the samples.
-        probs_NK: float16.
+        index_N: int64, (N,), the samples' indices.
+        probs_NK: float16, (N, K), 0-1.
     """
     lists = pa.FixedSizeListArray.from_arrays(pa.array(probs_NK.reshape(-1)), probs_NK.shape[1])
     return pa.table({"index": pa.array(index_N, pa.int64()), "probs": lists})
 
 
 def read_probabilities(ledger: Ledger, alias: str, name: PartName, num_classes: int, index_N: Array) -> Array:
-    """A member's probabilities for the rows of a predictions part.
+    """Read a member's probabilities for the rows of a predictions part.
 
     Args:
-        ledger: Of the output.
-        alias: Of the member there.
-        name: Of the part.
-        num_classes: K.
-        index_N: The column ``index`` of the predictions part.
+        ledger: The output.
+        alias: Alias of the member there.
+        name: Name of the part.
+        num_classes: Number of classes, K.
+        index_N: int64, the column ``index`` of the predictions part.
 
     Returns:
-        float16, (N, K).
+        float16, (N, K), 0-1.
 
     Raises:
         ObjectMissing: There is no such file.
-        ObjectDamaged: It is not what was published, or belongs to something else.
+        ObjectDamaged: It is not what was published, or belongs to another part or member.
         StorageError: It cannot be read.
     """
     folder = f"{PROBABILITIES}/{alias}"
     uri = ledger.uri(folder, str(name))
     table = ledger.read_part(folder, str(name))
     try:
-        about = json.loads((table.schema.metadata or {})[METADATA_KEY])
-        said = (about["member"], str(about["fingerprint"])[:8], about["unit"], about["part"], about["last"])
+        meta = json.loads((table.schema.metadata or {})[METADATA_KEY])
+        found = (meta["member"], str(meta["fingerprint"])[:8], meta["unit"], meta["part"], meta["last"])
         lists = table["probs"].combine_chunks()
-        kind, own_N = lists.type, table["index"].to_numpy()
+        kind, found_index_N = lists.type, table["index"].to_numpy()
         probs_NK: Array = lists.flatten().to_numpy().reshape(len(table), kind.list_size)
-    except DAMAGE as error:
+    except PARSE_ERRORS as error:
         raise ObjectDamaged(f"{uri}: no probabilities of shardlabel: {error!r}") from error
-    if said != (alias, name.fingerprint[:8], name.unit_id, name.part, name.last):
+    if found != (alias, name.fingerprint[:8], name.unit_id, name.part, name.last):
         raise ObjectDamaged(f"{uri}: holds another part's or member's probabilities under this name")
     if probs_NK.dtype != np.float16 or probs_NK.shape[1] != num_classes:
         raise ObjectDamaged(f"{uri}: holds {kind}, not float16 for each of {num_classes} classes")
-    if not np.array_equal(own_N, index_N):
-        raise ObjectDamaged(f"{uri}: its {len(own_N)} rows are not the {len(index_N)} of {PREDICTIONS}/{name}")
+    if not np.array_equal(found_index_N, index_N):
+        raise ObjectDamaged(f"{uri}: its {len(found_index_N)} rows are not the {len(index_N)} of {PREDICTIONS}/{name}")
     return probs_NK
 
 
-def read_stored(ledger: Ledger, source: Source, name: PartName, num_classes: int) -> StoredPart:
-    """A part with all that its members said.
+def read_stored_part(ledger: Ledger, source: StoredProbs, name: PartName, num_classes: int) -> StoredPart:
+    """Read a part with the probabilities of its members.
 
     Args:
-        ledger: Of the output.
-        source: What is used of it.
-        name: Of the part.
-        num_classes: K.
+        ledger: The output.
+        source: Which members to read.
+        name: Name of the part.
+        num_classes: Number of classes, K.
 
     Raises:
         StorageError: A file of it is missing, damaged, or cannot be read.
@@ -176,21 +176,21 @@ def read_stored(ledger: Ledger, source: Source, name: PartName, num_classes: int
     with contextlib.suppress(ObjectMissing):
         rejected = ledger.read_part(QUARANTINE, str(name))
     index_N = table["index"].to_numpy()
-    words = {}
+    member_probs = {}
     try:
         members = table["members"].combine_chunks()
         for alias in source.aliases:
-            own = members.field(alias)
-            labels_Nk, scores_Nk = (lists_of(own.field(column), len(table)) for column in ("labels", "scores"))
-            energy_N = own.field("energy").to_numpy()
+            top_k = members.field(alias)
+            labels_Nk, scores_Nk = (to_matrix(top_k.field(column), len(table)) for column in ("labels", "scores"))
+            energy_N = top_k.field("energy").to_numpy()
             probs_NK = read_probabilities(ledger, alias, name, num_classes, index_N)
-            words[alias] = MemberProbs(labels_Nk, scores_Nk, energy_N, probs_NK)
-    except DAMAGE as error:
+            member_probs[alias] = MemberProbs(labels_Nk, scores_Nk, energy_N, probs_NK)
+    except PARSE_ERRORS as error:
         raise ObjectDamaged(f"{ledger.uri(PREDICTIONS, str(name))}: damaged: {error!r}") from error
-    return StoredPart(name, footer.first_index, footer.next, table, rejected, words)
+    return StoredPart(name, footer.first_index, footer.next, table, rejected, member_probs)
 
 
-def lists_of(lists: pa.ListArray, num_rows: int) -> Array:
-    """Lists of one length as (N, k)."""
+def to_matrix(lists: pa.ListArray, num_rows: int) -> Array:
+    """Turn a column of lists of one length k into an array, (N, k)."""
     values: Array = lists.flatten().to_numpy()
     return values.reshape(num_rows, -1) if num_rows else values.reshape(0, 1)

@@ -1,4 +1,4 @@
-"""The report's page: statistics of the predictions, plots, tables, thumbnails, and the HTML.
+"""The HTML report: statistics of the predictions, plots, tables, thumbnails and the page itself.
 
 The command itself is commands.report.
 """

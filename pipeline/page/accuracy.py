@@ -1,4 +1,4 @@
-"""Figures and tables about images whose truth is known: accuracy, calibration, what can be kept, mistakes."""
+"""Figures and tables about images with known truth: accuracy, calibration, operating points, confusions."""
 
 from __future__ import annotations
 
@@ -8,46 +8,58 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.page import plots
-from pipeline.page.figures import CONSENSUS, Figure, Table, figure
+from pipeline.page.figures import CONSENSUS, Figure, Table, make_figure
 from pipeline.text import fmt
 from pipeline.trust.evaluation import Accuracy, Evaluation
 from pipeline.trust.intervals import Interval
-from pipeline.trust.matched import Matched
-from pipeline.trust.selection import Group
+from pipeline.trust.matched import MatchedImages
+from pipeline.trust.thresholds import AccuracyGroup
 
-_WORST_CLASSES = 12
-_MOST_MEMBERS = 8
+_NUM_WORST = 12
+_MAX_MEMBERS = 8
 
 
-def predictors(found: Evaluation) -> Table:
-    """How often each is right, and how far its scores are from that."""
+def tabulate_predictors(evaluation: Evaluation) -> Table:
+    """Accuracy and calibration error of the consensus and of each member."""
     return Table(
-        f"Accuracy on {fmt.plural(found.images, 'image', 'images')} whose truth is known",
-        ("predictor", "top-1", "95 %", "top-5" if found.top_k >= 5 else f"top-{found.top_k}", "95 %", "ECE", "floor"),
-        tuple(_predictor(name, own) for name, own in ((CONSENSUS, found.consensus), *found.members.items())),
+        f"Accuracy on {fmt.plural(evaluation.images, 'image', 'images')} with known truth",
+        (
+            "predictor",
+            "top-1",
+            "95 %",
+            "top-5" if evaluation.top_k >= 5 else f"top-{evaluation.top_k}",
+            "95 %",
+            "ECE",
+            "floor",
+        ),
+        tuple(
+            _predictor_row(name, row) for name, row in ((CONSENSUS, evaluation.consensus), *evaluation.members.items())
+        ),
     )
 
 
-def _predictor(name: str, own: Accuracy) -> tuple[str, ...]:
+def _predictor_row(name: str, row: Accuracy) -> tuple[str, ...]:
     return (
         name,
-        fmt.percent(own.top1),
-        _range(own.top1_interval),
-        fmt.percent(own.top5),
-        _range(own.top5_interval),
-        fmt.percent(own.reliability.ece),
-        fmt.percent(own.reliability.floor),
+        fmt.percent(row.top1),
+        _format_interval(row.top1_interval),
+        fmt.percent(row.top5),
+        _format_interval(row.top5_interval),
+        fmt.percent(row.reliability.ece),
+        fmt.percent(row.reliability.floor),
     )
 
 
-def _range(interval: Interval) -> str:
+def _format_interval(interval: Interval) -> str:
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
 
 
-def reliability_diagrams(found: Evaluation) -> tuple[Figure, ...]:
-    """Whether scores say how often they are right: of the consensus, and of the first members."""
+def plot_reliability(evaluation: Evaluation) -> tuple[Figure, ...]:
+    """Reliability diagrams of the consensus and of the first members."""
     figures = []
-    for number, (name, own) in enumerate([(CONSENSUS, found.consensus), *found.members.items()][: 1 + _MOST_MEMBERS]):
+    for number, (name, row) in enumerate(
+        [(CONSENSUS, evaluation.consensus), *evaluation.members.items()][: 1 + _MAX_MEMBERS]
+    ):
         table = Table(
             f"Bins of equally many images: {name}",
             ("scores", "images", "mean score", "right"),
@@ -58,20 +70,20 @@ def reliability_diagrams(found: Evaluation) -> tuple[Figure, ...]:
                     fmt.score(bin_.score),
                     fmt.percent(bin_.accuracy),
                 )
-                for bin_ in own.reliability.bins
+                for bin_ in row.reliability.bins
             ),
         )
         note = (
-            f"Calibration error {fmt.percent(own.reliability.ece)}; true scores would show "
-            f"{fmt.percent(own.reliability.floor)} by chance. Above the dashed line scores are too low, below it "
+            f"Calibration error {fmt.percent(row.reliability.ece)}; true scores would show "
+            f"{fmt.percent(row.reliability.floor)} by chance. Above the dashed line scores are too low, below it "
             "too high."
         )
         figures.append(
-            figure(
+            make_figure(
                 f"reliability-{number}",
                 f"Reliability: {name}",
                 note,
-                functools.partial(plots.reliability_diagram, found=own.reliability),
+                functools.partial(plots.draw_reliability, reliability=row.reliability),
                 table,
                 height=300,
             )
@@ -79,20 +91,20 @@ def reliability_diagrams(found: Evaluation) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def selection(found: Evaluation, matched: Matched) -> Figure:
-    """Precision against how much is kept."""
+def plot_precision_by_coverage(evaluation: Evaluation, matched: MatchedImages) -> Figure:
+    """Precision of the best-scored images by the share that is kept."""
     order = np.argsort(-matched.scores_PN[0], kind="stable")
-    rights = np.cumsum(matched.places_PN[0][order] == 0)
+    rights = np.cumsum(matched.ranks_PN[0][order] == 0)
     lengths = np.unique(np.ceil(np.linspace(1 / 200, 1, 200) * len(order)).astype(int))
     coverage, precision = lengths / len(order), rights[lengths - 1] / lengths
-    targets = [kept.target for kept in found.kept]
+    targets = [point.target for point in evaluation.kept]
     at = np.unique(np.searchsorted(coverage, np.linspace(0.1, 1, 10)).clip(0, len(coverage) - 1))
-    return figure(
+    return make_figure(
         "selection",
         "Precision by share kept",
         "Images with the best scores are kept first; dashed: "
         f"{', '.join(fmt.percent(target, 0) for target in targets)}. Observed on this truth, no promise for others.",
-        lambda axes: plots.precision_curve(axes, coverage, precision, targets),
+        lambda axes: plots.draw_precision(axes, coverage, precision, targets),
         Table(
             "Precision by share kept",
             ("kept", "right"),
@@ -102,20 +114,20 @@ def selection(found: Evaluation, matched: Matched) -> Figure:
     )
 
 
-def kept(found: Evaluation) -> Table:
-    """What can be kept at some precisions."""
+def tabulate_operating_points(evaluation: Evaluation) -> Table:
+    """The coverage at some precisions."""
     rows = [
-        (fmt.percent(own.target, 0), fmt.NONE, "0", fmt.percent(0.0), "not reached", "")
-        if own.threshold is None
+        (fmt.percent(row.target, 0), fmt.NONE, "0", fmt.percent(0.0), "not reached", "")
+        if row.threshold is None
         else (
-            fmt.percent(own.target, 0),
-            f"{own.threshold:.4f}",
-            fmt.count(own.images),
-            fmt.percent(own.coverage),
-            fmt.percent(own.precision),
-            _range(own.interval),
+            fmt.percent(row.target, 0),
+            f"{row.threshold:.4f}",
+            fmt.count(row.images),
+            fmt.percent(row.coverage),
+            fmt.percent(row.precision),
+            _format_interval(row.interval),
         )
-        for own in found.kept
+        for row in evaluation.kept
     ]
     return Table(
         "What could be kept at a precision",
@@ -124,58 +136,58 @@ def kept(found: Evaluation) -> Table:
     )
 
 
-def groups(name: str, found: Sequence[Group]) -> Table:
+def tabulate_groups(name: str, groups: Sequence[AccuracyGroup]) -> Table:
     """Accuracy by score or by agreement."""
     return Table(
         f"Accuracy by {name}",
         (name, "images", "right", "95 %"),
         tuple(
             (
-                f"{own.low:.2f}" if own.low == own.high else f"{own.low:.2f} to {own.high:.2f}",
-                fmt.count(own.images),
-                fmt.percent(own.accuracy),
-                _range(own.interval),
+                f"{row.low:.2f}" if row.low == row.high else f"{row.low:.2f} to {row.high:.2f}",
+                fmt.count(row.images),
+                fmt.percent(row.accuracy),
+                _format_interval(row.interval),
             )
-            for own in found
+            for row in groups
         ),
     )
 
 
-def worst_classes(found: Evaluation) -> Table:
+def tabulate_worst_classes(evaluation: Evaluation) -> Table:
     """The classes with the lowest F1; of equal ones, those with more images."""
-    worst = sorted(found.classes, key=lambda own: (own.f1, -own.images))[:_WORST_CLASSES]
+    worst = sorted(evaluation.classes, key=lambda row: (row.f1, -row.images))[:_NUM_WORST]
     return Table(
-        f"The {len(worst)} worst of {fmt.plural(len(found.classes), 'class', 'classes')}",
+        f"The {len(worst)} worst of {fmt.plural(len(evaluation.classes), 'class', 'classes')}",
         ("class", "images", "precision", "recall", "F1"),
         tuple(
             (
-                own.name,
-                fmt.count(own.images),
-                fmt.percent(own.precision),
-                fmt.percent(own.recall),
-                fmt.percent(own.f1),
+                row.name,
+                fmt.count(row.images),
+                fmt.percent(row.precision),
+                fmt.percent(row.recall),
+                fmt.percent(row.f1),
             )
-            for own in worst
+            for row in worst
         ),
     )
 
 
-def confused(found: Evaluation) -> Table:
-    """The pairs of classes that are mistaken most often."""
-    pairs = found.confused[:_WORST_CLASSES]
+def tabulate_confusions(evaluation: Evaluation) -> Table:
+    """The pairs of classes that are confused most often."""
+    pairs = evaluation.confused[:_NUM_WORST]
     return Table(
         "Most frequent mistakes",
         ("truth", "taken for", "images", "of the class"),
-        tuple((own.truth_name, own.label_name, fmt.count(own.images), fmt.percent(own.share)) for own in pairs),
-        words_in=frozenset({1}),
+        tuple((row.truth_name, row.label_name, fmt.count(row.images), fmt.percent(row.share)) for row in pairs),
+        text_columns=frozenset({1}),
     )
 
 
-def gain_words(found: Evaluation) -> str:
-    """What the consensus gains over its best member; empty for a single member."""
-    if found.gain is None:
+def describe_gain(evaluation: Evaluation) -> str:
+    """The gain of the consensus over its best member in words; empty for a single member."""
+    if evaluation.gain is None:
         return ""
-    gain = found.gain
+    gain = evaluation.gain
     low, high = gain.interval
     compared = f"{abs(100 * gain.difference):.1f} points {'above' if gain.difference > 0 else 'below'}"
     return (
@@ -186,12 +198,12 @@ def gain_words(found: Evaluation) -> str:
     )
 
 
-def tables(found: Evaluation) -> tuple[Table, ...]:
-    """Where the consensus is right, and where it is not."""
-    shown = [groups("score", found.by_score)]
-    if len(found.members) > 1:
-        shown.append(groups("agreement", found.by_agreement))
-    shown.append(worst_classes(found))
-    if found.confused:
-        shown.append(confused(found))
+def tabulate_accuracy(evaluation: Evaluation) -> tuple[Table, ...]:
+    """Accuracy of the consensus by score, by agreement and by class."""
+    shown = [tabulate_groups("score", evaluation.by_score)]
+    if len(evaluation.members) > 1:
+        shown.append(tabulate_groups("agreement", evaluation.by_agreement))
+    shown.append(tabulate_worst_classes(evaluation))
+    if evaluation.confused:
+        shown.append(tabulate_confusions(evaluation))
     return tuple(shown)

@@ -1,28 +1,29 @@
-"""Contact sheets: images beside each other, with what labels say of each."""
+"""Contact sheets: images side by side with their labels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.page.rows import Labelled, Rejected
-from pipeline.page.statistics import Pick, Statistics
+from pipeline.page.row_choice import RowRef
+from pipeline.page.rows import LabelledImage, QuarantineExample
+from pipeline.page.statistics import Statistics
 from pipeline.page.thumbnails import Thumbnail
 from pipeline.text import fmt
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What is known of the images that are shown.
+class SheetData:
+    """The images that sheets may show.
 
     Attributes:
-        names: Of the classes.
-        rows: Of the images.
-        pictures: Thumbnails, by unit and index; not all have one.
+        names: Of the K classes.
+        rows: The images.
+        pictures: Thumbnails, by unit and index; not all images have one.
     """
 
     names: Sequence[str]
-    rows: Mapping[Pick, Labelled]
+    rows: Mapping[RowRef, LabelledImage]
     pictures: Mapping[tuple[str, int], Thumbnail]
 
 
@@ -32,11 +33,11 @@ class Card:
 
     Attributes:
         picture: Its thumbnail; None where there is none.
-        alt: What it shows, as far as labels tell.
+        alt: Its label as text, for readers without pictures.
         title: Its class.
-        facts: Figures below it.
+        facts: Lines below the title.
         key: Its key.
-        mark: ``right`` or ``wrong`` where its own truth is known.
+        mark: ``right`` or ``wrong`` where its truth is known; empty elsewhere.
     """
 
     picture: Thumbnail | None
@@ -49,10 +50,10 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """Images beside each other.
+    """Images side by side.
 
     Attributes:
-        name: For links.
+        name: Anchor for links.
         title: What they have in common.
         note: How they were chosen.
         cards: The images.
@@ -64,12 +65,12 @@ class Sheet:
     cards: tuple[Card, ...]
 
 
-def sheets_of(found: Shown, stats: Statistics, *, several: bool) -> list[Sheet]:
-    """The most and least certain images, and those that members differ about, where there are several.
+def make_sheets(images: SheetData, stats: Statistics, *, several: bool) -> list[Sheet]:
+    """Sheets of the most and least certain images; with several members, of the largest disagreement too.
 
     Args:
-        found: What is known of the images.
-        stats: Which of them are shown.
+        images: The images.
+        stats: Which of them each sheet shows.
         several: Whether there are several members.
     """
     sheets = [
@@ -77,40 +78,40 @@ def sheets_of(found: Shown, stats: Statistics, *, several: bool) -> list[Sheet]:
         ("uncertain", "Least certain", "The lowest scores: first to be looked at by a person.", stats.least_certain),
     ]
     if several:
-        note = "The largest disagreement of members, which each may be sure of something else."
+        note = "The largest disagreement of the members: each may be sure of another class."
         sheets.append(("disagreeing", "Most disagreeing", note, stats.most_disagreeing))
     return [
-        Sheet(name, title, note, _cards(found, picks, disagreeing=name == "disagreeing"))
-        for name, title, note, picks in sheets
-        if picks
+        Sheet(name, title, note, _make_cards(images, row_refs, disagreeing=name == "disagreeing"))
+        for name, title, note, row_refs in sheets
+        if row_refs
     ]
 
 
-def class_sheets(found: Shown, stats: Statistics) -> list[Sheet]:
-    """Some images of each of the commonest classes."""
-    names, counts_K = found.names, stats.counts_K
+def make_class_sheets(images: SheetData, stats: Statistics) -> list[Sheet]:
+    """A sheet for each of the most frequent classes."""
+    names, counts_K = images.names, stats.counts_K
     return [
         Sheet(
             f"class-{label}",
             names[label],
             fmt.plural(int(counts_K[label]), "image", "images"),
-            _cards(found, picks),
+            _make_cards(images, row_refs),
         )
-        for label, picks in stats.of_classes.items()
+        for label, row_refs in stats.of_classes.items()
     ]
 
 
-def _cards(found: Shown, picks: Iterable[Pick], *, disagreeing: bool = False) -> tuple[Card, ...]:
+def _make_cards(images: SheetData, row_refs: Iterable[RowRef], *, disagreeing: bool = False) -> tuple[Card, ...]:
     return tuple(
-        _card(row, found.pictures.get((row.unit_id, row.index)), found.names, disagreeing=disagreeing)
-        for row in (found.rows[pick] for pick in picks)
+        _make_card(row, images.pictures.get((row.unit_id, row.index)), images.names, disagreeing=disagreeing)
+        for row in (images.rows[row_ref] for row_ref in row_refs)
     )
 
 
-def _card(row: Labelled, picture: Thumbnail | None, names: Sequence[str], *, disagreeing: bool) -> Card:
+def _make_card(row: LabelledImage, picture: Thumbnail | None, names: Sequence[str], *, disagreeing: bool) -> Card:
     facts = [f"score {fmt.score(row.score)}"]
     if disagreeing:
-        facts = [f"{own.member}: {names[own.label]} {fmt.score(own.score)}" for own in row.opinions]
+        facts = [f"{each.member}: {names[each.label]} {fmt.score(each.score)}" for each in row.member_predictions]
         facts.append(f"disagreement {fmt.score(row.disagreement)}")
     mark = ""
     if row.truth is not None and 0 <= row.truth < len(names):
@@ -121,8 +122,8 @@ def _card(row: Labelled, picture: Thumbnail | None, names: Sequence[str], *, dis
     return Card(picture, alt, row.class_name, tuple(facts), row.key, mark)
 
 
-def examples_of(
-    examples: Iterable[Rejected], pictures: Mapping[tuple[str, int], Thumbnail]
-) -> list[tuple[Rejected, Thumbnail | None]]:
-    """Examples of what is in quarantine, with what can be seen of them."""
+def pair_with_thumbnails(
+    examples: Iterable[QuarantineExample], pictures: Mapping[tuple[str, int], Thumbnail]
+) -> list[tuple[QuarantineExample, Thumbnail | None]]:
+    """Examples of quarantined samples, with their thumbnails; None where there is none."""
     return [(example, pictures.get((example.unit_id, example.index))) for example in examples]

@@ -1,4 +1,4 @@
-"""Figures and tables about all images: what is drawn, in words, and the numbers behind it."""
+"""Figures and tables about all images. A figure has a plot, a note in words and the numbers behind it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 from markupsafe import Markup
 
 from pipeline.page import plots
-from pipeline.page.statistics import Spread, Statistics
+from pipeline.page.histogram import Histogram
+from pipeline.page.statistics import Statistics
 from pipeline.page.timeline import Timeline
 from pipeline.text import fmt
 
 _BINS = 20
-_TOP_CLASSES = 16
-_MOST_LEVELS = 25
+_NUM_TOP_CLASSES = 16
+_MAX_LEVELS = 25
 CONSENSUS = "consensus"
 
 Array = np.ndarray
@@ -23,31 +24,31 @@ Array = np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of text. The first column names the row; columns of numbers stand to the right.
+    """Rows of text. The first column names the row.
 
     Attributes:
         caption: What it shows.
-        heads: Of the columns.
+        header: Names of the columns.
         rows: Cells.
-        words_in: Which columns hold words, not numbers; the first always does.
-        shares: For each row, how long the bar below it is, 0-1; none without bars.
+        text_columns: Indices of the columns with text, not numbers; the first always has.
+        shares: For each row, the length of the bar below it, 0-1; empty without bars.
     """
 
     caption: str
-    heads: tuple[str, ...]
+    header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    words_in: frozenset[int] = frozenset()
+    text_columns: frozenset[int] = frozenset()
     shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing.
+    """A plot with its numbers.
 
     Attributes:
-        title: What it is.
-        note: What to see in it.
-        svg: The drawing.
+        title: Its title.
+        note: What it shows, in words.
+        svg: The plot.
         table: The numbers behind it.
     """
 
@@ -65,7 +66,7 @@ class Matrix:
         caption: What it shows.
         names: Of rows and columns.
         shares: Rows of cells, 0-1.
-        shades: Likewise, how dark each cell is, 0-1: from the least share to 1.
+        shades: How dark each cell is, 0-1: the smallest share is 0.
     """
 
     caption: str
@@ -74,29 +75,31 @@ class Matrix:
     shades: tuple[tuple[float, ...], ...]
 
 
-def figure(name: str, title: str, note: str, paint: plots.Paint, table: Table, *, height: int = 250) -> Figure:
-    """Draw a figure; the arguments are those of :func:`pipeline.page.plots.draw` and of its parts."""
-    return Figure(title, note, plots.draw(f"plot-{name}", title, note, paint, height=height), table)
+def make_figure(
+    name: str, title: str, note: str, draw_axes: plots.DrawAxes, table: Table, *, height: int = 250
+) -> Figure:
+    """Draw a plot and put it beside its numbers; for the arguments see :func:`pipeline.page.plots.draw_svg`."""
+    return Figure(title, note, plots.draw_svg(f"plot-{name}", title, note, draw_axes, height=height), table)
 
 
-def throughput(found: Timeline) -> tuple[Figure, ...]:
-    """Images done over time, and their rate where there are enough parts to tell."""
+def plot_throughput(found: Timeline) -> tuple[Figure, ...]:
+    """Images done over time, and their rate; none where there are too few parts for a rate."""
     if found.images_per_s is None:
         return ()
     kept = np.unique(np.linspace(0, len(found.seconds_T) - 1, min(len(found.seconds_T), 25)).astype(int))
     done = Table(
         "Images done by the time of a publication",
         ("after", "images"),
-        tuple((_after(float(found.seconds_T[at])), fmt.count(int(found.images_T[at]))) for at in kept),
+        tuple((_elapsed(float(found.seconds_T[at])), fmt.count(int(found.images_T[at]))) for at in kept),
     )
     pauses = f" Shaded: {fmt.plural(len(found.pauses), 'pause', 'pauses')} without any publication."
-    note = f"{fmt.count(int(found.images_T[-1]))} images in {_after(float(found.seconds_T[-1]))}."
+    note = f"{fmt.count(int(found.images_T[-1]))} images in {_elapsed(float(found.seconds_T[-1]))}."
     figures = [
-        figure(
+        make_figure(
             "done",
             "Images done over time",
             note + pauses * bool(found.pauses),
-            lambda axes: plots.done_over_time(axes, found),
+            lambda axes: plots.draw_done_over_time(axes, found),
             done,
         )
     ]
@@ -105,22 +108,24 @@ def throughput(found: Timeline) -> tuple[Figure, ...]:
         table = Table(
             "Images per second",
             ("from", "to", "images/s"),
-            tuple((_after(low), _after(high), fmt.rate(rate)) for low, high, rate in found.bins),
+            tuple((_elapsed(low), _elapsed(high), fmt.rate(rate)) for low, high, rate in found.bins),
         )
         note = f"Between {fmt.rate(min(rates))} and {fmt.rate(max(rates))} images/s, by time of publication."
         figures.append(
-            figure("rate", "Images per second over time", note, lambda axes: plots.rate_over_time(axes, found), table)
+            make_figure(
+                "rate", "Images per second over time", note, lambda axes: plots.draw_rate_over_time(axes, found), table
+            )
         )
     return tuple(figures)
 
 
-def _after(seconds: float) -> str:
+def _elapsed(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else fmt.duration(seconds)
 
 
-def common_classes(stats: Statistics, names: Sequence[str]) -> Table:
-    """The classes of most images, with bars."""
-    order = np.argsort(-stats.counts_K, kind="stable")[:_TOP_CLASSES]
+def tabulate_common_classes(stats: Statistics, names: Sequence[str]) -> Table:
+    """The most frequent classes, with bars."""
+    order = np.argsort(-stats.counts_K, kind="stable")[:_NUM_TOP_CLASSES]
     shown = [label for label in order.tolist() if stats.counts_K[label]]
     most = int(stats.counts_K.max(initial=0))
     every = len(shown) == int((stats.counts_K > 0).sum())
@@ -139,8 +144,8 @@ def common_classes(stats: Statistics, names: Sequence[str]) -> Table:
     )
 
 
-def class_ranks(stats: Statistics) -> tuple[Figure, ...]:
-    """How unequal classes are; nothing where there are few."""
+def plot_class_ranks(stats: Statistics) -> tuple[Figure, ...]:
+    """Images per class by rank; none for fewer than 5 classes."""
     counts = np.sort(stats.counts_K[stats.counts_K > 0])[::-1]
     if len(counts) < 5:
         return ()
@@ -148,12 +153,12 @@ def class_ranks(stats: Statistics) -> tuple[Figure, ...]:
     total = int(counts.sum())
     half = int(np.searchsorted(counts.cumsum(), total / 2)) + 1
     return (
-        figure(
+        make_figure(
             "ranks",
             "Images per class, by rank",
             f"From {fmt.count(int(counts[0]))} images of the commonest class to {fmt.count(int(counts[-1]))}; "
             f"the {fmt.plural(half, 'commonest class holds', 'commonest classes hold')} half of all images.",
-            lambda axes: plots.rank_curve(axes, counts),
+            lambda axes: plots.draw_ranks(axes, counts),
             Table(
                 "Images of a class by its rank",
                 ("rank", "images", "all classes up to it"),
@@ -170,47 +175,47 @@ def class_ranks(stats: Statistics) -> tuple[Figure, ...]:
     )
 
 
-def certainty(stats: Statistics, num_members: int) -> tuple[Figure, ...]:
+def plot_certainty(stats: Statistics, num_members: int) -> tuple[Figure, ...]:
     """Distributions of score and entropy; with several members, of agreement and disagreement."""
-    spreads = [
+    histograms = [
         ("score", "Score", "Probability of the first class, as pooled", stats.score),
         ("entropy", "Entropy", "Entropy of the pooled probabilities, nats", stats.entropy),
     ]
     if num_members > 1:
-        spreads.append(("disagreement", "Disagreement", "What the members differ in, nats", stats.disagreement))
-    figures = [_spread(name, title, label, found) for name, title, label, found in spreads if found.images]
+        histograms.append(("disagreement", "Disagreement", "Disagreement of the members, nats", stats.disagreement))
+    figures = [_plot_histogram(name, title, label, found) for name, title, label, found in histograms if found.images]
     if num_members > 1 and stats.agreement:
-        figures.insert(1, _agreement(stats.agreement))
+        figures.insert(1, _plot_agreement(stats.agreement))
     return tuple(figures)
 
 
-def _spread(name: str, title: str, label: str, found: Spread) -> Figure:
+def _plot_histogram(name: str, title: str, label: str, found: Histogram) -> Figure:
     edges, images = found.bins(_BINS)
     rows = tuple(
         (f"{low:.2f} to {high:.2f}", fmt.count(int(many)), fmt.percent(many / found.images))
         for low, high, many in zip(edges[:-1], edges[1:], images, strict=True)
     )
     low, middle, high = (fmt.score(found.quantile(share)) for share in (0.1, 0.5, 0.9))
-    return figure(
+    return make_figure(
         name,
         title,
         f"{label}. Median {middle}, mean {fmt.score(found.mean)}; four images in five lie between {low} and {high}.",
-        lambda axes: plots.histogram(axes, edges, images, title.lower()),
+        lambda axes: plots.draw_histogram(axes, edges, images, title.lower()),
         Table(f"Images by {title.lower()}", (title.lower(), "images", "share"), rows),
     )
 
 
-def _agreement(levels: Mapping[float, int]) -> Figure:
+def _plot_agreement(levels: Mapping[float, int]) -> Figure:
     total = sum(levels.values())
     full = levels.get(1.0, 0)
-    note = f"Weighted share of members whose first class is the consensus: all of them for {fmt.percent(full / total)}."
-    if len(levels) <= _MOST_LEVELS:
+    note = f"Weighted share of members whose top-1 class is the label: all of them for {fmt.percent(full / total)}."
+    if len(levels) <= _MAX_LEVELS:
         values, images = list(levels), np.array(list(levels.values()))
-        return figure(
+        return make_figure(
             "agreement",
             "Agreement",
             note,
-            lambda axes: plots.levels(axes, values, images, "agreement"),
+            lambda axes: plots.draw_levels(axes, values, images, "agreement"),
             Table(
                 "Images by agreement",
                 ("agreement", "images", "share"),
@@ -222,30 +227,30 @@ def _agreement(levels: Mapping[float, int]) -> Figure:
         (f"{low:.2f} to {high:.2f}", fmt.count(int(many)), fmt.percent(many / total))
         for low, high, many in zip(edges[:-1], edges[1:], images, strict=True)
     )
-    return figure(
+    return make_figure(
         "agreement",
         "Agreement",
         note,
-        lambda axes: plots.histogram(axes, edges, images, "agreement"),
+        lambda axes: plots.draw_histogram(axes, edges, images, "agreement"),
         Table("Images by agreement", ("agreement", "images", "share"), rows),
     )
 
 
-def same_first(stats: Statistics, aliases: Sequence[str]) -> Matrix:
-    """On what share of the images two predictors have the same first class."""
-    shares = stats.same_PP / max(1, stats.images)
+def compare_top1(stats: Statistics, aliases: Sequence[str]) -> Matrix:
+    """Share of the images on which two predictors have the same top-1 class, for all pairs."""
+    shares = stats.same_top1_PP / max(1, stats.images)
     least = float(shares.min())
     shades = (shares - least) / (1 - least) if least < 1 else np.ones_like(shares)
     return Matrix(
-        "Share of the images on which two have the same first class",
+        "Share of the images on which two have the same top-1 class",
         (CONSENSUS, *aliases),
         tuple(map(tuple, shares.tolist())),
         tuple(map(tuple, shades.tolist())),
     )
 
 
-def reasons(samples: Mapping[str, int], events: Mapping[str, int]) -> Table:
-    """What could not be labelled, with bars."""
+def tabulate_reasons(samples: Mapping[str, int], events: Mapping[str, int]) -> Table:
+    """Samples and shards in quarantine by reason, with bars."""
     rows = [(reason, many, "sample") for reason, many in samples.items()]
     rows += [(reason, many, "shard") for reason, many in events.items()]
     most = max((many for _, many, _ in rows), default=1)
@@ -253,6 +258,6 @@ def reasons(samples: Mapping[str, int], events: Mapping[str, int]) -> Table:
         "What could not be labelled, by reason",
         ("reason", "times", "of a"),
         tuple((reason, fmt.count(many), what) for reason, many, what in rows),
-        words_in=frozenset({2}),
+        text_columns=frozenset({2}),
         shares=tuple(many / most for _, many, _ in rows),
     )

@@ -1,4 +1,4 @@
-"""The rows that are shown one by one: labelled images, and examples of what could not be labelled."""
+"""The rows that the page shows: labelled images, and examples of quarantined samples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, Ledger
 from pipeline.output.parts import UNREADABLE_NAME, PartName
-from pipeline.page.statistics import Pick
+from pipeline.page.row_choice import RowRef
 
-PER_REASON = 4
+EXAMPLES_PER_REASON = 4
 _LABELLED = (
     "shard",
     "key",
@@ -31,8 +31,8 @@ _REJECTED = ("shard", "key", "index", "num_bytes", "sha256", "stage", "reason", 
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
-    """What one member says of an image."""
+class MemberPrediction:
+    """The top-1 class of one member for an image, and its score, 0-1."""
 
     member: str
     label: int
@@ -40,13 +40,13 @@ class Opinion:
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledImage:
     """An image that is shown.
 
     Attributes:
-        unit_id, part: Its unit, and which part of it.
+        unit_id, part: Its unit, and the number of its part.
         shard, key, index, sha256, label, class_name, score, entropy, agreement, disagreement, truth: As in its row.
-        opinions: Of the members, in order.
+        member_predictions: Of the members, in order.
     """
 
     unit_id: str
@@ -62,12 +62,12 @@ class Labelled:
     agreement: float | None
     disagreement: float | None
     truth: int | None
-    opinions: tuple[Opinion, ...]
+    member_predictions: tuple[MemberPrediction, ...]
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Rejected:
-    """An example of what could not be labelled, as in its row; texts are empty and numbers -1 where it has none."""
+class QuarantineExample:
+    """A quarantined sample, or damage to a shard, as in its row. Missing text is empty, missing numbers are -1."""
 
     shard: str
     index: int
@@ -82,54 +82,56 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantine:
-    """What could not be labelled.
+class QuarantineSummary:
+    """Counts and examples of what could not be labelled.
 
     Attributes:
         samples: Samples by reason, the most frequent first.
-        events: Damage to shards that belongs to no single sample, likewise.
+        events: Damage to shards that belongs to no single sample, by reason, the most frequent first.
         examples: A few of each reason.
         unreadable: Units that could not be read at all.
-        per_part: Samples in quarantine, by the name of the part that committed them.
+        per_part: Quarantined samples by the name of their part.
     """
 
     samples: dict[str, int]
     events: dict[str, int]
-    examples: dict[str, tuple[Rejected, ...]]
+    examples: dict[str, tuple[QuarantineExample, ...]]
     unreadable: int
     per_part: dict[str, int]
 
 
-def read_labelled(ledger: Ledger, picks: Iterable[Pick]) -> dict[Pick, Labelled]:
-    """Read the rows that are to be shown.
+def read_labelled(ledger: Ledger, row_refs: Iterable[RowRef]) -> dict[RowRef, LabelledImage]:
+    """Read the rows to show.
 
     Args:
         ledger: Of the output.
-        picks: Which; those of one part beside each other.
+        row_refs: Which rows; those of one part must follow each other.
 
     Raises:
         StorageError: A part cannot be read.
     """
     found = {}
-    for name, of_part in itertools.groupby(picks, key=lambda pick: pick.part):
-        wanted = list(of_part)
+    for name, of_part in itertools.groupby(row_refs, key=lambda row_ref: row_ref.part):
+        refs = list(of_part)
         parsed = PartName.parse(name)
         unit_id, part = (parsed.unit_id, parsed.part) if parsed else ("", 0)
-        table = ledger.read_part(PREDICTIONS, name, [*_LABELLED, "members"]).take([pick.row for pick in wanted])
-        for pick, row in zip(wanted, table.to_pylist(), strict=True):
+        table = ledger.read_part(PREDICTIONS, name, [*_LABELLED, "members"]).take([row_ref.row for row_ref in refs])
+        for row_ref, row in zip(refs, table.to_pylist(), strict=True):
             members = row.pop("members")
-            opinions = tuple(Opinion(alias, own["labels"][0], own["scores"][0]) for alias, own in members.items())
-            found[pick] = Labelled(unit_id=unit_id, part=part, opinions=opinions, **row)
+            member_predictions = tuple(
+                MemberPrediction(alias, own["labels"][0], own["scores"][0]) for alias, own in members.items()
+            )
+            found[row_ref] = LabelledImage(unit_id=unit_id, part=part, member_predictions=member_predictions, **row)
     return found
 
 
-def read_quarantine(ledger: Ledger, job: Mapping[str, Any], committed: Mapping[str, int]) -> Quarantine:
-    """Count what could not be labelled, and keep a few examples of each reason.
+def read_quarantine(ledger: Ledger, job: Mapping[str, Any], committed: Mapping[str, int]) -> QuarantineSummary:
+    """Count quarantined samples, and keep a few examples of each reason.
 
     Args:
         ledger: Of the output.
         job: Its ``job.json``.
-        committed: Names of the predictions parts: a quarantine part without its own is not committed yet.
+        committed: Names of the predictions parts. A quarantine part without one is not committed yet.
 
     Raises:
         StorageError: A part cannot be read.
@@ -137,7 +139,7 @@ def read_quarantine(ledger: Ledger, job: Mapping[str, Any], committed: Mapping[s
     samples: Counter[str] = Counter()
     events: Counter[str] = Counter()
     per_part: dict[str, int] = {}
-    examples: dict[str, list[Rejected]] = {}
+    examples: dict[str, list[QuarantineExample]] = {}
     unreadable = 0
     for name in ledger.names(QUARANTINE):
         note = UNREADABLE_NAME.fullmatch(name)
@@ -152,11 +154,11 @@ def read_quarantine(ledger: Ledger, job: Mapping[str, Any], committed: Mapping[s
         per_part[name] = sum(key is not None for key in keys)
         parsed = PartName.parse(name)
         for reason in dict.fromkeys(reasons):
-            places = itertools.islice((at for at, own in enumerate(reasons) if own == reason), PER_REASON)
+            places = itertools.islice((at for at, own in enumerate(reasons) if own == reason), EXAMPLES_PER_REASON)
             rows = [_rejected(row, parsed) for row in table.take(list(places)).to_pylist()]
-            examples[reason] = heapq.nsmallest(PER_REASON, [*examples.get(reason, ()), *rows])
+            examples[reason] = heapq.nsmallest(EXAMPLES_PER_REASON, [*examples.get(reason, ()), *rows])
     frequent = dict(samples.most_common())
-    return Quarantine(
+    return QuarantineSummary(
         samples=frequent,
         events=dict(events.most_common()),
         examples={
@@ -167,8 +169,8 @@ def read_quarantine(ledger: Ledger, job: Mapping[str, Any], committed: Mapping[s
     )
 
 
-def _rejected(row: dict[str, Any], part: PartName | None) -> Rejected:
+def _rejected(row: dict[str, Any], part: PartName | None) -> QuarantineExample:
     unit_id, number = (part.unit_id, part.part) if part else ("", -1)
     values: dict[str, Any] = {name: -1 if row[name] is None else row[name] for name in ("index", "num_bytes")}
     values |= {name: row[name] or "" for name in _REJECTED if name not in values}
-    return Rejected(**values, unit_id=unit_id, part=number)
+    return QuarantineExample(**values, unit_id=unit_id, part=number)

@@ -1,4 +1,4 @@
-"""Small pictures for the page: decoded as for labelling, upright, scaled down, and embedded."""
+"""Thumbnails for the page: decoded as for labelling, upright, scaled down, and embedded as WebP."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline.stages.decode import decode
 SIDE_PX = 176
 _QUALITY = 72
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-_MOST_ELONGATED = 8  # a panorama is scaled to at least so many pixels less across
+_MAX_ASPECT = 8  # the shorter side of a panorama is at least 1/8 of SIDE_PX
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small picture.
+    """A small version of an image.
 
     Attributes:
         uri: ``data:`` URI of a WebP.
@@ -33,16 +33,16 @@ class Thumbnail:
 
 
 def thumbnail(encoded: bytes) -> Thumbnail | None:
-    """Scale an image down, as it is seen upright; None where nothing can be seen of it.
+    """Scale an image down, upright; None where it cannot be decoded.
 
     Args:
-        encoded: Of any format that can be labelled; of a JPEG, the beginning is enough.
+        encoded: Any format that can be labelled. Of a truncated JPEG, the part that is there is shown.
     """
-    picture = _seen(encoded)
+    picture = _decode_upright(encoded)
     if picture is None:
         return None
     scale = min(1.0, SIDE_PX / max(picture.size))
-    least = max(1, SIDE_PX // _MOST_ELONGATED)
+    least = max(1, SIDE_PX // _MAX_ASPECT)
     size = tuple(max(min(side, least), round(side * scale)) for side in picture.size)
     small = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS, reducing_gap=3.0)
     buffer = io.BytesIO()
@@ -51,19 +51,19 @@ def thumbnail(encoded: bytes) -> Thumbnail | None:
     return Thumbnail(uri, *small.size)
 
 
-def _seen(encoded: bytes) -> Image.Image | None:
-    """An upright picture; of a JPEG that is cut short, as far as it goes."""
+def _decode_upright(encoded: bytes) -> Image.Image | None:
+    """The image upright; of a truncated JPEG, the part that is there."""
     try:
         decoded = decode(encoded, fast_to_px=SIDE_PX)
     except ImageError as error:
         if error.reason != Reason.TRUNCATED_IMAGE or not encoded.startswith(_JPEG):
             return None
-        return _beginning(encoded)
+        return _decode_truncated_jpeg(encoded)
     return Image.fromarray(decoded.pixels_CHW.permute(1, 2, 0).contiguous().numpy())
 
 
-def _beginning(encoded: bytes) -> Image.Image | None:
-    """With an end marker, decoders take what is missing for grey."""
+def _decode_truncated_jpeg(encoded: bytes) -> Image.Image | None:
+    """Decode after adding an end marker: the missing rows become grey."""
     try:
         picture = Image.open(io.BytesIO(encoded + _JPEG_END), formats=("JPEG",))
         picture.draft("RGB", (SIDE_PX, SIDE_PX))

@@ -1,7 +1,7 @@
 """Throughput over time, from the times at which parts were published.
 
-Only that is on disk: not when a run began, nor when it was stopped. So the first part, and one that ends a pause,
-count for the total but not for the rate: how long they took is not known. Copying an output sets all times anew.
+The start and the end of a run are not on disk. So the first part, and the first after a pause, count for the total but
+not for the rate: how long they took is unknown. Copying an output resets all times.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.output.ledger import PREDICTIONS, Ledger
 # A gap is a pause when it is longer than both: labelers publish in bursts, and large parts take minutes.
 _PAUSE_S = 60.0
 _PAUSE_FACTOR = 10.0
-_MIN_PARTS, _MIN_S = 3, 1.0  # before a rate says anything
+_MIN_PARTS, _MIN_S = 3, 1.0  # for a rate
 _PARTS_PER_BIN, _MIN_BINS, _MAX_BINS = 8, 4, 48
 
 Array = np.ndarray
@@ -24,15 +24,15 @@ Array = np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """When images were done.
+    """Images done over time.
 
     Attributes:
         first_s, last_s: First and last publication, Unix seconds; 0 without parts.
-        seconds_T: float64, time of each publication since the first one, ascending.
-        images_T: int64, images done by then, in all.
-        pauses: Begin and end of stretches in which nothing was published, seconds since the first publication.
-        images_per_s: Between first and last publication, pauses left out; None where parts are too few to tell.
-        bins: Begin, end (seconds) and images per second of stretches of equal length; none where parts are too few.
+        seconds_T: float64, time of each publication in seconds since the first one, ascending.
+        images_T: int64, images done by then, cumulative.
+        pauses: Start and end of each pause in seconds since the first publication.
+        images_per_s: From first to last publication without pauses; None for too few parts.
+        bins: Start and end (seconds) and images per second of intervals of equal length; empty for too few parts.
     """
 
     first_s: float
@@ -56,7 +56,7 @@ def read_timeline(ledger: Ledger, images: Mapping[str, int]) -> Timeline:
 
 
 def timeline(times_T: Array, counts_T: Array) -> Timeline:
-    """Bring publications in order, and find out what they say.
+    """Sort publications, and find pauses and rates.
 
     Args:
         times_T: float64, Unix seconds, in any order.
@@ -88,8 +88,8 @@ def _bins(seconds_T: Array, counts_T: Array) -> tuple[tuple[float, float, float]
     if num_bins < _MIN_BINS:
         return ()
     edges = np.linspace(0, seconds_T[-1], num_bins + 1)
-    places_T = np.clip(np.searchsorted(edges, seconds_T, side="left") - 1, 0, num_bins - 1)
-    images = np.bincount(places_T, weights=counts_T, minlength=num_bins)
+    bins_T = np.clip(np.searchsorted(edges, seconds_T, side="left") - 1, 0, num_bins - 1)
+    images = np.bincount(bins_T, weights=counts_T, minlength=num_bins)
     width = float(edges[1])
     return tuple(
         (float(low), float(high), float(many) / width)

@@ -1,4 +1,4 @@
-"""How fast a labeler is on this machine: each stage alone, the whole job, and what the bottleneck is.
+"""Rates of a labeler on this machine: each stage alone, the whole job, and the bottleneck.
 
-Measured for bench and plan; nothing here runs in a job.
+Used by bench and plan; nothing here runs in a job.
 """

@@ -1,8 +1,8 @@
-"""Limits: from measured rates to what binds a job, how close it runs to that, and what would relieve it.
+"""The bottleneck of a job from measured rates: the limit, how close the job comes to it, and what would help.
 
-Pure arithmetic. On a CPU every core carries images from bytes to probabilities, so the limit is decoding
-plus all members, on all cores, with the images in memory. On a GPU it is the slower of two things that run
-beside each other: the cores that decode and resize, and the device that runs the members.
+Pure arithmetic. On a CPU each core takes images from bytes to probabilities, so the limit is decoding plus all members,
+on all cores, with the images in memory. On a GPU it is the slower of two stages that run at the same time: decoding and
+resizing on the cores, and the members on the device.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 
 from pipeline.speed.rates import Rates, StageRate
 
-_WORTH_SAYING = 1.05
-_NEAR_THE_LIMIT = 0.95
+_MIN_GAIN = 1.05
+_NEAR_LIMIT = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """What it costs to run the members together, against each alone.
+    """The cost of all members together, against the sum of each stage alone.
 
     Attributes:
-        together_ms: Milliseconds for one image: one decode, the distinct resizes and all members; on a GPU,
-            the members on the device.
-        apart_ms: The sum of the same things measured alone.
+        together_ms: Milliseconds per image for one decode, the distinct resizes and all members; on a GPU, for the
+            members on the device.
+        apart_ms: Sum of the same stages measured alone, milliseconds per image.
         overhead: ``together / apart - 1``, the median of the rounds.
-        hash_share, write_share: Of hashing and of writing Parquet, in what an image costs the CPU cores, 0-1.
+        hash_share, write_share: Share of hashing, and of writing Parquet, in the CPU time of an image, 0-1.
     """
 
     together_ms: float
@@ -36,17 +36,17 @@ class Sharing:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the rates say of the job.
+class BottleneckAnalysis:
+    """The limit and the bottleneck of a job.
 
     Attributes:
-        limit_images_per_s: What decoding and the members allow.
-        limit_by: How that was found.
-        job_images_per_s: The whole job.
+        limit_images_per_s: The rate that decoding and the members allow.
+        limit_by: What sets this limit.
+        job_images_per_s: Rate of the whole job.
         share: Job over limit, the median of the rounds.
         bottleneck: ``read``, ``decode`` or ``forward``.
-        advice: What would relieve it, with the limit it would lead to.
-        sharing: The price of several members.
+        advice: Options that would raise the limit, and the limit with each.
+        sharing: The cost of several members.
     """
 
     limit_images_per_s: float
@@ -65,14 +65,18 @@ BOTTLENECKS = {
 }
 
 
-def find_bottleneck(rates: Rates) -> Verdict:
-    """Draw the conclusions."""
+def find_bottleneck(rates: Rates) -> BottleneckAnalysis:
+    """Find the limit and the bottleneck of a job, and what would help.
+
+    Args:
+        rates: Of all stages and of the job.
+    """
     limits = _limits(rates)
     limit = statistics.median(limits)
     job = rates.one("job")
     bottleneck = _bottleneck(rates, limit)
     share = statistics.median(done / best for done, best in zip(job.rounds, limits, strict=True))
-    return Verdict(
+    return BottleneckAnalysis(
         limit_images_per_s=limit,
         limit_by=_limit_by(rates),
         job_images_per_s=job.images_per_s,
@@ -88,7 +92,7 @@ def _on_gpu(rates: Rates) -> bool:
 
 
 def _limits(rates: Rates) -> list[float]:
-    """The limit in each round."""
+    """The limit of each round, images/s."""
     if not _on_gpu(rates):
         return list(rates.one("limit").rounds)
     pairs = zip(rates.one("prepare").rounds, rates.one("ensemble").rounds, strict=True)
@@ -128,8 +132,10 @@ def _sharing(rates: Rates) -> Sharing:
     on_cores = [*rates.all_of("decode"), *rates.all_of("resize")]
     whole = rates.one("ensemble" if _on_gpu(rates) else "limit")
     parts = members if _on_gpu(rates) else [*on_cores, *members]
-    # by round, like the share of the limit: what slows the machine for a while slows both
-    apart_s = [sum(1 / seen for seen in moment) for moment in zip(*(part.rounds for part in parts), strict=True)]
+    # by round, like the share of the limit: other load on the machine slows both
+    apart_s = [
+        sum(1 / seen for seen in round_rates) for round_rates in zip(*(part.rounds for part in parts), strict=True)
+    ]
     overhead = statistics.median(1 / seen / apart for seen, apart in zip(whole.rounds, apart_s, strict=True)) - 1
     hashing, writing = rates.one("hash").ms_per_image, rates.one("write").ms_per_image
     cores = _sum_ms(on_cores if _on_gpu(rates) else [whole]) + hashing + writing
@@ -140,26 +146,26 @@ def _sharing(rates: Rates) -> Sharing:
 
 
 def _advice(rates: Rates, bottleneck: str, limit: float, share: float) -> list[str]:
-    said: list[str] = []
+    advice: list[str] = []
     if bottleneck == "read":
         read = rates.one("read")
-        said.append(
+        advice.append(
             f"reading gives {read.images_per_s:,.1f} images/s ({read.images_per_s * rates.bytes_per_image / 1e6:,.0f} "
             "MB/s): bring the inputs nearer, or spread the job over more machines"
         )
     if rates.num_threads < rates.num_cpus and not (_on_gpu(rates) and bottleneck == "forward"):
-        said.append(f"--decode-threads auto: {rates.num_cpus} CPUs are here, {rates.num_threads} are used")
+        advice.append(f"--decode-threads auto: {rates.num_cpus} CPUs are here, {rates.num_threads} are used")
     if bottleneck == "decode" and _on_gpu(rates):
-        said += [_cores_to_match(rates), *_gpu_decode(rates, limit)]
-    said += _faster_decode(rates, limit, bottleneck)
+        advice += [_cores_to_match(rates), *_gpu_decode(rates, limit)]
+    advice += _faster_decode(rates, limit, bottleneck)
     if bottleneck == "forward" or not _on_gpu(rates):
-        said += [*_other_precisions(rates, limit), *_without_costliest(rates, limit), *_bigger_batch(rates)]
-    if bottleneck != "read" and share < _NEAR_THE_LIMIT:
-        said.append(
+        advice += [*_other_precisions(rates, limit), *_without_costliest(rates, limit), *_bigger_batch(rates)]
+    if bottleneck != "read" and share < _NEAR_LIMIT:
+        advice.append(
             f"the job stays {1 - share:.0%} below its limit: short inputs leave cores idle at their ends "
             "(the job rate of a long run is higher), or something else keeps this machine busy"
         )
-    return said
+    return advice
 
 
 def _cores_to_match(rates: Rates) -> str:
@@ -168,15 +174,15 @@ def _cores_to_match(rates: Rates) -> str:
 
 
 def _gpu_decode(rates: Rates, limit: float) -> list[str]:
-    """What decoding on the GPU would give, where that was tried; it takes some of the members' time there."""
+    """The limit with decoding on the GPU, where that was measured; the members lose some GPU time to it."""
     tried = [stage for stage in rates.stages if stage.stage == "prepare" and not stage.configured]
-    then = min((stage.images_per_s for stage in tried if stage.what.startswith("GPU")), default=0.0)
-    then = min(then, rates.one("ensemble").images_per_s)
-    return [_gain("--decode gpu", then, limit) + " at most"] if then > _WORTH_SAYING * limit else []
+    new_limit = min((stage.images_per_s for stage in tried if stage.what.startswith("GPU")), default=0.0)
+    new_limit = min(new_limit, rates.one("ensemble").images_per_s)
+    return [_gain("--decode gpu", new_limit, limit) + " at most"] if new_limit > _MIN_GAIN * limit else []
 
 
-def _saving(rates: Rates, limit: float, saved_ms: float) -> float:
-    """The limit on a CPU when an image costs its core so much less."""
+def _cpu_limit_with_saving(rates: Rates, limit: float, saved_ms: float) -> float:
+    """The limit on a CPU if an image took so many milliseconds less, images/s."""
     total = rates.one("limit").ms_per_image
     return limit * total / max(total - saved_ms, total / 1000)
 
@@ -190,21 +196,21 @@ def _faster_decode(rates: Rates, limit: float, bottleneck: str) -> list[str]:
         if bottleneck != "decode":
             return []
         prepare = rates.one("prepare")
-        then = prepare.images_per_s * prepare.ms_per_image / max(prepare.ms_per_image - saved, 0.001)
-        then = min(then, rates.one("ensemble").images_per_s)
+        new_limit = prepare.images_per_s * prepare.ms_per_image / max(prepare.ms_per_image - saved, 0.001)
+        new_limit = min(new_limit, rates.one("ensemble").images_per_s)
     else:
-        then = _saving(rates, limit, saved)
-    return [_gain("--decode fast", then, limit)] if then > _WORTH_SAYING * limit else []
+        new_limit = _cpu_limit_with_saving(rates, limit, saved)
+    return [_gain("--decode fast", new_limit, limit)] if new_limit > _MIN_GAIN * limit else []
 
 
-def _gain(what: str, then: float, limit: float) -> str:
-    return f"{what}: a limit of {then:,.1f} images/s, {then / limit:.2f} times this one"
+def _gain(what: str, new_limit: float, limit: float) -> str:
+    return f"{what}: a limit of {new_limit:,.1f} images/s, {new_limit / limit:.2f} times this one"
 
 
-def _then(rates: Rates, limit: float, saved_ms: float) -> float:
-    """The limit when the members cost an image so much less."""
+def _limit_with_cheaper_members(rates: Rates, limit: float, saved_ms: float) -> float:
+    """The limit if the members took so many milliseconds less per image, images/s."""
     if not _on_gpu(rates):
-        return _saving(rates, limit, saved_ms)
+        return _cpu_limit_with_saving(rates, limit, saved_ms)
     ensemble = rates.one("ensemble")
     faster = ensemble.images_per_s * ensemble.ms_per_image / max(ensemble.ms_per_image - saved_ms, 0.001)
     return min(faster, rates.one("prepare").images_per_s)
@@ -219,17 +225,17 @@ _CAVEATS = {
 
 
 def _other_precisions(rates: Rates, limit: float) -> list[str]:
-    """What each other precision would give, all members alike; the ones that help."""
-    said = []
-    usual = _sum_ms(rates.all_of("forward"))
+    """The other precisions that would raise the limit, each for all members."""
+    advice = []
+    configured_ms = _sum_ms(rates.all_of("forward"))
     for precision in dict.fromkeys(stage.what for stage in rates.stages if stage.stage == "forward"):
         stages = [stage for stage in rates.stages if stage.stage == "forward" and stage.what == precision]
         if precision not in _CAVEATS or all(stage.configured for stage in stages):
             continue
-        then = _then(rates, limit, usual - _sum_ms(stages))
-        if then > _WORTH_SAYING * limit:
-            said.append(_gain(f"--precision {precision}", then, limit) + _CAVEATS[precision])
-    return said
+        new_limit = _limit_with_cheaper_members(rates, limit, configured_ms - _sum_ms(stages))
+        if new_limit > _MIN_GAIN * limit:
+            advice.append(_gain(f"--precision {precision}", new_limit, limit) + _CAVEATS[precision])
+    return advice
 
 
 def _without_costliest(rates: Rates, limit: float) -> list[str]:
@@ -237,16 +243,14 @@ def _without_costliest(rates: Rates, limit: float) -> list[str]:
     if len(members) < 2:
         return []
     costliest = max(members, key=lambda stage: stage.ms_per_image)
-    then = _then(rates, limit, costliest.ms_per_image)
-    return [_gain(f"without {costliest.member}", then, limit)] if then > _WORTH_SAYING * limit else []
+    new_limit = _limit_with_cheaper_members(rates, limit, costliest.ms_per_image)
+    return [_gain(f"without {costliest.member}", new_limit, limit)] if new_limit > _MIN_GAIN * limit else []
 
 
 def _bigger_batch(rates: Rates) -> list[str]:
-    usual = rates.one("ensemble")
+    configured = rates.one("ensemble")
     other = next((stage for stage in rates.stages if stage.stage == "ensemble" and not stage.configured), None)
-    if other is None or other.images_per_s < _WORTH_SAYING * usual.images_per_s:
+    if other is None or other.images_per_s < _MIN_GAIN * configured.images_per_s:
         return []
-    size = other.what.removeprefix("batch ")
-    return [
-        f"--batch-size {size}: the members together run {other.images_per_s / usual.images_per_s:.2f} times as fast"
-    ]
+    size, ratio = other.what.removeprefix("batch "), other.images_per_s / configured.images_per_s
+    return [f"--batch-size {size}: the members together run {ratio:.2f} times as fast"]

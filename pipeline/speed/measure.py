@@ -1,7 +1,6 @@
-"""Measure: run every stage of a labeler in rounds, and take the medians.
+"""Measurement: run every stage of a labeler in rounds, and take the medians.
 
-The stages run one after another in each round, there and back, so that whatever else the machine does hits
-all of them alike.
+Every round runs all stages, every other round in reverse order, so other load on the machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -15,60 +14,60 @@ from collections.abc import Callable, Mapping, Sequence
 from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.speed.rates import Rates, StageRate
-from pipeline.speed.sampling import Drawn
+from pipeline.speed.sampling import InputSample
 from pipeline.speed.stage_bench import Stage, StageBench
 
 _MAX_ROUNDS, _MIN_ROUNDS, _MIN_ROUNDS_PLAIN = 5, 3, 2
-_HOPELESS = 0.5  # a choice that warms up at less than this share of the configured rate is not measured further
-_SPEND = {"job": 3.0, "limit": 3.0, "ensemble": 2.0}
-_SPEND_GPU = {"job": 8.0, "ensemble": 2.0}  # its job has a beginning and an end that the limit, the device's, has not
+_MIN_RELATIVE_RATE = 0.5  # an alternative below this share of the configured rate is measured once only
+_TIME_WEIGHTS = {"job": 3.0, "limit": 3.0, "ensemble": 2.0}
+_TIME_WEIGHTS_GPU = {"job": 8.0, "ensemble": 2.0}  # a long job: its start and end are no part of the device's limit
 
-Watch = Callable[[int, int, str], None]
+StepCallback = Callable[[int, int, str], None]
 
 
 def measure(
     config: LabelerConfig,
     blobs: Mapping[str, bytes],
-    drawn: Drawn,
+    sample: InputSample,
     *,
     seconds: float,
-    choices: bool,
-    watch: Watch,
+    alternatives: bool,
+    on_step: StepCallback,
 ) -> Rates:
     """Measure every stage of a labeler on some samples.
 
     Args:
         config: The labeler; its ``out`` is a scratch directory.
         blobs: The members' tensors.
-        drawn: The samples.
-        seconds: What it may take, about; at least three rounds are run, two where there are no choices.
-        choices: Whether to try other precisions, batch sizes and ways of decoding as well.
-        watch: Told after each step how many of how many are done, and what comes next.
+        sample: The samples.
+        seconds: Approximate duration; at least three rounds run, two without alternatives.
+        alternatives: Whether to measure other precisions, batch sizes and decoders as well.
+        on_step: Called before each step with the steps done, their total, and the name of the step.
 
     Raises:
         InputError: None of the samples can be decoded.
     """
-    with StageBench(config, blobs, drawn) as stage_bench:
-        stages = stage_bench.stages(choices=choices)
+    with StageBench(config, blobs, sample) as stage_bench:
+        stages = stage_bench.stages(alternatives=alternatives)
         deadline = time.monotonic() + seconds
         total = len(stages) * (1 + _MAX_ROUNDS)
         done = itertools.count()
         for stage in stages:
-            watch(next(done), total, f"warming up: {_title(stage.rate)}")
+            on_step(next(done), total, f"warming up: {_title(stage.rate)}")
             stage.per_run = stage.step
-            stage.rate = dataclasses.replace(stage.rate, rounds=(_timed(stage),))
-        measured = _worth_it(stages)
-        least = _MIN_ROUNDS if choices else _MIN_ROUNDS_PLAIN
-        rounds = max(least, _share_out(measured, max(1.0, deadline - time.monotonic())))
+            stage.rate = dataclasses.replace(stage.rate, rounds=(_time_stage(stage),))
+        measured = _drop_slow_alternatives(stages)
+        least = _MIN_ROUNDS if alternatives else _MIN_ROUNDS_PLAIN
+        rounds = max(least, _allot_images(measured, max(1.0, deadline - time.monotonic())))
         total = len(stages) + rounds * len(measured)
         taken: dict[int, list[float]] = {id(stage): [] for stage in measured}
         for number in range(1, rounds + 1):
-            for stage in measured if number % 2 else reversed(measured):  # there and back: what drifts cancels out
-                watch(next(done), total, f"round {number} of {rounds}: {_title(stage.rate)}")
-                taken[id(stage)].append(_timed(stage))
-        watch(total, total, "done")
-        rates = tuple(_summed_up(stage, taken.get(id(stage)) or list(stage.rate.rounds)) for stage in stages)
-        row_bytes, part_bytes = stage_bench.writing.sizes()
+            for stage in measured if number % 2 else reversed(measured):  # drift of the machine cancels out
+                on_step(next(done), total, f"round {number} of {rounds}: {_title(stage.rate)}")
+                taken[id(stage)].append(_time_stage(stage))
+        on_step(total, total, "done")
+        rates = tuple(_summarize(stage, taken.get(id(stage)) or list(stage.rate.rounds)) for stage in stages)
+        row_bytes, part_bytes = stage_bench.write_bench.sizes()
         return Rates(
             device=config.device,
             precision=config.precision,
@@ -90,35 +89,36 @@ def _title(rate: StageRate) -> str:
     return " ".join(word for word in (rate.stage, rate.member, rate.what) if word)
 
 
-def _timed(stage: Stage) -> float:
+def _time_stage(stage: Stage) -> float:
     begun = time.perf_counter()
     number = stage.run(stage.per_run)
     return number / max(1e-9, time.perf_counter() - begun)
 
 
-def _worth_it(stages: Sequence[Stage]) -> list[Stage]:
-    """The stages without those choices that are much slower than what is configured."""
-    usual = {(s.rate.stage, s.rate.member): s.rate.rounds[0] for s in stages if s.rate.configured}
+def _drop_slow_alternatives(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages without alternatives that are much slower than the configured way."""
+    configured = {(s.rate.stage, s.rate.member): s.rate.rounds[0] for s in stages if s.rate.configured}
     return [
         stage
         for stage in stages
-        if stage.rate.configured or stage.rate.rounds[0] > _HOPELESS * usual[stage.rate.stage, stage.rate.member]
+        if stage.rate.configured
+        or stage.rate.rounds[0] > _MIN_RELATIVE_RATE * configured[stage.rate.stage, stage.rate.member]
     ]
 
 
-def _share_out(stages: Sequence[Stage], seconds: float) -> int:
-    """Give each stage so many images a run that all rounds take the time there is.
+def _allot_images(stages: Sequence[Stage], seconds: float) -> int:
+    """Set the images per run of each stage so that all rounds fit into the time.
 
     Returns:
-        How many rounds that time suffices for.
+        Rounds that fit into the time.
     """
-    spend = _SPEND if any(stage.rate.stage == "limit" for stage in stages) else _SPEND_GPU
-    shares = sum(spend.get(stage.rate.stage, 1.0) for stage in stages)
+    weights = _TIME_WEIGHTS if any(stage.rate.stage == "limit" for stage in stages) else _TIME_WEIGHTS_GPU
+    shares = sum(weights.get(stage.rate.stage, 1.0) for stage in stages)
     for stage in stages:
-        slot_s = seconds / _MAX_ROUNDS * spend.get(stage.rate.stage, 1.0) / shares
+        slot_s = seconds / _MAX_ROUNDS * weights.get(stage.rate.stage, 1.0) / shares
         steps = max(1, int(stage.rate.rounds[0] * slot_s / stage.step))
         stage.per_run = max(stage.step, min(steps * stage.step, stage.most))
-    # the job and the limit go through the same number of images: what their ends cost is then the same
+    # the job and the limit process the same number of images, so the cost of their start and end is the same
     ends = [stage for stage in stages if stage.rate.stage in {"job", "limit"}]
     for stage in ends:
         stage.per_run = min(other.per_run for other in ends)
@@ -126,7 +126,7 @@ def _share_out(stages: Sequence[Stage], seconds: float) -> int:
     return min(_MAX_ROUNDS, round(seconds / round_s))
 
 
-def _summed_up(stage: Stage, rounds: list[float]) -> StageRate:
+def _summarize(stage: Stage, rounds: list[float]) -> StageRate:
     middle = statistics.median(rounds)
     return dataclasses.replace(
         stage.rate,

@@ -1,4 +1,4 @@
-"""Rates: what was measured of each stage of a labeler. Inert data."""
+"""Measured rates of the stages of a labeler. Plain data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class StageRate:
 
     Attributes:
         stage: ``read hash decode resize prepare forward ensemble write limit job``.
-        what: Which of several: a geometry, ``exact`` or ``fast``; for a forward its choice.
-        member: Alias, for a forward.
+        what: Variant of the stage: a geometry, ``exact`` or ``fast``; for ``forward`` the precision.
+        member: Alias, for ``forward``.
         images_per_s: Median of the rounds.
         spread: Half of (best - worst) over the median.
-        ms_per_image: Milliseconds of one core (of the GPU, where it runs there) for one image.
-        rounds: Images per second in each round.
-        configured: Whether the job as asked for does it this way.
+        ms_per_image: Milliseconds per image of one core, or of the GPU where the stage runs there.
+        rounds: Images per second of each round.
+        configured: Whether the requested job does it this way.
     """
 
     stage: str
@@ -32,10 +32,10 @@ class StageRate:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What was measured.
+    """All measured rates.
 
     Attributes:
-        device, precision, compiled, fast_decode: As the job would use them.
+        device, precision, compiled, fast_decode: Settings of the job.
         num_threads: Worker threads of the labeler.
         num_cpus: CPUs that this process may use.
         members: Aliases.
@@ -61,9 +61,9 @@ class Rates:
     stages: tuple[StageRate, ...]
 
     def all_of(self, stage: str) -> list[StageRate]:
-        """The entries of a stage, the way the job does it."""
+        """The configured entries of a stage."""
         return [rate for rate in self.stages if rate.stage == stage and rate.configured]
 
     def one(self, stage: str) -> StageRate:
-        """The one entry of a stage, the way the job does it."""
+        """The configured entry of a stage that has only one."""
         return self.all_of(stage)[0]

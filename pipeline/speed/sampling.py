@@ -1,9 +1,9 @@
-"""Sampling: how many images some inputs hold, and a bounded handful of them in memory.
+"""Sampling of inputs: the number of images, and a bounded sample of them in memory.
 
-Counting is exact where that is cheap: loose images are listed anyway, and tars on a local disk are
-counted header by header. Otherwise the number is a ratio estimate from a few shards: images per byte
-there, times all bytes.
-Source of the estimate and its error: Cochran, "Sampling Techniques", 3rd ed., 1977, section 6.3.
+Counting is exact where that is cheap: loose images are listed anyway, and tars on a local disk are counted header by
+header. Otherwise the number is a ratio estimate from a few shards: their images per byte, times all bytes.
+
+Source: Cochran, "Sampling Techniques", 3rd ed., 1977, section 6.3, for the estimate and its error.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from dataclasses import dataclass, field
 
 from pipeline.errors import InputError, StorageError
 from pipeline.inputs.find import Inputs
-from pipeline.inputs.plan import SLICE_KEYS, Plan, count_samples, tar_unit
+from pipeline.inputs.plan import SLICE_KEYS, Plan
+from pipeline.inputs.units import count_samples, tar_unit
 from pipeline.output.ledger import Ledger
 from pipeline.records import Sample, Unit
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Entry, Storage
 
 _MAX_COUNTED_SHARDS = 4096
-_SHARDS_LOOKED_INTO = 8
+_MAX_SAMPLED_SHARDS = 8
 _SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A stretch of a shard whose samples were counted."""
+    """A part of a shard whose samples were counted, as in cluster sampling."""
 
     num_samples: int
     num_bytes: int
@@ -36,12 +37,11 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number of images.
+    """A number of images, counted or estimated.
 
     Attributes:
         images: The number.
-        standard_error: Of the number, in images: 0 where it was counted, None where a single shard was
-            looked into, which says nothing of the others.
+        standard_error: In images; 0 where they were counted, None where only one shard was sampled.
     """
 
     images: int
@@ -49,22 +49,22 @@ class Estimate:
 
     @property
     def exact(self) -> bool:
-        """Whether it was counted."""
+        """Whether the images were counted."""
         return self.standard_error == 0.0
 
     def plus(self, counted: int) -> Estimate:
-        """The same with images that were counted elsewhere."""
+        """The estimate plus a counted number of images."""
         return Estimate(self.images + counted, self.standard_error)
 
 
 @dataclass(slots=True)
-class Drawn:
-    """A handful of samples, and where they came from.
+class InputSample:
+    """Samples in memory, and where they came from.
 
     Attributes:
-        tars: Shards looked into, with the encoded images at their beginning; None for a sample without one.
-        clusters: What was counted on the way.
-        loose: Prefixes of loose images, with some of their entries and these images.
+        tars: Sampled shards, each with the encoded images at its start; None for a sample without image.
+        clusters: The counted part of each sampled shard.
+        loose: Prefixes of loose images, each with sampled entries and their encoded images.
     """
 
     tars: list[tuple[Entry, list[bytes | None]]] = field(default_factory=list)
@@ -78,29 +78,33 @@ class Drawn:
         return [image for images in found for image in images if image is not None]
 
     def units(self, num_samples: int, multiple_of: int, scratch: str, storage: Storage) -> list[Unit]:
-        """Units of the first samples that were drawn, so that a labeler can be run over them.
+        """Units of the first samples, for a labeler to run over.
 
         Args:
-            num_samples: How many, shared among the places they came from.
-            multiple_of: Each unit holds a multiple of this many, where there are as many.
-            scratch: A directory for the key lists of loose images.
+            num_samples: Samples in all, in equal shares from the shards and prefixes.
+            multiple_of: Each unit holds a multiple of this number, where it has that many samples.
+            scratch: Directory for the key lists of loose images.
             storage: How to write there.
         """
-        share = _whole(num_samples // (len(self.tars) + len(self.loose)), multiple_of)
-        units = [tar_unit(entry, _cut(len(images), share, multiple_of)) for entry, images in self.tars if images]
+        share = _round_down(num_samples // (len(self.tars) + len(self.loose)), multiple_of)
+        units = [
+            tar_unit(entry, _cut_to_share(len(images), share, multiple_of)) for entry, images in self.tars if images
+        ]
         plan = Plan(Ledger(scratch, storage), storage)
-        cut = [(prefix, entries[: _cut(len(entries), share, multiple_of)]) for prefix, entries, _ in self.loose]
+        cut = [
+            (prefix, entries[: _cut_to_share(len(entries), share, multiple_of)]) for prefix, entries, _ in self.loose
+        ]
         plan.add(Inputs(loose=list(cut)))
         return units + plan.units
 
 
-def _whole(number: int, multiple_of: int) -> int:
+def _round_down(number: int, multiple_of: int) -> int:
     return max(1, number // multiple_of) * multiple_of
 
 
-def _cut(held: int, share: int, multiple_of: int) -> int:
-    """As many as the share says, or all that there are in whole multiples, or all."""
-    return min(share, _whole(held, multiple_of), held)
+def _cut_to_share(held: int, share: int, multiple_of: int) -> int:
+    """The share, or the largest multiple that is there, or all."""
+    return min(share, _round_down(held, multiple_of), held)
 
 
 @dataclass(slots=True)
@@ -108,21 +112,25 @@ class LooseCount:
     """Loose images, counted in one pass over their listings.
 
     Attributes:
-        num_images, num_bytes, num_slices: In all.
-        some: A few entries of each prefix, in order, drawn at random.
+        num_images, num_bytes, num_slices: Totals.
+        entries: Each prefix with a random sample of its entries, sorted.
     """
 
     num_images: int = 0
     num_bytes: int = 0
     num_slices: int = 0
-    some: list[tuple[str, list[Entry]]] = field(default_factory=list)
+    entries: list[tuple[str, list[Entry]]] = field(default_factory=list)
 
 
 def count_loose(inputs: Inputs, keep: int) -> LooseCount:
-    """Count the loose images of some inputs and remember a few of each prefix.
+    """Count the loose images of some inputs, and sample some entries of each prefix.
+
+    Args:
+        inputs: The inputs.
+        keep: Entries to sample per prefix.
 
     Raises:
-        InputError: They cannot be listed.
+        InputError: The inputs cannot be listed.
     """
     count = LooseCount()
     chance = random.Random(_SEED)  # noqa: S311 - a sample that is the same each time, no secret
@@ -140,12 +148,14 @@ def count_loose(inputs: Inputs, keep: int) -> LooseCount:
             raise InputError(f"the inputs cannot be listed: {error}") from error
         count.num_images += number
         count.num_slices += -(-number // SLICE_KEYS)
-        count.some.append((prefix, sorted(kept, key=lambda entry: entry.uri)))
+        count.entries.append((prefix, sorted(kept, key=lambda entry: entry.uri)))
     return count
 
 
-def draw(tars: Sequence[Entry], loose: LooseCount, storage: Storage, max_images: int, max_bytes: int) -> Drawn:
-    """Read some samples into memory: the first of a few shards, and loose images from everywhere.
+def draw_sample(
+    tars: Sequence[Entry], loose: LooseCount, storage: Storage, max_images: int, max_bytes: int
+) -> InputSample:
+    """Read samples into memory: the first ones of a few shards, and loose images of every prefix.
 
     Args:
         tars: Shards.
@@ -157,9 +167,9 @@ def draw(tars: Sequence[Entry], loose: LooseCount, storage: Storage, max_images:
     Raises:
         InputError: Nothing could be read.
     """
-    drawn = Drawn()
-    chosen = _spread([entry for entry in tars if entry.size_bytes > 0])
-    num_places = len(chosen) + len(loose.some)
+    sample = InputSample()
+    chosen = _pick_evenly([entry for entry in tars if entry.size_bytes > 0])
+    num_places = len(chosen) + len(loose.entries)
     share, share_bytes = max(1, max_images // max(1, num_places)), max_bytes // max(1, num_places)
     problem = ""
     for entry in chosen:
@@ -170,19 +180,19 @@ def draw(tars: Sequence[Entry], loose: LooseCount, storage: Storage, max_images:
             problem = str(error)
             continue
         whole = len(images) < share and cluster.num_bytes < share_bytes
-        drawn.tars.append((entry, images))
-        drawn.clusters.append(Cluster(len(images), entry.size_bytes) if whole else cluster)
-    for prefix, entries in loose.some:
-        some, content = _loose_samples(entries[:: max(1, len(entries) // share)][:share], storage, share_bytes)
-        drawn.loose.append((prefix, some, content))
-    if not drawn.images:
+        sample.tars.append((entry, images))
+        sample.clusters.append(Cluster(len(images), entry.size_bytes) if whole else cluster)
+    for prefix, entries in loose.entries:
+        taken, content = _loose_samples(entries[:: max(1, len(entries) // share)][:share], storage, share_bytes)
+        sample.loose.append((prefix, taken, content))
+    if not sample.images:
         raise InputError(f"no image could be read from the inputs{': ' if problem else ''}{problem}")
-    return drawn
+    return sample
 
 
-def _spread(entries: Sequence[Entry]) -> list[Entry]:
-    """A few entries from all over a list."""
-    number = min(len(entries), _SHARDS_LOOKED_INTO)
+def _pick_evenly(entries: Sequence[Entry]) -> list[Entry]:
+    """A few entries at even distances."""
+    number = min(len(entries), _MAX_SAMPLED_SHARDS)
     return [entries[(2 * place + 1) * len(entries) // (2 * number)] for place in range(number)]
 
 
@@ -202,25 +212,25 @@ def _first_samples(reader: UnitReader, max_bytes: int) -> tuple[list[bytes | Non
 def _loose_samples(
     entries: Sequence[Entry], storage: Storage, max_bytes: int
 ) -> tuple[list[Entry], list[bytes | None]]:
-    some: list[Entry] = []
+    taken: list[Entry] = []
     images: list[bytes | None] = []
     for entry in entries:
         try:
             images.append(storage.fetch(entry) or None)
         except StorageError:
             images.append(None)
-        some.append(entry)
+        taken.append(entry)
         if sum(len(image or b"") for image in images) >= max_bytes:
             break
-    return some, images
+    return taken, images
 
 
 def count_tars(tars: Sequence[Entry], clusters: Sequence[Cluster], storage: Storage, budget_s: float) -> Estimate:
-    """How many samples some shards hold: counted where that is cheap, otherwise estimated.
+    """The number of samples in some shards: counted where that is cheap, otherwise estimated.
 
     Args:
         tars: The shards; those of unknown size count as empty.
-        clusters: What is known from looking into some of them.
+        clusters: Counted parts of sampled shards.
         storage: How to reach them.
         budget_s: Counting stops after so many seconds.
     """
@@ -246,9 +256,9 @@ def estimate(clusters: Sequence[Cluster], total_bytes: int, num_shards: int) -> 
     f is the share of the bytes that was looked at.
 
     Args:
-        clusters: What was counted.
+        clusters: Counted parts of shards.
         total_bytes: B.
-        num_shards: N; a single shard that was looked into to its end is exact.
+        num_shards: N; the result is exact if all of them were read to their end.
     """
     seen_bytes = sum(cluster.num_bytes for cluster in clusters)
     seen = sum(cluster.num_samples for cluster in clusters)
@@ -263,5 +273,5 @@ def estimate(clusters: Sequence[Cluster], total_bytes: int, num_shards: int) -> 
     squares = sum((cluster.num_samples - ratio * cluster.num_bytes) ** 2 for cluster in clusters) / (number - 1)
     unseen = max(0.0, 1 - seen_bytes / total_bytes)
     variance = unseen / number * squares / (seen_bytes / number) ** 2
-    # a sample that happens to show no spread still leaves something open: at least one image
+    # a sample without variance is no proof: the error is at least one image
     return Estimate(round(ratio * total_bytes), max(1.0, total_bytes * math.sqrt(variance)))

@@ -1,4 +1,4 @@
-"""What a person sees of a running measurement."""
+"""The progress display of a measurement."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ _PLAIN_EVERY_S = 10.0
 
 
 @contextlib.contextmanager
-def make_steps(kind: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Shows the steps of a measurement on stderr, in the way that ``--progress`` names.
+def make_step_reporter(kind: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show the steps of a measurement on stderr.
+
+    Args:
+        kind: ``bar``, ``plain`` or ``none``; ``auto`` for a bar on a terminal and plain lines elsewhere.
 
     Yields:
-        A function to be told how many steps are done, of how many, and what comes next.
+        A function to call before each step with the steps done, their total, and the name of the step.
     """
     if kind == "auto":
         kind = "bar" if sys.stderr.isatty() else "plain"

@@ -1,4 +1,4 @@
-"""The whole way of a job, from storage to storage: reading alone, and a real labeler that publishes."""
+"""The stages ``read`` and ``job`` of a measurement: reading alone, and a real labeler from storage to storage."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE
 from pipeline.records import Sample, Unit
-from pipeline.speed.sampling import Drawn
+from pipeline.speed.sampling import InputSample
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Storage
 
 
 class WholeJob:
-    """Runs over units that hold the samples, again and again.
+    """Reads or labels units that hold the samples, again and again.
 
     Args:
         config: Of the labeler; its ``out`` is a scratch directory.
         blobs: The members' tensors.
-        drawn: The samples.
+        sample: The samples.
         storage: How to reach them.
-        chunk: Samples that a labeler takes at a time.
+        chunk: Samples that a labeler processes at a time.
     """
 
     def __init__(
-        self, config: LabelerConfig, blobs: Mapping[str, bytes], drawn: Drawn, storage: Storage, chunk: int
+        self, config: LabelerConfig, blobs: Mapping[str, bytes], sample: InputSample, storage: Storage, chunk: int
     ) -> None:
         self._config = config
-        self._drawn = drawn
+        self._sample = sample
         self._storage = storage
         self._chunk = chunk
         self._stopping = threading.Event()
@@ -43,16 +43,16 @@ class WholeJob:
         self._labeler = Labeler(config, blobs)
 
     def stop(self) -> None:
-        """Let what runs come to its end soon."""
+        """Ask running units to stop soon."""
         self._stopping.set()
 
     def close(self) -> None:
-        """Let go of the labeler."""
+        """Close the labeler."""
         self._labeler.close()
 
     def _units(self, number: int) -> list[Unit]:
-        """Units of at least so many samples in all; copies go by other names, or they would be done already."""
-        units = self._drawn.units(number, self._chunk, self._config.out, self._storage)
+        """Units of at least so many samples in all, each with a new id, because done units are not labelled again."""
+        units = self._sample.units(number, self._chunk, self._config.out, self._storage)
         sizes = [unit.num_samples or unit.max_samples or 1 for unit in units]
         found: list[Unit] = []
         held = 0
@@ -64,7 +64,7 @@ class WholeJob:
         raise InputError("nothing to read was found in the inputs")
 
     def _over_units(self, number: int, call: Callable[[Unit], int]) -> int:
-        """Run a call over units, two at once as an engine does; how many samples they held."""
+        """Call a function for units, several at once as an engine does; returns the number of samples."""
         with ThreadPoolExecutor(UNITS_AT_ONCE, thread_name_prefix="unit") as pool:
             try:
                 return sum(pool.map(call, self._units(number)))
@@ -73,7 +73,7 @@ class WholeJob:
                 raise
 
     def read(self, number: int) -> int:
-        """Read units of at least so many samples; how many they held."""
+        """Read units of at least so many samples; returns how many."""
 
         def call(unit: Unit) -> int:
             return 0 if self._stopping.is_set() else sum(isinstance(i, Sample) for i in UnitReader(unit, self._storage))
@@ -81,7 +81,7 @@ class WholeJob:
         return self._over_units(number, call)
 
     def label(self, number: int) -> int:
-        """Label units of at least so many samples, and take away what was published; how many they held."""
+        """Label units of at least so many samples, and remove the published parts; returns how many samples."""
 
         def call(unit: Unit) -> int:
             receipts = list(self._labeler(unit, 0, self._stopping.is_set))

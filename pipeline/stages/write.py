@@ -1,9 +1,8 @@
 """Write: from results to one part, published whole.
 
-A part's quarantine file is published first, then its members' probabilities where they are kept, and its predictions
-file last, which is the commit.
-Rows are in sample order, and the bytes are a pure function of the rows, so that whichever of two
-writers comes first is right.
+The quarantine file of a part is published first, then its members' probabilities where they are kept, and last its
+predictions file, which is the commit. Rows are in sample order, and the bytes are a pure function of the rows. So two
+writers of one part publish the same bytes, whoever comes first.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from pipeline.storage import Storage
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What the predictions table needs of a labelled sample, beside the labels.
+    """The columns of a labelled sample, except its labels.
 
     Attributes:
         index, key, truth, kept: As in the sample.
-        sha256: Of the encoded image, hex.
-        width, height: Pixels as stored.
+        sha256: Hash of the encoded image, hex.
+        width, height: Size as stored, pixels.
     """
 
     index: int
@@ -46,7 +45,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class QuarantineRow:
     """A quarantine row."""
 
     key: str | None
@@ -59,13 +58,15 @@ class Rejected:
     message: str
 
     @classmethod
-    def sample(cls, sample: Sample, stage: Stage, reason: str, message: str, sha256: str | None = None) -> Rejected:
-        """A sample that cannot be labelled."""
+    def sample(
+        cls, sample: Sample, stage: Stage, reason: str, message: str, sha256: str | None = None
+    ) -> QuarantineRow:
+        """Make the row of a sample that cannot be labelled."""
         return cls(sample.key, sample.index, sample.offset, sample.num_bytes, sha256, stage, reason, message)
 
     @classmethod
-    def event(cls, event: ShardEvent) -> Rejected:
-        """Damage to the shard itself."""
+    def event(cls, event: ShardEvent) -> QuarantineRow:
+        """Make the row of damage to the shard itself."""
         return cls(None, None, event.offset, event.num_bytes, None, Stage.READ, event.reason, event.message)
 
 
@@ -74,7 +75,7 @@ class Part:
     """The rows of one part as they come in.
 
     Attributes:
-        number: Its number in the unit.
+        number: Number of the part in its unit.
         first_index: Index of its first sample.
         pictures, predictions: Labelled samples, in order, batch by batch.
         rejected: Quarantine rows, in order.
@@ -84,11 +85,11 @@ class Part:
     first_index: int
     pictures: list[Picture] = field(default_factory=list)
     predictions: list[Predictions] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[QuarantineRow] = field(default_factory=list)
 
     @property
     def num_samples(self) -> int:
-        """Samples in it, labelled and not."""
+        """Number of samples in it, labelled or quarantined."""
         return len(self.pictures) + sum(row.key is not None for row in self.rejected)
 
 
@@ -96,13 +97,13 @@ class Writer:
     """Publishes the parts of a job's units.
 
     Args:
-        out: Where the job's output is.
+        out: Directory or ``s3://`` prefix of the output.
         storage: How to reach it.
-        fingerprint: Of the job.
-        members: Aliases, in order.
+        fingerprint: Fingerprint of the job.
+        members: Aliases of the members, in order.
         class_names: Names of the classes.
-        keep: Fields copied through.
-        keep_probs: Whether the members' full probabilities are published, too.
+        keep: Names of the sample fields that ``--keep`` copies.
+        keep_probs: Whether to publish the members' full probabilities, too.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class Writer:
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger of the output."""
+        """Ledger of the output."""
         return self._ledger
 
     def publish(self, unit: Unit, part: Part, following: Cursor, *, last: bool) -> PartName:
@@ -139,7 +140,7 @@ class Writer:
         """
         self._ledger.check_owner(self._fingerprint)
         name = PartName(self._fingerprint, unit.id, part.number, last)
-        about = {
+        metadata = {
             "unit": unit.id,
             "fingerprint": self._fingerprint,
             "part": part.number,
@@ -148,10 +149,10 @@ class Writer:
             "next": following.to_dict(),
         }
         if part.rejected:
-            self._put(QUARANTINE, str(name), self._quarantine_table(unit, part.rejected), about)
+            self._put(QUARANTINE, str(name), self._quarantine_table(unit, part.rejected), metadata)
         if self._keep_probs:
-            self._put_probabilities(str(name), part, about)
-        self._put(PREDICTIONS, str(name), self._predictions_table(unit, part), about)
+            self._put_probabilities(str(name), part, metadata)
+        self._put(PREDICTIONS, str(name), self._predictions_table(unit, part), metadata)
         try:
             self._ledger.check_owner(self._fingerprint)
         except ObjectChanged:
@@ -160,25 +161,25 @@ class Writer:
         return name
 
     def note_unreadable(self, unit: Unit, reason: Reason, message: str) -> None:
-        """Note that a unit could not be read at all. This commits nothing: a re-run tries it again."""
+        """Publish the quarantine part of an unreadable unit. It commits nothing: the next run tries it again."""
         self._ledger.check_owner(self._fingerprint)
-        row = Rejected(None, None, None, max(0, unit.size_bytes), None, Stage.READ, reason, message)
-        about = {"unit": unit.id, "fingerprint": self._fingerprint}
+        row = QuarantineRow(None, None, None, max(0, unit.size_bytes), None, Stage.READ, reason, message)
+        metadata = {"unit": unit.id, "fingerprint": self._fingerprint}
         name = unreadable_name(self._fingerprint, unit.id)
-        self._put(QUARANTINE, name, self._quarantine_table(unit, [row]), about)
+        self._put(QUARANTINE, name, self._quarantine_table(unit, [row]), metadata)
 
-    def _put_probabilities(self, name: str, part: Part, about: Mapping[str, object]) -> None:
+    def _put_probabilities(self, name: str, part: Part, metadata: Mapping[str, object]) -> None:
         index_N = np.array([picture.index for picture in part.pictures], np.int64)
         for place, alias in enumerate(self._members):
             found = [batch.probs_MBK[place] for batch in part.predictions if batch.probs_MBK is not None]
             probs_NK = np.concatenate([np.zeros((0, len(self._class_names)), np.float16), *found])
             table = probabilities_table(index_N, probs_NK)
-            self._put(f"{PROBABILITIES}/{alias}", name, table, {**about, "member": alias}, dictionary=False)
+            self._put(f"{PROBABILITIES}/{alias}", name, table, {**metadata, "member": alias}, dictionary=False)
 
     def _put(
-        self, folder: str, name: str, table: pa.Table, about: Mapping[str, object], *, dictionary: bool = True
+        self, folder: str, name: str, table: pa.Table, metadata: Mapping[str, object], *, dictionary: bool = True
     ) -> None:
-        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True)})
+        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True)})
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd", write_page_checksum=True, use_dictionary=dictionary)
         self._storage.publish(self._ledger.uri(folder, name), buffer.getvalue())
@@ -213,12 +214,12 @@ class Writer:
         return pa.table(columns, schema=self._schema)
 
     def _named(self, labels: np.ndarray) -> pa.DictionaryArray:
-        """Class names, with only the names that occur in the dictionary."""
+        """Class names of labels; the dictionary holds only the names that occur."""
         used, codes = np.unique(labels, return_inverse=True)
         return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), self._class_names.take(pa.array(used)))
 
     @staticmethod
-    def _quarantine_table(unit: Unit, rows: Sequence[Rejected]) -> pa.Table:
+    def _quarantine_table(unit: Unit, rows: Sequence[QuarantineRow]) -> pa.Table:
         columns = {
             name: pa.array([getattr(row, name) for row in rows], QUARANTINE_SCHEMA.field(name).type)
             for name in QUARANTINE_SCHEMA.names[1:]
@@ -236,7 +237,7 @@ def _column(batches: Sequence[np.ndarray], dtype: type[np.generic]) -> np.ndarra
 
 
 def _lists(batches: Sequence[np.ndarray], dtype: type[np.generic]) -> pa.ListArray:
-    """(B, k) arrays as one list column."""
+    """Join (B, k) arrays to one list column."""
     rows = np.concatenate(batches).astype(dtype, copy=False) if batches else np.zeros((0, 1), dtype)
     offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.reshape(-1)))

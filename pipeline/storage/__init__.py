@@ -1,4 +1,4 @@
-"""One face for local files and S3: every method takes a path or URI and goes to the right store."""
+"""One interface to local files and S3: every method takes a path or URI and calls the store that holds it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["ByteStream", "Entry", "Storage", "absolute_uri", "join"]
 
 
 def absolute_uri(uri: str) -> str:
-    """The one spelling of a place: ``s3://...`` as it is, everything else an absolute path.
+    """Normalise a path or URI: ``s3://...`` stays as it is, everything else becomes an absolute path.
 
     Raises:
-        StorageError: It is empty, holds credentials, or has a scheme that we do not know.
+        StorageError: It is empty, holds credentials, or has an unknown scheme.
     """
     if holds_secret(uri):
         raise StorageError(f"{uri}: holds credentials, which do not belong in a URI; give them in AWS's own variables")
@@ -44,7 +44,7 @@ def join(base: str, *names: str) -> str:
 
 
 class Storage:
-    """All stores behind one face. Cheap to make, safe to pickle and to share between threads."""
+    """All stores behind one interface. Cheap to make, safe to pickle and to share between threads."""
 
     def __init__(self, config: StorageConfig | None = None) -> None:
         self._config = config or StorageConfig()
@@ -58,13 +58,13 @@ class Storage:
         if not uri.startswith("s3://"):
             return self._local
         if self._s3 is None:
-            from pipeline.storage.s3 import S3Store  # boto3 costs half a second that local jobs need not pay
+            from pipeline.storage.s3 import S3Store  # boto3 takes half a second to import, which local jobs do not need
 
             self._s3 = S3Store(self._config)
         return self._s3
 
     def list(self, prefix: str, after: str = "") -> Iterator[Entry]:
-        """All objects below a directory or prefix, ascending by URI; only those that follow one, if it is given.
+        """List all objects below a directory or prefix, ascending by URI; with ``after``, only those behind that URI.
 
         Raises:
             ObjectMissing: There is no such directory or bucket.
@@ -72,7 +72,7 @@ class Storage:
         return self._store(prefix).list(prefix, after)
 
     def stat(self, uri: str) -> Entry:
-        """Size and version of one object."""
+        """Look up the size and version of an object."""
         return self._store(uri).stat(uri)
 
     def exists(self, uri: str) -> bool:
@@ -88,27 +88,27 @@ class Storage:
         return self._store(entry.uri).open(entry, offset)
 
     def read(self, uri: str) -> bytes:
-        """A whole small object."""
+        """Read a whole small object."""
         return self._store(uri).read(uri)
 
     def fetch(self, entry: Entry) -> bytes:
-        """A whole object, of the given version."""
+        """Read a whole object, of the given version."""
         return self._store(entry.uri).fetch(entry)
 
     def publish(self, uri: str, data: bytes) -> bool:
-        """Create an object whole or not at all; False when the name was taken already."""
+        """Create an object, whole or not at all; False if the name exists already."""
         return self._store(uri).publish(uri, data)
 
     def replace(self, uri: str, data: bytes) -> None:
         """Create or overwrite an object, whole or not at all."""
         self._store(uri).replace(uri, data)
 
-    def swap(self, uri: str, data: bytes, older: Entry) -> bool:
-        """Overwrite an object, whole or not at all; False when it is no longer the given version."""
-        return self._store(uri).swap(uri, data, older)
+    def replace_if_unchanged(self, uri: str, data: bytes, older: Entry) -> bool:
+        """Overwrite an object, whole or not at all; False if it is no longer the given version."""
+        return self._store(uri).replace_if_unchanged(uri, data, older)
 
     def sweep(self, folder: str) -> None:
-        """Remove what writers that died have left half-written in a directory; never an error."""
+        """Remove temporary files that killed writers left in a directory; never an error."""
         self._store(folder).sweep(folder)
 
     def delete(self, uri: str) -> None:

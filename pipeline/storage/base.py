@@ -1,4 +1,4 @@
-"""What a store can do, whatever it is made of."""
+"""The protocol of a store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Entry:
         uri: Its absolute path or URI.
         size_bytes: Its size.
         etag: A token that changes when the object does.
-        modified_s: When it was last written, Unix seconds; 0 where nobody asked.
+        modified_s: When it was last written, Unix seconds; 0 if unknown.
     """
 
     uri: str
@@ -25,7 +25,7 @@ class Entry:
 
 
 class ByteStream(Protocol):
-    """An object being read from front to back."""
+    """An object that is read from front to back."""
 
     @property
     def position(self) -> int:
@@ -39,41 +39,41 @@ class ByteStream(Protocol):
         """
 
     def skip(self, num_bytes: int) -> int:
-        """Pass over bytes; returns how many there were."""
+        """Skip bytes; returns how many were skipped."""
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
 
 
 class Store(Protocol):
-    """One kind of place. Methods raise the StorageError family and nothing else."""
+    """A store of objects. Methods raise :class:`pipeline.errors.StorageError` and its subclasses only."""
 
     def list(self, prefix: str, after: str = "") -> Iterator[Entry]:
-        """All objects below a prefix whose URI is above another one, ascending by URI (code points)."""
+        """List all objects below a prefix whose URI is above ``after``, ascending by URI (code points)."""
 
     def stat(self, uri: str) -> Entry:
-        """One object's size and version."""
+        """Look up the size and version of an object."""
 
     def open(self, entry: Entry, offset: int = 0) -> ByteStream:
-        """Read an object from an offset on; notices when it is no longer the given version."""
+        """Read an object from an offset on; fails if it is no longer the given version."""
 
     def read(self, uri: str) -> bytes:
-        """A whole small object."""
+        """Read a whole small object."""
 
     def fetch(self, entry: Entry) -> bytes:
-        """A whole object, of the given version."""
+        """Read a whole object, of the given version."""
 
     def publish(self, uri: str, data: bytes) -> bool:
-        """Create an object whole or not at all; False when the name was taken already."""
+        """Create an object, whole or not at all; False if the name exists already."""
 
     def replace(self, uri: str, data: bytes) -> None:
         """Create or overwrite an object, whole or not at all."""
 
-    def swap(self, uri: str, data: bytes, older: Entry) -> bool:
-        """Overwrite an object, whole or not at all; False when it is no longer the given version."""
+    def replace_if_unchanged(self, uri: str, data: bytes, older: Entry) -> bool:
+        """Overwrite an object, whole or not at all; False if it is no longer the given version."""
 
     def sweep(self, folder: str) -> None:
-        """Remove what writers that died have left half-written in a directory, where there is such a thing."""
+        """Remove temporary files that killed writers left in a directory, if the store has such files."""
 
     def delete(self, uri: str) -> None:
         """Remove an object; no error when there is none."""

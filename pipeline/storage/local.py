@@ -16,13 +16,13 @@ from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, Stora
 from pipeline.storage.base import Entry
 
 _BUFFER_BYTES = 1 << 20
-_TEMPORARY = ".tmp-"  # hidden, so that no listing holds one
+_TEMPORARY = ".tmp-"  # hidden, so that listings leave it out
 _STALE_S = 3600.0  # a file takes seconds to write
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 T = TypeVar("T")
 
 
-def _translated(path: str, call: Callable[[], T]) -> T:
+def _translate_errors(path: str, call: Callable[[], T]) -> T:
     try:
         return call()
     except OSError as error:
@@ -38,7 +38,7 @@ def _storage_error(path: str, error: OSError) -> StorageError:
 
 
 def _write_error(path: str, error: OSError) -> StorageError:
-    """Where something is written, a missing or odd parent is no missing object."""
+    """Translate an error of a write, where a missing or wrong parent is no missing object."""
     if isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError):
         return ObjectForbidden(f"{path}: cannot be created there: {error.strerror}")
     return _storage_error(path, error)
@@ -53,7 +53,7 @@ def _entry(path: str, status: os.stat_result) -> Entry:
 
 
 def _link(temporary: str, uri: str) -> None:
-    """Give a file its final name unless that is taken; on file systems without hard links, a rename."""
+    """Give a file its final name unless that exists; on file systems without hard links, by a rename."""
     try:
         os.link(temporary, uri)
     except OSError as error:
@@ -65,7 +65,7 @@ def _link(temporary: str, uri: str) -> None:
 
 
 def _names(folder: str) -> list[str]:
-    """What is in a folder, hidden names left out, in the order of the whole paths below it."""
+    """Names in a folder without hidden ones, in the order of the full paths below it."""
     with os.scandir(folder) as scan:
         return sorted(item.name + "/" if _is_folder(item) else item.name for item in scan if item.name[0] != ".")
 
@@ -81,8 +81,8 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: str) -> Iterator[None]:
-    """Keep other writers waiting for a moment. The lock of a process that dies goes with it."""
-    handle = _translated(folder, lambda: os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+    """Lock a folder against other writers. The lock ends with the process."""
+    handle = _translate_errors(folder, lambda: os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
     try:
         with contextlib.suppress(OSError):  # a file system without locks, or without those of directories (NFS)
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -96,7 +96,7 @@ class FileStream:
 
     def __init__(self, entry: Entry, offset: int) -> None:
         self._path = entry.uri
-        self._file = _translated(entry.uri, lambda: open(entry.uri, "rb", buffering=_BUFFER_BYTES))  # noqa: SIM115 - closed by us
+        self._file = _translate_errors(entry.uri, lambda: open(entry.uri, "rb", buffering=_BUFFER_BYTES))  # noqa: SIM115 - closed by us
         status = os.fstat(self._file.fileno())
         if entry.etag and _version(status) != entry.etag:
             self._file.close()
@@ -111,10 +111,10 @@ class FileStream:
 
     def read(self, num_bytes: int) -> bytes:
         """The next bytes; fewer only where the file ends."""
-        return _translated(self._path, lambda: self._file.read(num_bytes))
+        return _translate_errors(self._path, lambda: self._file.read(num_bytes))
 
     def skip(self, num_bytes: int) -> int:
-        """Pass over bytes; returns how many there were."""
+        """Skip bytes; returns how many were skipped."""
         skipped = max(0, min(num_bytes, self._size - self.position))
         self._file.seek(skipped, os.SEEK_CUR)
         return skipped
@@ -128,16 +128,16 @@ class LocalStore:
     """Objects are files; their URI is the absolute path."""
 
     def list(self, prefix: str, after: str = "") -> Iterator[Entry]:
-        """All regular files below a directory, ascending by path; hidden ones left out."""
+        """List all regular files below a directory, ascending by path, without hidden ones."""
         walk = self._walk(prefix.rstrip("/") + "/", frozenset())
         return (entry for entry in walk if entry.uri > after) if after else walk
 
     def _walk(self, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
-        status = _translated(folder, lambda: os.stat(folder))
+        status = _translate_errors(folder, lambda: os.stat(folder))
         identity = (status.st_dev, status.st_ino)
-        if identity in above:  # a link led back up
+        if identity in above:  # a link to a folder above
             return
-        for name in _translated(folder, lambda: _names(folder)):
+        for name in _translate_errors(folder, lambda: _names(folder)):
             if name.endswith("/"):
                 yield from self._walk(folder + name, above | {identity})
             elif (entry := self._file(folder + name)) is not None:
@@ -145,7 +145,7 @@ class LocalStore:
 
     @staticmethod
     def _file(path: str) -> Entry | None:
-        """A regular file's entry; None for a pipe, a link to nowhere, or a file that has gone since."""
+        """Entry of a regular file; None for a pipe, a broken link, or a file that is gone since the listing."""
         try:
             status = os.stat(path)
         except OSError as error:
@@ -155,8 +155,8 @@ class LocalStore:
         return _entry(path, status) if stat.S_ISREG(status.st_mode) else None
 
     def stat(self, uri: str) -> Entry:
-        """Size and modification time."""
-        status = _translated(uri, lambda: os.stat(uri))
+        """Look up size and modification time."""
+        status = _translate_errors(uri, lambda: os.stat(uri))
         if not stat.S_ISREG(status.st_mode):
             raise ObjectMissing(f"{uri}: not a regular file")
         return _entry(uri, status)
@@ -166,16 +166,16 @@ class LocalStore:
         return FileStream(entry, offset)
 
     def read(self, uri: str) -> bytes:
-        """A whole file."""
+        """Read a whole file."""
 
         def whole() -> bytes:
             with open(uri, "rb") as file:
                 return file.read()
 
-        return _translated(uri, whole)
+        return _translate_errors(uri, whole)
 
     def fetch(self, entry: Entry) -> bytes:
-        """A whole file, of the given version."""
+        """Read a whole file, of the given version."""
         stream = FileStream(entry, 0)
         try:
             return stream.read(-1)
@@ -190,7 +190,7 @@ class LocalStore:
         """Write a temporary file beside the target and rename it over the target."""
         self._write(uri, data, exclusive=False)
 
-    def swap(self, uri: str, data: bytes, older: Entry) -> bool:
+    def replace_if_unchanged(self, uri: str, data: bytes, older: Entry) -> bool:
         """Compare and replace under a lock on the directory."""
         with _locked(os.path.dirname(uri)):
             try:
@@ -235,7 +235,7 @@ class LocalStore:
             os.close(handle)
 
     def sweep(self, folder: str) -> None:
-        """Remove temporary files that have lain in a directory for an hour: nobody is writing them any more."""
+        """Remove temporary files that are an hour old: their writers are dead."""
         with contextlib.suppress(OSError), os.scandir(folder) as scan:
             for item in scan:
                 if item.name.startswith(_TEMPORARY) and time.time() - item.stat().st_mtime > _STALE_S:
@@ -244,4 +244,4 @@ class LocalStore:
     def delete(self, uri: str) -> None:
         """Remove a file; no error when there is none."""
         with contextlib.suppress(ObjectMissing):
-            _translated(uri, lambda: os.unlink(uri))
+            _translate_errors(uri, lambda: os.unlink(uri))

@@ -1,4 +1,4 @@
-"""Connecting to S3: AWS's own variables and files decide; other stores are addressed in the way they understand."""
+"""Connect to S3, as AWS's own variables and files say, or to a compatible store."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _AWS_HOST = re.compile(r"\.(amazonaws\.com(\.cn)?|api\.aws)$")
 
 
 def connect(config: StorageConfig, options: Mapping[str, Any]) -> S3Client:
-    """A client for the store that is asked for.
+    """Make a client.
 
     Args:
-        config: Which, and whether requests are signed.
-        options: Of botocore's ``Config``: retries, connections, time limits.
+        config: Which endpoint, and whether requests are signed.
+        options: Options of botocore's ``Config``: retries, connections, time limits.
 
     Raises:
-        StorageError: The endpoint is given with credentials.
+        StorageError: The endpoint holds credentials.
     """
     options = dict(options)
     if config.no_sign_request:
@@ -54,7 +54,7 @@ def connect(config: StorageConfig, options: Mapping[str, Any]) -> S3Client:
 
 
 def _refuse_credentials(endpoint: str) -> None:
-    """Requests would carry them, and so would messages about requests."""
+    """Refuse an endpoint with credentials: requests, and messages about requests, would show them."""
     if "@" in endpoint:
         host = endpoint.rpartition("@")[2]
         raise StorageError(f"the S3 endpoint at {host} is given with credentials; they belong in AWS's own variables")

@@ -1,4 +1,4 @@
-"""Text for people: numbers with units, and names from inputs made safe for a terminal.
+"""Formatting of numbers with units, and escaping of names from inputs for a terminal.
 
 No messages and no layout.
 """

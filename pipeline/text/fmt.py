@@ -1,4 +1,4 @@
-"""Numbers, times and sizes as people read them."""
+"""Formatting of numbers, times and sizes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _SIZES = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def count(number: int) -> str:
-    """With separators."""
+    """An integer with thousands separators."""
     return f"{number:,}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share (0-1) as per cent; what is neither none nor all is never rounded to it."""
+    """A share (0-1) in per cent; only 0 and 1 become 0 % and 100 %, and values beside them ``<0.1 %``, ``>99.9 %``."""
     if share is None or math.isnan(share):
         return NONE
     shown = f"{100 * share:.{digits}f}"
@@ -28,25 +28,25 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def score(value: float | None) -> str:
-    """A score, an agreement or nats."""
+    """A score, an agreement (0-1), or an entropy (nats), with three decimals."""
     return NONE if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def rate(images_per_s: float | None) -> str:
-    """Images per second in three digits."""
+    """Images per second, with three significant digits below 100."""
     if images_per_s is None:
         return NONE
     return f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.3g}"
 
 
 def size(num_bytes: float) -> str:
-    """Bytes in a unit that suits."""
+    """Bytes in a suitable unit, powers of 1000."""
     power = min(len(_SIZES) - 1, int(math.log10(num_bytes) // 3)) if num_bytes >= 1 else 0
     return f"{num_bytes / 1000**power:,.{1 if power else 0}f} {_SIZES[power]}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in a unit that suits."""
+    """Seconds in a suitable unit: s, min, h or days."""
     if seconds < 120:
         return f"{seconds:,.0f} s"
     if seconds < 2 * 3600:
@@ -57,10 +57,10 @@ def duration(seconds: float) -> str:
 
 
 def moment(unix_s: float) -> str:
-    """A time, in UTC."""
+    """Unix seconds as date and time in UTC."""
     return datetime.datetime.fromtimestamp(unix_s, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def plural(number: int, one: str, many: str) -> str:
-    """A number and its noun."""
+    """A number and its noun, singular or plural."""
     return f"{number:,} {one if number == 1 else many}"

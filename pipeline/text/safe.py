@@ -1,8 +1,8 @@
-"""Text from outside, made safe to show: no secrets, and nothing that a terminal would obey.
+"""Escaping of text from outside for terminals and pages, and removal of secrets.
 
-Keys, names and messages come from inputs, outputs and servers. A terminal takes escape sequences, line breaks and
-marks of writing direction in them for orders, so whatever prints them sends them through here. Secrets get into text
-by way of URIs: every error of ours leaves them out, and places that hold them are refused.
+Keys, names and messages come from inputs, outputs and servers. A terminal would obey escape sequences, line breaks and
+marks of writing direction in them, so all that is printed goes through here. Secrets get into text through URIs: all
+messages leave them out, and URIs that hold them are refused.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _SIGNATURE = re.compile(
 
 
 def one_line(text: str) -> str:
-    """Text without its line breaks, which libraries put into their messages."""
+    """Text without line breaks: messages of libraries may have some."""
     return " ".join(line.strip() for line in text.splitlines() if line.strip()) if "\n" in text else text
 
 
 def printable(text: object) -> str:
-    r"""Text in one line that a terminal only shows: control characters become escapes such as ``\x1b``."""
+    r"""Text with control characters as escapes such as ``\x1b``: one line that a terminal shows and does not obey."""
     return _UNPRINTABLE.sub(lambda match: ascii(match.group())[1:-1], str(text))
 
 
 def json_text(content: object, *, indent: int | None = None) -> str:
-    """JSON with readable letters, in which control characters are escapes."""
+    """JSON with non-ASCII letters as they are, and control characters as escapes."""
     text = json.dumps(content, ensure_ascii=False, indent=indent)
     return _UNPRINTABLE_IN_JSON.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
@@ -51,5 +51,5 @@ def redacted(text: str) -> str:
 
 
 def holds_secret(uri: str) -> bool:
-    """Whether a URI holds credentials or is signed."""
+    """Whether a URI contains credentials or a signature."""
     return "://" in uri and redacted(uri) != uri

@@ -1,4 +1,4 @@
-"""How far labels can be trusted: truth, accuracy, calibration, and promised precision.
+"""Truth, accuracy, calibration and promised precision.
 
-Statistics on arrays; images are never opened here.
+Statistics on arrays; no image is opened here.
 """

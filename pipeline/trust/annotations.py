@@ -1,8 +1,8 @@
-"""What people have said in other tools: Label Studio's JSON export, and FiftyOne's ``labels.json``.
+"""Annotations from other tools: Label Studio's JSON export, and FiftyOne's ``labels.json``.
 
-Of each person the latest annotation of an image counts, skipped ones as no opinion; where several persons have labelled
-an image, the majority. Where that is a tie, nothing is known. Predictions are no truth: in Label Studio they are kept
-apart, and in FiftyOne they have a confidence.
+Each annotator has one vote per image: the latest annotation, or none where it was skipped. The majority of the votes is
+the truth; a tie leaves the image out. Predictions are not truth: Label Studio keeps them in a list of their own, and in
+FiftyOne they have a confidence.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from pipeline.errors import InputError, ObjectMissing
 from pipeline.storage import Storage
 
-# Beside FiftyOne's labels.json: which image its files are, for labels that have lost their attributes.
+# Beside FiftyOne's labels.json: shard and key of each image file, for labels that have lost their attributes.
 IMAGE_LIST = "images.csv"
 
 _SCHEMA = pa.schema([("shard", pa.string()), ("key", pa.string()), ("label", pa.string())])
@@ -31,112 +31,121 @@ class Annotations:
     """Annotations of images, one row an image.
 
     Attributes:
-        table: shard, key and label, all text; the label is null where nobody has said anything. Without shards there is
-            no column shard.
-        contested: Images that are left out of it, because as many persons say one thing as another.
+        table: shard, key and label, all text; the label is null where nobody has voted. Without shards there is no
+            column shard.
+        contested: Images that are left out because their votes are tied.
     """
 
     table: pa.Table
     contested: int
 
 
+class _Vote(NamedTuple):
+    """One annotation: its time, its position in the file, and the label; None where it was skipped."""
+
+    updated_at: str
+    position: int
+    label: str | None
+
+
 @dataclass(slots=True)
-class _Opinions:
-    """Annotations of one image: of each person when, in which place of the file, and what; None: no opinion."""
+class _Votes:
+    """The latest vote of each annotator on one image."""
 
-    of: dict[str, tuple[str, int, str | None]] = field(default_factory=dict)
+    by_annotator: dict[str, _Vote] = field(default_factory=dict)
 
-    def add(self, person: str, when: str, place: int, said: str | None) -> None:
-        older = self.of.get(person)
-        if older is None or (when, place) >= older[:2]:
-            self.of[person] = (when, place, said)
+    def add(self, annotator: str, vote: _Vote) -> None:
+        older = self.by_annotator.get(annotator)
+        if older is None or vote[:2] >= older[:2]:
+            self.by_annotator[annotator] = vote
 
-    def verdict(self) -> tuple[str | None, bool]:
-        """What the majority says, and whether that is a tie."""
-        votes = Counter(said for _, _, said in self.of.values() if said is not None).most_common(2)
-        if len(votes) > 1 and votes[0][1] == votes[1][1]:
+    def majority(self) -> tuple[str | None, bool]:
+        """The label with the most votes, and whether there is a tie."""
+        labels = (vote.label for vote in self.by_annotator.values() if vote.label is not None)
+        counts = Counter(labels).most_common(2)
+        if len(counts) > 1 and counts[0][1] == counts[1][1]:
             return None, True
-        return (votes[0][0] if votes else None), False
+        return (counts[0][0] if counts else None), False
 
 
 def read_annotations(path: str, data: bytes, storage: Storage) -> Annotations:
     """Read an export of either tool.
 
     Args:
-        path: Of the export.
+        path: Of the export, for messages and for the files beside it.
         data: Its content.
-        storage: Reads what lies beside it.
+        storage: How to read the files beside it.
 
     Raises:
-        InputError: It is no such export.
+        InputError: It is an export of neither tool.
     """
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InputError(f"--truth {path}: not JSON: {error}") from error
     if isinstance(content, dict) and isinstance(content.get("labels"), dict):
-        return _table(_fiftyone(path, content, storage))
+        return _table(_fiftyone_rows(path, content, storage))
     if isinstance(content, list) and all(isinstance(task, dict) for task in content):
-        opinions: dict[tuple[str, str], _Opinions] = {}
-        for shard, key, *opinion in _studio(path, content):
-            opinions.setdefault((shard, key), _Opinions())
-            if opinion:
-                opinions[shard, key].add(*opinion)
-        return _table(((shard, key, *found.verdict()) for (shard, key), found in opinions.items()))
+        votes: dict[tuple[str, str], _Votes] = {}
+        for image, annotator, vote in _label_studio_votes(path, content):
+            votes.setdefault(image, _Votes())
+            if vote is not None:
+                votes[image].add(annotator, vote)
+        return _table(((shard, key, *found.majority()) for (shard, key), found in votes.items()))
     raise InputError(
         f"--truth {path}: neither a JSON export of Label Studio (a list of tasks) nor FiftyOne's labels.json (labels)"
     )
 
 
 def _table(rows: Iterator[tuple[str, str, str | None, bool]]) -> Annotations:
-    kept, contested = [], 0
+    rows_kept, contested = [], 0
     for shard, key, label, tie in rows:
         contested += tie
         if not tie:
-            kept.append({"shard": shard, "key": key, "label": label})
-    table = pa.Table.from_pylist(kept, _SCHEMA)
-    return Annotations(table if any(row["shard"] for row in kept) else table.drop_columns("shard"), contested)
+            rows_kept.append({"shard": shard, "key": key, "label": label})
+    table = pa.Table.from_pylist(rows_kept, _SCHEMA)
+    return Annotations(table if any(row["shard"] for row in rows_kept) else table.drop_columns("shard"), contested)
 
 
 # -- Label Studio -----------------------------------------------------------------------------------------
 
 
-def _studio(path: str, tasks: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
-    """Shard and key of each task; and once more, with person, time, place and choice, for each of its annotations."""
-    place, keyed = 0, False
+def _label_studio_votes(path: str, tasks: list[dict[str, Any]]) -> Iterator[tuple[tuple[str, str], str, _Vote | None]]:
+    """For each task (shard, key) without a vote, and then once more with annotator and vote for each annotation."""
+    position, keyed = 0, False
     for task in tasks:
-        data = task.get("data", task)  # JSON-MIN has everything at the top
+        data = task.get("data", task)  # JSON-MIN has all fields at the top level
         if not isinstance(data, dict) or not isinstance(data.get("key"), str):
             continue
         keyed = True
-        image = (_text(data.get("shard")), data["key"])
-        yield image
-        annotations = task.get("annotations", [_from_minimum(task)] if "data" not in task else [])
+        image = (_as_text(data.get("shard")), data["key"])
+        yield image, "", None
+        annotations = task.get("annotations", [_from_json_min(task)] if "data" not in task else [])
         for annotation in annotations if isinstance(annotations, list) else ():
             if isinstance(annotation, dict):
-                when = _text(annotation.get("updated_at") or annotation.get("created_at"))
-                said = None if annotation.get("was_cancelled") else _choice(annotation.get("result"))
-                yield (*image, _person(annotation.get("completed_by")), when, place, said)
-                place += 1
+                updated_at = _as_text(annotation.get("updated_at") or annotation.get("created_at"))
+                label = None if annotation.get("was_cancelled") else _choice(annotation.get("result"))
+                yield image, _annotator(annotation.get("completed_by")), _Vote(updated_at, position, label)
+                position += 1
     if tasks and not keyed:
         raise InputError(
             f"--truth {path}: no task carries the key of its image; import the tasks that `shardlabel sample` writes"
         )
 
 
-def _from_minimum(task: dict[str, Any]) -> dict[str, Any]:
-    """An annotation of the JSON-MIN export, which has one for each entry, as JSON has it."""
+def _from_json_min(task: dict[str, Any]) -> dict[str, Any]:
+    """The one annotation of a JSON-MIN entry, in the form of the full JSON export."""
     choice = task.get("choice")
     choices = choice.get("choices") if isinstance(choice, dict) else [choice] if choice else None
     return {**task, "completed_by": task.get("annotator"), "result": [{"value": {"choices": choices}}]}
 
 
-def _person(completed_by: object) -> str:
+def _annotator(completed_by: object) -> str:
     return json.dumps(completed_by.get("id", completed_by) if isinstance(completed_by, dict) else completed_by)
 
 
 def _choice(result: object) -> str | None:
-    """What was chosen; several words where several things were, which is the name of no class."""
+    """The chosen class; several joined by ``;`` where more than one was chosen, which is no class name."""
     chosen: list[str] = []
     for region in result if isinstance(result, list) else ():
         value = region.get("value") if isinstance(region, dict) else None
@@ -146,38 +155,38 @@ def _choice(result: object) -> str | None:
     return "; ".join(dict.fromkeys(chosen)) or None
 
 
-def _text(value: object) -> str:
+def _as_text(value: object) -> str:
     return "" if value is None else str(value)
 
 
 # -- FiftyOne ---------------------------------------------------------------------------------------------
 
 
-def _fiftyone(path: str, content: dict[str, Any], storage: Storage) -> Iterator[tuple[str, str, str | None, bool]]:
+def _fiftyone_rows(path: str, content: dict[str, Any], storage: Storage) -> Iterator[tuple[str, str, str | None, bool]]:
     classes = content.get("classes")
     listed: dict[str, tuple[str, str]] | None = None
     for stem, target in content["labels"].items():
-        said = target if isinstance(target, dict) else {"label": target}
-        attributes = said.get("attributes")
+        annotation = target if isinstance(target, dict) else {"label": target}
+        attributes = annotation.get("attributes")
         if isinstance(attributes, dict) and isinstance(attributes.get("key"), str):
-            shard, key = _text(attributes.get("shard")), attributes["key"]
+            shard, key = _as_text(attributes.get("shard")), attributes["key"]
         else:
             listed = _image_list(path, storage) if listed is None else listed
             shard, key = listed.get(stem.rpartition("/")[2], ("", stem))
-        # only models are unsure: a label with a confidence is a prediction that nobody has looked at
-        label = said.get("label") if said.get("confidence") is None else None
-        yield shard, key, _class(label, classes), False
+        # a label with a confidence is a model's prediction that no annotator has confirmed
+        label = annotation.get("label") if annotation.get("confidence") is None else None
+        yield shard, key, _class_name(label, classes), False
 
 
-def _class(label: object, classes: object) -> str | None:
-    """The name of a class; a number is the place of one in the file's own list, where it has one."""
+def _class_name(label: object, classes: object) -> str | None:
+    """The name of a class. A number is an index into the file's own list of classes, where it has one."""
     if isinstance(label, int) and isinstance(classes, list):
         return str(classes[label]) if 0 <= label < len(classes) else f"{label} of {len(classes)} classes"
     return None if label is None else str(label)
 
 
 def _image_list(path: str, storage: Storage) -> dict[str, tuple[str, str]]:
-    """Shard and key by the name of the file, from the list beside the labels; nothing where there is none."""
+    """Shard and key by file name, from the list beside the labels; empty where there is no list."""
     folder, slash, _ = path.rpartition("/")
     try:
         text = storage.read(folder + slash + IMAGE_LIST).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""A calibration on disk: readable JSON that says what it was fitted on, and fits nothing else."""
+"""A calibration as a JSON file, and the check that it belongs to a job's members."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from pipeline.storage import Storage, absolute_uri
 
 FORMAT = "shardlabel calibration 1"
 
-_Share = Annotated[float, Field(ge=0, le=1)]
+_UnitInterval = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Frozen(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Figures(_Frozen):
+class CalibrationMetrics(_FrozenModel):
     """How well scores fit the truth.
 
     Attributes:
         nll: Mean negative log-likelihood, nats.
         ece: Expected calibration error, 0-1.
-        ece_floor: What perfect scores would show in expectation, 0-1.
+        ece_floor: Expected ECE of perfectly calibrated scores on so many images, 0-1.
     """
 
     nll: Annotated[float, Field(ge=0)]
-    ece: _Share
-    ece_floor: _Share
+    ece: _UnitInterval
+    ece_floor: _UnitInterval
 
 
-class FittedMember(_Frozen):
-    """A member, as far as a person wants to know it.
+class FittedMember(_FrozenModel):
+    """A member that a calibration was fitted on.
 
     Attributes:
         alias, arch, factor, weights_sha256: As in ``job.json``.
-        identity: Hash of what it is, whatever it is called and however it counts; in a log-stack.
-        weight: In a log-stack, its exponent.
+        identity: For a log-stack: hash of network, tensors and recipe, without alias and factor.
+        weight: For a log-stack: its exponent.
     """
 
     alias: str
@@ -53,28 +53,28 @@ class FittedMember(_Frozen):
     weight: Annotated[float, Field(ge=0)] | None = None
 
 
-class Calibration(_Frozen):
-    """What makes the scores of one ensemble's consensus say how often they are right.
+class Calibration(_FrozenModel):
+    """The calibration of one ensemble's consensus.
 
     Attributes:
-        format: Of this file.
-        method: ``temperature``: one number for the pool as it is. ``stack``: a log-stack, p proportional to
-            exp(sum of a_m log p_m) with a weight a_m for each member; it is a geometric pool with the weights
+        format: Version of the file format.
+        method: ``temperature``: one temperature for the pool. ``stack``: a log-stack, p proportional to
+            exp(sum of a_m log p_m) with a weight a_m for each member. It is a geometric pool with the weights
             a_m / sum a, at the temperature 1 / sum a.
         rule: How the members are combined.
-        temperature: The pooled probabilities become p^(1/T), normalised.
+        temperature: T; the pooled probabilities become p^(1/T), normalised.
         members_fingerprint: Hash of everything about the members that changes the pool.
-        members: The members, for people.
-        num_classes: Size of the label space.
-        truths: Labelled images that it was fitted on.
-        folds: In how many parts these were cut to find ``after``.
-        top1: Share of them whose label is right, 0-1.
-        top1_after: The same of labels from weights that were fitted without the image in question; None where labels
-            stay, as they do at any temperature.
-        before: Figures of the scores as they were.
-        after: Figures of scores from what was fitted without the image in question.
-        temperature_alone: The same for one temperature, where more than that was fitted.
-        strength: Of the pull towards equal weights.
+        members: The members, in readable form.
+        num_classes: K.
+        truths: Images with known truth that it was fitted on.
+        folds: Folds of the cross-validation behind ``after``.
+        top1: Share of these images whose label is right, 0-1.
+        top1_after: The same for held-out images of the cross-validation; None for a temperature, which changes no
+            label.
+        before: Metrics of the uncalibrated scores.
+        after: Metrics of calibrated scores on held-out images.
+        temperature_alone: The same for a temperature alone; None where nothing else was fitted.
+        strength: Of the regularization towards equal weights; for a log-stack.
         out: The output that it was fitted on.
         truth: Where the truth came from.
     """
@@ -88,24 +88,24 @@ class Calibration(_Frozen):
     num_classes: Annotated[int, Field(ge=1)]
     truths: Annotated[int, Field(ge=1)]
     folds: Annotated[int, Field(ge=2)]
-    top1: _Share
-    top1_after: _Share | None = None
-    before: Figures
-    after: Figures
-    temperature_alone: Figures | None = None
+    top1: _UnitInterval
+    top1_after: _UnitInterval | None = None
+    before: CalibrationMetrics
+    after: CalibrationMetrics
+    temperature_alone: CalibrationMetrics | None = None
     strength: Annotated[float, Field(ge=0)] | None = None
     out: str
     truth: str
 
-    def weights_of(self, members: Sequence[Mapping[str, Any]], source: str) -> tuple[float, ...]:
-        """The weights of a log-stack for these members, in their order, whatever they are called.
+    def weights_for(self, members: Sequence[Mapping[str, Any]], source: str) -> tuple[float, ...]:
+        """The weights of a log-stack for these members, in their order. Aliases do not matter.
 
         Args:
             members: As ``job.json`` has them.
             source: Where the calibration was read from.
 
         Raises:
-            RequestError: It was fitted on others.
+            RequestError: It was fitted on other members.
         """
         left: dict[str | None, list[float]] = {}
         for fitted in self.members:
@@ -115,11 +115,11 @@ class Calibration(_Frozen):
         except (KeyError, IndexError):
             weights = ()
         if len(weights) != len(self.members) or not any(weights):
-            raise self._of_others(members, source, "members, weights and recipes")
+            raise self._other_members_error(members, source, "members, weights and recipes")
         return weights
 
     def check(self, members: Sequence[Mapping[str, Any]], rule: str, source: str) -> None:
-        """Make sure that it was fitted on the consensus of these members.
+        """Check that it was fitted on the consensus of these members.
 
         Args:
             members: As ``job.json`` has them.
@@ -127,26 +127,26 @@ class Calibration(_Frozen):
             source: Where the calibration was read from.
 
         Raises:
-            RequestError: It was not; the message says what differs.
+            RequestError: It was not; the message names the difference.
         """
         if rule != self.rule:
             raise RequestError(
                 f"--calibration {source}: it was fitted on the {self.rule} of the members, and this job combines them "
-                f"by {rule}; a temperature of one says nothing of the other"
+                f"by {rule}; fit another calibration for {rule}"
             )
         if members_fingerprint(members) != self.members_fingerprint:
-            raise self._of_others(members, source, "members, weights, factors and recipes")
+            raise self._other_members_error(members, source, "members, weights, factors and recipes")
 
-    def _of_others(self, members: Sequence[Mapping[str, Any]], source: str, what: str) -> RequestError:
+    def _other_members_error(self, members: Sequence[Mapping[str, Any]], source: str, what: str) -> RequestError:
         fitted = [member.model_dump() for member in self.members]
         return RequestError(
-            f"--calibration {source}: it was fitted on other members ({_listed(fitted)}) than this job has "
-            f"({_listed(members)}); {what} must be the same"
+            f"--calibration {source}: it was fitted on other members ({_format_members(fitted)}) than this job has "
+            f"({_format_members(members)}); {what} must be the same"
         )
 
 
 def members_fingerprint(members: Sequence[Mapping[str, Any]]) -> str:
-    """Hash of what changes the pool: everything but what members are called, and their order.
+    """Hash of all that changes the pool: the members without their aliases and their order.
 
     Args:
         members: As ``job.json`` has them.
@@ -156,7 +156,7 @@ def members_fingerprint(members: Sequence[Mapping[str, Any]]) -> str:
 
 
 def member_identity(member: Mapping[str, Any]) -> str:
-    """Hash of what a member is: its network, tensors and recipe; not what it is called and how much it counts.
+    """Hash of a member's network, tensors and recipe, without alias and factor.
 
     Args:
         member: As ``job.json`` has it.
@@ -164,7 +164,7 @@ def member_identity(member: Mapping[str, Any]) -> str:
     return fingerprint({name: value for name, value in member.items() if name not in {"alias", "factor"}})
 
 
-def _listed(members: Sequence[Mapping[str, Any]]) -> str:
+def _format_members(members: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{member['alias']}@{member['weights_sha256'][:8]}*{member['factor']:g}" for member in members)
 
 
@@ -172,10 +172,10 @@ def read_calibration(path: str, storage: Storage) -> tuple[Calibration, str]:
     """Read a calibration.
 
     Returns:
-        The calibration, and the hash of the file: 64 hex digits.
+        The calibration, and the SHA-256 of the file: 64 hex digits.
 
     Raises:
-        RequestError: The file is missing, or is none.
+        RequestError: The file is missing, or is no calibration.
     """
     try:
         data = storage.read(absolute_uri(path))
@@ -193,7 +193,7 @@ def read_calibration(path: str, storage: Storage) -> tuple[Calibration, str]:
 
 
 def write_calibration(path: str, calibration: Calibration, storage: Storage) -> None:
-    """Write a calibration, over an older one.
+    """Write a calibration; an older file is replaced.
 
     Raises:
         RequestError: It cannot be written there.

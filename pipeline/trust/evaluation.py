@@ -1,4 +1,4 @@
-"""Accuracy of the consensus and of each member on images whose truth is known, as figures and by group."""
+"""Accuracy of the consensus and of each member on images with known truth: overall, by class and by score."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.trust.intervals import Gain, Interval, paired_gain, wilson
-from pipeline.trust.matched import Matched
-from pipeline.trust.per_class import ClassFigures, Confusion, by_class, macro_f1, most_confused
-from pipeline.trust.reliability import Reliability, reliability
-from pipeline.trust.selection import Group, Kept, by_agreement, by_score, kept_at
+from pipeline.trust.intervals import Gain, Interval, paired_gain, wilson_interval
+from pipeline.trust.matched import MatchedImages
+from pipeline.trust.per_class import ClassMetrics, Confusion, compute_class_metrics, find_confused_classes, macro_f1
+from pipeline.trust.reliability import Reliability, compute_reliability
+from pipeline.trust.thresholds import (
+    AccuracyGroup,
+    OperatingPoint,
+    find_operating_points,
+    group_by_agreement,
+    group_by_score,
+)
 from pipeline.trust.truth import TruthCounts
 
 _TOP = 5
@@ -20,13 +26,13 @@ _TOP = 5
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How one predictor does.
+    """Accuracy of one predictor: a member or the consensus.
 
     Attributes:
-        top1: Share of images whose truth is its first label, 0-1.
-        top5: Among its first five; or among all that are stored, if these are fewer.
+        top1: Share of images whose true class is its first label, 0-1.
+        top5: The same for its first five labels, or for all stored ones where these are fewer.
         top1_interval, top5_interval: Wilson's, 95 %.
-        reliability: How well its largest score says how often it is right.
+        reliability: Calibration of its largest score.
     """
 
     top1: float
@@ -38,25 +44,25 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Accuracy of an output, on the images whose truth is known.
+    """Accuracy of an output on its labelled images with known truth.
 
     Attributes:
         out: The output.
-        images: Labelled images whose truth is known.
-        consensus: Of the ensemble.
-        members: Of each member, by alias.
+        images: Labelled images with known truth.
+        consensus: Accuracy of the consensus.
+        members: Accuracy of each member, by alias.
         combine: How the members were combined.
-        top_k: How many labels are stored of each.
-        temperature: That the consensus was calibrated with; None: it is uncalibrated, and its scores promise nothing.
-        truth: Where the truth comes from, and what became of it.
-        gain: Of the consensus over its best member; None for a single member or without images. Which member is the
-            best is read from the same images, so the true gain is rather larger.
-        macro_f1: Mean F1 of the classes, each counted alike, 0-1.
+        top_k: Labels stored per image and predictor.
+        temperature: Of the calibration of the consensus; None where it is uncalibrated.
+        truth: Where the truth comes from, and how much of it could be used.
+        gain: Of the consensus over its best member; None for a single member or without images. The best member is
+            picked on the same images, so the true gain is rather larger.
+        macro_f1: Unweighted mean F1 of the classes, 0-1.
         classes: Each class that is the truth or the label of an image, by index.
-        confused: The pairs of classes mistaken most often.
-        by_agreement, by_score: Accuracy of the consensus.
-        kept: How many images could be kept at some precisions, as observed on these images: no promise for others.
-        weights: Of the members, by alias, where they are pooled in a fitted log-stack.
+        confused: The pairs of classes confused most often.
+        by_agreement, by_score: Accuracy of the consensus by agreement and by score.
+        kept: Operating points at some precisions, as observed on these images: no promise for others.
+        weights: Of the members, by alias, in a fitted log-stack; None elsewhere.
     """
 
     out: str
@@ -69,30 +75,30 @@ class Evaluation:
     truth: TruthCounts
     gain: Gain | None
     macro_f1: float
-    classes: tuple[ClassFigures, ...]
+    classes: tuple[ClassMetrics, ...]
     confused: tuple[Confusion, ...]
-    by_agreement: tuple[Group, ...]
-    by_score: tuple[Group, ...]
-    kept: tuple[Kept, ...]
+    by_agreement: tuple[AccuracyGroup, ...]
+    by_score: tuple[AccuracyGroup, ...]
+    kept: tuple[OperatingPoint, ...]
     weights: dict[str, float] | None = None
 
 
-def evaluate_matched(out: str, job: Mapping[str, Any], matched: Matched) -> Evaluation:
-    """All figures of images whose truth is known.
+def compute_evaluation(out: str, job: Mapping[str, Any], matched: MatchedImages) -> Evaluation:
+    """Compute all accuracy figures.
 
     Args:
         out: The output.
         job: Its ``job.json``.
-        matched: The images.
+        matched: Its images with known truth.
     """
     results, names = job["results"], job["class_names"]
     aliases = [member["alias"] for member in results["members"]]
-    right_PN = matched.places_PN == 0
+    right_PN = matched.ranks_PN == 0
     consensus, *members = (
-        _accuracy(places_N, scores_N) for places_N, scores_N in zip(matched.places_PN, matched.scores_PN, strict=True)
+        _accuracy(ranks_N, scores_N) for ranks_N, scores_N in zip(matched.ranks_PN, matched.scores_PN, strict=True)
     )
     stack = results.get("calibration", {}).get("weights")
-    classes = by_class(matched.truth_N, matched.label_N, names)
+    classes = compute_class_metrics(matched.truth_N, matched.label_N, names)
     return Evaluation(
         out=out,
         images=len(matched),
@@ -105,29 +111,29 @@ def evaluate_matched(out: str, job: Mapping[str, Any], matched: Matched) -> Eval
         gain=_gain(right_PN, aliases),
         macro_f1=macro_f1(classes),
         classes=classes,
-        confused=most_confused(matched.truth_N, matched.label_N, names),
-        by_agreement=by_agreement(matched.agreement_N, right_PN[0]),
-        by_score=by_score(matched.scores_PN[0], right_PN[0]),
-        kept=kept_at(matched.scores_PN[0], right_PN[0]),
+        confused=find_confused_classes(matched.truth_N, matched.label_N, names),
+        by_agreement=group_by_agreement(matched.agreement_N, right_PN[0]),
+        by_score=group_by_score(matched.scores_PN[0], right_PN[0]),
+        kept=find_operating_points(matched.scores_PN[0], right_PN[0]),
         weights=dict(zip(aliases, stack, strict=True)) if stack else None,
     )
 
 
-def _accuracy(places_N: np.ndarray, scores_N: np.ndarray) -> Accuracy:
-    images = len(places_N)
-    right_N = places_N == 0
-    first, among = int(right_N.sum()), int(((places_N >= 0) & (places_N < _TOP)).sum())
+def _accuracy(ranks_N: np.ndarray, scores_N: np.ndarray) -> Accuracy:
+    images = len(ranks_N)
+    right_N = ranks_N == 0
+    num_top1, num_top5 = int(right_N.sum()), int(((ranks_N >= 0) & (ranks_N < _TOP)).sum())
     return Accuracy(
-        top1=first / max(1, images),
-        top5=among / max(1, images),
-        top1_interval=wilson(first, images),
-        top5_interval=wilson(among, images),
-        reliability=reliability(scores_N, right_N),
+        top1=num_top1 / max(1, images),
+        top5=num_top5 / max(1, images),
+        top1_interval=wilson_interval(num_top1, images),
+        top5_interval=wilson_interval(num_top5, images),
+        reliability=compute_reliability(scores_N, right_N),
     )
 
 
 def _gain(right_PN: np.ndarray, aliases: Sequence[str]) -> Gain | None:
-    """Of the consensus over the member that is right most often."""
+    """Gain of the consensus over the member that is right most often."""
     if len(aliases) < 2 or not right_PN.shape[1]:
         return None
     consensus_N, members_MN = right_PN[0], right_PN[1:]

@@ -1,4 +1,4 @@
-"""Intervals of shares, and of the difference of two shares of the same images: at 95 %, unless asked for otherwise."""
+"""Confidence intervals of shares, and of the difference of two shares of the same images; 95 % by default."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Gain:
     """How much more often one predictor is right than another, on the same images.
 
     Attributes:
-        over: The other one.
+        over: Name of the other predictor.
         difference: Share of images right, first minus other, -1 to 1.
         interval: Of the difference.
         only_first: Images where only the first is right.
@@ -34,12 +34,12 @@ class Gain:
     p_value: float
 
 
-def wilson(successes: int, total: int) -> Interval:
-    """Score interval of a share.
+def wilson_interval(successes: int, total: int) -> Interval:
+    """Wilson's score interval of a share.
 
     Args:
         successes: At most ``total``.
-        total: Of how many; with 0 nothing is known, and the interval is (0, 1).
+        total: Number of trials; for 0 the interval is (0, 1).
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927; recommended
     by Brown, Cai & DasGupta, "Interval estimation for a binomial proportion", Statistical Science 2001.
@@ -55,8 +55,8 @@ def wilson(successes: int, total: int) -> Interval:
     return low, high
 
 
-def wilson_high(successes: int, total: int, z: float) -> float:
-    """Upper end of the same interval at z standard deviations: the share of which ``successes`` is z of them below.
+def wilson_upper(successes: int, total: int, z: float) -> float:
+    """Upper end of Wilson's interval at z standard deviations.
 
     Args:
         successes: At most ``total``.
@@ -68,12 +68,12 @@ def wilson_high(successes: int, total: int, z: float) -> float:
 
 
 def binomial_tail(successes: int, total: int, share: float) -> float:
-    """Chance of at least so many successes.
+    """Probability of at least so many successes of a binomial distribution.
 
     Args:
         successes: At most ``total``.
-        total: Of how many.
-        share: Chance of each, above 0 and below 1.
+        total: Number of trials.
+        share: Probability of a success in each, above 0 and below 1.
     """
     failures = np.arange(1, total - successes + 1)
     log_choose = np.cumsum(np.log((total - failures + 1) / failures))
@@ -81,12 +81,12 @@ def binomial_tail(successes: int, total: int, share: float) -> float:
     return min(1.0, math.exp(total * math.log(share)) + float(np.exp(logs).sum()))
 
 
-def clopper_pearson_low(successes: int, total: int, delta: float) -> float:
+def clopper_pearson_lower(successes: int, total: int, delta: float) -> float:
     """Exact one-sided lower bound of a share: BetaInv(delta; x, k - x + 1) for x successes of k.
 
     Args:
         successes: At most ``total``.
-        total: Of how many; with 0 nothing is known, and the bound is 0.
+        total: Number of trials; for 0 the bound is 0.
         delta: Risk that the share is below the bound, above 0 and below 1.
 
     Source: Clopper & Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial",
@@ -100,7 +100,7 @@ def clopper_pearson_low(successes: int, total: int, delta: float) -> float:
 
 
 def paired_gain(over: str, only_first: int, only_other: int, total: int) -> Gain:
-    """Compare two predictors that were asked about the same images.
+    """Compare two predictors on the same images.
 
     The interval is Wald's after half an image is added to each of the four cells; the p-value is McNemar's
     exact one.

@@ -1,4 +1,4 @@
-"""Class by class: precision, recall and F1, and which classes are taken for each other."""
+"""Precision, recall and F1 of each class, and the classes that are confused most often."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.trust.intervals import Interval, wilson
+from pipeline.trust.intervals import Interval, wilson_interval
 
-_MOST_CONFUSED = 50
+_MAX_CONFUSED = 50
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class ClassFigures:
-    """One class. All figures are observed; with few images their intervals are wide.
+class ClassMetrics:
+    """Metrics of one class, as observed.
 
     Attributes:
         label: Its index.
         name: Its name.
-        images: Images of which it is the truth.
-        predicted: Images that were given this label.
+        images: Images whose truth it is.
+        predicted: Images whose label it is.
         precision: Share of ``predicted`` that is right, 0-1; None where there are none.
-        precision_interval: Wilson's.
-        recall: Share of ``images`` that is found, 0-1; None where there are none.
-        recall_interval: Wilson's.
-        f1: Harmonic mean of both, 0-1.
+        precision_interval: Wilson's, 95 %.
+        recall: Share of ``images`` with this label, 0-1; None where there are none.
+        recall_interval: Wilson's, 95 %.
+        f1: Harmonic mean of precision and recall, 0-1.
     """
 
     label: int
@@ -43,11 +43,11 @@ class ClassFigures:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Images of one class that were given the label of another.
+    """Images of one class with the label of another: a cell of the confusion matrix.
 
     Attributes:
-        truth, truth_name: What they are.
-        label, label_name: What they were taken for.
+        truth, truth_name: Index and name of the true class.
+        label, label_name: Index and name of the label.
         images: How many.
         share: Of all images of the true class, 0-1.
     """
@@ -60,59 +60,59 @@ class Confusion:
     share: float
 
 
-def by_class(truth_N: Array, label_N: Array, names: Sequence[str]) -> tuple[ClassFigures, ...]:
-    """Figures of every class that is the truth or the label of an image, in order of index.
+def compute_class_metrics(truth_N: Array, label_N: Array, names: Sequence[str]) -> tuple[ClassMetrics, ...]:
+    """Metrics of every class that is the truth or the label of an image, in order of index.
 
     Args:
-        truth_N: Integers, 0 to K - 1.
-        label_N: Likewise.
+        truth_N: int, true classes, 0 to K - 1.
+        label_N: int, labels, 0 to K - 1.
         names: Of the K classes.
     """
     images = np.bincount(truth_N, minlength=len(names))
     predicted = np.bincount(label_N, minlength=len(names))
     right = np.bincount(truth_N[truth_N == label_N], minlength=len(names))
     return tuple(
-        _figures(label, names[label], int(images[label]), int(predicted[label]), int(right[label]))
+        _class_metrics(label, names[label], int(images[label]), int(predicted[label]), int(right[label]))
         for label in np.flatnonzero(images + predicted).tolist()
     )
 
 
-def _figures(label: int, name: str, images: int, predicted: int, right: int) -> ClassFigures:
-    return ClassFigures(
+def _class_metrics(label: int, name: str, images: int, predicted: int, right: int) -> ClassMetrics:
+    return ClassMetrics(
         label=label,
         name=name,
         images=images,
         predicted=predicted,
         precision=right / predicted if predicted else None,
-        precision_interval=wilson(right, predicted),
+        precision_interval=wilson_interval(right, predicted),
         recall=right / images if images else None,
-        recall_interval=wilson(right, images),
+        recall_interval=wilson_interval(right, images),
         f1=2 * right / (images + predicted),
     )
 
 
-def macro_f1(classes: Sequence[ClassFigures]) -> float:
-    """Mean F1 of the classes that have images, each counted alike; 0 without any."""
+def macro_f1(classes: Sequence[ClassMetrics]) -> float:
+    """Unweighted mean F1 of the classes that have images, 0-1; 0 without images."""
     scores = [figures.f1 for figures in classes if figures.images]
     return sum(scores) / len(scores) if scores else 0.0
 
 
-def most_confused(
-    truth_N: Array, label_N: Array, names: Sequence[str], most: int = _MOST_CONFUSED
+def find_confused_classes(
+    truth_N: Array, label_N: Array, names: Sequence[str], limit: int = _MAX_CONFUSED
 ) -> tuple[Confusion, ...]:
-    """The pairs of classes that are mistaken most often, the most frequent first.
+    """The pairs of classes that are confused most often, the most frequent first.
 
     Args:
-        truth_N: Integers, 0 to K - 1.
-        label_N: Likewise.
+        truth_N: int, true classes, 0 to K - 1.
+        label_N: int, labels, 0 to K - 1.
         names: Of the K classes.
-        most: How many pairs at most.
+        limit: Pairs at most.
     """
     wrong_N = truth_N != label_N
     codes = truth_N[wrong_N].astype(np.int64) * len(names) + label_N[wrong_N]
-    pairs, counts = np.unique(codes, return_counts=True)  # those that occur: K x K may be a billion
+    pairs, counts = np.unique(codes, return_counts=True)  # only pairs that occur: K x K may be a billion
     images = np.bincount(truth_N, minlength=len(names))
-    first = np.argsort(-counts, kind="stable")[:most]
+    first = np.argsort(-counts, kind="stable")[:limit]
     found = []
     for pair, count in zip(pairs[first].tolist(), counts[first].tolist(), strict=True):
         truth, label = divmod(pair, len(names))

@@ -1,8 +1,8 @@
-"""Calibration: whether a score of 0.8 is right four times in five.
+"""Reliability: whether labels with a score of 0.8 are right four times in five.
 
-The expected calibration error is estimated over bins of equal mass, because most scores are near 1 and bins of equal
-width would lump them together. It is never 0, not even for a perfect predictor: chance moves each bin's accuracy. How
-large it would be then, the floor, is told beside it.
+The expected calibration error (ECE) is estimated over bins of equal mass: most scores are near 1, and bins of equal
+width would put them all into one. It is not 0 even for a perfectly calibrated predictor, because the accuracy of each
+bin varies by chance. The floor says how large it would be then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Images of neighbouring scores.
+    """Images with neighbouring scores.
 
     Attributes:
         low, high: Their lowest and highest score, 0-1.
@@ -37,11 +37,11 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """How well scores say how often they are right.
+    """Calibration of scores.
 
     Attributes:
         ece: Expected calibration error, 0-1: mean distance of score and accuracy over the bins.
-        floor: What a perfectly calibrated predictor with these scores would show in expectation, 0-1.
+        floor: Expected ECE of a perfectly calibrated predictor with these scores, 0-1.
         bins: From low to high scores.
     """
 
@@ -50,13 +50,13 @@ class Reliability:
     bins: tuple[Bin, ...]
 
 
-def reliability(scores_N: Array, right_N: Array, num_bins: int = NUM_BINS) -> Reliability:
-    """Compare scores with how often they are right.
+def compute_reliability(scores_N: Array, right_N: Array, num_bins: int = NUM_BINS) -> Reliability:
+    """Compare scores with the share of labels that are right.
 
     Args:
-        scores_N: Float, 0-1.
-        right_N: Bool.
-        num_bins: Bins of equal mass at most; images of equal scores stay in one bin.
+        scores_N: float, 0-1.
+        right_N: bool, whether the labels are right.
+        num_bins: Bins of equal mass at most; images with equal scores share a bin.
 
     Source: Naeini, Cooper & Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015;
     equal mass: Roelofs et al., "Mitigating bias in calibration error estimation", AISTATS 2022 (arXiv 2012.08668).
@@ -66,7 +66,7 @@ def reliability(scores_N: Array, right_N: Array, num_bins: int = NUM_BINS) -> Re
         return Reliability(0.0, 0.0, ())
     order_N = np.argsort(scores_N, kind="stable")
     sorted_N = scores_N[order_N].astype(np.float64)
-    starts = _starts(sorted_N, num_bins)
+    starts = _bin_starts(sorted_N, num_bins)
     counts = np.diff([*starts, num_images])
     means = np.clip(np.add.reduceat(sorted_N, starts) / counts, 0, 1)
     accuracies = np.add.reduceat(right_N[order_N].astype(np.float64), starts) / counts
@@ -84,8 +84,8 @@ def reliability(scores_N: Array, right_N: Array, num_bins: int = NUM_BINS) -> Re
     return Reliability(ece, sum(deviations) / num_images, bins)
 
 
-def _starts(sorted_N: Array, num_bins: int) -> Array:
-    """Where bins of about equal mass begin; a cut inside a run of equal scores moves to its end."""
+def _bin_starts(sorted_N: Array, num_bins: int) -> Array:
+    """Start indices of bins of about equal mass; a cut inside a run of equal scores moves to its end."""
     num_images = len(sorted_N)
     cuts = np.arange(1, num_bins) * num_images // num_bins
     cuts = np.searchsorted(sorted_N, sorted_N[cuts[cuts > 0] - 1], side="right")
@@ -93,7 +93,7 @@ def _starts(sorted_N: Array, num_bins: int) -> Array:
 
 
 def _mean_deviation(count: int, mean: float, variance: float) -> float:
-    """Expected distance, in images, of the number that is right from the sum of the scores, if these are true.
+    """Expected distance, in images, between the number of right labels and the sum of calibrated scores.
 
     Exact where all scores are equal (a binomial), and in the limit of many images.
 

@@ -1,17 +1,16 @@
-"""One temperature for the pool: p^(1/T), normalised, with T fitted on labelled images.
+"""Temperature scaling of the pool: p^(1/T), normalised, with T fitted on images with known truth.
 
 The temperature is fitted after pooling: calibrated members do not make a calibrated pool (Rahaman & Thiery,
-"Uncertainty quantification and deep ensembles", NeurIPS 2021, arXiv 2007.08792). It may be
-below 1: networks trained with label smoothing or mixup are less certain than they could be. It never changes which
-class comes first.
+"Uncertainty quantification and deep ensembles", NeurIPS 2021, arXiv 2007.08792). It may be below 1: networks trained
+with label smoothing or mixup are underconfident. It never changes the order of the classes.
 
-Only the top k probabilities are stored. What is missing to 1 is spread evenly over the other classes.
+Only the top k probabilities are stored. The rest up to 1 is spread evenly over the other classes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,19 +23,19 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _TOLERANCE = 1e-5  # of the logarithm of the temperature
-_LEAST_REST = 2.0**-24  # what float32 scores can leave of 1: a smaller rest is unknown, not 0
+_MIN_REST = 2.0**-24  # the resolution of float32 scores: a smaller rest is unknown, not 0
 _SEED = 0
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class Pooled:
-    """Pooled distributions of N labelled images, of which the top k of K classes are known.
+class PooledProbs:
+    """Pooled probabilities of N images with known truth; the top k of K classes are known.
 
     Attributes:
         logs_Nk: float64, logarithms of the known probabilities, best first.
-        log_rest_N: float64, logarithm of the probability of each other class; without any, minus infinity.
+        log_rest_N: float64, logarithm of the probability of each other class; minus infinity if k = K.
         log_truth_N: float64, logarithm of the probability of the true class.
         num_rest: K - k.
     """
@@ -47,42 +46,42 @@ class Pooled:
     num_rest: int
 
     @classmethod
-    def of(cls, scores_Nk: Array, places_N: Array, num_classes: int) -> Pooled:
-        """From what is stored.
+    def from_top_k(cls, scores_Nk: Array, ranks_N: Array, num_classes: int) -> PooledProbs:
+        """From the stored top k.
 
         Args:
-            scores_Nk: Float, top k probabilities, best first.
-            places_N: Where the true class is among them, from 0; -1 where it is not.
+            scores_Nk: float, top k probabilities, 0-1, best first.
+            ranks_N: int, rank of the true class among them, from 0; -1 where it is not among them.
             num_classes: K, at least k.
         """
         exact_Nk = scores_Nk.astype(np.float64)
         num_rest = num_classes - exact_Nk.shape[1]
         log_rest_N = np.full(len(exact_Nk), -np.inf)
         if num_rest:
-            log_rest_N = np.log(np.maximum(1 - exact_Nk.sum(axis=1), _LEAST_REST) / num_rest)
+            log_rest_N = np.log(np.maximum(1 - exact_Nk.sum(axis=1), _MIN_REST) / num_rest)
         logs_Nk = np.log(np.maximum(exact_Nk, np.finfo(np.float32).tiny))
-        known_N = np.take_along_axis(logs_Nk, np.maximum(places_N, 0)[:, None], axis=1)[:, 0]
-        return cls(logs_Nk, log_rest_N, np.where(places_N >= 0, known_N, log_rest_N), num_rest)
+        known_N = np.take_along_axis(logs_Nk, np.maximum(ranks_N, 0)[:, None], axis=1)[:, 0]
+        return cls(logs_Nk, log_rest_N, np.where(ranks_N >= 0, known_N, log_rest_N), num_rest)
 
     def __len__(self) -> int:
         return len(self.log_truth_N)
 
-    def take(self, rows: Array) -> Pooled:
-        """Some of the images."""
-        return Pooled(self.logs_Nk[rows], self.log_rest_N[rows], self.log_truth_N[rows], self.num_rest)
+    def take(self, rows: Array) -> PooledProbs:
+        """The images with these indices, or where this mask is true."""
+        return PooledProbs(self.logs_Nk[rows], self.log_rest_N[rows], self.log_truth_N[rows], self.num_rest)
 
     def nll(self, temperature: float) -> Array:
-        """Negative log-likelihood of the truth of each image at a temperature, nats, (N,)."""
+        """Negative log-likelihood of the truth at a temperature: float64 (N,), nats."""
         nll_N: Array = self._log_sum(temperature) - self.log_truth_N / temperature
         return nll_N
 
     def scores(self, temperature: float) -> Array:
-        """The largest probability of each image at a temperature, (N,)."""
+        """The largest probability of each image at a temperature: float64 (N,), 0-1."""
         scores_N: Array = np.exp(self.logs_Nk[:, 0] / temperature - self._log_sum(temperature))
         return scores_N
 
     def _log_sum(self, temperature: float) -> Array:
-        """Logarithm of the sum over classes of p^(1/T)."""
+        """Logarithm of the sum over classes of p^(1/T): float64 (N,)."""
         largest_N = np.maximum(self.logs_Nk[:, 0], self.log_rest_N) / temperature
         total_N = np.exp(self.logs_Nk / temperature - largest_N[:, None]).sum(axis=1)
         if self.num_rest:
@@ -92,28 +91,28 @@ class Pooled:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
-    """What temperatures say of images that they were not fitted on.
+class HeldOutScores:
+    """Scores of images at a temperature that was fitted on other images.
 
     Attributes:
-        nll_N: Negative log-likelihoods, nats.
-        scores_N: Largest probabilities.
+        nll_N: float64, negative log-likelihoods of the truth, nats.
+        scores_N: float64, largest probabilities, 0-1.
     """
 
     nll_N: Array
     scores_N: Array
 
 
-def fit_temperature(pooled: Pooled) -> float:
-    """The temperature with the smallest mean negative log-likelihood.
+def fit_temperature(pooled: PooledProbs) -> float:
+    """Fit the temperature with the smallest mean negative log-likelihood.
 
-    The likelihood is convex in 1 / T, so that there is one minimum along any monotone scale of it.
+    It is convex in 1 / T, so there is one minimum along any monotone scale of T.
 
     Args:
-        pooled: Labelled images.
+        pooled: Images with known truth.
 
     Raises:
-        RequestError: The images do not say: the smallest or largest temperature is the best.
+        RequestError: The best temperature is at a limit: the images do not determine it.
 
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017.
     """
@@ -121,31 +120,36 @@ def fit_temperature(pooled: Pooled) -> float:
     found = _golden_section(lambda log: float(pooled.nll(math.exp(log)).mean()), low, high)
     if min(found - low, high - found) < 100 * _TOLERANCE:
         raise RequestError(
-            f"{len(pooled):,} truths do not say which temperature fits: the best is {MIN_TEMPERATURE:g} or less "
+            f"{len(pooled):,} truths do not determine the temperature: the best is {MIN_TEMPERATURE:g} or less "
             f"(are all labels right?), or {MAX_TEMPERATURE:g} or more (are these truths of other images?); "
             "give more or other ones"
         )
     return math.exp(found)
 
 
-def cross_validate(pooled: Pooled) -> HeldOut:
-    """Fit on four fifths of the images what is said of the last fifth, five times. The folds are always the same.
+def cross_validate(pooled: PooledProbs) -> HeldOutScores:
+    """Scores of held-out images: the temperature is fitted on four fifths, five times.
 
     Raises:
         RequestError: As for :func:`fit_temperature`.
     """
-    fold_N = np.random.default_rng(_SEED).permutation(len(pooled)) % NUM_FOLDS
     nll_N, scores_N = np.empty(len(pooled)), np.empty(len(pooled))
-    for fold in range(NUM_FOLDS):
-        held_N = fold_N == fold
+    for held_N in split_folds(len(pooled), NUM_FOLDS):
         temperature = fit_temperature(pooled.take(~held_N))
         held = pooled.take(held_N)
         nll_N[held_N], scores_N[held_N] = held.nll(temperature), held.scores(temperature)
-    return HeldOut(nll_N, scores_N)
+    return HeldOutScores(nll_N, scores_N)
+
+
+def split_folds(num_images: int, num_folds: int) -> Iterator[Array]:
+    """Masks of the held-out images of each fold: bool (N,); equal in every run."""
+    fold_N = np.random.default_rng(_SEED).permutation(num_images) % num_folds
+    for fold in range(num_folds):
+        yield fold_N == fold
 
 
 def _golden_section(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function with one minimum has it.
+    """The minimum of a function that has one.
 
     Source: Kiefer, "Sequential minimax search for a maximum", Proceedings of the AMS 1953.
     """

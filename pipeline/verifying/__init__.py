@@ -1,4 +1,4 @@
-"""What verify needs: one unit's samples in the input, reconciled with its rows in the output.
+"""Reconciliation of one unit for verify: the samples in its input against the rows in its parts.
 
 The command itself is commands.verify.
 """

@@ -1,4 +1,4 @@
-"""What a shell offers at TAB: asked in the words of each shell, and of a real bash."""
+"""Shell completion, through the protocol of each shell and in a real bash."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def ask(words: str, shell: str = "bash") -> tuple[list[str], str]:
         ("shardlabel label -m mine:resnet18=s3://b", []),
     ],
 )
-def test_bash_is_told(words: str, offered: list[str]):
+def test_bash_completes(words: str, offered: list[str]):
     assert ask(words) == (offered, "[]")
 
 
@@ -60,7 +60,7 @@ def test_every_architecture_of_torchvision_is_offered():
     assert {*torchvision_names()} <= {*offered}
 
 
-def test_zsh_and_fish_are_told():
+def test_zsh_and_fish_complete():
     assert ask("shardlabel label -m half:vit_b_1", "zsh")[0] == ["_arguments '*: :((\"half\\\\:vit_b_16\"))'"]
     assert ask("shardlabel label x.tar pho", "zsh")[0] == ["_files"]
     offered, imported = ask("shardlabel label -m googl", "fish")

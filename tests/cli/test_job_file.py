@@ -16,7 +16,8 @@ from conftest import REPOSITORY
 from pipeline.cli import config as commands
 from pipeline.cli.job_file import schema, template
 from pipeline.config.check import check_config_file
-from pipeline.config.settings import LabelConfig, label_config
+from pipeline.config.parse import parse_label_config
+from pipeline.config.settings import LabelConfig
 from pipeline.errors import RequestError
 
 PUBLISHED = REPOSITORY / "pipeline" / "label.schema.json"
@@ -59,7 +60,7 @@ def test_the_template_is_sound_and_is_the_defaults(tmp_path: Path):
     path.write_text(uncommented(template(str(path))))
     everything = yaml.safe_load(path.read_text())
     assert {name.replace("-", "_") for name in everything} == set(LabelConfig.model_fields)
-    assert label_config({}, str(path)) == checked.config
+    assert parse_label_config({}, str(path)) == checked.config
     validator().validate(everything)
 
 
@@ -104,7 +105,7 @@ def test_init_writes_a_file_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == template("job.yaml")
 
 
-def test_check_says_what_it_understood_or_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_check_shows_the_options_or_the_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "job.yaml"
     path.write_text("model: 'b:resnet34=s3://key:secret@bucket/x.pth*2'\ninputs: a.tar\n")
     assert commands.check(str(path)) == 0
@@ -119,7 +120,7 @@ def test_check_says_what_it_understood_or_what_is_wrong(tmp_path: Path, capsys: 
     assert "secret" not in said.err
 
 
-def test_no_words_at_all_show_help_in_lines():
+def test_no_arguments_show_the_help():
     result = subprocess.run([sys.executable, "-m", "pipeline", "config"], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "\n  check " in result.stderr

@@ -29,7 +29,7 @@ def run(*words: str, cwd: Path, **options) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself(name, shardlabel):
+def test_every_command_has_help(name, shardlabel):
     result = shardlabel(name, "--help")
     assert result.returncode == 0
     assert "Usage: " in result.stdout
@@ -157,7 +157,7 @@ def test_a_signal_ends_every_command_at_once(tmp_path, number):
     assert "Traceback" not in said
 
 
-def test_a_reader_that_goes_away_is_no_traceback(sample_data, tmp_path):
+def test_a_closed_pipe_is_no_traceback(sample_data, tmp_path):
     make_tar(tmp_path / "a.tar", sample_members(2))
     words = command("label", "a.tar", "-o", "out", "--progress", "json", *label_words(sample_data))
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

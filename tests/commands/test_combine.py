@@ -159,7 +159,7 @@ def test_a_combination_goes_on_where_it_stopped_and_waits_for_what_is_not_there_
 def test_a_new_member_runs_alone_and_the_rows_are_those_of_a_full_run(
     labelled, run, tmp_path, monkeypatch, rows_per_part, device_thread
 ):
-    monkeypatch.setattr("pipeline.commands.label.Labeler", functools.partial(Labeler, device_thread=device_thread))
+    monkeypatch.setattr("pipeline.labeler.worker.Labeler", functools.partial(Labeler, device_thread=device_thread))
     seen, first_pass = [], Classifier.first_pass
 
     def watched(self, crops):
@@ -178,7 +178,7 @@ def test_a_new_member_runs_alone_and_the_rows_are_those_of_a_full_run(
 
 @pytest.mark.parametrize("more", [{}, {"rows_per_part": 10}, {"keep": "json,cls"}])
 def test_without_a_new_member_no_image_is_decoded(labelled, run, tmp_path, monkeypatch, more):
-    monkeypatch.setattr("pipeline.labeler.executor.decode", None)
+    monkeypatch.setattr("pipeline.labeler.decoders.decode", None)
     run(tmp_path / "out", f"{OLD}*2", NEW, reuse=labelled / "stored", **more)
     monkeypatch.undo()
     run(tmp_path / "full", f"{OLD}*2", NEW, **more)

@@ -11,7 +11,7 @@ from conftest import make_tar, sample_members
 from small_jobs import ALL, ONE, options, rows
 
 from pipeline import cli, label, verify
-from pipeline.config.settings import label_config
+from pipeline.config.parse import parse_label_config
 from pipeline.engines.inline import InlineEngine
 from pipeline.engines.on_ray import RayEngine
 from pipeline.engines.workload import Share
@@ -32,7 +32,7 @@ def shrink(monkeypatch, memory_bytes: int | None, num_cpus: int = 2, *, own_proc
 
 def enough_for(sample_data: Path, batch_size: int, model: str = ALL, *, own_process: bool = False) -> int:
     words = {key: options(sample_data, model=model)[key] for key in ("model", "weights_dir")}
-    config = label_config({"inputs": "x", "out": "y", **words})
+    config = parse_label_config({"inputs": "x", "out": "y", **words})
     members = [resolve(request, config.weights_dir, Storage()) for request in config.members]
     needed = need(members, "fp32", Place("cpu", 0, 2, own_process))
     return -(-needed.total_bytes(batch_size) * 10 // 9)

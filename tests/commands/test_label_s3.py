@@ -11,9 +11,10 @@ from conftest import make_tar, sample_members
 from servers import Fault, both_servers, both_servers_in_time
 from small_jobs import keys, predictions
 
-import pipeline.storage.s3 as s3_module
 from pipeline import label, status, verify
 from pipeline.errors import PublishError, RequestError
+from pipeline.storage import s3 as s3_module
+from pipeline.storage import s3_retry, s3_stream
 
 MODEL = "shufflenet_v2_x0_5"
 KB = 1024
@@ -141,7 +142,7 @@ def test_a_checkpoint_on_s3_that_carries_code_is_refused(s3, bucket, tmp_path):
 
 @both_servers_in_time
 def test_faults_on_the_way_cost_no_row(s3, bucket, fault_proxy, monkeypatch):
-    monkeypatch.setattr(s3_module, "_BACKOFF_S", 0.01)
+    monkeypatch.setattr(s3_retry, "_BACKOFF_S", 0.01)
     fault_proxy.faults += [
         Fault("reset", method="GET", path="train-000.tar", num_bytes=20_000, times=2),
         Fault("truncate", method="GET", path="train-001.tar", num_bytes=5_000, times=1),
@@ -154,7 +155,7 @@ def test_faults_on_the_way_cost_no_row(s3, bucket, fault_proxy, monkeypatch):
 
 @both_servers_in_time
 def test_latency_stalls_and_lost_acknowledgements_cost_no_row(s3, bucket, fault_proxy, monkeypatch):
-    monkeypatch.setattr(s3_module, "_BACKOFF_S", 0.01)
+    monkeypatch.setattr(s3_retry, "_BACKOFF_S", 0.01)
     monkeypatch.setattr(s3_module, "_READ_TIMEOUT_S", 1.0)
     fault_proxy.faults += [
         Fault("stall", method="GET", path="train-000.tar", num_bytes=9_000),
@@ -175,7 +176,7 @@ def test_a_session_that_ends_while_a_shard_is_read_ends_in_exit_4(s3, bucket, fa
     assert (summary.labelled, summary.exit_code, summary.failed_units) == (6, 4, 1)
     assert summary.failures[0].message.endswith("train-001.tar: ExpiredToken: The provided token has expired.")
     asked = [request for request in fault_proxy.requests if "train-001.tar" in request.path and request.method == "GET"]
-    assert len(asked) <= s3_module.RANGES_IN_FLIGHT + 1  # it is no use to ask again
+    assert len(asked) <= s3_stream.RANGES_IN_FLIGHT + 1  # it is no use to ask again
     fault_proxy.faults.clear()
     summary = run(bucket, f"s3://{bucket}/shards/", f"s3://{bucket}/out", fault_proxy.endpoint)
     assert (summary.labelled, summary.exit_code) == (6, 0)
@@ -197,8 +198,8 @@ def test_a_session_that_ends_while_parts_are_written_keeps_what_is_published(s3,
 
 @both_servers_in_time
 def test_a_shard_that_changes_while_it_is_read_is_noticed(s3, bucket, fault_proxy, monkeypatch, tmp_path):
-    monkeypatch.setattr(s3_module, "RANGE_BYTES", 4 * KB)
-    monkeypatch.setattr(s3_module, "RANGES_IN_FLIGHT", 1)
+    monkeypatch.setattr(s3_stream, "RANGE_BYTES", 4 * KB)
+    monkeypatch.setattr(s3_stream, "RANGES_IN_FLIGHT", 1)
     newer = make_tar(tmp_path / "newer.tar", sample_members(6, start=20)).read_bytes()
     change = lambda: s3.put(bucket, "shards/train-001.tar", newer)  # noqa: E731
     fault_proxy.faults.append(Fault("late", method="GET", path="train-001.tar", skip=2, before=change))
@@ -217,7 +218,7 @@ def test_a_shard_that_changes_while_it_is_read_is_noticed(s3, bucket, fault_prox
 
 @both_servers_in_time
 def test_a_store_that_stays_broken_ends_in_exit_4_and_a_rerun_mends_it(s3, bucket, fault_proxy, monkeypatch):
-    monkeypatch.setattr(s3_module, "_BACKOFF_S", 0.01)
+    monkeypatch.setattr(s3_retry, "_BACKOFF_S", 0.01)
     fault_proxy.faults.append(Fault("reset", method="GET", path="train-001.tar", num_bytes=100, times=10_000))
     summary = run(bucket, f"s3://{bucket}/shards/", f"s3://{bucket}/out", fault_proxy.endpoint)
     assert (summary.exit_code, summary.failed_units) == (4, 1)

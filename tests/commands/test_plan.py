@@ -10,7 +10,7 @@ from conftest import jpeg, make_tar, sample_members
 from made_up_rates import on_cpu
 
 from pipeline import label, plan, status
-from pipeline.cli.speed_tables import print_forecast
+from pipeline.cli.speed_tables import print_plan
 from pipeline.commands.plan import estimate_job
 from pipeline.errors import InputError, RequestError, WeightsError
 
@@ -103,13 +103,13 @@ def test_wrong_requests_are_refused(sample_data, tmp_path):
 def test_the_table_says_what_is_known_and_what_is_estimated(sample_data, tmp_path, capsys):
     make_tar(tmp_path / "a.tar", sample_members(6))
     found = plan(tmp_path / "a.tar", **QUICK, **words(sample_data), price_per_hour=2.0)
-    print_forecast(found)
+    print_plan(found)
     said = capsys.readouterr().out
     assert "images       6 (counted)" in said
     assert "bottleneck   the members' forward passes" in said
-    print_forecast(dataclasses.replace(found, images=5_000_000, images_standard_error=20_000.0))
+    print_plan(dataclasses.replace(found, images=5_000_000, images_standard_error=20_000.0))
     assert "about 5,000,000 +- 40,000 (95 %" in capsys.readouterr().out
-    print_forecast(dataclasses.replace(found, images_standard_error=None, time=None, rates=None))
+    print_plan(dataclasses.replace(found, images_standard_error=None, time=None, rates=None))
     assert "beginning of one shard" in capsys.readouterr().out
 
 

@@ -94,7 +94,7 @@ def test_it_tells_what_was_run_and_what_came_of_it(labelled):
         "3 samples could not be labelled.",
         "truncated_image",
         "no image format that is known",
-        "Accuracy on 30 images whose truth is known",
+        "Accuracy on 30 images with known truth",
         "Reliability: consensus",
         "What could be kept at a precision",
     ):
@@ -170,7 +170,7 @@ def test_any_number_of_members(tmp_path, members):
 def test_without_truth_there_is_no_accuracy(tmp_path):
     report(made_up(tmp_path / "out", truth=False))
     page = Page(tmp_path / "out" / "report.html")
-    assert "The truth of no image is known." in page.text
+    assert "No image has a known truth." in page.text
     assert "Reliability" not in page.text
 
 
@@ -184,7 +184,7 @@ def test_an_output_without_any_part(tmp_path):
         "not finished",
         "No image is labelled",
         "Nothing has been published yet.",
-        "Nothing had to be put aside.",
+        "No sample is in quarantine.",
     ):
         assert said in page.text
     assert not page.all("svg")

@@ -170,14 +170,14 @@ def test_people_s_work_is_never_written_over(made, tmp_path):
     for kind in FORMATS:
         place = place_of(tmp_path, kind)
         sample(made / "out", save=place, num=2, format=kind)
-        with pytest.raises(RequestError, match="is there already, and may hold somebody's truth"):
+        with pytest.raises(RequestError, match="is there already, and may hold annotations"):
             sample(made / "out", save=place, num=2, format=kind)
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ({"num": 0}, "at least one image"),
+        ({"num": 0}, "must be at least 1"),
         ({"format": "fiftyone", "images": False}, "needs the images"),
         ({"save": "."}, "is a folder; name a file in it"),
         ({"save": "gs://b/t.csv"}, "--save .*unknown scheme"),

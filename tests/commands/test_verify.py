@@ -198,7 +198,7 @@ def test_an_image_is_held_at_a_time(tmp_path, sample_data, monkeypatch):
     """What is held of a shard does not grow with it."""
     import tracemalloc
 
-    from pipeline.verifying.reconcile import Reconciler
+    from pipeline.verifying.reconciler import Reconciler
 
     shard = make_tar(tmp_path / "a.tar", [(f"{n:03d}.jpg", bytes(1 << 20)) for n in range(48)])
     label(str(shard), tmp_path / "out", **options(sample_data, rows_per_part=8))

@@ -95,7 +95,7 @@ def test_what_is_copied_and_called_is_there(cloud):
     submitted = re.search(r"--working-dir (\S+) -- shardlabel label --config (\S+)$", text(cloud), re.MULTILINE)
     assert submitted is not None
     checked = check_config_file(str(REPOSITORY / submitted[1] / submitted[2]))
-    assert (checked.problems, checked.left_out) == ((), ())
+    assert (checked.problems, checked.missing) == ((), ())
 
 
 def text(cloud: str) -> str:

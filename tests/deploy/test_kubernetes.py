@@ -171,7 +171,7 @@ def test_the_entrypoint_runs_the_file_of_the_overlay(overlay, tmp_path: Path):
     assert kinds["ConfigMap"]["data"][name] == (KUBERNETES / "overlays" / overlay / "job.yaml").read_text()
     checked = check_config_file(str(tmp_path / name))
     assert checked.problems == ()
-    assert checked.left_out == ()
+    assert checked.missing == ()
     assert checked.config.device == ("cuda" if overlay in GPU_OVERLAYS else "cpu")
     assert checked.config.engine == "ray"
 

@@ -31,7 +31,7 @@ from typer.testing import CliRunner
 from pipeline import export, label, sample
 from pipeline.cli import app
 from pipeline.errors import OutputError, RequestError
-from pipeline.exporting import formats
+from pipeline.exporting import parquet_writer, tar_writer
 from pipeline.exporting.target import Target
 
 from .conftest import SAME, files, table  # isort: skip
@@ -87,7 +87,7 @@ def test_tars_hold_one_kind_of_image_and_no_time(datasets):
         with tarfile.open(path) as tar:
             members = tar.getmembers()
         kinds = {member.name.rpartition("/")[2].partition(".")[2] for member in members}
-        assert kinds == {formats.tar_kind(path.name), "cls", "json"}
+        assert kinds == {tar_writer.tar_image_extension(path.name), "cls", "json"}
         assert {(member.mtime, member.uid, member.gname) for member in members} == {(0, 0, "")}
 
 
@@ -297,7 +297,7 @@ def test_files_that_a_replaced_export_writes_late_are_removed(labelled, tmp_path
     assert not (to / "data" / "part-00000000-0000000000000000-00000.csv").exists()
 
 
-def test_an_exporter_whose_place_was_taken_over_takes_its_part_back(labelled, tmp_path, monkeypatch):
+def test_an_exporter_removes_its_part_when_another_export_takes_over(labelled, tmp_path, monkeypatch):
     to = tmp_path / "to"
     committed = Target.commit
 
@@ -338,7 +338,7 @@ def test_images_that_changed_or_are_gone_are_left_out_and_said(labelled, tmp_pat
     assert "| changed or gone since they were labelled | 2 |" in (tmp_path / "to" / "README.md").read_text()
 
 
-def test_a_folder_that_is_gone_is_no_lack_of_images(labelled, tmp_path):
+def test_a_missing_folder_is_an_error(labelled, tmp_path):
     labelled.loose.rename(tmp_path / "away")
     try:
         summary = export(labelled.out, tmp_path / "to", "imagefolder", engine="inline")
@@ -381,8 +381,9 @@ def test_a_shard_with_other_images_under_the_same_name_is_not_exported(labelled,
 
 
 def test_full_files_are_followed_by_others(labelled, datasets, tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "MAX_FILE_BYTES", 50_000)
-    monkeypatch.setattr(formats, "_ROWS_PER_GROUP", 4)
+    for module in (parquet_writer, tar_writer):
+        monkeypatch.setattr(module, "MAX_FILE_BYTES", 50_000)
+    monkeypatch.setattr(parquet_writer, "_ROWS_PER_GROUP", 4)
     for kind in ("webdataset", "parquet"):
         summary = export(labelled.out, tmp_path / kind, kind, engine="inline")
         assert summary.exported == 249

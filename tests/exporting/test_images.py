@@ -1,4 +1,4 @@
-"""Images read again: what counts is their hash, and the place as a whole where none is left."""
+"""Images read again for an export: only their hash counts; a replaced input is an error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from pipeline.errors import ObjectChanged
-from pipeline.exporting.images import Image, Omission, Wanted, read_images
+from pipeline.exporting.images import ExpectedImage, Image, OmissionReason, read_images
 from pipeline.inputs.plan import read_units
 from pipeline.output.ledger import Ledger
 from pipeline.records import Cursor
@@ -22,7 +22,7 @@ def place(labelled, tmp_path):
 
     def read(kind, *keys):
         rows = {row["key"]: row for row in labelled.rows() if row["shard"] == units[kind].uri}
-        wanted = {rows[key]["index"]: Wanted(key, rows[key]["sha256"]) for key in keys or rows}
+        wanted = {rows[key]["index"]: ExpectedImage(key, rows[key]["sha256"]) for key in keys or rows}
         return list(read_images(units[kind], Storage(), Cursor(), wanted))
 
     yield read
@@ -31,16 +31,16 @@ def place(labelled, tmp_path):
         shutil.copytree(tmp_path / "kept" / name, labelled.out.parent / name)
 
 
-def test_the_one_loose_image_that_is_wanted_may_be_gone(labelled, place):
+def test_a_single_loose_image_may_be_missing(labelled, place):
     (labelled.loose / "plain.jpg").unlink()
     ((_, reason),) = place("slice", "plain.jpg")
-    assert reason == Omission.MISSING
+    assert reason == OmissionReason.MISSING
     (labelled.loose / "plain.jpg").write_bytes(b"something else")
     ((_, reason),) = place("slice", "plain.jpg")
-    assert reason == Omission.CHANGED
+    assert reason == OmissionReason.CHANGED
 
 
-def test_where_nothing_is_as_it_was_the_place_is_at_fault(labelled, place):
+def test_a_replaced_input_is_an_error(labelled, place):
     shutil.rmtree(labelled.loose)
     labelled.loose.mkdir()
     with pytest.raises(ObjectChanged, match=r"none of 1 images is there as it was labelled \(missing\)"):
@@ -52,7 +52,7 @@ def test_where_nothing_is_as_it_was_the_place_is_at_fault(labelled, place):
         place("tar", key)
 
 
-def test_a_shard_that_was_touched_is_as_good_as_before(labelled, place):
+def test_a_touched_shard_is_still_valid(labelled, place):
     first = sorted(labelled.shards.iterdir())[0]
     content = first.read_bytes()
     first.write_bytes(content)

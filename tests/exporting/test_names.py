@@ -1,4 +1,4 @@
-"""Names made of keys and class names: safe anywhere, and no two alike."""
+"""File names and sample keys made from keys and class names: safe and unique."""
 
 from __future__ import annotations
 

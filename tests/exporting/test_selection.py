@@ -1,4 +1,4 @@
-"""Selection, against the same decisions made one image at a time."""
+"""Selection, compared with the same decisions made one image at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.output.ledger import Ledger
 from pipeline.output.parts import Progress
 from pipeline.records import Unit
 from pipeline.storage import Storage
-from pipeline.trust.truth import read_truth
+from pipeline.trust.truth_file import read_truth
 
 NUM_IMAGES, NUM_CLASSES, ROWS_PER_PART = 400, 6, 30
 NAMES = [f"class {label}" for label in range(NUM_CLASSES)]

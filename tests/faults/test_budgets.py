@@ -12,9 +12,9 @@ from conftest import make_tar, sample_members
 from small_jobs import options
 
 from pipeline import label, verify
-from pipeline.cli.jobs import explain_exit
+from pipeline.cli.summaries import print_failures
 from pipeline.engines.on_ray import RayEngine
-from pipeline.engines.workload import MAX_DEATHS, Patience, Workload
+from pipeline.engines.workload import MAX_DEATHS, DeathLimit, Workload
 from pipeline.errors import EngineError, RequestError
 from pipeline.job.summary import Budget
 from pipeline.job.tracking import Tracker
@@ -33,7 +33,7 @@ def test_a_job_whose_units_cannot_be_read_stops_early(gaps, sample_data, tmp_pat
     assert (summary.exit_code, summary.failed_units_exceeded) == (4, True)
     assert 6 <= summary.failed_units < 20
     assert summary.images == 0
-    explain_exit(summary)
+    print_failures(summary)
     *listed, last = capsys.readouterr().err.splitlines()
     assert len(listed) == summary.failed_units
     assert "more than --max-failed-units allows" in last
@@ -74,23 +74,23 @@ def test_a_budget_that_is_no_number_is_refused(sample_data, tmp_path, given):
 # -- labelers that die ------------------------------------------------------------------------------------
 
 
-def test_patience_has_no_end_while_there_is_progress():
-    patience = Patience()
+def test_workers_may_die_without_limit_while_there_is_progress():
+    limit = DeathLimit()
     for deaths in range(1000):
-        assert not patience.ends({"a": deaths, "b": 0})
-        patience.progress()
+        assert not limit.is_reached({"a": deaths, "b": 0})
+        limit.note_progress()
 
 
-def test_patience_ends_when_one_worker_dies_again_and_again():
-    patience = Patience()
-    patience.progress()
-    assert not patience.ends({"a": 50, "b": 3})
-    assert not patience.ends({"a": 50 + MAX_DEATHS - 1, "b": 3})
-    assert patience.ends({"a": 50 + MAX_DEATHS, "b": 3})
+def test_the_limit_is_reached_when_one_worker_dies_again_and_again():
+    limit = DeathLimit()
+    limit.note_progress()
+    assert not limit.is_reached({"a": 50, "b": 3})
+    assert not limit.is_reached({"a": 50 + MAX_DEATHS - 1, "b": 3})
+    assert limit.is_reached({"a": 50 + MAX_DEATHS, "b": 3})
 
 
 def test_a_thousand_machines_that_go_at_once_are_no_reason_to_stop():
-    assert not Patience().ends({str(worker): MAX_DEATHS - 1 for worker in range(1000)})
+    assert not DeathLimit().is_reached({str(worker): MAX_DEATHS - 1 for worker in range(1000)})
 
 
 class Doomed:

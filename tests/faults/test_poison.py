@@ -16,7 +16,7 @@ from small_jobs import ONE, options, rows
 
 from pipeline import label, verify
 from pipeline.inputs.find import find_inputs
-from pipeline.inputs.plan import tar_unit
+from pipeline.inputs.units import tar_unit
 from pipeline.labeler.attempts import Attempts
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
@@ -124,7 +124,7 @@ def test_inline_dies_twice_and_finishes_the_third_time(sample_data, tmp_path, po
 def test_one_that_hangs_costs_its_time_and_nothing_else(sample_data, tmp_path, poison, monkeypatch):
     """In this process: the labeler's own decoder hangs, is given up, and so is the one in isolation."""
     monkeypatch.syspath_prepend(str(POISONOUS))
-    monkeypatch.setattr("pipeline.labeler.executor.LIMIT_S", 2.0)
+    monkeypatch.setattr("pipeline.labeler.decoders.LIMIT_S", 2.0)
     sound, hung = sys.modules["pipeline.stages.decode"].decode, []
 
     def decode(data, **words):
@@ -133,7 +133,7 @@ def test_one_that_hangs_costs_its_time_and_nothing_else(sample_data, tmp_path, p
             time.sleep(3600)
         return sound(data, **words)
 
-    monkeypatch.setattr("pipeline.labeler.executor.decode", decode)
+    monkeypatch.setattr("pipeline.labeler.decoders.decode", decode)
     bad = {5: poisoned("sleep", 5)}
     path, out = shard(tmp_path / "a.tar", bad), tmp_path / "out"
     summary = label(path, out, **options(sample_data))

@@ -9,7 +9,6 @@ from conftest import make_tar, sample_members
 from servers import Fault, both_servers
 from small_jobs import keys, options, predictions
 
-import pipeline.storage.s3 as s3_module
 from pipeline import label, verify
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import OutputError, PublishError
@@ -24,7 +23,7 @@ def shard(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_module, "_BACKOFF_S", 0.01)
+    monkeypatch.setattr("pipeline.storage.s3_retry._BACKOFF_S", 0.01)
 
 
 def test_an_upload_that_is_cut_is_sent_again_whole(s3, fault_proxy, sample_data, shard):
@@ -57,7 +56,7 @@ def test_the_second_of_two_different_jobs_is_refused_on_s3(s3, sample_data, shar
     """Both have read that there is no job.json; the first writes it; the second finds the name taken."""
     out = f"s3://{s3.bucket()}/out"
     words = options(sample_data, s3_endpoint=s3.endpoint)
-    real = Ledger.write_over
+    real = Ledger.write_if_unchanged
 
     def late(ledger: Ledger, name, data, older):
         held_up.undo()
@@ -66,7 +65,7 @@ def test_the_second_of_two_different_jobs_is_refused_on_s3(s3, sample_data, shar
         return real(ledger, name, data, older)
 
     held_up = pytest.MonkeyPatch()
-    held_up.setattr(Ledger, "write_over", late)
+    held_up.setattr(Ledger, "write_if_unchanged", late)
     with pytest.raises(OutputError, match=r"differs in combine \(mean then, vote now\)\."):
         label(shard, out, **words, combine="vote")
     assert verify(out, s3_endpoint=s3.endpoint).discrepancies == ()
@@ -74,14 +73,14 @@ def test_the_second_of_two_different_jobs_is_refused_on_s3(s3, sample_data, shar
 
 def is_swapped_only_for_the_version_that_was_read(ledger: Ledger) -> None:
     assert ledger.version(JOB) is None
-    assert ledger.write_over(JOB, b'{"fingerprint": 1}', None)
-    assert not ledger.write_over(JOB, b'{"fingerprint": 22}', None)
+    assert ledger.write_if_unchanged(JOB, b'{"fingerprint": 1}', None)
+    assert not ledger.write_if_unchanged(JOB, b'{"fingerprint": 22}', None)
     first = ledger.version(JOB)
-    assert ledger.write_over(JOB, b'{"fingerprint": 333}', first)
-    assert not ledger.write_over(JOB, b'{"fingerprint": 4444}', first)
+    assert ledger.write_if_unchanged(JOB, b'{"fingerprint": 333}', first)
+    assert not ledger.write_if_unchanged(JOB, b'{"fingerprint": 4444}', first)
     assert ledger.job() == {"fingerprint": 333}
     ledger._storage.delete(ledger.uri(JOB))
-    assert not ledger.write_over(JOB, b"{}", first)
+    assert not ledger.write_if_unchanged(JOB, b"{}", first)
     assert ledger.version(JOB) is None
 
 
@@ -100,5 +99,5 @@ def test_a_store_that_refuses_what_is_as_it_was_gets_a_plain_put(s3, fault_proxy
     uri = f"s3://{s3.bucket()}/job.json"
     assert storage.publish(uri, b"one")
     fault_proxy.faults.append(Fault("unmet", method="PUT", times=2))
-    assert storage.swap(uri, b"two", storage.stat(uri))
+    assert storage.replace_if_unchanged(uri, b"two", storage.stat(uri))
     assert storage.read(uri) == b"two"

@@ -7,6 +7,7 @@ leave a parser, and the properties catch those.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
 from pipeline.stages.decode import MAX_PIXELS, Decoded, decode
 from pipeline.stages.read import UnitReader, slice_entries
 from pipeline.stages.tar import BLOCK_BYTES, Member, TarWalk
-from pipeline.storage import Entry, Storage
+from pipeline.storage import Entry, Storage, s3_retry
 from pipeline.storage import s3 as s3_module
 
 KEEP = ("json", "txt")
@@ -213,7 +214,7 @@ class AnsweringStore:
 
     def __init__(self) -> None:
         self._store = s3_module.S3Store(StorageConfig(s3_endpoint="http://127.0.0.1:9", no_sign_request=True))
-        with _AT_ONCE:
+        with _without_waiting():
             self._store.client.meta.events.register("before-send.s3", self._answer)
         self._body = b""
 
@@ -224,7 +225,7 @@ class AnsweringStore:
     def listed(self, body: bytes) -> list[Entry]:
         """What a listing gives with this as its answer."""
         self._body = body
-        with _AT_ONCE:
+        with _without_waiting():
             return list(self._store.list("s3://bucket/p/"))
 
 
@@ -235,7 +236,13 @@ class _Body(io.BytesIO):
         yield self.read()
 
 
-_AT_ONCE = mock.patch.multiple(s3_module, _BACKOFF_S=0.0, _CLIENT_RETRIES=0)  # no waiting between tries
+@contextlib.contextmanager
+def _without_waiting() -> Iterator[None]:
+    """No waiting between tries."""
+    with mock.patch.object(s3_retry, "_BACKOFF_S", 0.0), mock.patch.object(s3_module, "_CLIENT_RETRIES", 0):
+        yield
+
+
 _answering = functools.cache(AnsweringStore)
 
 

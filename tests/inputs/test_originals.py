@@ -10,7 +10,7 @@ from conftest import jpeg, make_tar, sample_members
 
 from pipeline import label
 from pipeline.config.settings import StorageConfig
-from pipeline.inputs.originals import Wanted, fetch
+from pipeline.inputs.originals import Wanted, fetch_originals
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
 from pipeline.storage import Storage
@@ -60,7 +60,7 @@ def made(tmp_path_factory, sample_data):
 def test_every_image_comes_back_unchanged(made):
     _, ledger = made
     rows = wanted(ledger)
-    found = list(fetch(reversed(rows), ledger, Storage()))
+    found = list(fetch_originals(reversed(rows), ledger, Storage()))
     assert [original.wanted for original in found] == sorted(rows)
     assert len(found) == 17 + 18 + 9
     for original in found:
@@ -96,19 +96,19 @@ def test_reading_begins_at_the_part_and_passes_over_others(made):
 
     storage = _Counting()
     chosen = [in_tar[0], in_tar[-1]]
-    assert [original.image for original in fetch(chosen, ledger, storage)] == [jpeg(0), jpeg(17)]
+    assert [original.image for original in fetch_originals(chosen, ledger, storage)] == [jpeg(0), jpeg(17)]
     offsets = [offset for name, offset in storage.opened if name == "a.tar"]
     assert offsets[0] == 0
     assert offsets[1] == ledger.footer(PREDICTIONS, part_name(ledger, in_tar[-1], -1)).next.offset > 0
 
     storage = _Counting()
     chosen = [in_gzip[1], in_gzip[-1]]
-    assert [original.image for original in fetch(chosen, ledger, storage)] == [jpeg(101), jpeg(117)]
+    assert [original.image for original in fetch_originals(chosen, ledger, storage)] == [jpeg(101), jpeg(117)]
     assert [opened for opened in storage.opened if opened[0] == "b.tar.gz"] == [("b.tar.gz", 0)]
 
     storage = _Counting()
     chosen = [loose[2], loose[7]]
-    assert [original.image for original in fetch(chosen, ledger, storage)] == [jpeg(202), jpeg(207)]
+    assert [original.image for original in fetch_originals(chosen, ledger, storage)] == [jpeg(202), jpeg(207)]
     assert sorted(storage.fetched) == ["2.jpg", "7.jpg"]
 
 
@@ -118,10 +118,10 @@ def part_name(ledger, row: Wanted, step: int) -> str:
 
 def test_whoever_stops_early_leaves_nothing_behind(made):
     _, ledger = made
-    images = fetch(wanted(ledger), ledger, Storage())
+    images = fetch_originals(wanted(ledger), ledger, Storage())
     assert next(images).image is not None
     images.close()
-    assert list(fetch([], ledger, Storage())) == []
+    assert list(fetch_originals([], ledger, Storage())) == []
 
 
 def test_what_is_not_there_any_more_is_said(made, tmp_path, sample_data):
@@ -139,7 +139,7 @@ def test_what_is_not_there_any_more_is_said(made, tmp_path, sample_data):
         dataclasses.replace(rows[0], unit_id="f" * 16),
         dataclasses.replace(next(row for row in rows if row.key == "00005"), index=6),
     ]
-    problems = {original.wanted: original.problem for original in fetch(odd, ledger, Storage())}
+    problems = {original.wanted: original.problem for original in fetch_originals(odd, ledger, Storage())}
     assert [problems[row] for row in odd] == [
         "is not the image that was labelled: its sha256 is another",
         "is not the image that was labelled: 00002 is in its place",
@@ -148,7 +148,7 @@ def test_what_is_not_there_any_more_is_said(made, tmp_path, sample_data):
     ]
     (loose / "1.jpg").unlink()
     shard.unlink()
-    said = {original.wanted.key: original for original in fetch(rows, ledger, Storage())}
+    said = {original.wanted.key: original for original in fetch_originals(rows, ledger, Storage())}
     assert [said[f"{number}.jpg"].image for number in range(3)] == [jpeg(0), None, jpeg(2)]
     assert "no such file" in said["1.jpg"].problem
     for number in range(6):
@@ -163,4 +163,4 @@ def test_on_s3_only_what_is_near_is_asked_for(s3, sample_data, tmp_path):
     storage = Storage(StorageConfig(s3_endpoint=s3.endpoint))
     ledger = Ledger(f"s3://{bucket}/out", storage)
     rows = [row for row in wanted(ledger) if row.key in {"00003", "00011"}]
-    assert [original.image for original in fetch(rows, ledger, storage)] == [jpeg(3), jpeg(11)]
+    assert [original.image for original in fetch_originals(rows, ledger, storage)] == [jpeg(3), jpeg(11)]

@@ -14,7 +14,8 @@ from servers import S3Server
 from pipeline.errors import InputError, OutputError
 from pipeline.inputs import plan as planning
 from pipeline.inputs.find import Inputs, find_inputs
-from pipeline.inputs.plan import Plan, count_samples
+from pipeline.inputs.plan import Plan
+from pipeline.inputs.units import count_samples
 from pipeline.output.ledger import Ledger
 from pipeline.records import Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader, slice_entries

@@ -10,10 +10,10 @@ from conftest import make_tar, sample_members
 from small_jobs import labeler, options
 
 from pipeline import label, status, verify
-from pipeline.config.settings import parse_members
+from pipeline.config.members import parse_members
 from pipeline.errors import ObjectChanged, StorageError
 from pipeline.inputs.find import find_inputs
-from pipeline.inputs.plan import tar_unit
+from pipeline.inputs.units import tar_unit
 from pipeline.labeler.attempts import DEATHS_BEFORE_GIVING_UP, DEATHS_BEFORE_ISOLATION, Attempts
 from pipeline.models.weights import resolve
 from pipeline.output.ledger import Ledger
@@ -153,7 +153,7 @@ def test_spurious_marks_cost_time_and_no_row(again, monkeypatch):
     def never(*_words, **_options):
         raise AssertionError("an image of a suspected unit was decoded by the labeler itself")
 
-    monkeypatch.setattr("pipeline.labeler.executor.decode", never)
+    monkeypatch.setattr("pipeline.labeler.decoders.decode", never)
     assert list(labeler(unit))[-1].finished
     assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*.parquet")} == before
     assert len(before) == 4, "three parts, one of them with a quarantine file"

@@ -11,9 +11,9 @@ import torch
 from conftest import jpeg, make_tar
 from small_jobs import labeler
 
-from pipeline.config.settings import parse_members
+from pipeline.config.members import parse_members
 from pipeline.inputs.find import find_inputs
-from pipeline.inputs.plan import tar_unit
+from pipeline.inputs.units import tar_unit
 from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
 from pipeline.models.weights import resolve
 from pipeline.stages.decode import decode
@@ -108,7 +108,7 @@ def test_a_unit_that_is_given_up_leaves_the_labeler_fit_for_the_next(members, un
 def test_an_ensemble_that_fails_ends_the_unit_and_not_the_threads(members, units, tmp_path, monkeypatch):
     made = labeler(members, tmp_path / "out", device_thread=True)
     with monkeypatch.context() as broken:
-        broken.setattr(made._executor._ensemble, "second_pass", lambda *_: 1 / 0)
+        broken.setattr(made._factory._ensemble, "second_pass", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             list(made(units[1]))
     assert list(made(units[1]))[-1].num_labelled == 7
@@ -127,9 +127,10 @@ def test_what_a_device_has_decoded_is_not_decoded_again(both, members, units, tm
         on_cpu.append(data)
         return decode(data, **options)
 
-    monkeypatch.setattr("pipeline.labeler.executor.decode", watched)
-    made = labeler(members, tmp_path / "out", device_thread=True)
-    made._executor._gpu_decoder = DeviceDecoder(torch.device("cpu"), decode_many)
+    monkeypatch.setattr("pipeline.labeler.decoders.decode", watched)
+    stand_in = DeviceDecoder(torch.device("cpu"), decode_many)
+    monkeypatch.setattr("pipeline.labeler.steps.trusted_decoder", lambda device: stand_in)
+    made = labeler(members, tmp_path / "out", device_thread=True, decode="gpu")
     run(made, units)
     assert len(asked) == 60 - 6 + 7
     assert set(on_cpu) == {b"no picture"}

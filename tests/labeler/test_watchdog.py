@@ -131,7 +131,7 @@ def test_a_process_whose_interpreter_is_stuck_ends_itself_and_says_where():
 import ctypes
 from pipeline.engines import stuck
 stuck.STUCK_S = 1.0
-stuck.die_when_stuck()
+stuck.exit_when_stuck()
 import time; time.sleep(1.5)  # Python code goes on meanwhile
 print("alive", flush=True)
 ctypes.PyDLL(None).sleep(3600)

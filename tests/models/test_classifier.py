@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import models as tv
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
-from pipeline.config.settings import MemberRequest
+from pipeline.config.members import MemberRequest
 from pipeline.models import classifier as module
 from pipeline.models import forward as forward_module
 from pipeline.models.classifier import Classifier, near_ties, rounded_up

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torchvision import models as tv
 
-from pipeline.config.settings import MemberRequest
+from pipeline.config.members import MemberRequest
 from pipeline.models.device import DeviceQueue
 from pipeline.models.ensemble import Ensemble
 from pipeline.models.weights import resolve

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torchvision import models as tv
 
-from pipeline.config.settings import MemberRequest
+from pipeline.config.members import MemberRequest
 from pipeline.errors import WeightsError
 from pipeline.models import catalog
 from pipeline.models.download import DownloadError, from_url

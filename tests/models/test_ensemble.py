@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision import models as tv
 
-from pipeline.config.settings import MemberRequest
+from pipeline.config.members import MemberRequest
 from pipeline.models.consensus import combine
 from pipeline.models.ensemble import Ensemble
 from pipeline.models.weights import resolve

@@ -15,7 +15,7 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision import models as tv
 
-from pipeline.config.settings import MemberRequest
+from pipeline.config.members import MemberRequest
 from pipeline.models.catalog import find
 from pipeline.models.classifier import Classifier
 from pipeline.models.recipe import Geometry, Recipe, crop, timm_recipe

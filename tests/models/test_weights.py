@@ -20,7 +20,7 @@ import timm
 import torch
 from torchvision import models as tv
 
-from pipeline.config.settings import MemberRequest
+from pipeline.config.members import MemberRequest
 from pipeline.errors import ModelError, WeightsError
 from pipeline.models import locate
 from pipeline.models.catalog import find

@@ -129,19 +129,19 @@ def test_progress_is_the_chain_of_parts_without_gaps(out: Ledger):
 
 
 def test_advance_goes_past_what_is_published_by_now(out: Ledger):
-    assert out.advance(unit(), FINGERPRINT, 0) == (Cursor(), False)
+    assert out.find_cursor(unit(), FINGERPRINT, 0) == (Cursor(), False)
     write(out, 0)
     write(out, 1)
     expected = Cursor(2, 6, 2000)
     for known in (0, 1, 2):
-        assert out.advance(unit(), FINGERPRINT, known) == (expected, False)
+        assert out.find_cursor(unit(), FINGERPRINT, known) == (expected, False)
     write(out, 3)  # behind a gap
-    assert out.advance(unit(), FINGERPRINT, 2) == (expected, False)
+    assert out.find_cursor(unit(), FINGERPRINT, 2) == (expected, False)
     write(out, 2, last=True)
-    assert out.advance(unit(), FINGERPRINT, 1) == (expected, True)
-    assert out.advance(unit(OTHER), FINGERPRINT, 0) == (Cursor(), False)
+    assert out.find_cursor(unit(), FINGERPRINT, 1) == (expected, True)
+    assert out.find_cursor(unit(OTHER), FINGERPRINT, 0) == (Cursor(), False)
     with pytest.raises(ObjectMissing):
-        out.advance(unit(OTHER), FINGERPRINT, 1)
+        out.find_cursor(unit(OTHER), FINGERPRINT, 1)
 
 
 # -- footers --------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_a_footer_that_leads_nowhere_is_damaged(out: Ledger, more: dict):
     with pytest.raises(ObjectDamaged, match=f"{name}: not a part of shardlabel"):
         out.footer(PREDICTIONS, name)
     with pytest.raises(ObjectDamaged):
-        out.advance(unit(), FINGERPRINT, 0)
+        out.find_cursor(unit(), FINGERPRINT, 0)
 
 
 def test_json_of_a_thousand_storeys_is_no_footer(out: Ledger):
@@ -212,7 +212,7 @@ def test_json_of_a_thousand_storeys_is_no_footer(out: Ledger):
 
 def test_row_counts_come_from_footers(out: Ledger):
     names = [write(out, number, rows=number + 1) for number in range(40)]
-    assert out.row_counts(PREDICTIONS, iter(names)) == {name: number + 1 for number, name in enumerate(names)}
+    assert out.count_rows(PREDICTIONS, iter(names)) == {name: number + 1 for number, name in enumerate(names)}
 
 
 def test_a_damaged_page_is_noticed(out: Ledger):

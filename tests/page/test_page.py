@@ -180,7 +180,7 @@ def test_by_keyboard_alone(opened):
     assert summary.evaluate("one => one.parentElement.open")
 
 
-def test_motion_only_for_those_who_like_it(opened):
+def test_reduced_motion_is_respected(opened):
     smooth = "getComputedStyle(document.documentElement).scrollBehavior"
     assert opened().evaluate(smooth) == "smooth"
     assert opened(reduced_motion="reduce").evaluate(smooth) == "auto"
@@ -198,7 +198,7 @@ def test_on_paper_all_is_light_and_open(opened):
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
-def test_without_scripts_nothing_is_missing(opened):
+def test_the_page_is_complete_without_scripts(opened):
     page = opened(java_script_enabled=False)
     page.locator("summary").first.click()
     assert page.locator("details table").first.is_visible()

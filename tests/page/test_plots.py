@@ -1,4 +1,4 @@
-"""Drawings: SVG that takes its colours and letters from the page, the same bytes for the same data."""
+"""Plots: SVG with the colours and fonts of the page, and the same bytes for the same data."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import pytest
 
 from pipeline.page import plots
 from pipeline.page.timeline import timeline
-from pipeline.trust.reliability import reliability
+from pipeline.trust.reliability import compute_reliability
 
 TIMES = timeline(1e9 + np.concatenate([np.arange(40) * 10.0, 9000 + np.arange(40) * 10.0]), np.full(80, 500))
 SCORES = np.random.default_rng(0).random(400)
 PAINTERS = {
-    "histogram": lambda axes: plots.histogram(axes, np.linspace(0, 1, 21), np.arange(20) * 10**6, "score"),
-    "empty": lambda axes: plots.histogram(axes, np.linspace(0, 1, 21), np.zeros(20, int), "score"),
-    "levels": lambda axes: plots.levels(axes, [0.5, 1.0], np.array([3, 9]), "agreement"),
-    "one-level": lambda axes: plots.levels(axes, [1.0], np.array([9]), "agreement"),
-    "ranks": lambda axes: plots.rank_curve(axes, np.arange(3000, 0, -1)),
-    "few-ranks": lambda axes: plots.rank_curve(axes, np.array([5, 4, 4, 2, 1])),
-    "done": lambda axes: plots.done_over_time(axes, TIMES),
-    "rate": lambda axes: plots.rate_over_time(axes, TIMES),
-    "reliability": lambda axes: plots.reliability_diagram(axes, reliability(SCORES, SCORES > 0.4)),
-    "precision": lambda axes: plots.precision_curve(axes, np.linspace(0.1, 1, 9), np.linspace(1, 0.8, 9), [0.95]),
+    "histogram": lambda axes: plots.draw_histogram(axes, np.linspace(0, 1, 21), np.arange(20) * 10**6, "score"),
+    "empty": lambda axes: plots.draw_histogram(axes, np.linspace(0, 1, 21), np.zeros(20, int), "score"),
+    "levels": lambda axes: plots.draw_levels(axes, [0.5, 1.0], np.array([3, 9]), "agreement"),
+    "one-level": lambda axes: plots.draw_levels(axes, [1.0], np.array([9]), "agreement"),
+    "ranks": lambda axes: plots.draw_ranks(axes, np.arange(3000, 0, -1)),
+    "few-ranks": lambda axes: plots.draw_ranks(axes, np.array([5, 4, 4, 2, 1])),
+    "done": lambda axes: plots.draw_done_over_time(axes, TIMES),
+    "rate": lambda axes: plots.draw_rate_over_time(axes, TIMES),
+    "reliability": lambda axes: plots.draw_reliability(axes, compute_reliability(SCORES, SCORES > 0.4)),
+    "precision": lambda axes: plots.draw_precision(axes, np.linspace(0.1, 1, 9), np.linspace(1, 0.8, 9), [0.95]),
 }
 
 
 @pytest.mark.parametrize("name", PAINTERS)
 def test_a_drawing_belongs_to_its_page(name):
     words = 'in "words" <b>& more'
-    svg = plots.draw(name, "Title <i>", words, PAINTERS[name])
-    assert svg == plots.draw(name, "Title <i>", words, PAINTERS[name])
+    svg = plots.draw_svg(name, "Title <i>", words, PAINTERS[name])
+    assert svg == plots.draw_svg(name, "Title <i>", words, PAINTERS[name])
     root = ElementTree.fromstring(svg.replace("xlink:href", "href"))
     assert root.get("role") == "img"
     assert [root.find(f"*[@id='{own}']").text for own in root.get("aria-labelledby").split()] == ["Title <i>", words]
@@ -50,12 +50,12 @@ def test_a_drawing_belongs_to_its_page(name):
 def test_the_rest_of_the_program_keeps_its_own_settings():
     with mpl.rc_context({"svg.fonttype": "path", "axes.grid": False, "axes.facecolor": "red", "font.size": 30}):
         held = dict(mpl.rcParams)
-        one = plots.draw("a", "t", "w", PAINTERS["ranks"])
+        one = plots.draw_svg("a", "t", "w", PAINTERS["ranks"])
         assert dict(mpl.rcParams) == held
-    assert one == plots.draw("a", "t", "w", PAINTERS["ranks"])
+    assert one == plots.draw_svg("a", "t", "w", PAINTERS["ranks"])
 
 
 def test_large_numbers_are_short():
-    assert [plots._short(value) for value in (0, 7, 1500, 2000, 25_000, 3e6, 4e9)] == [
+    assert [plots._short_number(value) for value in (0, 7, 1500, 2000, 25_000, 3e6, 4e9)] == [
         *("0", "7", "1500", "2k", "25k", "3M", "4G"),
     ]

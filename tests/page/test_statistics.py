@@ -7,9 +7,9 @@ import pytest
 from made_up_outputs import MARK, calibrated, write_output
 
 from pipeline.output.ledger import Ledger
-from pipeline.page import statistics as counting
+from pipeline.page.row_choice import tie_breakers
 from pipeline.page.rows import read_labelled
-from pipeline.page.statistics import PER_CLASS, PER_SHEET, collect_statistics
+from pipeline.page.statistics import ROWS_PER_CLASS, ROWS_PER_SHEET, collect_statistics
 from pipeline.storage import Storage
 
 NUM_IMAGES, NUM_CLASSES = 300, 12
@@ -31,7 +31,7 @@ def taken(views, tmp_path):
         )
         ledger = Ledger(str(out), Storage())
         stats = collect_statistics(ledger, ledger.job())
-        return stats, read_labelled(ledger, stats.picks)
+        return stats, read_labelled(ledger, stats.row_refs)
 
     return take
 
@@ -43,7 +43,7 @@ def test_counts_are_those_of_the_arrays(taken, views):
     assert stats.images == NUM_IMAGES
     assert stats.truths == 0
     assert stats.counts_K.tolist() == np.bincount(first_PN[0], minlength=NUM_CLASSES).tolist()
-    assert (stats.same_PP / NUM_IMAGES == (first_PN[:, None] == first_PN[None]).mean(axis=2)).all()
+    assert (stats.same_top1_PP / NUM_IMAGES == (first_PN[:, None] == first_PN[None]).mean(axis=2)).all()
     edges, images = stats.score.bins(20)
     assert images.tolist() == np.histogram(pool.max(axis=1).astype(np.float32), edges)[0].tolist()
     assert stats.score.mean == pytest.approx(pool.max(axis=1).mean(), abs=1e-6)
@@ -56,9 +56,9 @@ def test_counts_are_those_of_the_arrays(taken, views):
 def test_the_best_and_the_worst_are_shown_in_order(taken, views):
     stats, rows = taken(7)
     scores = np.sort(views.mean(axis=0).max(axis=1).astype(np.float32))
-    shown = [rows[pick].score for pick in stats.most_certain]
-    assert shown == pytest.approx(scores[::-1][:PER_SHEET].tolist())
-    assert [rows[pick].score for pick in stats.least_certain] == pytest.approx(scores[:PER_SHEET].tolist())
+    shown = [rows[row_ref].score for row_ref in stats.most_certain]
+    assert shown == pytest.approx(scores[::-1][:ROWS_PER_SHEET].tolist())
+    assert [rows[row_ref].score for row_ref in stats.least_certain] == pytest.approx(scores[:ROWS_PER_SHEET].tolist())
     assert stats.most_disagreeing == ()
 
 
@@ -67,7 +67,7 @@ def test_what_is_shown_does_not_depend_on_the_parts(taken):
     for rows_per_part in (7, 100, 1000):
         stats, rows = taken(rows_per_part)
         sheets = [stats.most_certain, stats.least_certain, *stats.of_classes.values()]
-        keys.append([[rows[pick].key for pick in sheet] for sheet in sheets])
+        keys.append([[rows[row_ref].key for row_ref in sheet] for sheet in sheets])
     assert keys[0] == keys[1] == keys[2]
 
 
@@ -75,14 +75,14 @@ def test_each_common_class_shows_some_of_its_own(taken):
     stats, rows = taken(40)
     counts = [int(stats.counts_K[label]) for label in stats.of_classes]
     assert counts == sorted(stats.counts_K.tolist(), reverse=True)[: len(counts)]
-    for label, picks in stats.of_classes.items():
-        assert len({rows[pick].key for pick in picks}) == min(PER_CLASS, stats.counts_K[label])
-        assert {rows[pick].class_name for pick in picks} == {f"class {label}"}
+    for label, row_refs in stats.of_classes.items():
+        assert len({rows[row_ref].key for row_ref in row_refs}) == min(ROWS_PER_CLASS, stats.counts_K[label])
+        assert {rows[row_ref].class_name for row_ref in row_refs} == {f"class {label}"}
 
 
 def test_rows_are_drawn_evenly_and_from_few_units():
     index = np.arange(100_000)
-    units = {f"{unit:016x}": counting._ties(f"{unit:016x}", index) for unit in range(5)}
+    units = {f"{unit:016x}": tie_breakers(f"{unit:016x}", index) for unit in range(5)}
     for ties in units.values():
         assert len(np.unique(ties)) == len(ties)
         lowest = np.argsort(ties)[:1000]

@@ -36,7 +36,7 @@ def test_sizes(size, small):
     assert max(small) <= SIDE_PX
 
 
-def test_a_picture_stands_upright():
+def test_a_thumbnail_is_upright():
     lying = Image.new("RGB", (400, 200))
     lying.paste((255, 0, 0), (0, 0, 200, 200))
     exif = Image.Exif()
@@ -49,7 +49,7 @@ def test_a_picture_stands_upright():
     assert top[0] > 200 > 60 > bottom[0]
 
 
-def test_of_a_jpeg_that_is_cut_short_the_beginning_is_seen():
+def test_a_truncated_jpeg_shows_its_beginning():
     whole = jpeg(size=(600, 400))
     seen, cut = (
         np.asarray(opened(thumbnail(data)).convert("RGB"), int) for data in (whole, whole[: len(whole) * 2 // 3])
@@ -60,5 +60,5 @@ def test_of_a_jpeg_that_is_cut_short_the_beginning_is_seen():
 
 
 @pytest.mark.parametrize("data", [b"", b"text", b"\xff\xd8\xff", jpeg()[:100], b"\x89PNG\r\n\x1a\n"])
-def test_of_anything_else_nothing(data):
+def test_other_data_has_no_thumbnail(data):
     assert thumbnail(data) is None

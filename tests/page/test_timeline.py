@@ -1,4 +1,4 @@
-"""Throughput from the times of publication: what can be told of them, and what cannot."""
+"""Throughput from the times of publication."""
 
 from __future__ import annotations
 

@@ -46,14 +46,14 @@ def _take_effect(data: bytes) -> None:
 
 class _Poisoner(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name not in {"pipeline.stages.decode", "pipeline.labeler.watchdog"}:
+        if name not in {"pipeline.stages.decode", "pipeline.engines.stuck"}:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         run = spec.loader.exec_module
 
         def exec_module(module):
             run(module)
-            if name == "pipeline.labeler.watchdog":
+            if name == "pipeline.engines.stuck":
                 module.STUCK_S = float(os.environ.get("POISON_STUCK_S", module.STUCK_S))
                 return
             sound = module.decode

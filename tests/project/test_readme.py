@@ -14,18 +14,19 @@ from pipeline.cli import _UsageError as Wrong
 from pipeline.cli import app
 
 MISSING = next(kind for kind in typer.BadParameter.__subclasses__() if kind.__name__ == "MissingParameter")
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md", "pipeline/ARCHITECTURE.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md", "pipeline/ARCHITECTURE.md", "tests/README.md", "findings/README.md"]
 DOCUMENTS += ["pipeline/REFERENCE.md"]
+DOCUMENTS += sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "examples" / "guides").glob("*.md"))
 
 
 NO_COMMANDS = re.compile(r"\bCOMMAND\b|\[|<|\.\.\.|INPUT -m$|--(help|install-completion)\b")
 
 
 def typed(text: str) -> list[str]:
-    """Commands of shardlabel in blocks of code."""
-    blocks = re.findall(r"^```(?:sh|text)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    """Commands of shardlabel in blocks of code, behind a prompt or without."""
+    blocks = re.findall(r"^```(?:sh|text|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    found = [line.partition("-- ")[2] if "ray job submit" in line else line.strip() for line in lines]
+    found = [line.partition("-- ")[2] if "ray job submit" in line else line.strip("$ ") for line in lines]
     return [line for line in found if line.startswith("shardlabel ") and not NO_COMMANDS.search(line)]
 
 
@@ -58,7 +59,7 @@ def test_every_command_that_is_shown_is_understood(name):
         with contextlib.suppress(MISSING):
             parse(line)
     if name in {"README.md", "pipeline/REFERENCE.md"}:
-        assert len(typed(text)) > 12
+        assert len(typed(text) + named(text)) > 12
 
 
 def test_what_is_not_understood_is_noticed():
@@ -74,5 +75,14 @@ def test_every_file_that_is_linked_is_there(name):
         assert ((REPOSITORY / name).parent / target).exists(), target
 
 
+@pytest.mark.parametrize("name", [*DOCUMENTS, "examples/README.md"])
+def test_every_heading_that_is_linked_is_there(name):
+    text = (REPOSITORY / name).read_text()
+    for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)\)", text):
+        path = (REPOSITORY / name).parent / target if target else REPOSITORY / name
+        headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, anchor
+
+
 def test_readme_is_short():
-    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 350
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 200

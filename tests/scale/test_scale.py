@@ -22,7 +22,8 @@ import pytest
 import pipeline.commands.label
 from pipeline import label
 from pipeline.inputs.find import find_inputs
-from pipeline.inputs.plan import Plan, read_units
+from pipeline.inputs.plan import Plan
+from pipeline.inputs.units import read_units
 from pipeline.output.ledger import JOB, PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
 from pipeline.records import Receipt, UnitKind
@@ -100,7 +101,7 @@ def run(num_units: int, share_done: float, out: Path):
         patch.setattr(pipeline.commands.label, "Storage", lambda config: ListedStorage(config))
         patch.setattr(pipeline.commands.label, "LabelerWorker", IdleLabeler)
         # of parts of earlier runs, for _SUCCESS: two requests each, to files that are only names here
-        patch.setattr(Ledger, "row_counts", lambda self, folder, names: dict.fromkeys(names, SHARD_SAMPLES - 1))
+        patch.setattr(Ledger, "count_rows", lambda self, folder, names: dict.fromkeys(names, SHARD_SAMPLES - 1))
         summary = label(
             str(out.parent / "shards"),
             out,

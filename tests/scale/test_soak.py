@@ -22,7 +22,7 @@ import pytest
 from conftest import REPOSITORY, SAMPLE_DATA, jpeg, make_tar
 
 from pipeline.commands.label import run_label
-from pipeline.config.settings import label_config
+from pipeline.config.parse import parse_label_config
 from pipeline.job.progress import Silent
 
 NUM_UNITS, UNIT_SAMPLES = 50, 1_000
@@ -80,7 +80,7 @@ def soak(inputs: str, out: str, num_samples: str, endpoint: str | None = None) -
         "s3_endpoint": endpoint,
     }
     before, watch = held(), Watch(int(num_samples))
-    summary = run_label(label_config(words), watch)
+    summary = run_label(parse_label_config(words), watch)
     gc.collect()
     told = {"images": summary.images, "labelled": summary.labelled, "quarantined": summary.quarantined_by_reason}
     seconds = round(summary.seconds)

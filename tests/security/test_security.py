@@ -239,7 +239,7 @@ def test_the_credentials_of_a_job_are_nowhere_to_be_found(s3, tmp_path, sample_d
     for arguments in (["status"], ["verify", "--deep"], ["evaluate"]):
         said += shardlabel(*arguments, f"s3://{bucket}/out", *there)[1]
     nowhere = ["--s3-endpoint", "http://127.0.0.1:9"]
-    monkeypatch.setattr("pipeline.storage.s3._BACKOFF_S", 0.001)
+    monkeypatch.setattr("pipeline.storage.s3_retry._BACKOFF_S", 0.001)
     said += shardlabel("status", f"s3://{bucket}/out", *nowhere)[1]
     monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
     said += shardlabel("status", f"s3://{bucket}/out", *there)[1]

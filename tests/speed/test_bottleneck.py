@@ -32,12 +32,12 @@ def test_sharing_compares_the_whole_with_its_parts():
     assert found.write_share == pytest.approx(0.01 / 34.18)
 
 
-def test_what_takes_most_of_a_core_binds():
+def test_the_stage_with_the_most_core_time_is_the_bottleneck():
     assert find_bottleneck(on_cpu(decode=40.0, limit=71.0)).bottleneck == "decode"
     assert find_bottleneck(on_cpu(read=50.0)).bottleneck == "read"
 
 
-def test_dropping_the_costliest_member_is_reckoned():
+def test_dropping_the_costliest_member_is_advised():
     advice = find_bottleneck(on_cpu()).advice
     then = 4000 / 34 * 34 / 14
     assert f"without a: a limit of {then:,.1f} images/s, 2.43 times this one" in advice

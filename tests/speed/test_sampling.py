@@ -10,7 +10,7 @@ from conftest import jpeg, make_tar, sample_members
 from pipeline.errors import InputError
 from pipeline.inputs.find import find_inputs
 from pipeline.records import Sample
-from pipeline.speed.sampling import Cluster, count_loose, count_tars, draw, estimate
+from pipeline.speed.sampling import Cluster, count_loose, count_tars, draw_sample, estimate
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Storage
 
@@ -22,9 +22,9 @@ def tars_of(path):
     return list(find_inputs([str(path)], STORAGE).tars.values())
 
 
-def looked_into(path, max_images=64, max_bytes=1 << 20, storage=STORAGE):
+def sample_of(path, max_images=64, max_bytes=1 << 20, storage=STORAGE):
     inputs = find_inputs([str(path)], storage)
-    return draw(list(inputs.tars.values()), count_loose(inputs, max_images), storage, max_images, max_bytes)
+    return draw_sample(list(inputs.tars.values()), count_loose(inputs, max_images), storage, max_images, max_bytes)
 
 
 def test_local_shards_are_counted(tmp_path):
@@ -44,7 +44,7 @@ def test_the_error_of_an_estimate_covers_the_truth(tmp_path):
         members = [(name, data + bytes(pad if name.endswith("jpg") else 0)) for name, data in sample_members(count)]
         make_tar(tmp_path / f"{number:02d}.tar", members)
         truth += count
-    drawn = looked_into(tmp_path)
+    drawn = sample_of(tmp_path)
     estimated = count_tars(tars_of(tmp_path), drawn.clusters, STORAGE, NO_TIME)
     assert not estimated.exact
     assert 0 < estimated.standard_error < truth
@@ -69,13 +69,13 @@ def test_what_was_read_to_its_end_is_exact():
     assert estimate([], 0, 0).images == 0
 
 
-def test_one_shard_tells_no_error():
+def test_one_shard_has_no_standard_error():
     found = estimate([Cluster(10, 1000)], 100_000, 1)
     assert (found.images, found.standard_error, found.exact) == (1000, None, False)
     assert found.plus(5).images == 1005
 
 
-def test_equal_shards_still_leave_something_open():
+def test_equal_shards_still_have_an_error():
     assert estimate([Cluster(10, 100)] * 4, 10_000, 100).standard_error >= 1
 
 
@@ -86,25 +86,25 @@ def test_loose_images_are_counted_and_drawn_from_everywhere(tmp_path):
     count = count_loose(inputs, 40)
     assert (count.num_images, count.num_slices) == (300, 1)
     assert count.num_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
-    ((_, some),) = count.some
+    ((_, some),) = count.entries
     assert len(some) == len({entry.uri for entry in some}) == 40
     assert some == sorted(some, key=lambda entry: entry.uri)
     assert some[-1].uri > f"{tmp_path}/200"
-    drawn = draw([], count, STORAGE, 20, 1 << 20)
+    drawn = draw_sample([], count, STORAGE, 20, 1 << 20)
     assert len(drawn.images) == 20
 
 
 def test_a_draw_is_bounded_and_its_units_hold_what_was_drawn(tmp_path):
     for number in range(12):
         make_tar(tmp_path / f"{number:02d}.tar", sample_members(50, start=50 * number))
-    drawn = looked_into(tmp_path, max_images=160)
+    drawn = sample_of(tmp_path, max_images=160)
     assert len(drawn.tars) == 8
     assert len(drawn.images) == 160
     units = drawn.units(64, 4, str(tmp_path / "scratch"), STORAGE)
     read = [item for unit in units for item in UnitReader(unit, STORAGE) if isinstance(item, Sample)]
     assert len(read) == 64
     assert {item.image for item in read} <= set(drawn.images)
-    few = looked_into(tmp_path, max_images=1000, max_bytes=20_000)
+    few = sample_of(tmp_path, max_images=1000, max_bytes=20_000)
     assert sum(len(image) for image in few.images) < 20_000 + 8 * max(len(image) for image in few.images)
 
 
@@ -113,7 +113,7 @@ def test_units_of_loose_images_hold_some_of_those_drawn(tmp_path):
     folder.mkdir()
     for number in range(30):
         (folder / f"{number:03d}.jpg").write_bytes(jpeg(number))
-    drawn = looked_into(folder, max_images=20)
+    drawn = sample_of(folder, max_images=20)
     units = drawn.units(8, 4, str(tmp_path / "scratch"), STORAGE)
     read = [item.image for unit in units for item in UnitReader(unit, STORAGE)]
     assert len(read) == 8
@@ -130,7 +130,7 @@ def test_shards_on_s3_are_estimated_from_their_beginnings(s3, tmp_path):
         s3.put(bucket, f"in/{shard.name}", shard.read_bytes())
         truth += count
     storage = s3.storage()
-    drawn = looked_into(f"s3://{bucket}/in/", max_images=80, storage=storage)
+    drawn = sample_of(f"s3://{bucket}/in/", max_images=80, storage=storage)
     tars = list(find_inputs([f"s3://{bucket}/in/"], storage).tars.values())
     found = count_tars(tars, drawn.clusters, storage, 30.0)
     assert not found.exact
@@ -140,4 +140,4 @@ def test_shards_on_s3_are_estimated_from_their_beginnings(s3, tmp_path):
 def test_inputs_without_an_image_are_a_wrong_request(tmp_path):
     make_tar(tmp_path / "a.tar", [("a.txt", b"words")])
     with pytest.raises(InputError, match="no image could be read"):
-        looked_into(tmp_path)
+        sample_of(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 from servers import Fault, FaultProxy, S3Server, both_servers
 
 from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError, StoreUnavailable
-from pipeline.storage import Entry, Storage
+from pipeline.storage import Entry, Storage, s3_retry, s3_stream
 from pipeline.storage import s3 as module
 
 pytestmark = [pytest.mark.usefixtures("s3"), both_servers]
@@ -23,10 +23,10 @@ DATA = bytes(n * 31 % 251 for n in range(100 * KB + 7))
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small ranges and short waits; retries are left to our own loop, which is what is tested."""
-    monkeypatch.setattr(module, "RANGE_BYTES", 10 * KB)
+    monkeypatch.setattr(s3_stream, "RANGE_BYTES", 10 * KB)
     monkeypatch.setattr(module, "_PIECE_BYTES", KB)
-    monkeypatch.setattr(module, "RANGES_IN_FLIGHT", 3)
-    monkeypatch.setattr(module, "_BACKOFF_S", 0.001)
+    monkeypatch.setattr(s3_stream, "RANGES_IN_FLIGHT", 3)
+    monkeypatch.setattr(s3_retry, "_BACKOFF_S", 0.001)
     monkeypatch.setattr(module, "_CLIENT_RETRIES", 0)
 
 
@@ -198,7 +198,7 @@ def test_retries_end(s3: S3Server, fault_proxy: FaultProxy, proxied: Storage):
     ):
         with pytest.raises(StoreUnavailable, match=f"^s3://{bucket}/"):
             call()
-    assert len(fault_proxy.requests) == 5 * module._MAX_TRIES
+    assert len(fault_proxy.requests) == 5 * s3_retry._MAX_TRIES
     stream = proxied.open(entry)
     for _ in range(2):  # a stream that failed fails again, rather than go on behind the gap
         with pytest.raises(StoreUnavailable):
@@ -211,7 +211,7 @@ def test_retries_wait_longer_each_time_and_never_in_step(
 ):
     waits: list[list[float]] = [[], []]
     really, own = time.sleep, threading.get_ident()
-    monkeypatch.setattr(module, "_BACKOFF_S", 1.0)
+    monkeypatch.setattr(s3_retry, "_BACKOFF_S", 1.0)
     for waited in waits:
         note = waited.append
 
@@ -223,7 +223,7 @@ def test_retries_wait_longer_each_time_and_never_in_step(
         with pytest.raises(StoreUnavailable):
             proxied.stat(f"s3://{s3.bucket()}/x")
     for waited in waits:
-        assert len(waited) == module._MAX_TRIES - 1
+        assert len(waited) == s3_retry._MAX_TRIES - 1
         for attempt, seconds in enumerate(waited, 1):
             assert 0.25 * 2**attempt <= seconds <= 0.75 * 2**attempt
     assert waits[0] != waits[1]
@@ -232,7 +232,7 @@ def test_retries_wait_longer_each_time_and_never_in_step(
 def test_retries_end_when_time_is_up(
     s3: S3Server, fault_proxy: FaultProxy, proxied: Storage, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "_GIVE_UP_S", 0.0)
+    monkeypatch.setattr(s3_retry, "_GIVE_UP_S", 0.0)
     fault_proxy.faults = [Fault("slow_down", times=1000)]
     with pytest.raises(StoreUnavailable):
         proxied.stat(f"s3://{s3.bucket()}/x")

@@ -1,4 +1,4 @@
-"""What people have said in Label Studio and FiftyOne, as those tools write it."""
+"""Annotations of Label Studio and FiftyOne, as those tools write them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.storage import Storage
-from pipeline.trust.truth import read_truth
+from pipeline.trust.truth_file import read_truth
 
 NAMES = ("cat", "dog", "crane", "crane")
 
@@ -66,7 +66,7 @@ def test_label_studio(tmp_path):
     }
     counts = truth.counts
     assert (counts.given, counts.blank, counts.contested, counts.unknown_labels) == (12, 3, 1, 2)
-    assert "1 left out, because as many people say one thing as another" in counts.complaints
+    assert "1 left out, because the votes of the annotators are tied" in counts.complaints
     assert counts.unknown_label_examples == ("cat; dog", "bird")
 
 
@@ -135,12 +135,12 @@ def test_fiftyone(tmp_path):
         ([{"data": {"image": "x"}, "annotations": []}], "no task carries the key of its image"),
     ],
 )
-def test_what_is_no_export(tmp_path, content, says):
+def test_other_json_is_refused(tmp_path, content, says):
     with pytest.raises(InputError, match=says):
         read(tmp_path / "t.json", content)
 
 
-def test_what_nobody_would_write_is_no_crash(tmp_path):
+def test_malformed_annotations_do_not_crash(tmp_path):
     odd = [
         task("a") | {"annotations": 3},
         task("b", 3, {"result": [3, {}, {"value": 1}, {"value": {"choices": None}}]}),

@@ -1,4 +1,4 @@
-"""Calibrations on disk: what is written is read again, and what is none is refused in one line."""
+"""Calibration files: written ones are read back, and others are refused in one line."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_truth_and_calibration_may_be_on_s3(s3, made):
         calibrate(made[0], truth=f"{place}/none.csv", s3_endpoint=s3.endpoint)
 
 
-def test_a_person_sees_what_it_does(made, tmp_path):
+def test_the_command_prints_the_metrics(made, tmp_path):
     out, truth = made
     words = ["calibrate", str(out), "--truth", str(truth), "--save", str(tmp_path / "cal.json")]
     shown = CliRunner().invoke(app, words)
@@ -112,13 +112,13 @@ def fitted(made, tmp_path):
         ({"before": {"nll": 1}}, "before.ece: Field required"),
     ],
 )
-def test_what_is_no_calibration_is_named(fitted, change, says):
+def test_invalid_calibrations_are_refused(fitted, change, says):
     fitted.write_text(json.dumps(json.loads(fitted.read_text()) | change))
     with pytest.raises(RequestError, match=rf"--calibration .*cal\.json: no calibration of shardlabel: {says}"):
         read_calibration(str(fitted), Storage())
 
 
-def test_files_that_are_not_there_or_no_json(fitted, tmp_path):
+def test_missing_files_and_other_formats_are_refused(fitted, tmp_path):
     with pytest.raises(RequestError, match=r"--calibration .*none\.json: no such file"):
         read_calibration(str(tmp_path / "none.json"), Storage())
     fitted.write_bytes(b"\xff{")
@@ -126,7 +126,7 @@ def test_files_that_are_not_there_or_no_json(fitted, tmp_path):
         read_calibration(str(fitted), Storage())
 
 
-def test_only_what_changes_the_pool_makes_other_members():
+def test_the_members_fingerprint_covers_what_changes_the_pool():
     mark = members_fingerprint(MEMBERS)
     renamed = [MEMBERS[1] | {"alias": "c"}, json.loads(json.dumps(MEMBERS[0]))]
     assert members_fingerprint(renamed) == mark

@@ -1,4 +1,4 @@
-"""Intervals, reliability, selection and classes against values worked out elsewhere, and against each other."""
+"""Intervals, reliability, operating points and class metrics against published values, and against each other."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_outputs import calibrated
 
-from pipeline.trust.intervals import Z_95, paired_gain, wilson
-from pipeline.trust.per_class import by_class, macro_f1, most_confused
-from pipeline.trust.reliability import reliability
-from pipeline.trust.selection import by_agreement, by_score, kept_at
+from pipeline.trust.intervals import Z_95, paired_gain, wilson_interval
+from pipeline.trust.per_class import compute_class_metrics, find_confused_classes, macro_f1
+from pipeline.trust.reliability import compute_reliability
+from pipeline.trust.thresholds import find_operating_points, group_by_agreement, group_by_score
 
 scored = st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=60).map(
     lambda rows: (np.array([score / 20 for score, _ in rows], np.float32), np.array([right for _, right in rows]))
@@ -30,14 +30,14 @@ scored = st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_
     ],
 )
 def test_wilson_has_the_published_values(successes, total, low, high):
-    assert wilson(successes, total) == pytest.approx((low, high), abs=1e-9)
+    assert wilson_interval(successes, total) == pytest.approx((low, high), abs=1e-9)
 
 
 @given(st.integers(1, 10**7).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
 def test_wilson_solves_the_equation_of_the_score_test(counts):
     successes, total = counts
     share = successes / total
-    low, high = wilson(successes, total)
+    low, high = wilson_interval(successes, total)
     assert 0 <= low <= share <= high <= 1
     for end in (low, high):
         if 1e-9 < end < 1 - 1e-9:
@@ -60,7 +60,7 @@ def test_the_paired_interval_by_hand():
 
 
 @given(st.integers(0, 500), st.integers(0, 500), st.integers(1, 500))
-def test_who_is_first_only_turns_the_sign(wins, losses, neither):
+def test_swapping_the_predictors_flips_the_sign(wins, losses, neither):
     one, other = (
         paired_gain("x", wins, losses, wins + losses + neither),
         paired_gain("x", losses, wins, wins + losses + neither),
@@ -74,7 +74,7 @@ def test_who_is_first_only_turns_the_sign(wins, losses, neither):
 
 def test_the_calibration_error_by_hand():
     """Two bins: 0.5 with one of two right, 0.9 with one of two right: (2 x 0 + 2 x 0.4) / 4."""
-    found = reliability(np.array([0.9, 0.5, 0.5, 0.9]), np.array([True, True, False, False]), num_bins=2)
+    found = compute_reliability(np.array([0.9, 0.5, 0.5, 0.9]), np.array([True, True, False, False]), num_bins=2)
     assert found.ece == pytest.approx(0.2)
     assert [(b.low, b.high, b.images, b.accuracy) for b in found.bins] == [(0.5, 0.5, 2, 0.5), (0.9, 0.9, 2, 0.5)]
 
@@ -83,7 +83,7 @@ def test_the_calibration_error_by_hand():
     ("images", "score", "deviation"), [(7, 0.3, 0.9529569), (100, 0.98, 1.0717825), (50, 0.5, 2.8068793)]
 )
 def test_the_floor_of_one_bin_is_the_mean_deviation_of_the_binomial(images, score, deviation):
-    assert reliability(np.full(images, score), np.ones(images, bool)).floor == pytest.approx(deviation / images)
+    assert compute_reliability(np.full(images, score), np.ones(images, bool)).floor == pytest.approx(deviation / images)
 
 
 @pytest.mark.parametrize("images", [200, 1_000, 10_000])
@@ -92,8 +92,8 @@ def test_the_floor_is_what_a_calibrated_predictor_shows(images):
     probs, _ = calibrated(images, 10)
     scores = probs.max(axis=1)
     rng = np.random.default_rng(1)
-    shown = [reliability(scores, rng.random(images) < scores).ece for _ in range(200)]
-    floor = reliability(scores, scores > 0).floor
+    shown = [compute_reliability(scores, rng.random(images) < scores).ece for _ in range(200)]
+    floor = compute_reliability(scores, scores > 0).floor
     assert np.mean(shown) == pytest.approx(floor, rel=0.1)
     assert 0.5 < floor * np.sqrt(images) / np.sqrt(15 * 2 / np.pi) / np.sqrt((scores * (1 - scores)).mean()) < 1.01
 
@@ -102,7 +102,7 @@ def test_the_floor_is_what_a_calibrated_predictor_shows(images):
 @given(scored, st.integers(1, 15), st.randoms())
 def test_bins_hold_every_image_once_in_order_and_do_not_depend_on_it(rows, num_bins, random):
     scores, right = rows
-    found = reliability(scores, right, num_bins)
+    found = compute_reliability(scores, right, num_bins)
     assert sum(b.images for b in found.bins) == len(scores)
     assert sum(b.images * b.accuracy for b in found.bins) == pytest.approx(right.sum())
     assert len(found.bins) <= num_bins
@@ -110,14 +110,14 @@ def test_bins_hold_every_image_once_in_order_and_do_not_depend_on_it(rows, num_b
     assert abs(scores.mean() - right.mean()) - 1e-6 <= found.ece <= 1 + 1e-6
     order = list(range(len(scores)))
     random.shuffle(order)
-    assert reliability(scores[order], right[order], num_bins).ece == pytest.approx(found.ece, abs=1e-12)
+    assert compute_reliability(scores[order], right[order], num_bins).ece == pytest.approx(found.ece, abs=1e-12)
 
 
 @settings(deadline=None)
 @given(scored, st.sampled_from([0.5, 0.8, 0.95, 1.0]))
-def test_what_is_kept_is_as_precise_as_asked_and_no_lower_threshold_is(rows, target):
+def test_operating_points_reach_the_target_and_no_lower_threshold_does(rows, target):
     scores, right = rows
-    (kept,) = kept_at(scores, right, (target,))
+    (kept,) = find_operating_points(scores, right, (target,))
     precisions = {float(t): right[scores >= t].mean() for t in np.unique(scores)}
     enough = [t for t, precision in precisions.items() if precision >= target]
     assert kept.threshold == (min(enough) if enough else None)
@@ -125,23 +125,23 @@ def test_what_is_kept_is_as_precise_as_asked_and_no_lower_threshold_is(rows, tar
         above = scores >= np.float32(kept.threshold)
         assert (kept.images, kept.precision) == (above.sum(), right[above].mean())
         assert kept.coverage == kept.images / len(scores)
-        assert kept.interval == wilson(int(right[above].sum()), kept.images)
+        assert kept.interval == wilson_interval(int(right[above].sum()), kept.images)
 
 
 @given(scored)
 def test_groups_hold_every_image_once(rows):
     scores, right = rows
-    for groups in (by_score(scores, right), by_agreement(scores, right)):
+    for groups in (group_by_score(scores, right), group_by_agreement(scores, right)):
         assert sum(group.images for group in groups) == len(scores)
         assert sum(group.images * group.accuracy for group in groups) == pytest.approx(right.sum())
-    for group in by_score(scores, right):
+    for group in group_by_score(scores, right):
         inside = (scores >= np.float32(group.low)) & ((scores < np.float32(group.high)) | (group.high == 1))
         assert inside.sum() == group.images
 
 
 def test_agreement_is_grouped_by_its_values():
     shares = np.array([1 / 3, 2 / 3, 0.1 + 0.2 + 1 / 3 + 1 / 30, 1], np.float32)
-    groups = by_agreement(shares, np.array([False, True, False, True]))
+    groups = group_by_agreement(shares, np.array([False, True, False, True]))
     assert [(group.low, group.images, group.accuracy) for group in groups] == [
         (0.3333, 1, 0),
         (0.6667, 2, 0.5),
@@ -153,13 +153,13 @@ def test_classes_by_hand():
     """The figures of a textbook: three cats (two found), two dogs (one found), one bird (none)."""
     truth = np.array([0, 0, 0, 1, 1, 2], np.int32)
     label = np.array([0, 0, 1, 1, 0, 0], np.int32)
-    cat, dog, bird = by_class(truth, label, ["cat", "dog", "bird", "fish"])
+    cat, dog, bird = compute_class_metrics(truth, label, ["cat", "dog", "bird", "fish"])
     assert (cat.images, cat.predicted, cat.precision, cat.recall) == (3, 4, 2 / 4, 2 / 3)
     assert cat.f1 == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))
     assert (dog.precision, dog.recall, dog.f1) == (0.5, 0.5, 0.5)
     assert (bird.precision, bird.recall, bird.f1, bird.precision_interval) == (None, 0, 0, (0, 1))
     assert macro_f1((cat, dog, bird)) == pytest.approx((cat.f1 + 0.5) / 3)
-    pairs = most_confused(truth, label, ["cat", "dog", "bird", "fish"])
+    pairs = find_confused_classes(truth, label, ["cat", "dog", "bird", "fish"])
     assert [(p.truth_name, p.label_name, p.images, p.share) for p in pairs] == [
         ("cat", "dog", 1, 1 / 3),
         ("dog", "cat", 1, 1 / 2),
@@ -167,8 +167,13 @@ def test_classes_by_hand():
     ]
 
 
-def test_nothing_is_known_of_no_images():
+def test_without_images_all_figures_are_empty():
     none, nothing = np.zeros(0, np.float32), np.zeros(0, bool)
-    assert reliability(none, nothing).bins == by_score(none, nothing) == by_agreement(none, nothing) == ()
-    assert [kept.threshold for kept in kept_at(none, nothing)] == [None, None, None]
-    assert by_class(np.zeros(0, np.int32), np.zeros(0, np.int32), ["cat"]) == ()
+    assert (
+        compute_reliability(none, nothing).bins
+        == group_by_score(none, nothing)
+        == group_by_agreement(none, nothing)
+        == ()
+    )
+    assert [kept.threshold for kept in find_operating_points(none, nothing)] == [None, None, None]
+    assert compute_class_metrics(np.zeros(0, np.int32), np.zeros(0, np.int32), ["cat"]) == ()

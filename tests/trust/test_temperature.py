@@ -1,4 +1,4 @@
-"""The temperature: what a pool that is too sure, or not sure enough, is brought back to."""
+"""Temperature scaling of overconfident and underconfident pools."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from made_up_outputs import calibrated, top_k
 
 from pipeline.errors import RequestError
-from pipeline.trust.reliability import reliability
-from pipeline.trust.temperature import Pooled, cross_validate, fit_temperature
+from pipeline.trust.reliability import compute_reliability
+from pipeline.trust.temperature import PooledProbs, cross_validate, fit_temperature
 
 NUM_CLASSES = 20
 
@@ -24,7 +24,7 @@ def pooled(probs, truth, k):
     labels, scores = top_k(probs, k)
     same = labels == np.array(truth)[:, None]
     places = np.where(same.any(axis=1), same.argmax(axis=1), -1)
-    return Pooled.of(scores, places, probs.shape[1])
+    return PooledProbs.from_top_k(scores, places, probs.shape[1])
 
 
 @settings(max_examples=40, deadline=None)
@@ -58,20 +58,20 @@ def test_it_is_the_best_there_is():
 
 
 @pytest.mark.parametrize(("shown", "k"), [(0.4, 5), (2.2, 10)])
-def test_a_pool_that_is_too_sure_or_too_modest_is_brought_back(shown, k):
+def test_overconfident_and_underconfident_pools_are_calibrated(shown, k):
     probs, truth = calibrated(1_500, NUM_CLASSES, seed=2, sharpness=4)
     images = pooled(at(probs, shown), truth, k)
     right = images.log_truth_N == images.logs_Nk[:, 0]
-    before, held = reliability(images.scores(1.0), right), cross_validate(images)
-    after = reliability(held.scores_N, right)
+    before, held = compute_reliability(images.scores(1.0), right), cross_validate(images)
+    after = compute_reliability(held.scores_N, right)
     assert before.ece > 4 * before.floor
     assert after.ece < 2 * after.floor
     assert held.nll_N.mean() < images.nll(1.0).mean() - 0.05
 
 
 @pytest.mark.parametrize("everything", [True, False])
-def test_truths_that_say_nothing_are_refused(everything):
+def test_truths_that_do_not_determine_a_temperature_are_refused(everything):
     probs, _ = calibrated(100, NUM_CLASSES)
     truth = probs.argmax(axis=1) if everything else probs.argmin(axis=1)
-    with pytest.raises(RequestError, match="100 truths do not say which temperature fits"):
+    with pytest.raises(RequestError, match="100 truths do not determine the temperature"):
         fit_temperature(pooled(probs, truth, NUM_CLASSES))

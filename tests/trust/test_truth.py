@@ -1,4 +1,4 @@
-"""Truth files as people write them, and the images they are about."""
+"""Truth files, and their match with images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from made_up_outputs import write_csv
 
 from pipeline.errors import InputError
 from pipeline.storage import Storage
-from pipeline.trust.truth import read_truth
+from pipeline.trust.truth_file import read_truth
 
 NAMES = ("cat", "dog", "crane", "crane", "7")
 
@@ -80,11 +80,11 @@ def test_parquet_in_the_types_that_people_have(tmp_path, labels):
         ("t.csv", "", "Empty CSV"),
         ("t.csv", "id,label\n1,cat\n", "no column key; it has id, label"),
         ("t.csv", "key,label\n1,cat,3\n", "Expected 2 columns"),
-        ("t.csv", "key,key,label\n1,1,cat\n", "must be there once"),
+        ("t.csv", "key,key,label\n1,1,cat\n", "must each be there once"),
         ("t.parquet", "key,label\n1,cat\n", "neither CSV nor Parquet"),
     ],
 )
-def test_what_is_no_truth_is_a_wrong_request(tmp_path, name, text, says):
+def test_invalid_truth_files_are_refused(tmp_path, name, text, says):
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=says):

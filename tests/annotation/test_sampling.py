@@ -1,4 +1,4 @@
-"""Which rows are drawn: fairly, the same again, and in the order that was asked for."""
+"""Sampling for annotation: fair, reproducible, and in the requested order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_up_outputs import MARK, calibrated, write_output
 
-from pipeline.annotation.draw import draw
+from pipeline.annotation.sampling import sample_images
 from pipeline.errors import OutputError
 from pipeline.output.ledger import Ledger
 from pipeline.output.parts import PartName
@@ -37,12 +37,12 @@ def made(folder, rows_per_part=40, contents=None, **more):
 
 
 def indices(ledger, number, order="random", *, seed=0, unique=False):
-    rows, population = draw(ledger, MARK, number, order, seed=seed, unique=unique)
+    rows, population = sample_images(ledger, MARK, number, order, seed=seed, unique=unique)
     assert population == IMAGES
     return [row.index for row in rows]
 
 
-def test_every_set_of_images_is_as_likely(tmp_path):
+def test_every_set_of_images_is_equally_likely(tmp_path):
     ledger = made(tmp_path / "out", rows_per_part=150)
     times = np.zeros(IMAGES)
     together = 0
@@ -57,7 +57,7 @@ def test_every_set_of_images_is_as_likely(tmp_path):
     assert together <= 13  # 4 are expected
 
 
-def test_it_is_the_same_in_every_run_whatever_the_parts_and_smaller_ones_are_its_beginning(tmp_path):
+def test_samples_are_reproducible_nested_and_independent_of_parts(tmp_path):
     ledger, other = made(tmp_path / "a", rows_per_part=40), made(tmp_path / "b", rows_per_part=7)
     drawn = indices(ledger, 50)
     assert drawn == indices(ledger, 50) == indices(other, 50)
@@ -72,8 +72,8 @@ def test_the_first_of_an_order_are_those_of_a_sort(tmp_path, number):
     assert (
         indices(ledger, number, "disagreement") == sorted(range(IMAGES), key=lambda at: -(at * 7919 % IMAGES))[:number]
     )
-    rows, _ = draw(ledger, MARK, number, "score", seed=0, unique=False)
-    every, _ = draw(ledger, MARK, IMAGES, "score", seed=0, unique=False)
+    rows, _ = sample_images(ledger, MARK, number, "score", seed=0, unique=False)
+    every, _ = sample_images(ledger, MARK, IMAGES, "score", seed=0, unique=False)
     scores = [row.score for row in every]
     assert [row.score for row in rows] == sorted(scores)[:number]
     ties = indices(ledger, number, "entropy")
@@ -95,7 +95,7 @@ def test_of_equal_images_one_is_drawn_and_the_others_do_not_make_it_likelier(tmp
 
 def test_rows_come_in_full(tmp_path):
     ledger = made(tmp_path / "out", rows_per_part=40)
-    rows, _ = draw(ledger, MARK, 3, "random", seed=0, unique=False)
+    rows, _ = sample_images(ledger, MARK, 3, "random", seed=0, unique=False)
     for row in rows:
         name = str(PartName(MARK, row.unit_id, row.part, last=False))
         stored = ledger.read_part("predictions", name).slice(row.index - 40 * row.part, 1).to_pylist()[0]
@@ -112,4 +112,4 @@ def test_parts_of_others_and_damaged_ones(tmp_path):
     assert len(indices(ledger, IMAGES)) == IMAGES
     parts[1].write_bytes(b"no Parquet")
     with pytest.raises(OutputError, match="damaged"):
-        draw(ledger, MARK, 5, "random", seed=0, unique=False)
+        sample_images(ledger, MARK, 5, "random", seed=0, unique=False)

@@ -1,10 +1,10 @@
-"""How verify finds out, on S3, whether loose images are as planned: by listings where those are short."""
+"""Loose images on S3 are checked by listings where these are short, and one by one elsewhere."""
 
 from __future__ import annotations
 
 from servers import FaultProxy, S3Server, both_servers
 
-from pipeline.verifying.reconcile import as_now
+from pipeline.verifying.loose_images import find_present
 
 
 @both_servers
@@ -19,7 +19,7 @@ def test_neighbours_are_listed_and_keys_far_apart_looked_at(s3: S3Server, fault_
 
     for planned, methods in ((entries[10:20], {"HEAD": 1, "GET": 1}), (entries[::30], {"HEAD": 2, "GET": 1})):
         fault_proxy.requests.clear()
-        now = as_now(planned, prefix, storage)
+        now = find_present(planned, prefix, storage)
         found = [request.method for request in fault_proxy.requests]
         assert {method: found.count(method) for method in set(found)} == methods
         for entry in planned:

@@ -1,7 +1,7 @@
-"""Trial: from the words of a request to measured rates. What ``bench`` and ``plan`` have in common.
+"""A job that is measured instead of run, for ``bench`` and ``plan``.
 
-The labeler that is measured is the one that ``label`` would make of the same words. Whatever it writes
-goes to a scratch directory that is gone afterwards.
+The measured labeler is the one that ``label`` would make with the same options. It writes to a scratch directory that
+is removed afterwards.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from pipeline.job.description import Job, describe_job, fit_memory
 from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.models.weights import ResolvedMember, resolve
-from pipeline.speed.measure import Watch, measure
+from pipeline.speed.measure import StepCallback, measure
 from pipeline.speed.rates import Rates
-from pipeline.speed.sampling import Drawn
+from pipeline.speed.sampling import InputSample
 from pipeline.storage import Storage
 
 SAMPLE_IMAGES = {"cpu": 256, "cuda": 8192}
 SAMPLE_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
 
 
-class Trial:
-    """A job that is described, but not run.
+class MeasuredJob:
+    """A job that is described and measured, but not run.
 
     Args:
-        config: The words.
+        config: The options.
         inputs: INPUTs.
         storage: How to reach weights and class names.
 
     Attributes:
-        job: Device, precision, class names, as ``label`` would settle them.
+        job: Its description: device, precision, class names, as ``label`` would choose them.
         num_gpus: GPUs of this machine that it would use.
         num_threads: Threads of one worker.
 
     Raises:
-        RequestError: ``label`` would refuse the words.
+        RequestError: ``label`` would refuse the options.
     """
 
     def __init__(self, config: EnsembleConfig, inputs: Sequence[str], storage: Storage) -> None:
         engine = InlineEngine()
         requested = config.members
-        self._config = LabelConfig(**config.ensemble_words, inputs=tuple(inputs), out="nowhere")
+        self._config = LabelConfig(**config.ensemble_options, inputs=tuple(inputs), out="nowhere")
         self._members: list[ResolvedMember] = [resolve(member, config.weights_dir, storage) for member in requested]
         self.job: Job = describe_job(self._config, self._members, engine, storage, None)
         self._batch_size = fit_memory(self._config, self._members, self.job, engine).batch_size
@@ -58,19 +58,24 @@ class Trial:
 
     @property
     def sample_limits(self) -> tuple[int, int]:
-        """How many samples, and how many bytes, are drawn at most."""
+        """Limits of the sample: images, and bytes of encoded images."""
         return SAMPLE_IMAGES[self.job.device], SAMPLE_BYTES[self.job.device]
 
-    def run(self, drawn: Drawn, *, seconds: float, choices: bool, watch: Watch) -> Rates:
+    def run(self, sample: InputSample, *, seconds: float, alternatives: bool, on_step: StepCallback) -> Rates:
         """Measure; see :func:`pipeline.speed.measure.measure`.
 
         Raises:
-            Interrupted: A signal came; nothing is left behind.
+            Interrupted: A signal came; the scratch directory is removed.
         """
         blobs = {member.spec.alias: member.blob for member in self._members}
         with _interruptible(), tempfile.TemporaryDirectory(prefix="shardlabel-") as scratch:
             return measure(
-                self._labeler(scratch, trying=choices), blobs, drawn, seconds=seconds, choices=choices, watch=watch
+                self._labeler(scratch, trying=alternatives),
+                blobs,
+                sample,
+                seconds=seconds,
+                alternatives=alternatives,
+                on_step=on_step,
             )
 
     def _labeler(self, out: str, *, trying: bool) -> LabelerConfig:
@@ -98,7 +103,7 @@ class Trial:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that scratch files go. Off the main thread, signals are not ours."""
+    """SIGTERM unwinds like Ctrl-C, so scratch files are removed. Only the main thread may handle signals."""
 
     def stop(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""How the zoo looks on a terminal."""
+"""Tables of the model catalogue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.text.safe import printable
 _PIPED_WIDTH = 400  # a file or a pipe has no width: nothing is cut
 _MARGIN = 2
 _FITS = {"short": "the shorter side, aspect ratio kept", "squash": "aspect ratio not kept"}
-# Heading, alignment, and what stands in it. In a narrow terminal the last ones go first.
+# Heading, alignment and cell of each column. A narrow terminal leaves out the last ones.
 _COLUMNS: tuple[tuple[str, str, Callable[[WeightsCard], str]], ...] = (
     ("weights", "left", lambda card: card.weights),
     ("params M", "right", lambda card: _number(None if card.num_params is None else card.num_params / 1e6, 1)),
@@ -31,11 +31,11 @@ _COLUMNS: tuple[tuple[str, str, Callable[[WeightsCard], str]], ...] = (
 )
 
 
-def print_list(cards: Sequence[ArchitectureCard]) -> None:
-    """One row for each published set of weights, by family; as many columns as fit."""
+def print_architectures(cards: Sequence[ArchitectureCard]) -> None:
+    """Print one row for each set of published weights, by family, with as many columns as fit."""
     console = _console()
     rows = [
-        [card.name if number == 0 else "", *(printable(show(entry)) for _, _, show in _COLUMNS)]
+        [card.name if number == 0 else "", *(printable(format_cell(entry)) for _, _, format_cell in _COLUMNS)]
         for card in cards
         for number, entry in enumerate(card.published)
     ]
@@ -58,11 +58,11 @@ def print_list(cards: Sequence[ArchitectureCard]) -> None:
     console.print(table)
 
 
-def print_card(card: ArchitectureCard) -> None:
-    """Everything about one architecture."""
+def print_architecture(card: ArchitectureCard) -> None:
+    """Print everything about one architecture."""
     console = _console()
-    about = [("family", f"{card.family} ({card.year})"), ("paper", card.paper), ("", card.paper_url)]
-    rows = [*(about if card.family else []), ("library", card.library)]
+    family_rows = [("family", f"{card.family} ({card.year})"), ("paper", card.paper), ("", card.paper_url)]
+    rows = [*(family_rows if card.family else []), ("library", card.library)]
     for entry in card.published:
         default = " (default)" if entry is card.published[0] else ""
         spec = card.name if card.library == "timm" else f"{card.name}@{entry.weights}"

@@ -5,17 +5,14 @@ Rows are matched by their sample's index, key and image hash, so that parts may 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from pipeline.errors import NotAsStored, StorageError
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
-from pipeline.output.probabilities import MemberProbs, Source, StoredPart, read_stored
+from pipeline.output.probabilities import StoredPart, StoredProbs, read_stored_part
 from pipeline.records import Sample, ShardEvent
 from pipeline.stages.read import UnitReader
 
@@ -64,7 +61,7 @@ class StoredReader:
         reader: UnitReader,
         first_index: int,
         ledger: Ledger,
-        source: Source,
+        source: StoredProbs,
         names: Sequence[PartName],
         num_classes: int,
     ) -> None:
@@ -87,6 +84,8 @@ class StoredReader:
             if isinstance(item, Sample):
                 while item.index >= self._known_to and self._load():
                     pass
+                if item.image is None:  # it cannot be read now, and nobody will ask for its row
+                    self._rows.pop(item.index, None)
             yield item
 
     def take(self, sample: Sample, sha256: str) -> StoredRow:
@@ -100,10 +99,6 @@ class StoredReader:
             raise NotAsStored(f"{self._source.out} holds another image than {sample.key!r} (index {sample.index})")
         return row
 
-    def forget(self, sample: Sample) -> None:
-        """Let go of what is stored of a sample that cannot be read now."""
-        self._rows.pop(sample.index, None)
-
     def _load(self) -> bool:
         """Read the next part; False when there is none."""
         name = next(self._names, None)
@@ -113,7 +108,7 @@ class StoredReader:
             footer = self._ledger.footer(PREDICTIONS, str(name))
             self._known_to = math.inf if name.last else footer.next.index
             if self._known_to > self._first_index:
-                self._take_in(read_stored(self._ledger, self._source, name, self._num_classes))
+                self._take_in(read_stored_part(self._ledger, self._source, name, self._num_classes))
         except StorageError as error:
             raise NotAsStored(str(error)) from error
         return True
@@ -130,18 +125,3 @@ class StoredReader:
             index = row.pop("index")
             if index is not None and index >= self._first_index:
                 self._rows[index] = StoredRow(**row, width=0, height=0, part=part, row=None)
-
-
-def member_probs_of(rows: Sequence[StoredRow], alias: str) -> MemberProbs:
-    """What one member said of some images.
-
-    Args:
-        rows: Of labelled samples, at least one.
-        alias: Of the member in the older output.
-    """
-    found = []
-    for _, group in itertools.groupby(rows, key=lambda row: id(row.part)):
-        some = list(group)
-        found.append(some[0].part.words[alias].take(np.array([row.row for row in some])))
-    names = ("labels_Bk", "scores_Bk", "energy_B", "probs_BK")
-    return MemberProbs(*(np.concatenate([getattr(word, name) for word in found]) for name in names))

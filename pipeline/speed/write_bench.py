@@ -1,4 +1,4 @@
-"""Writing: what a part costs to publish, in time and in bytes."""
+"""The stage ``write`` of a measurement: the time and the bytes of publishing a part."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pipeline.storage import Storage
 WRITTEN_ROWS = 2_000
 
 
-class Writing:
-    """Publishes parts of real predictions, and takes them away again.
+class WriteBench:
+    """Publishes parts of real predictions, and removes them again.
 
     Args:
         config: Of the labeler.
         storage: How to reach its ``out``.
-        predicted: Batches of predictions, with the pictures they are of.
+        predicted: Batches of predictions, each with its pictures.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Writing:
         self._large_part = self._part(WRITTEN_ROWS)
 
     def run(self, number: int) -> int:
-        """Publish parts of at least so many rows; how many they held."""
+        """Publish parts of at least so many rows; returns how many."""
         done = 0
         while done < number:
             self._publish(self._large_part)
@@ -45,7 +45,7 @@ class Writing:
         return done
 
     def sizes(self) -> tuple[float, float]:
-        """Bytes per row and per part, from two parts of different length."""
+        """Bytes per row, and fixed bytes per part, from two parts of different length."""
         held = sum(len(pictures) for _, pictures in self._predicted)
         few, many = self._part(1), self._part(max(held, 1 + len(self._predicted[0][1])))
         rows = len(many.pictures) - len(few.pictures)
@@ -54,7 +54,7 @@ class Writing:
         return row_bytes, max(0.0, small - row_bytes * len(few.pictures))
 
     def _part(self, rows: int) -> Part:
-        """A part of so many rows: the pictures held, and where those do not suffice, the same by other names."""
+        """A part of so many rows; pictures are repeated with other keys where there are fewer."""
         part = Part(0, 0)
         for batch, pictures in itertools.cycle(self._predicted):
             if len(part.pictures) >= rows:
@@ -67,7 +67,7 @@ class Writing:
         raise AssertionError("a cycle does not end")
 
     def _publish(self, part: Part) -> int:
-        """Publish a part and take it away again; its size in bytes."""
+        """Publish a part and remove it again; returns its size in bytes."""
         out = os.path.join(self._config.out, "written")
         aliases = [spec.alias for spec in self._config.members]
         writer = Writer(out, self._storage, "0" * 64, aliases, self._config.class_names, ())

@@ -1,0 +1,63 @@
+"""Types of the settings: how the text of an option becomes a value, and what the JSON schema says of it."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+
+
+def _split(value: object) -> object:
+    """Make a tuple of a string or a list of strings; commas separate items in both."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if isinstance(value, list | tuple):
+        return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
+    return () if value is None else value
+
+
+def _path(value: object) -> object:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def make_paths(value: object) -> object:
+    """Make a tuple of one path or several; commas belong to the path."""
+    if isinstance(value, str | os.PathLike):
+        value = (value,)
+    return tuple(_path(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _auto_or_count(value: object) -> int | str:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, int | str) and not isinstance(value, bool) and str(value).isdecimal() and int(value) > 0:
+        return int(value)
+    raise ValueError("'auto' or a whole number above 0 is expected")
+
+
+def _auto_or_number(value: object) -> int | str:
+    return 0 if value in (0, "0") and not isinstance(value, bool) else _auto_or_count(value)
+
+
+# The schema of options that may be written in several ways
+_TEXT = {"type": "string", "minLength": 1}
+_ONE_OR_MORE = WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]})
+_LIST = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+
+
+def _auto_or(least: int) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": least}]})
+
+
+Decoding = Literal["exact", "fast", "gpu"]
+TextList = Annotated[tuple[str, ...], BeforeValidator(_split), _LIST]
+Text = Annotated[str, BeforeValidator(_path), Field(min_length=1)]
+AutoInt = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_count), _auto_or(1)]
+AutoNumber = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_number), _auto_or(0)]
+AutoBool = Annotated[
+    bool | None,
+    BeforeValidator(lambda value: None if value == "auto" else value),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"const": "auto"}, {"type": "null"}]}),
+]
+InputList = Annotated[tuple[Text, ...], BeforeValidator(make_paths), Field(min_length=1), _ONE_OR_MORE]

@@ -1,0 +1,93 @@
+"""Member SPECs, as ``-m`` takes them: ``[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]``."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.errors import ModelError
+
+_FORM = "[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]"
+_ALIAS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+
+
+class MemberRequest(BaseModel):
+    """One requested member: ``[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]``.
+
+    Attributes:
+        alias: Name of the member's column.
+        arch: A torchvision classifier, or ``timm/NAME``.
+        weights: Name of torchvision's weights enum, or None for its default.
+        checkpoint: Path or URI of a checkpoint, or None to look one up.
+        factor: Weight in the consensus, above 0.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    alias: str
+    arch: str
+    weights: str | None = None
+    checkpoint: str | None = None
+    factor: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse one SPEC.
+
+        Raises:
+            ModelError: It does not follow the grammar.
+        """
+        left, equals, checkpoint = text.strip().partition("=")
+        rest, factor = _split_factor(checkpoint or left)
+        left, checkpoint = (left, rest) if checkpoint else (rest, "")
+        alias, colon, arch = left.rpartition(":")
+        arch, at, weights = arch.partition("@")
+        if not arch.removeprefix("timm/"):
+            raise ModelError(f"model {text!r}: no architecture; the form is {_FORM}")
+        for sign, value, what in (
+            (colon, alias, "alias"),
+            (at, weights, "weights"),
+            (equals, checkpoint, "checkpoint"),
+        ):
+            if sign and not value:
+                raise ModelError(f"model {text!r}: the {what} is empty; the form is {_FORM}")
+        if "*" in left:
+            raise ModelError(f"model {text!r}: the factor after * is not a number: {left.partition('*')[2]!r}")
+        if not (math.isfinite(factor) and factor > 0):
+            raise ModelError(f"model {text!r}: the factor must be above 0")
+        alias = alias or arch.removeprefix("timm/")
+        if not _ALIAS.fullmatch(alias):
+            raise ModelError(f"model {text!r}: an alias is made of letters, digits, '_', '-' and '.'; not {alias!r}")
+        return cls(alias=alias, arch=arch, weights=weights or None, checkpoint=checkpoint or None, factor=factor)
+
+
+def _split_factor(text: str) -> tuple[str, float]:
+    """Split ``*FACTOR`` off the end; a star before anything but a number belongs to a file's name."""
+    rest, _, factor = text.rpartition("*")
+    try:
+        return (rest, float(factor)) if rest or text.startswith("*") else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
+def parse_members(specs: tuple[str, ...]) -> tuple[MemberRequest, ...]:
+    """Parse all SPECs, comma lists included.
+
+    Raises:
+        ModelError: One is malformed, none is left, or two share an alias.
+    """
+    texts = [text for spec in specs for text in spec.split(",") if text.strip()]
+    members = tuple(MemberRequest.parse(text) for text in texts)
+    if not members:
+        raise ModelError("no models: give at least one with -m, for example -m resnet50")
+    seen: set[str] = set()
+    for member in members:
+        if member.alias in seen:
+            raise ModelError(
+                f"two members are called {member.alias!r}: name one of them, for example -m other:{member.arch}"
+            )
+        seen.add(member.alias)
+    return members

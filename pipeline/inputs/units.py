@@ -1,0 +1,138 @@
+"""Units: their ids, ``plan/units.parquet`` that lists them, and how many samples they hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import time
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ObjectMissing, OutputError, StorageError
+from pipeline.output.ledger import UNITS, Ledger
+from pipeline.records import Sample, Unit, UnitKind
+from pipeline.stages.read import UnitReader
+from pipeline.storage import Entry, Storage
+
+_FINGERPRINT = b"fingerprint"
+_UNITS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("kind", pa.string()),
+        ("uri", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("etag", pa.string()),
+        ("keys_uri", pa.string()),
+        ("num_samples", pa.int64()),
+        ("max_samples", pa.int64()),
+    ]
+)
+
+
+def unit_id(*fields: object) -> str:
+    """Id of a unit: 16 hex digits of a hash of its fields."""
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
+
+
+def tar_unit(entry: Entry, max_samples: int | None = None) -> Unit:
+    """Make the unit of one tar."""
+    own_id = unit_id("tar", entry.uri, entry.size_bytes, entry.etag, max_samples)
+    return Unit(own_id, UnitKind.TAR, entry.uri, entry.size_bytes, entry.etag, max_samples=max_samples)
+
+
+def write_units(units: Sequence[Unit], fingerprint: str) -> bytes:
+    """Make ``plan/units.parquet``.
+
+    Args:
+        units: The units of the plan.
+        fingerprint: Fingerprint of the job that planned them.
+    """
+    columns = {
+        name: pa.array([getattr(unit, name) for unit in units], _UNITS_SCHEMA.field(name).type)
+        for name in _UNITS_SCHEMA.names
+    }
+    schema = _UNITS_SCHEMA.with_metadata({_FINGERPRINT: fingerprint})
+    return to_parquet(pa.table(columns, schema=schema))
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """Encode a table of a plan."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_units(ledger: Ledger, storage: Storage, fingerprint: str = "") -> list[Unit]:
+    """Read the planned units of an output; empty if there is no plan yet.
+
+    Args:
+        ledger: The output.
+        storage: How to reach it.
+        fingerprint: Fingerprint of a job: the plan of another job counts as none. Empty for any job's plan.
+
+    Raises:
+        OutputError: The plan cannot be read.
+    """
+    try:
+        data = storage.read(ledger.uri(UNITS))
+    except ObjectMissing:
+        return []
+    except StorageError as error:
+        raise OutputError(str(error)) from error
+    names = {item.name for item in dataclasses.fields(Unit)}
+    units: list[Unit] = []
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        planned_by = (file.schema_arrow.metadata or {}).get(_FINGERPRINT, b"").decode()
+        if planned_by and fingerprint and planned_by != fingerprint:
+            return []
+        # batch by batch, because rows as dicts take several times the memory of units
+        for batch in file.iter_batches():
+            for row in batch.to_pylist():
+                known = {name: value for name, value in row.items() if name in names}
+                units.append(Unit(**known | {"kind": UnitKind(row["kind"])}))  # one string for all units
+    except (TypeError, KeyError, ValueError, OSError) as error:
+        raise OutputError(f"{ledger.uri(UNITS)}: damaged: {error}") from error
+    return units
+
+
+def count_samples(units: Sequence[Unit], storage: Storage, budget_s: float) -> dict[str, int]:
+    """Count the samples of units, where that is known or quickly found: local tars are counted header by header.
+
+    Args:
+        units: The units.
+        storage: How to reach them.
+        budget_s: Counting stops after this time, seconds.
+
+    Returns:
+        Number of samples by unit id.
+    """
+    counts = {unit.id: unit.num_samples for unit in units if unit.num_samples is not None}
+    deadline = time.monotonic() + budget_s
+    for unit in units:
+        if time.monotonic() > deadline:
+            break
+        if unit.id in counts or unit.uri.startswith("s3://") or unit.size_bytes < 0:
+            continue
+        number = _count_until(unit, storage, deadline)
+        if number is None:
+            break
+        counts[unit.id] = number
+    return counts
+
+
+def _count_until(unit: Unit, storage: Storage, deadline: float) -> int | None:
+    """Count the samples of a unit; None if time runs out, 0 if it cannot be read."""
+    number = 0
+    try:
+        for item in UnitReader(unit, storage, payloads=False):
+            number += isinstance(item, Sample)
+            if time.monotonic() > deadline:
+                return None
+    except StorageError:
+        return 0
+    return number

@@ -1,0 +1,90 @@
+"""Which job an OUT belongs to: the one whose description lies in its ``job.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.errors import OutputError
+from pipeline.job.description import Job, merge_inputs
+from pipeline.output.ledger import JOB, PREDICTIONS, Ledger, to_json
+
+_MAX_CLAIMS = 20
+
+
+def claim(ledger: Ledger, job: Job, *, overwrite: bool) -> None:
+    """Make sure that OUT is this job's, or make it so. Of several jobs that want it at once, one gets it.
+
+    A job that takes over writes its ``job.json`` first: labelers of the older job look at it before they
+    publish, and stop. What they had published is removed then, and again at the end.
+
+    Raises:
+        OutputError: It belongs to another job, or cannot be written.
+    """
+    for _ in range(_MAX_CLAIMS):
+        version, owner = ledger.version(JOB), ledger.read_json(JOB)
+        content = _claim(ledger, job, owner, overwrite=overwrite)
+        if not ledger.write_if_unchanged(JOB, to_json(content), version):
+            continue  # somebody else wrote it meanwhile
+        if owner is not None and owner.get("fingerprint") != job.fingerprint:
+            ledger.clear()
+        else:
+            ledger.remove_jobs(replaced_jobs(content))
+        return
+    raise OutputError(f"{ledger.out}: other jobs keep changing its {JOB}; choose another --out")
+
+
+def _claim(ledger: Ledger, job: Job, owner: Mapping[str, Any] | None, *, overwrite: bool) -> dict[str, Any]:
+    """What ``job.json`` is to hold, after what it holds now."""
+    if owner is None:
+        if ledger.names(PREDICTIONS) and ledger.version(JOB) is None:
+            raise OutputError(f"{ledger.out}: holds predictions of something else (no {JOB}); choose another --out")
+        return job.content
+    replaced = replaced_jobs(owner)
+    if owner.get("fingerprint") == job.fingerprint:
+        content = {**job.content, "inputs": merge_inputs(owner.get("inputs", []), job.content["inputs"])}
+    elif overwrite:
+        content = job.content
+        replaced = [mark for mark in (*replaced, str(owner.get("fingerprint"))) if mark != job.fingerprint]
+    else:
+        differing = _differences(owner.get("results", {}), job.content["results"])
+        raise OutputError(
+            f"{ledger.out} was made by a different job; it differs in {', '.join(differing)}. "
+            "Choose another --out, or pass --overwrite to replace it"
+        )
+    return {**content, "replaced": replaced} if replaced else content
+
+
+def replaced_jobs(content: Mapping[str, Any]) -> list[str]:
+    """Fingerprints of the jobs that an output was taken from, as its ``job.json`` tells."""
+    return [str(mark) for mark in content.get("replaced", ())]
+
+
+def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str]:
+    found = []
+    newer = json.loads(json.dumps(newer))  # as they are on disk, where tuples are lists
+    for name in dict.fromkeys([*newer, *older]):
+        if older.get(name) == newer.get(name):
+            continue
+        if name == "members":
+            found.append(f"members ({_aliases(older.get(name, []))} then, {_aliases(newer[name])} now)")
+        elif name == "calibration":
+            found.append(f"calibration ({_temperature(older)} then, {_temperature(newer)} now)")
+        elif isinstance(newer.get(name), str | int) and name in older and not name.endswith("sha256"):
+            found.append(f"{name} ({older.get(name)} then, {newer[name]} now)")
+        else:
+            found.append(name)
+    return found
+
+
+def _temperature(results: Mapping[str, Any]) -> str:
+    fitted = results.get("calibration")
+    if not fitted:
+        return "none"
+    stacked = "log-stack, " if fitted.get("method") == "stack" else ""
+    return f"{stacked}temperature {fitted['temperature']:g} from {fitted['sha256'][:8]}"
+
+
+def _aliases(members: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{member['alias']}@{member['weights_sha256'][:8]}" for member in members)

@@ -1,0 +1,63 @@
+"""The plan of a job in OUT: what was planned before, and what this run adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline.config.settings import LabelConfig
+from pipeline.errors import InputError, OutputError, StorageError
+from pipeline.inputs.find import Inputs, find_inputs
+from pipeline.inputs.plan import Plan
+from pipeline.output.ledger import Ledger
+from pipeline.storage import Storage
+
+
+def write_plan(ledger: Ledger, storage: Storage, fingerprint: str, add: Callable[[Plan], None]) -> Plan:
+    """Read the plan in OUT, add to it, and write it back.
+
+    Args:
+        ledger: Of the output.
+        storage: How to reach inputs and output.
+        fingerprint: Of the job.
+        add: Adds units to a plan. Called again, with a new plan, when another run of the job has added to it meanwhile.
+    """
+    while True:
+        plan = Plan(ledger, storage, fingerprint)
+        add(plan)
+        if plan.replaced:
+            # before the plan forgets them: a kill in between leaves nothing behind that no plan knows
+            ledger.remove_success()
+            ledger.remove_units(plan.replaced)
+        if plan.write():
+            return plan
+
+
+def plan_inputs(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs, fingerprint: str) -> Plan:
+    """Plan the units of a label job.
+
+    Args:
+        config: The job's inputs, and its limit.
+        ledger: Of the output.
+        storage: How to reach inputs and output.
+        inputs: What was found.
+        fingerprint: Of the job.
+
+    Raises:
+        InputError: The inputs cannot be listed, or hold no samples.
+        OutputError: OUT cannot be used.
+    """
+    found: list[Inputs] = [inputs]
+
+    def add(plan: Plan) -> None:
+        try:
+            ledger.check_owner(fingerprint)
+        except StorageError as error:
+            raise OutputError(f"OUT cannot be used: {error}") from error
+        try:
+            plan.add(found.pop() if found else find_inputs(config.inputs, storage), config.limit)
+        except StorageError as error:
+            raise InputError(f"the inputs cannot be listed: {error}") from error
+        if not plan.units:
+            raise InputError("no samples were found in the inputs")
+
+    return write_plan(ledger, storage, fingerprint, add)

@@ -1,0 +1,79 @@
+"""The consensus of members whose probabilities are stored: the arithmetic of a full run, without networks.
+
+A member's probabilities are stored as float16, and its top k as float32 as well. The float32 values replace the float16
+ones of the same classes, and no other class may exceed them. So float16's rounding never decides which class leads:
+neither within a member nor, as long as the leading classes are in every member's top k, in the pool. Probabilities too
+small for float16 are stored as its smallest number, 6e-8. Such classes share what is missing to a sum of 1, because a
+geometric pool depends on their logarithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pipeline.models.consensus import Rule, best_first, combine
+from pipeline.models.ensemble import LEAST_STORED, MemberPredictions, Predictions
+from pipeline.output.probabilities import MemberProbs
+
+LEAST_RESTORED = 2.0**-32  # least probability of a class that is stored as LEAST_STORED
+
+
+def combine_stored(
+    members: Sequence[MemberProbs],
+    factors: Sequence[float],
+    rule: Rule,
+    top_k: int,
+    temperature: float = 1.0,
+    *,
+    keep_probs: bool = False,
+) -> Predictions:
+    """Combine stored probabilities of members.
+
+    Args:
+        members: The stored predictions of each member, for the same B images.
+        factors: Weight of each member.
+        rule: See :func:`pipeline.models.consensus.combine`.
+        top_k: Likewise.
+        temperature: Likewise.
+        keep_probs: Whether to return the stored probabilities, too.
+    """
+    restored = [restore_probs(member) for member in members]
+    found = combine(torch.stack(restored), torch.tensor(factors, dtype=torch.float64), rule, top_k, temperature)
+    k = found.labels_Bk.shape[1]
+    return Predictions(
+        labels_Bk=found.labels_Bk.to(torch.int32).numpy(),
+        scores_Bk=found.scores_Bk.numpy(),
+        agreement_B=found.agreement_B.numpy(),
+        entropy_B=found.entropy_B.numpy(),
+        disagreement_B=found.disagreement_B.numpy(),
+        members=tuple(_top_k(member, probs_BK, k) for member, probs_BK in zip(members, restored, strict=True)),
+        probs_MBK=np.stack([member.probs_BK for member in members]) if keep_probs else None,
+    )
+
+
+def restore_probs(member: MemberProbs) -> torch.Tensor:
+    """Restore a member's probabilities from what is stored, as exactly as that allows.
+
+    Returns:
+        float32, (B, K), 0-1.
+    """
+    probs_BK = torch.from_numpy(member.probs_BK.astype(np.float32))
+    scores_Bk = torch.tensor(member.scores_Bk)
+    below_B1 = torch.nextafter(scores_Bk[:, -1:], torch.zeros(1))
+    probs_BK = torch.minimum(probs_BK, below_B1)
+    probs_BK.scatter_(1, torch.tensor(member.labels_Bk, dtype=torch.int64), scores_Bk)
+    least_BK = probs_BK == LEAST_STORED
+    left_B = 1 - torch.where(least_BK, 0, probs_BK).sum(dim=1, dtype=torch.float64)
+    share_B = (left_B / least_BK.sum(dim=1)).clamp(LEAST_RESTORED, LEAST_STORED).float()
+    return torch.where(least_BK, share_B[:, None], probs_BK)
+
+
+def _top_k(member: MemberProbs, probs_BK: torch.Tensor, k: int) -> MemberPredictions:
+    """A member's top k: the stored one, if it has that many classes."""
+    if k <= member.labels_Bk.shape[1]:
+        return MemberPredictions(member.labels_Bk[:, :k], member.scores_Bk[:, :k], member.energy_B)
+    scores_Bk, labels_Bk = best_first(probs_BK, k)
+    return MemberPredictions(labels_Bk.to(torch.int32).numpy(), scores_Bk.numpy(), member.energy_B)

@@ -1,0 +1,131 @@
+"""A Ray that does not start, and a cluster that is not there, are one line that says what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.engines.on_ray import RayEngine
+from pipeline.engines.ray_start import start_ray
+from pipeline.errors import EngineError, RequestError
+
+
+@contextlib.contextmanager
+def silent_listener() -> Iterator[int]:
+    """A port where somebody listens who answers nothing."""
+    with socket.socket() as server:
+        server.bind(("0.0.0.0", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_listens_is_a_wrong_request_at_once(scheme, free_port):
+    address = f"{scheme}127.0.0.1:{free_port}"
+    begun = time.monotonic()
+    with pytest.raises(RequestError, match=re.escape(f"--ray-address {address}: ") + ".*refused; .*HOST:PORT"):
+        RayEngine(address).start()
+    assert time.monotonic() - begun < 60  # Ray alone tries for a quarter of an hour
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:port", "http://127.0.0.1:8265", "no-such-host.invalid:6379", ""])
+def test_what_is_no_address_is_a_wrong_request(address):
+    with pytest.raises(RequestError, match=r"the Ray cluster cannot be reached: .*; give HOST:PORT"):
+        RayEngine(address).start()
+
+
+@pytest.mark.slow
+def test_a_port_of_something_else_is_a_wrong_request(monkeypatch):
+    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "1")
+    with silent_listener() as port, pytest.raises(RequestError, match="Failed to connect to GCS") as raised:
+        RayEngine(f"127.0.0.1:{port}").start()
+    assert "Traceback" not in str(raised.value)
+
+
+def test_a_ray_that_cannot_write_its_files_is_one_line_and_exit_1(sample_data, tmp_path, shardlabel, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    words = ["label", sample_data / "shard-000.tar", "--out", tmp_path / "out", "-m", "shufflenet_v2_x0_5"]
+    words += ["--weights-dir", sample_data / "weights", "--labels", sample_data / "classes.txt"]
+    result = shardlabel(*words, "--progress", "none")
+    assert result.returncode == 1
+    says = r"shardlabel: Ray does not start on this machine: .*Not a directory; .*RAY_TMPDIR.*--engine inline.*\n"
+    assert re.fullmatch(says, result.stderr)
+
+
+def test_a_ray_whose_processes_do_not_come_up_says_what_to_do(monkeypatch):
+    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "0")  # a machine that is too busy, for all that Ray can see
+    with pytest.raises(EngineError, match=r"does not start .*Timed out.*; free memory, .*; --engine inline") as raised:
+        RayEngine().start()
+    assert raised.value.__cause__ is not None
+    assert "RAY_gcs_server_port_wait_time_s" in os.environ
+
+
+class FakeRay:
+    """As much of Ray as a start that fails needs, which real ones do only now and then."""
+
+    def __init__(self, error: BaseException) -> None:
+        import ray
+
+        self._private, self.exceptions = ray._private, ray.exceptions
+        self._error = error
+        self.is_down = False
+
+    def init(self, **_options) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise self._error
+
+    def shutdown(self) -> None:
+        self.is_down = True
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9"), "versions of Ray and Python"),
+        (RuntimeError("No node info found matching attributes: '10.0.0.1'"), "on a machine of the cluster"),
+        (caused(ConnectionError("Failed to connect"), RuntimeError("Unauthenticated: no token")), "RAY_AUTH_TOKEN"),
+        (Exception("Head node temp_dir not found in NodeInfo"), "HOST:PORT"),
+    ],
+)
+def test_each_reason_why_a_cluster_does_not_take_us_has_its_remedy(error, says):
+    ray = FakeRay(error)
+    with silent_listener() as port, pytest.raises(RequestError, match=says) as raised:
+        start_ray(ray, f"127.0.0.1:{port}", verbose=False)
+    assert "\n" not in str(raised.value)
+    assert ray.is_down
+
+
+def test_a_plain_exception_of_ray_is_an_engine_error_and_leaves_sigterm_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    ray = FakeRay(Exception("The current node timed out during startup. " + "More. " * 100))
+    with pytest.raises(EngineError, match=r"The current node timed out during startup.*--engine inline"):
+        start_ray(ray, None, verbose=False)
+    assert ray.is_down
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert threading.current_thread() is threading.main_thread()
+
+
+def test_sigterm_while_ray_starts_is_an_interruption():
+    with pytest.raises(KeyboardInterrupt):
+        start_ray(FakeRay(SystemExit(15)), None, verbose=False)
