@@ -30,7 +30,7 @@ STEPS = ("open", "os.chmod", "os.link", "os.rename", "os.remove")
 CRASHED = 70  # an error that is not one of ours
 _PATIENCE_S = 120.0
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["pipeline.commands.label", "pipeline.labeler.labeler"])
+_FORKS.set_forkserver_preload(["pipeline.commands.label", "pipeline.labeler.labeler", "before_the_fork"])
 
 
 @dataclass

@@ -13,4 +13,4 @@ pipeline.cli.main()
 
 def label_words(sample_data: Path, *more: str) -> list[str]:
     weights = ["--weights-dir", str(sample_data / "weights"), "--labels", str(sample_data / "classes.txt")]
-    return ["-m", "shufflenet_v2_x0_5", *weights, "--engine", "inline", *more]
+    return ["-m", "shufflenet_v2_x0_5", *weights, "--engine", "inline", "--precision", "fp32", *more]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+
+# before torch is there: processes that share a few cores only wait for each other with more threads than that
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from built_once import networks_built_once
 from PIL import Image
 
 from pipeline.cli import main
@@ -21,6 +27,8 @@ pytest_plugins = ["servers"]
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
 SAMPLE_DATA = REPOSITORY / "examples" / "data"
+# folders of tests that label, and are not about networks themselves
+LABELLING = {"commands", "cli", "exporting", "faults", "inputs", "labeler", "page", "project", "security"}
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -67,6 +75,12 @@ def sample_members(count: int, start: int = 0) -> list[tuple[str, bytes]]:
     for number in range(start, start + count):
         members += [(f"{number:05d}.jpg", jpeg(number)), (f"{number:05d}.cls", str(number % 14).encode())]
     return members
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _networks_built_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    with networks_built_once() if request.path.parent.name in LABELLING else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def scrape(folder: Path) -> None:
     import ray
 
     for number in itertools.count():
-        time.sleep(0.3)
+        time.sleep(0.7)
         if not ray.is_initialized():
             continue
         with contextlib.suppress(OSError, ConnectionError, RuntimeError):

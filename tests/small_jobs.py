@@ -23,6 +23,7 @@ def options(sample_data: Path, **more) -> dict:
         "weights_dir": str(sample_data / "weights"),
         "labels": str(sample_data / "classes.txt"),
         "engine": "inline",
+        "precision": "fp32",
         "max_bad_rate": 1.0,
     }
     return defaults | more

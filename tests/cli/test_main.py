@@ -74,7 +74,7 @@ def test_a_stdout_without_room_is_one_line_and_exit_1(tmp_path):
 def test_a_whole_session(sample_data, tmp_path, shardlabel):
     make_tar(tmp_path / "a.tar", [*sample_members(6), ("bad.jpg", b"nothing"), ("bad.cls", b"1")])
     words = label_words(sample_data)
-    first = run("label", "a.tar", "--out", "out", *words, cwd=tmp_path)
+    first = shardlabel("label", "a.tar", "--out", "out", *words, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "labelled     6" in first.stdout
     assert "1 not_an_image" in first.stdout
@@ -92,9 +92,10 @@ def test_a_whole_session(sample_data, tmp_path, shardlabel):
     assert "DISCREPANCY" in wrong.stdout
 
 
-def test_progress_as_json_lines_ends_in_the_summary(sample_data, tmp_path):
+def test_progress_as_json_lines_ends_in_the_summary(sample_data, tmp_path, shardlabel):
     make_tar(tmp_path / "a.tar", sample_members(5))
-    result = run("label", "a.tar", "--out", "out", "--progress", "json", *label_words(sample_data), cwd=tmp_path)
+    words = ["label", "a.tar", "--out", "out", "--progress", "json", *label_words(sample_data)]
+    result = shardlabel(*words, cwd=tmp_path)
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["event"] for line in lines].count("summary") == 1
     summary = lines[-1]

@@ -239,7 +239,7 @@ def test_a_success_of_another_shape_is_written_again(sample_data, tmp_path):
 
 def test_an_engine_that_loses_a_unit_is_noticed(sample_data, tmp_path, monkeypatch):
     shard = make_tar(tmp_path / "a.tar", sample_members(2))
-    monkeypatch.setattr("pipeline.engines.InlineEngine.run", lambda *_: iter(()))
+    monkeypatch.setattr("pipeline.engines.inline.InlineEngine.run", lambda *_: iter(()))
     with pytest.raises(EngineError, match="1 units came back unfinished"):
         label(str(shard), tmp_path / "out", **options(sample_data))
 
@@ -269,8 +269,8 @@ def test_loose_images_and_their_tar_have_the_same_labels(sample_data, tmp_path):
     for number in range(12):
         (folder / f"{number:05d}.jpg").write_bytes(jpeg(number))
     shard = make_tar(tmp_path / "a.tar", sample_members(12))
-    label(str(tmp_path / "photos"), tmp_path / "loose", **options(sample_data))
-    label(str(shard), tmp_path / "packed", **options(sample_data))
+    label(str(tmp_path / "photos"), tmp_path / "loose", **options(sample_data, precision="auto"))
+    label(str(shard), tmp_path / "packed", **options(sample_data, precision="auto"))
     loose, packed = rows(tmp_path / "loose"), rows(tmp_path / "packed")
     assert loose["key"].to_pylist()[0] == "ünï code/00000.jpg"
     for column in ("label", "sha256", "width", "members"):
@@ -356,7 +356,7 @@ def test_precision_and_part_size_of_the_first_run_are_kept(sample_data, tmp_path
     shard = make_tar(tmp_path / "a.tar", sample_members(2))
     out = tmp_path / "out"
     label(str(shard), out, **options(sample_data, precision="bf16", rows_per_part=7))
-    assert label(str(shard), out, **options(sample_data)).images == 0
+    assert label(str(shard), out, **options(sample_data, precision="auto")).images == 0
     with pytest.raises(OutputError, match="precision"):
         label(str(shard), out, **options(sample_data, precision="fp32"))
 

@@ -42,6 +42,7 @@ def run(bucket: str, inputs, out: str, endpoint: str, **more):
         "weights_dir": f"s3://{bucket}/weights",
         "labels": f"s3://{bucket}/weights/classes.txt",
         "engine": "inline",
+        "precision": "fp32",
         "s3_endpoint": endpoint,
     }
     return label(inputs, out, **(options | more))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import pytest
 from conftest import jpeg, make_tar, sample_members
@@ -115,7 +113,7 @@ def test_the_table_shows_what_is_known_and_what_is_estimated(sample_data, tmp_pa
     assert "beginning of one shard" in capsys.readouterr().out
 
 
-def test_status_puts_a_plan_beside_what_came_of_it(sample_data, tmp_path):
+def test_status_puts_a_plan_beside_what_came_of_it(sample_data, tmp_path, shardlabel):
     make_tar(tmp_path / "a.tar", sample_members(9))
     planned = plan(tmp_path / "a.tar", **QUICK, **words(sample_data))
     (tmp_path / "plan.json").write_text(json.dumps(dataclasses.asdict(planned)))
@@ -127,14 +125,7 @@ def test_status_puts_a_plan_beside_what_came_of_it(sample_data, tmp_path):
     assert compared["images_per_s"].planned > 0
     assert compared["images_per_s"].actual is None  # one commit says nothing of a rate
     assert compared["bytes_per_image"].actual == pytest.approx(compared["bytes_per_image"].planned, rel=0.5)
-    shown = subprocess.run(
-        [sys.executable, "-m", "pipeline", "status", "out", "--plan", "plan.json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert "9, actual 9" in shown
+    assert "9, actual 9" in shardlabel("status", "out", "--plan", "plan.json", cwd=tmp_path).stdout
     for other in (
         "[]",
         '{"units": "a", "images": 1, "time": null}',

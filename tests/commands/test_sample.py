@@ -44,6 +44,7 @@ def models(sample_data):
         "model": "shufflenet_v2_x0_5,squeezenet1_1",
         "weights_dir": str(sample_data / "weights"),
         "engine": "inline",
+        "precision": "fp32",
     }
 
 

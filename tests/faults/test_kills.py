@@ -52,7 +52,7 @@ def test_killed_between_quarantine_and_predictions(job, tmp_path):
     trap = Trap(at=4, place="/quarantine/", steps=("os.remove",))
     assert attacks.run(job.inputs, out, job.words, trap) == KILLED
     uncommitted = parts(out, "quarantine") - parts(out)
-    assert len(uncommitted) == 1
+    assert len(uncommitted) in {1, 2}  # another unit may be at the same point
     assert attacks.run(job.inputs, out, job.words) == 0
     assert uncommitted <= parts(out)
     job.check(out)

@@ -33,7 +33,7 @@ NASTY = [
 
 def words(sample_data: Path) -> list[str]:
     weights = ["--weights-dir", str(sample_data / "weights"), "--labels", str(sample_data / "classes.txt")]
-    return ["-m", MODEL, *weights, "--engine", "inline", "--max-bad-rate", "1"]
+    return ["-m", MODEL, *weights, "--engine", "inline", "--precision", "fp32", "--max-bad-rate", "1"]
 
 
 @pytest.fixture
