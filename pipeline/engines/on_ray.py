@@ -263,8 +263,8 @@ class _RayWorker:
     def __call__(self, batch: Any) -> Iterator[Any]:  # noqa: ANN401 - pyarrow tables
         import pyarrow as pa
 
-        # Ray drops what a task yields again after a death, by number: one result for each item, come what may,
-        # or the last ones of a second try that has less to do are lost; what comes before takes another way.
+        # Ray drops what a task yields again after a death, by number (findings/ray-retry-drops-rows): one result for
+        # each item, or the last ones of a second try that has less to do are lost. What comes before takes another way.
         for text in batch.column("json").to_pylist():
             last = None
             for result in self._worker(json.loads(text), self._stop.is_set):

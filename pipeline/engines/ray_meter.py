@@ -17,7 +17,8 @@ class RayMeter:
 
     Ray adds the prefix ``ray_`` and, to counters, ``_total``. A call takes 2 microseconds and hands a number over to
     Ray's core, which sends them every ten seconds; where nobody collects them (Ray without its dashboard's packages)
-    they are dropped. A gauge is forgotten within twenty seconds unless it is set again.
+    they are dropped. A gauge is forgotten within twenty seconds unless it is set again
+    (``findings/ray-gauge-expires.sh``).
 
     Args:
         makers: What makes a metric of each kind: Ray's own classes.

@@ -19,7 +19,8 @@ _TAR_NAME = re.compile(r".*-([^-/]+)-\d{3,}\.tar")
 class TarWriter:
     """WebDataset: ``KEY.jpg``, ``KEY.cls`` and ``KEY.json`` of each image, one image extension per tar.
 
-    Readers that infer the columns from the first samples need the same extensions in all samples of a tar.
+    Readers that infer the columns from the first samples need the same extensions in all samples of a tar
+    (``findings/datasets-webdataset-columns.sh``).
 
     Args:
         to: Where the files go.

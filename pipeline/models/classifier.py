@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 import time
@@ -130,9 +131,10 @@ class Classifier:
     ) -> Forward:
         """Make the forward pass with the best batch size: on a CPU measured or cached, else by rule."""
         if batch_size is None and self.device.type == "cpu" and not compiled:
-            inputs = pink_noise(max(CPU_BATCH_SIZES), self.spec.recipe.geometry.crop_px)
+            make_inputs = functools.cache(pink_noise)  # only where a size is tried: it takes as long as a network
 
             def images_per_s(size: int) -> float:
+                inputs = make_inputs(max(CPU_BATCH_SIZES), self.spec.recipe.geometry.crop_px)
                 forward = self._make_forward(copy.deepcopy(network), dtype, size)
                 return measure_rate(lambda: forward(inputs[:size]), size, tuning.num_threads)
 

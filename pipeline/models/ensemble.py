@@ -108,7 +108,8 @@ class Ensemble:
     def __init__(self, specs: Sequence[MemberSpec], blobs: Mapping[str, bytes], options: EnsembleOptions) -> None:
         self.device = torch.device(options.device)
         if self.device.type == "cuda":
-            # cuDNN's default, TF32, rounds as coarsely as fp16, so that fp32 would not decide near ties
+            # cuDNN's default, TF32, rounds as coarsely as fp16, so that fp32 would not decide near ties. The newer
+            # switch must not be used besides: after it this one does nothing (findings/torch-tf32-switches).
             torch.backends.cudnn.allow_tf32 = False
         self._members = [
             Classifier(

@@ -114,6 +114,7 @@ def crop(pixels_CHW: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     if new_height * new_width > _MAX_RESIZED_PIXELS:
         return _crop_with_pillow(pixels_CHW, geometry, (new_height, new_width))
     if (height, width) != (new_height, new_width):
+        # torchvision's v2: bicubic of uint8 by v1 is ten levels off (findings/torchvision-bicubic-uint8)
         pixels_CHW = F.resize(
             pixels_CHW,
             [new_height, new_width],

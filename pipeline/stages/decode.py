@@ -114,7 +114,10 @@ def _silence_pillow() -> None:
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height before orientation, pixels; for TIFF, Pillow's own ``size`` is that of the upright picture."""
+    """Width and height before orientation, pixels; for TIFF, Pillow's own ``size`` is that of the upright picture.
+
+    Seen in ``findings/pillow-tiff-size.sh``.
+    """
     tags = getattr(image, "tag_v2", None)
     return image.size if tags is None else (int(tags[_TIFF_WIDTH]), int(tags[_TIFF_HEIGHT]))
 
@@ -139,7 +142,7 @@ def _decode_pixels(image: Image.Image, data: bytes, fast_to_px: int | None) -> t
 
 def _decode_with_pillow(image: Image.Image) -> torch.Tensor:
     """Decode with Pillow: uint8, (3, H, W), 0-255, RGB, upright."""
-    image.load()
+    image.load()  # once: a second load of a damaged image succeeds (findings/pillow-second-load)
     width, height = image.size
     grey_range = find_grey_range(image)
     pixels_HWC = np.empty((height, width, 3), np.uint8)

@@ -297,7 +297,8 @@ class _SampleGrouper:
 def _key_and_field(name: str) -> tuple[str | None, str]:
     """Split a name into WebDataset's key and the field in lower case; without a dot, or with a leading one, no key.
 
-    WebDataset itself groups all hidden files of a directory ``d`` in one sample, ``d/``.
+    WebDataset itself groups all hidden files of a directory ``d`` in one sample, ``d/``
+    (``findings/webdataset-hidden-files.sh``).
     """
     from webdataset.tariterators import (
         base_plus_ext,  # imported late: it imports torch, which listing loose images does not need

@@ -180,8 +180,13 @@ class Writer:
         self, folder: str, name: str, table: pa.Table, metadata: Mapping[str, object], *, dictionary: bool = True
     ) -> None:
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+        # In memory first: a writer that an error leaves publishes what it has (findings/parquet-writer-publishes).
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True, use_dictionary=dictionary)
+        with pq.ParquetWriter(
+            buffer, table.schema, compression="zstd", write_page_checksum=True, use_dictionary=dictionary
+        ) as writer:
+            if table.num_rows:  # a row group of no rows would end datasets' load (findings/datasets-empty-row-group)
+                writer.write_table(table)
         self._storage.publish(self._ledger.uri(folder, name), buffer.getvalue())
 
     def _predictions_table(self, unit: Unit, part: Part) -> pa.Table:

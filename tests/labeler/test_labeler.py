@@ -90,6 +90,12 @@ def test_every_sample_is_counted_once_and_in_its_part(both, units):
         assert done.num_quarantined == ({"not_an_image": expected[0] - expected[1]} if unit.uri[-5] != "b" else {})
 
 
+def test_a_part_of_no_rows_has_no_row_group(both, units):
+    """Hugging Face ``datasets`` refuses all files beside one with a row group of no rows."""
+    files = [pq.ParquetFile(path) for path in (both[0][False] / "predictions").iterdir()]
+    assert sorted(file.metadata.num_row_groups for file in files) == [0, *[1] * (len(files) - 1)]
+
+
 def test_the_seconds_of_every_stage_are_told(both):
     for receipts in both[1].values():
         assert all(receipts[0].stage_s[stage] > 0 for stage in ("hash", "decode", "resize", "classify"))
