@@ -49,13 +49,13 @@ from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.models.catalog import find
 from pipeline.models.classifier import Classifier
-from pipeline.models.recipe import Recipe, crop
+from pipeline.models.preprocessing import Recipe, crop
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.sample_data import sample_data
 from pipeline.speed.bottleneck import BottleneckAnalysis, find_bottleneck
+from pipeline.speed.input_sample import InputSample, LooseCount, draw_sample
 from pipeline.speed.measure import measure
 from pipeline.speed.rates import Rates
-from pipeline.speed.sampling import InputSample, LooseCount, draw_sample
 from pipeline.speed.stage_bench import PRECISIONS
 from pipeline.stages.decode import decode
 from pipeline.storage import Storage

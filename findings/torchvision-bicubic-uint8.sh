@@ -9,7 +9,7 @@
 # it decides images that are near ties.
 # Seen: levels from Pillow at most, bilinear, bicubic: v2 on uint8 1, 1; v1 on uint8 1, 10; v2 on float 1, 10.
 # Upstream: vision#7668 brought the kernel; that the older function is left behind was not found.
-# Depends on it: pipeline/models/recipe.py, which resizes uint8 with v2.
+# Depends on it: pipeline/models/preprocessing.py, which resizes uint8 with v2.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -23,14 +23,14 @@ def networks_built_once() -> Iterator[None]:
     """
     from pipeline.models.classifier import Classifier
 
-    def classifier(spec, blob, device, precision, *, compiled=False, at_once=None, tuning=None):
+    def classifier(spec, blob, device, precision, *, compiled=False, batch_size=None, tuning=None):
         def build() -> Classifier:
-            return Classifier(spec, blob, device, precision, compiled=compiled, at_once=at_once, tuning=tuning)
+            return Classifier(spec, blob, device, precision, compiled=compiled, batch_size=batch_size, tuning=tuning)
 
-        if compiled or device.type != "cpu" or (tuning is not None and tuning.trying):
+        if compiled or device.type != "cpu" or (tuning is not None and tuning.may_measure):
             return build()
-        lanes = None if tuning is None else (tuning.num_lanes, tuning.memory)
-        key = (replace(spec, alias="", factor=1.0), hashlib.sha256(blob).digest(), precision, at_once, lanes)
+        lanes = None if tuning is None else (tuning.num_threads, tuning.cache_file)
+        key = (replace(spec, alias="", factor=1.0), hashlib.sha256(blob).digest(), precision, batch_size, lanes)
         if key not in _built:
             while len(_built) >= _MOST:
                 del _built[next(iter(_built))]

@@ -14,7 +14,7 @@ from pipeline.errors import RequestError
 from pipeline.text.safe import redacted
 
 if TYPE_CHECKING:  # pydantic takes its time
-    from pipeline.config.check import CheckedFile
+    from pipeline.config.file_check import CheckedFile
     from pipeline.config.members import MemberRequest
     from pipeline.config.settings import LabelConfig
 
@@ -56,7 +56,7 @@ def check(
 
     Only the file is checked: no input is listed, no checkpoint opened.
     """
-    from pipeline.config.check import check_config_file
+    from pipeline.config.file_check import check_config_file
 
     checked = check_config_file(file)
     for problem in checked.problems:

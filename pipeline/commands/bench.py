@@ -12,10 +12,10 @@ from pipeline.config.settings import BenchConfig
 from pipeline.inputs.find import find_inputs
 from pipeline.sample_data import sample_data, sample_members
 from pipeline.speed.bottleneck import BottleneckAnalysis, find_bottleneck
+from pipeline.speed.input_sample import count_loose, draw_sample
 from pipeline.speed.measured_job import MeasuredJob
+from pipeline.speed.progress import make_step_reporter
 from pipeline.speed.rates import Rates
-from pipeline.speed.sampling import count_loose, draw_sample
-from pipeline.speed.steps import make_step_reporter
 from pipeline.storage import Storage
 
 

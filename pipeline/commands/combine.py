@@ -19,15 +19,15 @@ from pipeline.inputs.plan import Plan
 from pipeline.inputs.units import read_units
 from pipeline.job.claim import claim
 from pipeline.job.combination import choose_members, describe_combination
+from pipeline.job.job_plan import write_plan
 from pipeline.job.pending import PendingWork, is_progress, pending_work
-from pipeline.job.planning import write_plan
 from pipeline.job.progress import Reporter, make_reporter
 from pipeline.job.running import JobRun, make_engine
 from pipeline.job.summary import LabelSummary
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import ReplayWorker
 from pipeline.metrics import job_labels
-from pipeline.models.recipe import Recipe
+from pipeline.models.preprocessing import Recipe
 from pipeline.models.weights import MemberSpec
 from pipeline.output.ledger import Ledger, open_ledger
 from pipeline.output.parts import Progress

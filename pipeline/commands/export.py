@@ -13,10 +13,10 @@ from pipeline.config.settings import fingerprint
 from pipeline.engines.workload import Workload
 from pipeline.errors import PublishError
 from pipeline.exporting.conclusion import conclude_export
+from pipeline.exporting.export_plan import hash_truth, plan_export
 from pipeline.exporting.exporter import UNITS_AT_ONCE, ExporterConfig, ExportWorker
 from pipeline.exporting.names import file_stem
 from pipeline.exporting.pending import PendingParts
-from pipeline.exporting.planning import hash_truth, plan_export
 from pipeline.exporting.settings import ExportConfig, Format
 from pipeline.exporting.source import Source, check_destination, open_source
 from pipeline.exporting.summary import ExportSummary

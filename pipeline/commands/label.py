@@ -16,8 +16,8 @@ from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.units import count_samples
 from pipeline.job.claim import claim
 from pipeline.job.description import describe_job, fit_memory
+from pipeline.job.job_plan import plan_inputs
 from pipeline.job.pending import PendingWork, is_progress, pending_work
-from pipeline.job.planning import plan_inputs
 from pipeline.job.progress import Reporter, make_reporter
 from pipeline.job.reuse import SharedMembers, open_older_output, shared_members
 from pipeline.job.running import JobRun, make_engine

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pipeline.config.members import parse_members
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import InputError, StorageError
+from pipeline.models.architecture_names import list_names
 from pipeline.models.cards import ArchitectureCard, make_card
 from pipeline.models.catalog import TIMM_PREFIX, find
 from pipeline.models.copying import Fetched, copy_weights
 from pipeline.models.download import ProgressCallback, ignore_progress
 from pipeline.models.locate import Locator
-from pipeline.models.names import list_names
 from pipeline.storage import Storage, absolute_uri
 
 _MOST_COUNTED = 40  # counting takes up to a second each; of longer lists only what is published is shown

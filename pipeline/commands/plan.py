@@ -11,10 +11,10 @@ from pipeline.config.parse import parse_config
 from pipeline.config.settings import PlanConfig
 from pipeline.inputs.find import find_inputs
 from pipeline.speed.bottleneck import BottleneckAnalysis, find_bottleneck
+from pipeline.speed.input_sample import count_loose, count_tars, draw_sample
 from pipeline.speed.measured_job import MeasuredJob
+from pipeline.speed.progress import make_step_reporter
 from pipeline.speed.rates import Rates
-from pipeline.speed.sampling import count_loose, count_tars, draw_sample
-from pipeline.speed.steps import make_step_reporter
 from pipeline.storage import Storage
 
 _COUNT_BUDGET_S = 5.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
-from pipeline.engines.stream import merge_streams
+from pipeline.engines.merge import merge_streams
 from pipeline.engines.workload import Item, Share, Workload
 from pipeline.machine import available_memory_bytes, num_local_cpus, num_local_gpus
 from pipeline.metrics import Meter, NoMeter

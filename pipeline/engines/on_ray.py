@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from pipeline.engines.end_when_stuck import exit_when_stuck
+from pipeline.engines.merge import merge_streams
 from pipeline.engines.ray_meter import RayMeter
 from pipeline.engines.ray_resources import WorkerSize, alive_nodes, share_of_cluster, share_of_this_machine, worker_size
 from pipeline.engines.ray_start import set_environment, start_ray, stdout_untouched
-from pipeline.engines.stream import merge_streams
-from pipeline.engines.stuck import exit_when_stuck
 from pipeline.engines.supervisor import Supervisor
 from pipeline.engines.workload import MAX_DEATHS, DeathLimit, Item, Share, WorkerFactory, Workload
 from pipeline.errors import EngineError

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 
 from pipeline.labeler.executor import Executor
-from pipeline.labeler.path import decode_and_crop, prepare
+from pipeline.labeler.image_path import decode_and_crop, prepare
 from pipeline.labeler.tasks import Decoder, EncodedImage, Piece
 from pipeline.labeler.watchdog import Watchdog
 from pipeline.records import Sample
 from pipeline.stages.decode import Decoded, decode
 from pipeline.stages.isolation import IsolatedDecoder
-from pipeline.stages.large_images import DECODE_TIMEOUT_S
+from pipeline.stages.limits import DECODE_TIMEOUT_S
 from pipeline.stages.nvjpeg import DeviceDecoder
 
 

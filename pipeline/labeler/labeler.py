@@ -6,7 +6,7 @@
     UnitReader --chunks--> hash, decode, crop into a batch --+--> [forward on a  --+--> gather a part --> publish it,
                (bounded)   [forward on a CPU] ---------------|     GPU] -----------+    (in order)        whole
 
-What happens to an image is in :mod:`pipeline.labeler.path`. On a CPU every core carries a chunk from bytes to
+What happens to an image is in :mod:`pipeline.labeler.image_path`. On a CPU every core carries a chunk from bytes to
 probabilities, each with one torch thread, because stages that share cores slow each other down. For a GPU the cores
 prepare a chunk piece by piece, and put the crops where the device fetches them. A labeler may be called for two units
 at once: the second fills the cores and the device where the end of the first leaves them idle.
@@ -24,10 +24,10 @@ from pipeline import metrics
 from pipeline.errors import NotAsStored, PublishError, StorageError
 from pipeline.labeler.attempts import DEATHS_BEFORE_ISOLATION, Attempts
 from pipeline.labeler.config import LabelerConfig
+from pipeline.labeler.image_path import UnitRun, label_unit
 from pipeline.labeler.metering import UnitMeter, sample_memory
-from pipeline.labeler.path import UnitRun, label_unit
 from pipeline.labeler.publisher import PartPublisher, Uploads
-from pipeline.labeler.steps import StepFactory
+from pipeline.labeler.step_factory import StepFactory
 from pipeline.labeler.stored_reader import StoredReader
 from pipeline.metrics import Meter, NoMeter
 from pipeline.output.ledger import Ledger, translate_out_errors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.labeler.tasks import ChunkResult, ChunkTask
-from pipeline.models.device import DeviceQueue
+from pipeline.models.device_queue import DeviceQueue
 from pipeline.models.ensemble import Ensemble
 
 

@@ -18,10 +18,10 @@ from typing import Protocol
 
 from pipeline.labeler.chunks import Chunk
 from pipeline.labeler.stored_reader import StoredRow
-from pipeline.models.device import BatchResult
+from pipeline.models.device_queue import BatchResult
 from pipeline.models.ensemble import Predictions
 from pipeline.records import Receipt, Sample, ShardEvent, Stage
-from pipeline.stages.classify import Batch, BatchPool
+from pipeline.stages.crop import Batch, BatchPool
 from pipeline.stages.decode import Decoded
 from pipeline.stages.write import Part, Picture, QuarantineRow
 

@@ -8,7 +8,7 @@ call is overdue, what it was at is handed over, and its own result is dropped sh
 
 Time is counted in ticks of a thread that must be running itself, so that a process which is stopped for an
 hour, or a machine that sleeps, makes nobody late. What keeps the interpreter lock stops all threads, the watchdog
-among them: :mod:`pipeline.engines.stuck` ends such a process.
+among them: :mod:`pipeline.engines.end_when_stuck` ends such a process.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from torchvision import models as tv
 
 from pipeline.errors import ModelError
 from pipeline.models.families import family_of
-from pipeline.models.recipe import Recipe, timm_recipe, torchvision_recipe
+from pipeline.models.preprocessing import Recipe, timm_recipe, torchvision_recipe
 
 TIMM_PREFIX = "timm/"
 _NUM_SUGGESTIONS = 6

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from pipeline.models.forward import Forward, fold_batch_norms
-from pipeline.models.recipe import Recipe
+from pipeline.models.preprocessing import Recipe
 from pipeline.models.tuning import (
     CPU_BATCH_SIZES,
     GPU_BATCH_SIZES,

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from pipeline.models.classifier import Classifier, Precision
 from pipeline.models.consensus import Rule, combine, stable_topk
-from pipeline.models.recipe import Geometry
+from pipeline.models.preprocessing import Geometry
 from pipeline.models.tuning import Tuning
 from pipeline.models.weights import MemberSpec
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from pipeline.models import packed
+from pipeline.models import packed_conv
 from pipeline.models.graphs import CapturedGraph
 
 # Largest difference of a packed network from the plain one, as a share of its largest logit. Rounding causes 1e-6.
@@ -24,7 +24,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 class Forward:
     """Computes a network: float32 in, float32 out, in any number format.
 
-    On a CPU, networks that can be traced have their convolutions packed (:mod:`pipeline.models.packed`). Those that
+    On a CPU, networks that can be traced have packed convolutions (:mod:`pipeline.models.packed_conv`). Those that
     cannot be traced keep their batch norms and, in low precision, run under autocast.
 
     Args:
@@ -56,10 +56,10 @@ class Forward:
         self._compiled: Network | None = None
         self._graph: CapturedGraph | None = None
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch stub
-        if not compiled and device.type == "cpu" and isinstance(network, fx.GraphModule) and packed.is_available():
+        if not compiled and device.type == "cpu" and isinstance(network, fx.GraphModule) and packed_conv.is_available():
             network = self._pack(network, input_px)
         elif not self._autocast:
-            packed.cast(network, dtype)
+            packed_conv.cast(network, dtype)
         self._network: Network = network
         if compiled:
             self._compile(network, input_px)
@@ -111,17 +111,17 @@ class Forward:
         """Pack the network's convolutions; only cast it if packing fails or changes its logits."""
         try:
             example = _noise(1, input_px)
-            expected, sizes = packed.record_input_sizes(network, example, self.batch_size)
-            trial = packed.pack(network, torch.float32, sizes)
+            expected, sizes = packed_conv.record_input_sizes(network, example, self.batch_size)
+            trial = packed_conv.pack(network, torch.float32, sizes)
             with torch.no_grad():
                 difference = (trial(example) - expected).abs().max()
             if difference <= _TOLERANCE * expected.abs().max():
-                return trial if self._dtype == torch.float32 else packed.pack(network, self._dtype, sizes)
+                return trial if self._dtype == torch.float32 else packed_conv.pack(network, self._dtype, sizes)
             reason = f"its logits move by {difference:.1e}"
         except Exception as error:  # noqa: BLE001 - graphs differ in as many ways as there are networks
             reason = str(error).strip().partition("\n")[0]
         _log.warning("%s runs without packed convolutions: %s", self._name, reason)
-        return packed.cast(network, self._dtype)
+        return packed_conv.cast(network, self._dtype)
 
     def _compile(self, network: nn.Module, input_px: int) -> None:
         """Compile now, for one batch size, and not during the first batch."""

@@ -22,7 +22,7 @@ from pipeline.models.catalog import Architecture, find
 from pipeline.models.checkpoint import State, read_state
 from pipeline.models.download import ProgressCallback, ignore_progress
 from pipeline.models.locate import Locator, WeightsFile
-from pipeline.models.recipe import Recipe
+from pipeline.models.preprocessing import Recipe
 from pipeline.storage import Storage
 
 _PROBE_CLASSES = 1000

@@ -35,7 +35,7 @@ from pipeline.output.parts import (
     read_footer,
     unit_of,
 )
-from pipeline.output.shapes import JobShape, OwnerShape, SuccessShape, check_columns, check_shape
+from pipeline.output.schemas import JobShape, OwnerShape, SuccessShape, check_columns, check_shape
 from pipeline.records import Cursor, Unit
 from pipeline.storage import Entry, Storage, absolute_uri, join
 

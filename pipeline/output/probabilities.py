@@ -21,7 +21,7 @@ import pyarrow as pa
 from pipeline.errors import ObjectDamaged, ObjectMissing, RequestError
 from pipeline.output.ledger import JOB, PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.output.parts import METADATA_KEY, PARSE_ERRORS, PartName
-from pipeline.output.shapes import WholeJobShape, check_shape
+from pipeline.output.schemas import WholeJobShape, check_shape
 from pipeline.records import QUARANTINE_SCHEMA, Cursor
 
 Array = np.ndarray

@@ -9,8 +9,8 @@ import numpy as np
 from markupsafe import Markup
 
 from pipeline.page import plots
-from pipeline.page.histogram import Histogram
 from pipeline.page.statistics import Statistics
+from pipeline.page.streaming_histogram import Histogram
 from pipeline.page.timeline import Timeline
 from pipeline.text import fmt
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
-from pipeline.page.histogram import Histogram, HistogramBuilder
 from pipeline.page.row_choice import FirstRowsOfClasses, LowestRows, RowRef, tie_breakers
+from pipeline.page.streaming_histogram import Histogram, HistogramBuilder
 
 ROWS_PER_SHEET = 12
 ROWS_PER_CLASS = 6

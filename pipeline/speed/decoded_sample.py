@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.errors import ImageError, InputError
-from pipeline.models.recipe import Geometry
-from pipeline.stages.classify import Batch
+from pipeline.models.preprocessing import Geometry
+from pipeline.stages.crop import Batch
 from pipeline.stages.decode import decode
 from pipeline.stages.write import Picture
 

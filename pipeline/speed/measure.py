@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
+from pipeline.speed.input_sample import InputSample
 from pipeline.speed.rates import Rates, StageRate
-from pipeline.speed.sampling import InputSample
 from pipeline.speed.stage_bench import Stage, StageBench
 
 _MAX_ROUNDS, _MIN_ROUNDS, _MIN_ROUNDS_PLAIN = 5, 3, 2

@@ -19,9 +19,9 @@ from pipeline.job.description import Job, describe_job, fit_memory
 from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.models.weights import ResolvedMember, resolve
+from pipeline.speed.input_sample import InputSample
 from pipeline.speed.measure import StepCallback, measure
 from pipeline.speed.rates import Rates
-from pipeline.speed.sampling import InputSample
 from pipeline.storage import Storage
 
 SAMPLE_IMAGES = {"cpu": 256, "cuda": 8192}

@@ -23,14 +23,14 @@ from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.threads import Workers, one_torch_thread
 from pipeline.models.classifier import Classifier, Precision
 from pipeline.models.ensemble import Ensemble, EnsembleOptions, Predictions
-from pipeline.models.recipe import Geometry, crop
+from pipeline.models.preprocessing import Geometry, crop
 from pipeline.models.weights import MemberSpec
 from pipeline.speed.decoded_sample import DecodedSample
+from pipeline.speed.input_sample import InputSample
 from pipeline.speed.rates import StageRate
-from pipeline.speed.sampling import InputSample
 from pipeline.speed.whole_job import WholeJob
 from pipeline.speed.write_bench import WRITTEN_ROWS, WriteBench
-from pipeline.stages.classify import Batch, BatchPool
+from pipeline.stages.crop import Batch, BatchPool
 from pipeline.stages.decode import decode
 from pipeline.stages.nvjpeg import DeviceDecoder, make_checked_decoder
 from pipeline.stages.write import Picture

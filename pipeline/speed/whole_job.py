@@ -15,7 +15,7 @@ from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE
 from pipeline.records import Sample, Unit
-from pipeline.speed.sampling import InputSample
+from pipeline.speed.input_sample import InputSample
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Storage
 

@@ -24,7 +24,7 @@ from pipeline.errors import ImageError, RequestError
 from pipeline.records import Reason
 from pipeline.stages.colours import find_grey_range, to_rgb
 from pipeline.stages.formats import classify_error, classify_unidentified, heif_size, is_heif, one_line
-from pipeline.stages.large_images import Waiting, large_image_lock, lock_if_large
+from pipeline.stages.limits import Waiting, large_image_lock, lock_if_large
 from pipeline.stages.orientation import has_xmp_orientation, turn_upright
 
 try:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torchcodec.decoders import decode_jpeg
 
-from pipeline.models.recipe import Geometry, crop
+from pipeline.models.preprocessing import Geometry, crop
 from pipeline.sample_data import sample_data
 from pipeline.stages.decode import Decoded, decode
 from pipeline.stages.orientation import is_upright

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.records import Reason, ShardEvent
-from pipeline.stages.streams import GZIP_MAGIC, GzipStream, PushbackStream
+from pipeline.stages.byte_streams import GZIP_MAGIC, GzipStream, PushbackStream
 from pipeline.storage import ByteStream
 
 BLOCK_BYTES = 512

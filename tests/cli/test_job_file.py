@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 
 from pipeline.cli import config as commands
 from pipeline.cli.job_file import schema, template
-from pipeline.config.check import check_config_file
+from pipeline.config.file_check import check_config_file
 from pipeline.config.parse import parse_label_config
 from pipeline.config.settings import LabelConfig
 from pipeline.errors import RequestError

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from pipeline.config.check import check_config_file
+from pipeline.config.file_check import check_config_file
 
 DEPLOY = REPOSITORY / "deploy"
 INSTALL = DEPLOY / "install.sh"

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from pipeline.config.check import check_config_file
+from pipeline.config.file_check import check_config_file
 
 KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.parent.name for path in KUBERNETES.glob("overlays/*/kustomization.yaml"))

@@ -18,11 +18,11 @@ from byte_streams import Stream
 
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import ImageError, ObjectDamaged, StorageError
-from pipeline.models.recipe import Geometry, crop
+from pipeline.models.preprocessing import Geometry, crop
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
 from pipeline.stages.decode import Decoded, decode
-from pipeline.stages.large_images import MAX_PIXELS
+from pipeline.stages.limits import MAX_PIXELS
 from pipeline.stages.read import UnitReader, slice_entries
 from pipeline.stages.tar import BLOCK_BYTES, Member, TarReader
 from pipeline.storage import Entry, Storage, s3_retry

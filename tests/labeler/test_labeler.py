@@ -135,7 +135,7 @@ def test_what_a_device_has_decoded_is_not_decoded_again(both, members, units, tm
 
     monkeypatch.setattr("pipeline.labeler.decoders.decode", watched)
     stand_in = DeviceDecoder(torch.device("cpu"), decode_many)
-    monkeypatch.setattr("pipeline.labeler.steps.make_checked_decoder", lambda device: stand_in)
+    monkeypatch.setattr("pipeline.labeler.step_factory.make_checked_decoder", lambda device: stand_in)
     made = labeler(members, tmp_path / "out", device_thread=True, decode="gpu")
     run(made, units)
     assert len(asked) == 60 - 6 + 7

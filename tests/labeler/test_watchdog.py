@@ -129,7 +129,7 @@ def test_a_hanging_thread_keeps_nobody_from_closing():
 def test_a_process_whose_interpreter_is_stuck_ends_itself_and_says_where():
     code = """
 import ctypes
-from pipeline.engines import stuck
+from pipeline.engines import end_when_stuck as stuck
 stuck.STUCK_S = 1.0
 stuck.exit_when_stuck()
 import time; time.sleep(1.5)  # Python code goes on meanwhile

@@ -11,9 +11,9 @@ from torch import fx, nn
 from torchvision import models as tv
 
 from pipeline.models import forward as module
-from pipeline.models import packed
+from pipeline.models import packed_conv
 from pipeline.models.forward import Forward, fold_batch_norms
-from pipeline.models.packed import PackedConv2d
+from pipeline.models.packed_conv import PackedConv2d
 
 CPU = torch.device("cpu")
 ARCHS = """alexnet googlenet resnet18 resnext50_32x4d squeezenet1_1 densenet121 shufflenet_v2_x0_5 mnasnet0_5
@@ -126,8 +126,8 @@ def test_a_rewrite_that_changes_the_function_is_not_used(monkeypatch, caplog):
     network = fold_batch_norms(build("resnet18"))
     with torch.inference_mode():
         expected = network(images())
-    monkeypatch.setattr(packed, "_AFTER_ADDITION", {"none", "relu"})
-    monkeypatch.setitem(packed._MODULES, nn.ReLU, ("hardswish", (), ""))
+    monkeypatch.setattr(packed_conv, "_AFTER_ADDITION", {"none", "relu"})
+    monkeypatch.setitem(packed_conv._MODULES, nn.ReLU, ("hardswish", (), ""))
     with caplog.at_level(logging.WARNING):
         result = form(network)
     torch.testing.assert_close(result(images()), expected, atol=1e-4, rtol=1e-4)
@@ -159,7 +159,7 @@ def test_a_network_that_cannot_be_traced_runs_as_it_is(dtype):
 
 
 def test_batch_norms_keep_their_numbers():
-    network = packed.cast(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2)), torch.bfloat16)
+    network = packed_conv.cast(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2)), torch.bfloat16)
     assert [layer.weight.dtype for layer in network] == [torch.bfloat16, torch.float32, torch.bfloat16]
 
 

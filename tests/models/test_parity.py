@@ -27,7 +27,7 @@ from models.parity import (
 from torchvision import models as tv
 
 from pipeline.models.catalog import find
-from pipeline.models.recipe import crop
+from pipeline.models.preprocessing import crop
 from pipeline.stages.decode import decode
 
 # What takes seconds an image, or half a gigabyte; the slow test runs them.

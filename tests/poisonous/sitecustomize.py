@@ -46,17 +46,17 @@ def _take_effect(data: bytes) -> None:
 
 class _Poisoner(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name not in {"pipeline.stages.decode", "pipeline.stages.large_images", "pipeline.engines.stuck"}:
+        if name not in {"pipeline.stages.decode", "pipeline.stages.limits", "pipeline.engines.end_when_stuck"}:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         run = spec.loader.exec_module
 
         def exec_module(module):
             run(module)
-            if name == "pipeline.engines.stuck":
+            if name == "pipeline.engines.end_when_stuck":
                 module.STUCK_S = float(os.environ.get("POISON_STUCK_S", module.STUCK_S))
                 return
-            if name == "pipeline.stages.large_images":
+            if name == "pipeline.stages.limits":
                 module.DECODE_TIMEOUT_S = float(os.environ.get("POISON_LIMIT_S", module.DECODE_TIMEOUT_S))
                 return
             sound = module.decode

@@ -26,12 +26,12 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
 from pipeline.errors import ImageError, RequestError
-from pipeline.models import recipe
-from pipeline.models.recipe import Geometry, crop
+from pipeline.models import preprocessing as recipe
+from pipeline.models.preprocessing import Geometry, crop
 from pipeline.records import Reason
 from pipeline.stages import decode as decode_module
 from pipeline.stages.decode import decode
-from pipeline.stages.large_images import MAX_PIXELS, LargeImageLock
+from pipeline.stages.limits import MAX_PIXELS, LargeImageLock
 
 NASTY = SHARED / "data" / "nasty"
 FILES = sorted(path.name for path in NASTY.glob("*.*") if path.suffix != ".csv") if NASTY.is_dir() else []
@@ -472,7 +472,7 @@ def test_large_images_wait_for_each_other_and_one_that_hangs_loses_the_lock(monk
     second.start()
     second.join(0.3)
     assert entered == [0], "one at a time"
-    monkeypatch.setattr("pipeline.stages.large_images.DECODE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("pipeline.stages.limits.DECODE_TIMEOUT_S", 0.1)
     third = threading.Thread(target=large, args=(2,))
     third.start()
     third.join(20)

@@ -33,7 +33,7 @@ from fuzz.seeds import images, photo
 from pipeline.errors import ImageError
 from pipeline.records import Reason
 from pipeline.stages.decode import decode
-from pipeline.stages.large_images import large_image_lock
+from pipeline.stages.limits import large_image_lock
 
 REPOSITORY = Path(__file__).parents[2]
 HEADER_BYTES = 200  # where damage does most

@@ -9,7 +9,7 @@ read     :class:`pipeline.stages.read.UnitReader`          ``stored_reader``: wi
 hash     SHA-256                                           ``reused``: rows of an older output are looked up by it
 decode   :func:`pipeline.stages.decode.decode`             ``decoders``: under a watchdog; in a child process; ahead
                                                            on a GPU
-crop     :meth:`pipeline.stages.classify.Batch.put`
+crop     :meth:`pipeline.stages.crop.Batch.put`
 forward  :meth:`pipeline.models.ensemble.Ensemble.predict` ``predictors``: on a device with a thread of its own;
                                                            ``reused``: new members only
 publish  :meth:`pipeline.stages.write.Writer.publish`      ``replay``: a whole unit from an older output

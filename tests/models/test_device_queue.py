@@ -14,7 +14,7 @@ import torch
 from torchvision import models as tv
 
 from pipeline.config.members import MemberRequest
-from pipeline.models.device import DeviceQueue
+from pipeline.models.device_queue import DeviceQueue
 from pipeline.models.ensemble import Ensemble
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage

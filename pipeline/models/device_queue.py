@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from pipeline.models.ensemble import Array, Ensemble, FirstPass, Predictions
-from pipeline.models.recipe import Geometry
+from pipeline.models.preprocessing import Geometry
 
 _AHEAD = 1  # batches that are started before an older one is recomputed, and recomputed before one is finished
 _LAST_TURN = 1 << 62

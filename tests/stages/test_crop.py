@@ -6,8 +6,8 @@ import threading
 
 import torch
 
-from pipeline.models.recipe import Geometry, crop
-from pipeline.stages.classify import Batch, BatchPool
+from pipeline.models.preprocessing import Geometry, crop
+from pipeline.stages.crop import Batch, BatchPool
 
 GEOMETRIES = (Geometry(40, 32), Geometry(24, 24, "bicubic"))
 

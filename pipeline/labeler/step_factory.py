@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pipeline import metrics
-from pipeline.labeler import path
 from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.decoders import ChildDecoder, GpuDecoder, WatchedDecoder
 from pipeline.labeler.executor import Executor
+from pipeline.labeler.image_path import forward, prepare
 from pipeline.labeler.predictors import DevicePredictor, InPlacePredictor
 from pipeline.labeler.reused import ReusingPredictor, StoredLookup
 from pipeline.labeler.stored_reader import StoredReader
 from pipeline.labeler.tasks import Decoder, Predictor, Steps
 from pipeline.labeler.threads import one_torch_thread
 from pipeline.metrics import Meter
-from pipeline.models.device import DeviceQueue
+from pipeline.models.device_queue import DeviceQueue
 from pipeline.models.ensemble import Ensemble, EnsembleOptions
-from pipeline.stages.classify import BatchPool
+from pipeline.stages.crop import BatchPool
 from pipeline.stages.nvjpeg import make_checked_decoder
 
 
@@ -60,8 +60,8 @@ class StepFactory:
         self.executor = Executor(
             config.num_threads,
             config.batch_size or (CPU_CHUNK_IMAGES if self._on_cpu else GPU_CHUNK_IMAGES),
-            path.prepare,
-            path.forward,
+            prepare,
+            forward,
             on_start=self._begin_thread,
             feeds_device=feeds_device,
         )

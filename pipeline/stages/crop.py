@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from pipeline.models.recipe import Geometry, crop
+from pipeline.models.preprocessing import Geometry, crop
 
 
 class Batch:

@@ -18,7 +18,7 @@ from torchvision import models as tv
 from pipeline.config.members import MemberRequest
 from pipeline.models.catalog import find
 from pipeline.models.classifier import Classifier
-from pipeline.models.recipe import Geometry, Recipe, crop, timm_recipe
+from pipeline.models.preprocessing import Geometry, Recipe, crop, timm_recipe
 from pipeline.models.weights import resolve
 from pipeline.stages.decode import decode
 from pipeline.storage import Storage

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.check import check_config_file
+from pipeline.config.file_check import check_config_file
 from pipeline.config.parse import parse_label_config
 from pipeline.errors import RequestError
 

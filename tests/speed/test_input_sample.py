@@ -10,7 +10,7 @@ from conftest import jpeg, make_tar, sample_members
 from pipeline.errors import InputError
 from pipeline.inputs.find import find_inputs
 from pipeline.records import Sample
-from pipeline.speed.sampling import Cluster, count_loose, count_tars, draw_sample, estimate
+from pipeline.speed.input_sample import Cluster, count_loose, count_tars, draw_sample, estimate
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Storage
 
