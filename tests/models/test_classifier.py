@@ -178,7 +178,7 @@ def test_only_what_is_near_a_tie_or_not_a_number_is_computed_again(near_ties_mem
     classifier._first._run = lambda _network, inputs: logits[inputs[:, 0, 0, 0].long()].clone()
     if classifier._second is not None:
         classifier._second._run = lambda _network, inputs: torch.full((len(inputs), 2), 7.0)
-    classifier._normalised = lambda crops: crops.float()
+    classifier._normalise = lambda crops: crops.float()
     images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
     found = classifier.logits(images)
     assert [row for row in range(5) if found[row].tolist() == [7.0, 7.0]] == again
@@ -309,17 +309,17 @@ def test_what_is_recorded_is_replayed_for_batches_of_its_size_only(near_ties_mem
 
 
 @pytest.mark.parametrize(("rates", "kept"), [([100.0, 120.0], True), ([100.0, 101.0], False)])
-def test_a_recording_is_kept_only_where_it_is_faster(near_ties_member, monkeypatch, rates, kept):
+def test_a_cuda_graph_is_kept_only_if_it_is_faster(near_ties_member, monkeypatch, rates, kept):
     _, resolved = near_ties_member
     monkeypatch.setattr(forward_module, "CapturedGraph", FakeRecording)
     classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", batch_size=1)
     measured = iter(rates)
     monkeypatch.setattr(classifier, "_measure_rate", lambda: next(measured))
-    classifier._record_if_faster()
+    classifier._capture_if_faster()
     assert (classifier._first._graph is not None) is kept
 
 
-def test_what_cannot_be_recorded_runs_as_it_is(near_ties_member, monkeypatch):
+def test_what_cannot_be_captured_runs_as_it_is(near_ties_member, monkeypatch):
     network, resolved = near_ties_member
 
     def refuse(*_arguments):
@@ -328,7 +328,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(near_ties_member, monkeypatch):
     monkeypatch.setattr(forward_module, "CapturedGraph", refuse)
     monkeypatch.setattr(module, "GPU_BATCH_SIZES", (2,))
     classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", batch_size=2)
-    classifier._record_if_faster()
+    classifier._capture_if_faster()
     assert classifier._first._graph is None
     images = crops(2, 96)
     with torch.inference_mode():

@@ -15,7 +15,7 @@ from torchvision import models as tv
 
 from pipeline.config.members import MemberRequest
 from pipeline.models.device_queue import DeviceQueue
-from pipeline.models.ensemble import Ensemble
+from pipeline.models.ensemble import Ensemble, EnsembleOptions
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
 
@@ -25,8 +25,8 @@ NUM_BATCHES = 5
 class Noted(Ensemble):
     """Notes its steps by the number of images in the batch, fails on demand, and can be held up."""
 
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
+    def __init__(self, specs, blobs, options):
+        super().__init__(specs, blobs, options)
         self.steps: list[tuple[str, int]] = []
         self.again: list[list[int]] = []
         self.failures: list[BaseException] = []
@@ -40,11 +40,11 @@ class Noted(Ensemble):
         self.go.wait()
         if self.failures:
             raise self.failures.pop()
-        self.steps.append(("begin", size))
+        self.steps.append(("start", size))
         return super().first_pass(crops)
 
     def second_pass(self, first, where):
-        self.steps.append(("settle", len(first.logits_MBK[0])))
+        self.steps.append(("recompute", len(first.logits_MBK[0])))
         self.again.append([len(places) for places in where])
         return super().second_pass(first, where)
 
@@ -66,7 +66,7 @@ def members(tmp_path_factory):
 def make(members, precision) -> Noted:
     blobs = {item.spec.alias: item.blob for item in members}
     specs = [item.spec for item in members]
-    return Noted(specs, blobs, device="cpu", precision=precision, rule="mean", top_k=3)
+    return Noted(specs, blobs, EnsembleOptions(device="cpu", precision=precision, rule="mean", top_k=3))
 
 
 def batches(ensemble):
@@ -128,13 +128,13 @@ def test_the_device_has_the_next_batch_before_the_host_waits_for_one(members, fe
     futures[-1].result()
     order = {step: place for place, step in enumerate(ensemble.steps)}
     for number in range(1, NUM_BATCHES):
-        assert order["begin", number + 1] < order["settle", number]
-        assert order["settle", number + 1] < order["finish", number]
+        assert order["start", number + 1] < order["recompute", number]
+        assert order["recompute", number + 1] < order["finish", number]
     finished = [number for step, number in ensemble.steps if step == "finish"]
     assert finished == sorted(finished)
     in_flight = 0
     for step, _ in ensemble.steps:
-        in_flight += {"begin": 1, "settle": 0, "finish": -1}[step]
+        in_flight += {"start": 1, "recompute": 0, "finish": -1}[step]
         assert in_flight <= 3
 
 
@@ -146,7 +146,7 @@ def test_without_near_ties_to_settle_an_answer_is_only_one_batch_behind(members,
     futures[-1].result()
     order = {step: place for place, step in enumerate(ensemble.steps)}
     for number in range(1, NUM_BATCHES - 1):
-        assert order["begin", number + 1] < order["finish", number] < order["begin", number + 2]
+        assert order["start", number + 1] < order["finish", number] < order["start", number + 2]
 
 
 def test_a_single_batch_is_answered_though_none_follows(members, feed):
@@ -167,7 +167,7 @@ def test_batches_of_the_older_unit_go_first(members, feed):
     ensemble.go.set()
     for future in futures:
         future.result()
-    assert [number for step, number in ensemble.steps if step == "begin"] == [1, 3, 2, 4]
+    assert [number for step, number in ensemble.steps if step == "start"] == [1, 3, 2, 4]
 
 
 def test_a_cancelled_batch_is_left_out(members, feed):
@@ -181,7 +181,7 @@ def test_a_cancelled_batch_is_left_out(members, feed):
     ensemble.go.set()
     running.result()
     last.result()
-    assert ("begin", 2) not in ensemble.steps
+    assert ("start", 2) not in ensemble.steps
 
 
 def test_a_failure_is_that_batchs_alone(members, feed):
@@ -213,7 +213,7 @@ def test_a_batch_that_does_not_fit_beside_others_is_tried_alone(members, feed):
     ensemble.go.set()
     assert len(first.result().predictions.labels_Bk) == 1
     assert len(second.result().predictions.labels_Bk) == 2
-    assert ensemble.steps[:4] == [("begin", 1), ("settle", 1), ("finish", 1), ("begin", 2)]
+    assert ensemble.steps[:4] == [("start", 1), ("recompute", 1), ("finish", 1), ("start", 2)]
 
 
 def test_too_little_memory_for_one_batch_is_an_error(members, feed):

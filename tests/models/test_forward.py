@@ -165,8 +165,8 @@ def test_batch_norms_keep_their_numbers():
 
 def test_short_batches_are_filled_up_for_compiled_code():
     few = images(3)
-    filled = module._padded(few, 8)
+    filled = module._pad(few, 8)
     assert filled.shape[0] == 8
     assert torch.equal(filled[:3], few)
-    assert module._padded(few, 2) is few
+    assert module._pad(few, 2) is few
     assert isinstance(fold_batch_norms(build("resnet18")), fx.GraphModule)
