@@ -13,8 +13,23 @@ from typing import Annotated, NoReturn, cast
 
 import typer
 
-from pipeline.cli import combine, config, jobs, models, speed, trust
-from pipeline.cli.export import EXPORT_EXAMPLES, export
+from pipeline.cli import (
+    bench,
+    calibrate,
+    combine,
+    config,
+    demo,
+    evaluate,
+    export,
+    label,
+    models,
+    plan,
+    report,
+    review,
+    sample,
+    status,
+    verify,
+)
 from pipeline.cli.help import MAX_WIDTH, GroupedCommand, GroupedCommands
 from pipeline.cli.printing import print_stderr
 from pipeline.errors import ShardlabelError
@@ -42,22 +57,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_WIDTH},
 )
-for _panel, _function, _examples in (
-    (_JOBS, jobs.label, jobs.LABEL_EXAMPLES),
-    (_JOBS, speed.plan, speed.PLAN_EXAMPLES),
-    (_JOBS, combine.combine, combine.COMBINE_EXAMPLES),
-    (_JOBS, jobs.status, jobs.STATUS_EXAMPLES),
-    (_JOBS, jobs.verify, jobs.VERIFY_EXAMPLES),
-    (_RESULTS, trust.evaluate, trust.EVALUATE_EXAMPLES),
-    (_RESULTS, trust.calibrate, trust.CALIBRATE_EXAMPLES),
-    (_RESULTS, trust.sample, trust.SAMPLE_EXAMPLES),
-    (_RESULTS, trust.review, trust.REVIEW_EXAMPLES),
-    (_RESULTS, export, EXPORT_EXAMPLES),
-    (_RESULTS, trust.report, trust.REPORT_EXAMPLES),
-    (_SETUP, speed.bench, speed.BENCH_EXAMPLES),
-    (_SETUP, jobs.demo, jobs.DEMO_EXAMPLE),
+for _panel, _command, _module in (
+    (_JOBS, label.label, label),
+    (_JOBS, plan.plan, plan),
+    (_JOBS, combine.combine, combine),
+    (_JOBS, status.status, status),
+    (_JOBS, verify.verify, verify),
+    (_RESULTS, evaluate.evaluate, evaluate),
+    (_RESULTS, calibrate.calibrate, calibrate),
+    (_RESULTS, sample.sample, sample),
+    (_RESULTS, review.review, review),
+    (_RESULTS, export.export, export),
+    (_RESULTS, report.report, report),
+    (_SETUP, bench.bench, bench),
+    (_SETUP, demo.demo, demo),
 ):
-    app.command(cls=GroupedCommand, rich_help_panel=_panel, epilog=_examples)(_function)
+    app.command(cls=GroupedCommand, rich_help_panel=_panel, epilog=_module.EXAMPLES)(_command)
 app.add_typer(models.models, name="models", rich_help_panel=_SETUP)
 app.add_typer(config.config, name="config", rich_help_panel=_SETUP)
 

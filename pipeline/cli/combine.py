@@ -23,7 +23,7 @@ from pipeline.cli.options import (
 )
 from pipeline.cli.summaries import configure_logging, print_failures, print_summary
 
-COMBINE_EXAMPLES = examples(
+EXAMPLES = examples(
     "shardlabel combine labels --out fewer -m resnet50 -m densenet121*0.5",
     "shardlabel combine labels --out calibrated --calibration cal.json",
 )

@@ -1,66 +1,32 @@
-"""The command ``demo``: label the photographs that ship with the project, and print the accuracy."""
+"""The command ``demo``."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from typing import Annotated, Literal
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import typer
 
-from pipeline.commands.evaluate import evaluate
-from pipeline.commands.label import run_label
-from pipeline.config.parse import parse_label_config
-from pipeline.job.summary import LabelSummary
-from pipeline.sample_data import sample_data, sample_members
-from pipeline.text.safe import printable
-from pipeline.trust.evaluation import Evaluation
+from pipeline.cli.help import examples
+from pipeline.cli.summaries import configure_logging
+
+EXAMPLES = examples("shardlabel demo --out demo --engine inline")
 
 
-def run_demo(out: str, engine: str) -> int:
-    """Label the sample data and print the result.
+def demo(
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="Directory or s3:// prefix.  [default: shardlabel-demo]",
+            show_default=False,
+        ),
+    ] = None,
+    engine: Annotated[Literal["ray", "inline"], typer.Option(help="inline: in this process, without Ray.")] = "ray",
+) -> int:
+    """Label the sample photographs that ship with shardlabel. No network, about a minute."""
+    from pipeline.cli.demo_table import run_demo
 
-    Returns:
-        The exit code.
-    """
-    data = sample_data()
-    members = sample_members()
-    settings = parse_label_config({**members, "inputs": str(data), "out": out, "engine": engine, "max_bad_rate": 1.0})
-    console = Console()
-    console.print(
-        f"Labelling the photographs in {data} with {', '.join(members['model'])}, three small networks\n"
-        "trained on other regions of the same pictures. Some of the samples are broken on purpose.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    summary = run_label(settings)
-    _print_outcome(console, summary, evaluate(summary.out))
-    return summary.exit_code
-
-
-def _print_outcome(console: Console, summary: LabelSummary, found: Evaluation) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
-    if summary.images:
-        table.add_row("images", f"{summary.images} in {summary.seconds:.1f} s, {summary.images_per_s:.0f} images/s")
-        for reason, count in sorted(summary.quarantined_by_reason.items()):
-            table.add_row("quarantined", f"{count} {reason}")
-    else:
-        table.add_row("images", "all done by an earlier run; remove the output to see it again")
-    for name, accuracy in found.members.items():
-        table.add_row(f"{name}", f"{accuracy.top1:.1%} right of {found.images}")
-    table.add_row(f"consensus ({found.combine})", f"{found.consensus.top1:.1%} right of {found.images}")
-    table.add_row("predictions", Text(f"{printable(summary.out)}/predictions/*.parquet"))
-    table.add_row("quarantine", Text(f"{printable(summary.out)}/quarantine/*.parquet"))
-    console.print()
-    console.print(table, soft_wrap=True)
-    files = f"'{summary.out}/predictions/*.parquet'"
-    query = f"SELECT class_name, count(*) AS images, avg(score) FROM {files} GROUP BY 1 ORDER BY 2 DESC"  # noqa: S608 - shown, not run
-    line = f'duckdb -c "{query}"'
-    if importlib.util.find_spec("duckdb") is not None:
-        line = f'{sys.executable} -c "import duckdb; duckdb.sql(\\"{query}\\").show()"'
-    console.print("\nLook at it with DuckDB:\n", highlight=False)
-    console.print(f"  {printable(line)}\n", markup=False, highlight=False, soft_wrap=True)
+    configure_logging(verbose=False)
+    return run_demo(out or "shardlabel-demo", engine)

@@ -11,7 +11,7 @@ from pipeline.cli.options import NoSignRequest, Out, S3Endpoint
 from pipeline.cli.printing import format_counts, print_line, print_rows, print_stderr
 from pipeline.cli.summaries import configure_logging
 
-EXPORT_EXAMPLES = examples(
+EXAMPLES = examples(
     "shardlabel export labels --to dataset --format imagefolder --min-score 0.9",
     "shardlabel export s3://bucket/labels --to s3://bucket/dataset \\\n"
     "    --format webdataset --target-precision 0.98 --truth truth.csv",

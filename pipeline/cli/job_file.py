@@ -15,7 +15,7 @@ from typing import Any
 import typer
 import yaml
 
-from pipeline.cli.jobs import label
+from pipeline.cli.label import label
 from pipeline.config.settings import LabelConfig
 
 _WIDTH = 100

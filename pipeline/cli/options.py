@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -152,3 +152,47 @@ Progress = Annotated[
     typer.Option(help="auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout.  [default: auto]"),
 ]
 Verbose = Annotated[bool | None, typer.Option("--verbose", "-v", help="Show the messages of Ray and the libraries.")]
+TruthFile = Annotated[
+    str | None,
+    typer.Option(
+        "--truth",
+        metavar="FILE",
+        help="CSV or Parquet, local or s3://, with the columns key and label (class name or index), and shard where "
+        "a key names several images; a list of `sample` with its column truth filled in; JSON of Label Studio or "
+        "FiftyOne.  [default: the samples' .cls]",
+    ),
+]
+ListFile = Annotated[
+    str,
+    typer.Option(
+        "--save",
+        metavar="FILE",
+        help="Where to write the list, a folder for fiftyone; local or s3://. An existing list is kept.",
+    ),
+]
+ListFormat = Annotated[
+    Literal["csv", "label-studio", "fiftyone"],
+    typer.Option(
+        "--format",
+        help="csv: with an empty column truth. label-studio: tasks, and the labelling config beside them. fiftyone: a "
+        "FiftyOneImageClassificationDataset.",
+    ),
+]
+Images = Annotated[
+    bool, typer.Option("--images/--no-images", help="Write the images beside the list; a CSV can do without.")
+]
+Unique = Annotated[bool, typer.Option("--unique", help="Only one of images with equal bytes.")]
+Seed = Annotated[int, typer.Option(help="Of the random choice, and of the order of equal values.")]
+InputList = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="INPUT",
+        help="As for `label`: tar, directory, glob, brace range, s3:// key or prefix, or @list.txt.",
+        show_default=False,
+    ),
+]
+
+
+def given_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, without ``--json``."""
+    return {name: value for name, value in options.items() if name != "json_" and value not in (None, [])}

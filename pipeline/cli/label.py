@@ -1,15 +1,14 @@
-"""The commands ``label``, ``status``, ``verify`` and ``demo``. No logic lives here."""
+"""The command ``label``."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from pipeline.cli.completion import complete_auto
 from pipeline.cli.help import BUDGETS, NETWORKS, ROWS, examples
 from pipeline.cli.options import (
-    AsJson,
     BatchSize,
     CalibrationFile,
     Combine,
@@ -21,7 +20,6 @@ from pipeline.cli.options import (
     Labels,
     Model,
     NoSignRequest,
-    Out,
     Overwrite,
     Precision,
     Progress,
@@ -32,18 +30,14 @@ from pipeline.cli.options import (
     WeightsDir,
     Workers,
 )
-from pipeline.cli.printing import format_counts, print_json, print_line, print_rows
 from pipeline.cli.summaries import configure_logging, print_failures, print_summary
 
-LABEL_EXAMPLES = examples(
+EXAMPLES = examples(
     "shardlabel label photos/ --out labels -m resnet50",
     "shardlabel label 's3://bucket/{000..127}.tar' --out s3://bucket/labels \\\n"
     "    -m resnet50,densenet121 -m half:vit_b_16*0.5",
     "shardlabel label --config job.yaml --limit 1000",
 )
-STATUS_EXAMPLES = examples("shardlabel status labels", "shardlabel status s3://bucket/labels --plan plan.json --json")
-VERIFY_EXAMPLES = examples("shardlabel verify labels", "shardlabel verify s3://bucket/labels --deep")
-DEMO_EXAMPLE = examples("shardlabel demo --out demo --engine inline")
 
 
 def label(
@@ -152,101 +146,3 @@ def label(
         print_summary(summary)
     print_failures(summary)
     return summary.exit_code
-
-
-def status(
-    out: Out,
-    plan: Annotated[
-        str | None, typer.Option(metavar="FILE", help="What `plan --json` printed before, to compare with.")
-    ] = None,
-    json_: AsJson = False,
-    s3_endpoint: S3Endpoint = None,
-    no_sign_request: NoSignRequest = None,
-) -> int:
-    """Show the progress of a job: units, images, rate, quarantine."""
-    import pipeline
-
-    found = pipeline.status(out, plan=plan, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request))
-    if json_:
-        print_json(found)
-        return 0
-    state = "finished" if found.finished else "not finished"
-    rows = [
-        ("units", f"{found.units_done:,} of {found.units_total:,} done ({state})"),
-        ("images", f"{found.images:,}"),
-        ("labelled", f"{found.labelled:,}"),
-        ("rate", "-" if found.images_per_s is None else f"{found.images_per_s:,.1f} images/s between commits"),
-        ("quarantined", format_counts(found.quarantined)),
-        ("shard damage", format_counts(found.events)),
-    ]
-    for compared in found.comparisons:
-        actual = "-" if compared.actual is None else f"{compared.actual:,.0f}"
-        rows.append((f"planned {compared.what}", f"{compared.planned:,.0f}, actual {actual}"))
-    print_rows(found.out, rows)
-    for uri in found.unreadable:
-        print_line(f"unreadable: {uri}")
-    return 0
-
-
-def verify(
-    out: Out,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Read every image again, and compare its hash with the one in its row.")
-    ] = False,
-    workers: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|N",
-            help="Processes. auto: one per CPU, where there is enough work.",
-            autocompletion=complete_auto,
-        ),
-    ] = "auto",
-    json_: AsJson = False,
-    s3_endpoint: S3Endpoint = None,
-    no_sign_request: NoSignRequest = None,
-) -> int:
-    """Prove that every sample of the inputs is accounted for exactly once; exit 1 if not."""
-    import pipeline
-
-    found = pipeline.verify(
-        out,
-        deep=deep,
-        workers=int(workers) if workers.isdecimal() else workers,  # type: ignore[arg-type]  # verify checks it
-        s3_endpoint=s3_endpoint,
-        no_sign_request=bool(no_sign_request),
-    )
-    if json_:
-        print_json(found)
-        return found.exit_code
-    for line in found.discrepancies:
-        print_line(f"DISCREPANCY  {line}")
-    verdict = "every sample is accounted for exactly once"
-    if deep:
-        verdict += ", and every image is the one that was labelled"
-    if found.discrepancies:
-        verdict = f"{len(found.discrepancies)} discrepancies"
-    print_line(
-        f"{found.out}: {found.units:,} units, {found.samples:,} samples in, "
-        f"{found.predictions:,} predictions + {found.quarantined:,} quarantined: {verdict}"
-    )
-    return found.exit_code
-
-
-def demo(
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="OUT",
-            help="Directory or s3:// prefix.  [default: shardlabel-demo]",
-            show_default=False,
-        ),
-    ] = None,
-    engine: Annotated[Literal["ray", "inline"], typer.Option(help="inline: in this process, without Ray.")] = "ray",
-) -> int:
-    """Label the sample photographs that ship with shardlabel. No network, about a minute."""
-    from pipeline.cli.demo import run_demo
-
-    configure_logging(verbose=False)
-    return run_demo(out or "shardlabel-demo", engine)

@@ -1,0 +1,45 @@
+"""The command ``calibrate``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from pipeline.cli.help import examples
+from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint, TruthFile
+from pipeline.cli.printing import print_json
+
+EXAMPLES = examples(
+    "shardlabel calibrate labels --truth truth.csv --save cal.json",
+    "shardlabel label photos/ --out calibrated -m resnet50 --calibration cal.json",
+)
+
+
+def calibrate(
+    out: Out,
+    save: Annotated[str, typer.Option("--save", metavar="FILE", help="Where to write it, local or s3://.")],
+    truth: TruthFile = None,
+    method: Annotated[
+        Literal["auto", "temperature", "stack"],
+        typer.Option(
+            help="temperature: one number for the pool. stack: a weight for each member of a geometric pool; needs an "
+            "output of --keep-probs. auto: the one with the lower NLL on held-out images."
+        ),
+    ] = "auto",
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: NoSignRequest = None,
+) -> int:
+    """Fit a temperature, or a weight for each member, to known truth; `label --calibration FILE` applies it."""
+    from pipeline.cli.trust_tables import print_calibration
+    from pipeline.commands.calibrate import calibrate_and_count
+
+    fitted, counts = calibrate_and_count(
+        out, truth=truth, save=save, method=method, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
+    )
+    if json_:
+        print_json(fitted.model_dump(mode="json"))
+    else:
+        print_calibration(fitted, counts, save)
+    return 0

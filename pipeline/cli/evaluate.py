@@ -1,0 +1,24 @@
+"""The command ``evaluate``."""
+
+from __future__ import annotations
+
+from pipeline.cli.help import examples
+from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint, TruthFile
+from pipeline.cli.printing import print_result
+
+EXAMPLES = examples("shardlabel evaluate labels", "shardlabel evaluate s3://bucket/labels --truth truth.csv --json")
+
+
+def evaluate(
+    out: Out,
+    truth: TruthFile = None,
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: NoSignRequest = None,
+) -> int:
+    """Measure accuracy and calibration of each member and of the consensus on images with known truth."""
+    import pipeline
+    from pipeline.cli.trust_tables import print_evaluation
+
+    found = pipeline.evaluate(out, truth=truth, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request))
+    return print_result(found, print_evaluation, as_json=json_)

@@ -1,0 +1,50 @@
+"""The command ``sample``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.help import examples
+from pipeline.cli.options import AsJson, Images, ListFile, ListFormat, NoSignRequest, Out, S3Endpoint, Seed, Unique
+from pipeline.cli.printing import print_result
+
+EXAMPLES = examples(
+    "shardlabel sample labels --save truth.csv --num 500",
+    "shardlabel sample s3://bucket/labels --save s3://bucket/tasks.json \\\n    --format label-studio",
+)
+
+
+def sample(
+    out: Out,
+    save: ListFile,
+    num: Annotated[int, typer.Option("--num", "-n", help="How many images.")] = 1000,
+    format_: ListFormat = "csv",
+    with_labels: Annotated[
+        bool, typer.Option("--with-labels", help="Show the labels of the consensus, which may bias annotators.")
+    ] = False,
+    unique: Unique = False,
+    seed: Seed = 0,
+    images: Images = True,
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: NoSignRequest = None,
+) -> int:
+    """Draw a random sample for annotators; the filled-in list is a --truth."""
+    import pipeline
+    from pipeline.cli.trust_tables import print_annotation_list
+
+    found = pipeline.sample(
+        out,
+        save=save,
+        num=num,
+        format=format_,
+        with_labels=with_labels,
+        unique=unique,
+        seed=seed,
+        images=images,
+        s3_endpoint=s3_endpoint,
+        no_sign_request=bool(no_sign_request),
+    )
+    return print_result(found, print_annotation_list, as_json=json_)

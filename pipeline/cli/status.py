@@ -1,0 +1,47 @@
+"""The command ``status``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.help import examples
+from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint
+from pipeline.cli.printing import format_counts, print_json, print_line, print_rows
+
+EXAMPLES = examples("shardlabel status labels", "shardlabel status s3://bucket/labels --plan plan.json --json")
+
+
+def status(
+    out: Out,
+    plan: Annotated[
+        str | None, typer.Option(metavar="FILE", help="What `plan --json` printed before, to compare with.")
+    ] = None,
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: NoSignRequest = None,
+) -> int:
+    """Show the progress of a job: units, images, rate, quarantine."""
+    import pipeline
+
+    found = pipeline.status(out, plan=plan, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request))
+    if json_:
+        print_json(found)
+        return 0
+    state = "finished" if found.finished else "not finished"
+    rows = [
+        ("units", f"{found.units_done:,} of {found.units_total:,} done ({state})"),
+        ("images", f"{found.images:,}"),
+        ("labelled", f"{found.labelled:,}"),
+        ("rate", "-" if found.images_per_s is None else f"{found.images_per_s:,.1f} images/s between commits"),
+        ("quarantined", format_counts(found.quarantined)),
+        ("shard damage", format_counts(found.events)),
+    ]
+    for compared in found.comparisons:
+        actual = "-" if compared.actual is None else f"{compared.actual:,.0f}"
+        rows.append((f"planned {compared.what}", f"{compared.planned:,.0f}, actual {actual}"))
+    print_rows(found.out, rows)
+    for uri in found.unreadable:
+        print_line(f"unreadable: {uri}")
+    return 0

@@ -1,0 +1,58 @@
+"""The command ``verify``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.completion import complete_auto
+from pipeline.cli.help import examples
+from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint
+from pipeline.cli.printing import print_json, print_line
+
+EXAMPLES = examples("shardlabel verify labels", "shardlabel verify s3://bucket/labels --deep")
+
+
+def verify(
+    out: Out,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every image again, and compare its hash with the one in its row.")
+    ] = False,
+    workers: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|N",
+            help="Processes. auto: one per CPU, where there is enough work.",
+            autocompletion=complete_auto,
+        ),
+    ] = "auto",
+    json_: AsJson = False,
+    s3_endpoint: S3Endpoint = None,
+    no_sign_request: NoSignRequest = None,
+) -> int:
+    """Prove that every sample of the inputs is accounted for exactly once; exit 1 if not."""
+    import pipeline
+
+    found = pipeline.verify(
+        out,
+        deep=deep,
+        workers=int(workers) if workers.isdecimal() else workers,  # type: ignore[arg-type]  # verify checks it
+        s3_endpoint=s3_endpoint,
+        no_sign_request=bool(no_sign_request),
+    )
+    if json_:
+        print_json(found)
+        return found.exit_code
+    for line in found.discrepancies:
+        print_line(f"DISCREPANCY  {line}")
+    verdict = "every sample is accounted for exactly once"
+    if deep:
+        verdict += ", and every image is the one that was labelled"
+    if found.discrepancies:
+        verdict = f"{len(found.discrepancies)} discrepancies"
+    print_line(
+        f"{found.out}: {found.units:,} units, {found.samples:,} samples in, "
+        f"{found.predictions:,} predictions + {found.quarantined:,} quarantined: {verdict}"
+    )
+    return found.exit_code
