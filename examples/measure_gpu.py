@@ -103,7 +103,7 @@ def main() -> None:
                 compiled=False,
                 device=device,
                 batch_size=options.batch_size,
-                trying=False,
+                may_tune=False,
                 decode=options.decode,
                 rows_per_part=10_000,
                 keep=(),

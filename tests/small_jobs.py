@@ -65,7 +65,7 @@ def labeler(members, out, *, device_thread: bool, num_classes: int = 14, **more)
         "compiled": False,
         "device": "cpu",
         "batch_size": 20,
-        "trying": False,
+        "may_tune": False,
         "decode": "exact",
         "rows_per_part": 25,
         "keep": (),

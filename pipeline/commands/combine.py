@@ -116,7 +116,7 @@ def _workload(config: CombineConfig, run: JobRun, source: StoredProbs, work: Pen
     settings = job.labeler_settings(run.ledger.out, specs, storage)
     settings |= {
         "batch_size": None,
-        "trying": False,
+        "may_tune": False,
         "reused": {alias: alias for alias in source.aliases},
         "reused_from": source,
     }

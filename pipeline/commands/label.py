@@ -115,7 +115,7 @@ def _workload(
     job, specs = run.job, [member.spec for member in members]
     settings = job.labeler_settings(run.ledger.out, specs, config.storage)
     settings["batch_size"] = None if config.batch_size == "auto" else config.batch_size
-    settings["trying"] = job.device == "cpu" and _is_long(work, specs, run.engine)
+    settings["may_tune"] = job.device == "cpu" and _is_long(work, specs, run.engine)
     if shared is not None and shared.aliases:
         settings |= {"reused": shared.aliases, "reused_from": shared.source, "replayed": shared.whole}
     return Workload(

@@ -1,4 +1,4 @@
-"""Which job an OUT belongs to: the one whose description lies in its ``job.json``."""
+"""Which job an OUT belongs to: the one that its ``job.json`` describes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def claim(ledger: Ledger, job: Job, *, overwrite: bool) -> None:
         version, owner = ledger.version(JOB), ledger.owner()
         content = _claim(ledger, job, owner, overwrite=overwrite)
         if not ledger.write_if_unchanged(JOB, to_json(content), version):
-            continue  # somebody else wrote it meanwhile
+            continue  # another process wrote it meanwhile
         if owner is not None and owner.get("fingerprint") != job.fingerprint:
             ledger.clear()
         else:
@@ -46,7 +46,7 @@ def _claim(ledger: Ledger, job: Job, owner: Mapping[str, Any] | None, *, overwri
         content = {**job.content, "inputs": merge_inputs(owner.get("inputs", []), job.content["inputs"])}
     elif overwrite:
         content = job.content
-        replaced = [mark for mark in (*replaced, str(owner.get("fingerprint"))) if mark != job.fingerprint]
+        replaced = [old for old in (*replaced, str(owner.get("fingerprint"))) if old != job.fingerprint]
     else:
         differing = _differences(owner.get("results", {}), job.content["results"])
         raise OutputError(
@@ -57,8 +57,8 @@ def _claim(ledger: Ledger, job: Job, owner: Mapping[str, Any] | None, *, overwri
 
 
 def replaced_jobs(content: Mapping[str, Any]) -> list[str]:
-    """Fingerprints of the jobs that an output was taken from, as its ``job.json`` tells."""
-    return [str(mark) for mark in content.get("replaced", ())]
+    """Fingerprints of the jobs that were replaced in this output, by its ``job.json``."""
+    return [str(old) for old in content.get("replaced", ())]
 
 
 def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The description of a job: what ``job.json`` holds, with everything settled that was open."""
+"""The description of a job: what ``job.json`` holds, with every ``auto`` resolved."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def describe_job(
     """Settle everything that is still open (device, precision, class names) and fingerprint it.
 
     Args:
-        config: What is asked for.
+        config: The options.
         members: Resolved.
         engine: That will run it.
         storage: Reads files that are named.
         earlier: The ``job.json`` that OUT holds already.
-        reused: That of the output whose probabilities are to be used again.
+        reused: The ``job.json`` of the output whose probabilities are reused.
 
     Raises:
         RequestError: Members, class names, the calibration or the device do not fit.
@@ -136,8 +136,8 @@ def describe_job(
         },
     }
     compiled = bool(config.compile)
-    settled = (pooling.rule, pooling.factors, pooling.temperature)
-    return Job(content, job_fingerprint, class_names, device, precision, compiled, rows_per_part, *settled)
+    combined = (pooling.rule, pooling.factors, pooling.temperature)
+    return Job(content, job_fingerprint, class_names, device, precision, compiled, rows_per_part, *combined)
 
 
 def _without_file(member: dict[str, Any]) -> dict[str, Any]:
@@ -177,14 +177,14 @@ def fit_memory(config: LabelConfig, members: list[ResolvedMember], job: Job, eng
     Raises:
         RequestError: They do not fit at all, or there is no worker for them.
     """
-    asked = None if config.batch_size == "auto" else config.batch_size
+    requested = None if config.batch_size == "auto" else config.batch_size
     on_gpu = job.device == "cuda"
     share = engine.share(on_gpu=on_gpu, num_workers=None if config.workers == "auto" else config.workers)
     if share.memory_bytes is None:
-        return FittedBatch(asked)
+        return FittedBatch(requested)
     num_threads = share.num_cpus if config.decode_threads == "auto" else config.decode_threads
     place = WorkerMemory(job.device, share.memory_bytes, num_threads, share.own_process)
-    return fit_batch_size(members, job.precision, place, asked)
+    return fit_batch_size(members, job.precision, place, requested)
 
 
 def _version(package: str) -> str | None:

@@ -25,7 +25,7 @@ def write_plan(ledger: Ledger, storage: Storage, fingerprint: str, add: Callable
         plan = Plan(ledger, storage, fingerprint)
         add(plan)
         if plan.replaced:
-            # before the plan forgets them: a kill in between leaves nothing behind that no plan knows
+            # before the plan drops them: after a kill in between, no part is left that is in no plan
             ledger.remove_success()
             ledger.remove_units(plan.replaced)
         if plan.write():

@@ -1,4 +1,4 @@
-"""From what the driver knows of a job to its gauges."""
+"""From snapshots of a job to the driver's gauges."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class JobMeter:
         self._limits = {metrics.JOB_BAD_RATIO_LIMIT: max_bad_rate, metrics.JOB_FAILED_UNITS_LIMIT: max_failed_units}
 
     def update(self, snapshot: Snapshot) -> None:
-        """Say where things stand; to be called at least every few seconds."""
+        """Set the gauges from a snapshot; call it at least every few seconds."""
         gauge = self._meter.set
         for metric, limit in self._limits.items():
             gauge(metric, limit)

@@ -73,6 +73,6 @@ class _Items(Sequence[Item]):
 
 
 def is_progress(item: Item) -> bool:
-    """Whether a receipt tells of something that need not be done again, should its labeler die now."""
+    """Whether a receipt reports something that need not be done again if its labeler dies now."""
     receipt = Receipt.from_dict(item)
     return bool(receipt.parts) or receipt.finished or receipt.failure is not None

@@ -1,4 +1,4 @@
-"""How a job combines its members: as asked for, or as a calibration says."""
+"""How a job combines its members: by ``--combine`` and factors, or by a calibration."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Pooling:
 def choose_pooling(
     members: Sequence[Mapping[str, Any]], rule: Rule, calibration: str | None, storage: Storage, *, explicit: bool
 ) -> Pooling:
-    """How members are to be combined: as asked for, or as a calibration says.
+    """How members are combined: by the rule that was given, or by a calibration.
 
     Args:
         members: As ``job.json`` has them.
-        rule: Asked for.
+        rule: That was given.
         calibration: File of a calibration, if there is one.
         storage: Reads it.
-        explicit: Whether somebody asked for the rule in words; if not, a calibration may bring its own.
+        explicit: Whether the rule was given explicitly; if not, a calibration may bring its own.
 
     Raises:
         RequestError: The calibration is missing, or was fitted on something else.

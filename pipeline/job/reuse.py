@@ -1,4 +1,4 @@
-"""Reuse: which members and units of a job an older output holds already, and why not the others."""
+"""Reuse: which members and units of a job an older output has already, and why not the others."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pipeline.records import Unit
 from pipeline.storage import Storage
 from pipeline.trust.calibration import member_identity
 
-# What must be the same, or members say something else; each with what it is in words.
+# What must be the same for equal predictions, each with its name for people.
 _SAME = {"labels_sha256": "class names", "precision": "--precision", "decode": "--decode"}
 
 
 @dataclass(frozen=True, slots=True)
 class OlderOutput:
-    """An output whose probabilities are to be used again.
+    """An output whose probabilities are reused.
 
     Attributes:
         ledger: Its ledger.
         job: Its ``job.json``.
-        source: What is stored of it.
+        source: Its stored probabilities.
     """
 
     ledger: Ledger
@@ -40,8 +40,8 @@ class SharedMembers:
     Attributes:
         aliases: For each member that is stored there, its alias there.
         new: Aliases of the others.
-        differing: Why none is, in words; empty where that is not the reason.
-        whole: Nothing has to be read but the older output.
+        differing: What differs, if that is why none is shared; else empty.
+        whole: Whether nothing but the older output has to be read.
         source: The older output, with the members that are used.
     """
 

@@ -30,7 +30,7 @@ from pipeline.storage import Storage
 
 
 def make_engine(config: EngineConfig) -> Engine:
-    """The engine that is asked for."""
+    """The engine that the options name."""
     if config.engine == "inline":
         return InlineEngine()
     return RayEngine(config.ray_address, verbose=config.verbose)
@@ -120,7 +120,7 @@ class JobRun:
         """Sum the run up, and declare the job finished if it is.
 
         Raises:
-            EngineError: A unit came back neither complete nor failed, and nobody had asked for a stop.
+            EngineError: A unit came back neither complete nor failed, and no stop was requested.
         """
         units, ledger = work.plan.units, self.ledger
         progress = ledger.progress(self.job.fingerprint)

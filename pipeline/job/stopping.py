@@ -1,4 +1,4 @@
-"""How a run is asked to stop: by a signal, or by a failure budget."""
+"""How a run is stopped: by a signal, or by a failure budget."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signals(reporter: Reporter) -> Iterator[Stop]:
-    """SIGINT and SIGTERM ask for a stop; a second SIGINT leaves at once. A no-op off the main thread."""
+    """SIGINT and SIGTERM request a stop; a second SIGINT leaves at once. A no-op off the main thread."""
     stop = Stop()
 
-    def ask(number: int, _frame: object) -> None:
+    def request(number: int, _frame: object) -> None:
         if stop.by_signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.by_signal = True
@@ -33,7 +33,7 @@ def stop_on_signals(reporter: Reporter) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    older = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    older = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

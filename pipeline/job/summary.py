@@ -11,7 +11,7 @@ from pipeline.errors import BudgetError, Interrupted
 from pipeline.job.tracking import Tracker
 from pipeline.records import Unit
 
-_MIN_SAMPLES = 1_000  # before a rate of bad ones says anything
+_MIN_SAMPLES = 1_000  # before the rate of bad ones is judged
 _UNITS_FAILED = 4
 
 

@@ -57,7 +57,7 @@ class Tracker:
         images: Samples done in this run.
         quarantined: Of these, quarantined, by reason.
         failed_units: Units that could not be read.
-        unwritable: What a labeler said when it could not write OUT.
+        unwritable: The message of a labeler that could not write OUT.
     """
 
     def __init__(self, pending: Mapping[str, tuple[Unit, int | None]]) -> None:

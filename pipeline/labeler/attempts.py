@@ -92,7 +92,7 @@ class Attempts:
             self._storage.delete(self._uri(unit_id, deaths))
 
     def count_published(self, receipt: Receipt, fingerprint: str, parts_done: int, cursor: Cursor) -> None:
-        """Add to a receipt what earlier attempts of the same run have published, so that it tells all of the run.
+        """Add to a receipt what earlier attempts of the same run have published, so that it covers the whole run.
 
         Args:
             receipt: Of the unit; whether it is finished counts.

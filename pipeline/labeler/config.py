@@ -1,4 +1,4 @@
-"""What a labeler is told: everything but the tensors. Inert, so that it travels."""
+"""The configuration of a labeler: everything but the tensors. Plain data that can be sent to another machine."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from pipeline.output.probabilities import StoredProbs
 
 @dataclass(frozen=True, slots=True)
 class LabelerConfig:
-    """Everything a labeler needs beside the tensors. Inert, so that it travels.
+    """Everything a labeler needs but the tensors.
 
     Attributes:
         out: Where to publish.
         fingerprint: Of the job.
-        run: Name of this run of the job, which no other has.
+        run: Unique name of this run of the job.
         members: The ensemble, in order.
         class_names: Names of the classes.
         rule, top_k, precision, compiled: See :class:`pipeline.models.ensemble.Ensemble`.
         device: ``cpu`` or ``cuda``.
-        batch_size: Images in one forward pass at most; None for what suits each member.
-        trying: Whether it pays to try, on a CPU, what suits them where that is not remembered.
+        batch_size: Images in one forward pass at most; None for the best of each member.
+        may_tune: Whether batch sizes that are not cached may be measured, on a CPU.
         decode: ``exact``; ``fast``: large JPEGs may be decoded at a reduced scale; ``gpu``: plain JPEGs on the device,
             where that was seen to give the CPU's pixels.
         rows_per_part: Samples in a part at most.
@@ -39,7 +39,7 @@ class LabelerConfig:
         keep_probs: Whether the members' full probabilities are published, too.
         reused: Aliases of the members whose probabilities may be taken from an older output, each with its alias there.
         reused_from: That output.
-        replayed: Whether all that is needed of a unit that is complete there can be taken from there.
+        replayed: Whether a unit that is complete there can be published without reading its input.
     """
 
     out: str
@@ -53,7 +53,7 @@ class LabelerConfig:
     compiled: bool
     device: str
     batch_size: int | None
-    trying: bool
+    may_tune: bool
     decode: Decoding
     rows_per_part: int
     keep: tuple[str, ...]
@@ -68,4 +68,4 @@ class LabelerConfig:
     @property
     def tuning(self) -> Tuning:
         """What this machine's labelers know, and may try, about how many images suit a member."""
-        return Tuning(self.num_threads, self.trying, cache_folder() / "forward_sizes.json")
+        return Tuning(self.num_threads, self.may_tune, cache_folder() / "forward_sizes.json")

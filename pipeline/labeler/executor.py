@@ -1,6 +1,6 @@
 """The executor: runs chunks on the worker threads of one process, and yields them in order.
 
-It knows threads, not images: what happens to a piece of a chunk, and to a whole one, is handed to it.
+It knows threads, not images: the functions that prepare a piece of a chunk, and forward a whole one, are arguments.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Labeler:
             stored: The unit's parts in the older output that is used, if it is complete there.
 
         Yields:
-            Receipts, the latest of which tells all: after each part, and about once a second.
+            Receipts, after each part and about once a second; the latest covers all that was done.
         """
         request = _Request(unit, parts_done, stopping, stored)
         if stored is not None:
@@ -145,7 +145,7 @@ class Labeler:
         yield receipt
 
     def _attempt(self, request: _Request, cursor: Cursor, receipt: Receipt) -> Generator[Receipt, None, None]:
-        """Run a unit, the more carefully the more labelers have died while they were at it."""
+        """Run a unit; after deaths of earlier labelers in isolation, and after many of them not at all."""
         unit = request.unit
         with translate_out_errors():
             deaths = self._attempts.begin(unit.id)
@@ -153,11 +153,15 @@ class Labeler:
         try:
             if hopeless:
                 receipt.failure = CRASHING
-                receipt.message = f"{unit.uri}: {deaths} labelers died while they were at it, and not of its images"
+                receipt.message = f"{unit.uri}: {deaths} labelers died while they labelled it, and not of its images"
                 return
             isolated = deaths >= DEATHS_BEFORE_ISOLATION
             if isolated:
-                _log.warning("%s: %d labelers died while they were at it; decoding it apart", unit.uri, deaths)
+                _log.warning(
+                    "%s: %d labelers died while they labelled it; its images are decoded in a child process",
+                    unit.uri,
+                    deaths,
+                )
             run = self._prepare_run(request, cursor, receipt, isolated=isolated)
             publisher = PartPublisher(unit, receipt, self._uploads)
             yield from label_unit(run, self._config.rows_per_part, self._factory.executor, publisher)

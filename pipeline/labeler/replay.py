@@ -72,7 +72,7 @@ class Replayer:
             stopping: Asked before each part.
 
         Yields:
-            Receipts, the latest of which tells all.
+            Receipts; the latest covers all that was done.
         """
         if stopping():
             return
@@ -134,7 +134,7 @@ class Replayer:
 
 
 def pictures_of(table: pa.Table, keep: tuple[str, ...]) -> list[Picture]:
-    """What rows of predictions say beside the labels.
+    """Rows of predictions without their labels.
 
     Args:
         table: The rows.

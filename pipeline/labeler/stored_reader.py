@@ -1,4 +1,4 @@
-"""A unit read from its input and, beside it, from an older output that holds what some members said of its images.
+"""A unit read from its input, together with its rows in an older output that stores probabilities of some members.
 
 Rows are matched by their sample's index, key and image hash, so that parts may be cut differently there.
 """
@@ -72,7 +72,7 @@ class StoredReader:
         self._names = iter(names)
         self._num_classes = num_classes
         self._rows: dict[int, StoredRow] = {}
-        self._known_to: float = -1  # index of the first sample that no part read so far tells of
+        self._known_to: float = -1  # index of the first sample that no part read so far covers
 
     @property
     def compressed(self) -> bool:
@@ -84,12 +84,12 @@ class StoredReader:
             if isinstance(item, Sample):
                 while item.index >= self._known_to and self._load():
                     pass
-                if item.image is None:  # it cannot be read now, and nobody will ask for its row
+                if item.image is None:  # it cannot be read now, so its row is not needed
                     self._rows.pop(item.index, None)
             yield item
 
     def take(self, sample: Sample, sha256: str) -> StoredRow:
-        """What is stored of a sample; it is let go of.
+        """The row of a sample, which is then dropped.
 
         Raises:
             NotAsStored: Nothing, or it is about another image.

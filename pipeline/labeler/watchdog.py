@@ -1,4 +1,4 @@
-"""Watchdog: notices a call that takes longer than it may, and has somebody else go on.
+"""Watchdog: takes the work from a thread whose call takes longer than it may.
 
 A thread cannot be interrupted inside a library. So the watch takes the work away from it instead: once a
 call is overdue, what it was at is handed over, and its own result is dropped should it ever come::
@@ -7,7 +7,7 @@ call is overdue, what it was at is handed over, and its own result is dropped sh
         decoded = decode(image, waiting=clock.paused)     # the clock stands still while others are waited for
 
 Time is counted in ticks of a thread that must be running itself, so that a process which is stopped for an
-hour, or a machine that sleeps, makes nobody late. What keeps the interpreter lock stops all threads, the watchdog
+hour, or a machine that sleeps, makes no call late. What keeps the interpreter lock stops all threads, the watchdog
 among them: :mod:`pipeline.engines.end_when_stuck` ends such a process.
 """
 
@@ -24,8 +24,8 @@ _TICK_S = 1.0
 _MIN_TICKS = 4
 
 
-class Overtaken(Exception):  # noqa: N818 - what happened, and nobody's error
-    """The call was overdue and somebody else has gone on with the work: its result is to be dropped."""
+class Overtaken(Exception):  # noqa: N818 - an event, not an error
+    """The call was overdue, and another thread has gone on with the work: its result must be dropped."""
 
 
 class Clock(Generic[T]):

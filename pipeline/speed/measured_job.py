@@ -70,7 +70,7 @@ class MeasuredJob:
         blobs = {member.spec.alias: member.blob for member in self._members}
         with _interruptible(), _scratch_folder() as scratch:
             return measure(
-                self._labeler(scratch, trying=alternatives),
+                self._labeler(scratch, may_tune=alternatives),
                 blobs,
                 sample,
                 seconds=seconds,
@@ -78,7 +78,7 @@ class MeasuredJob:
                 on_step=on_step,
             )
 
-    def _labeler(self, out: str, *, trying: bool) -> LabelerConfig:
+    def _labeler(self, out: str, *, may_tune: bool) -> LabelerConfig:
         config, job = self._config, self.job
         return LabelerConfig(
             out=out,
@@ -92,7 +92,7 @@ class MeasuredJob:
             compiled=job.compiled,
             device=job.device,
             batch_size=self._batch_size,
-            trying=trying,
+            may_tune=may_tune,
             decode=config.decode,
             rows_per_part=job.rows_per_part,
             keep=(),
