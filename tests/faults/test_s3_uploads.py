@@ -78,7 +78,7 @@ def is_swapped_only_for_the_version_that_was_read(ledger: Ledger) -> None:
     first = ledger.version(JOB)
     assert ledger.write_if_unchanged(JOB, b'{"fingerprint": 333}', first)
     assert not ledger.write_if_unchanged(JOB, b'{"fingerprint": 4444}', first)
-    assert ledger.job() == {"fingerprint": 333}
+    assert ledger.read_json(JOB) == {"fingerprint": 333}
     ledger._storage.delete(ledger.uri(JOB))
     assert not ledger.write_if_unchanged(JOB, b"{}", first)
     assert ledger.version(JOB) is None

@@ -10,7 +10,7 @@ from fuzz import properties, seeds
 from fuzz.damage import with_png_checksums, with_tar_checksums
 from PIL import Image
 
-from pipeline.stages import decode
+from pipeline.stages import limits
 
 _FAST_TO_PX = 8
 _MOST_PIXELS = 1 << 22  # of the 179 million that are allowed: each of them costs time, and none is another case
@@ -39,7 +39,7 @@ class Target:
 
 def _image(data: bytes) -> None:
     with (
-        mock.patch.object(decode, "MAX_PIXELS", _MOST_PIXELS),
+        mock.patch.object(limits, "MAX_PIXELS", _MOST_PIXELS),
         mock.patch.object(Image, "MAX_IMAGE_PIXELS", _MOST_PIXELS // 2),  # Pillow refuses what has twice as many
     ):
         for fast_to_px in (None, _FAST_TO_PX):
