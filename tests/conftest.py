@@ -39,10 +39,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Files that take longest, first: each runs in one process, and one that began late would keep the others waiting at
 # the end. Those that start Ray stand apart, because two of them at once take most of the machine.
 LONGEST_FIRST = """
-    commands/test_label models/test_parity faults/test_poison faults/test_kills faults/test_two_jobs engines/test_engines
-    exporting/test_export project/test_examples cli/test_main models/test_classifier project/test_guides storage/test_s3
-    deploy/test_monitoring faults/test_disks stages/test_decode_damage commands/test_models commands/test_label_s3
-    commands/test_combine models/test_forward stages/test_decode
+    commands/test_label models/test_parity faults/test_poison faults/test_kills faults/test_two_jobs
+    engines/test_engines exporting/test_export project/test_examples cli/test_main models/test_classifier
+    project/test_guides storage/test_s3 deploy/test_monitoring faults/test_disks stages/test_decode_damage
+    commands/test_models commands/test_label_s3 commands/test_combine models/test_forward stages/test_decode
 """.split()
 
 
