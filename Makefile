@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 READY := $(VENV)/.ready
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 2
 FUZZ_S ?= 60
 FUZZ ?= tar image part keys listing
 
