@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.config.fields import (
+from pipeline.config.members import MemberRequest, parse_members
+from pipeline.config.option_types import (
     AutoBool,
     AutoInt,
     AutoNumber,
@@ -24,7 +25,6 @@ from pipeline.config.fields import (
     TextList,
     make_paths,
 )
-from pipeline.config.members import MemberRequest, parse_members
 from pipeline.records import RESERVED_COLUMNS
 
 DEFAULT_MODELS = ("resnet50", "resnext50_32x4d", "efficientnet_v2_s")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.config.fields import AutoInt, Text
+from pipeline.config.option_types import AutoInt, Text
 from pipeline.config.settings import StorageConfig
 
 Format = Literal["webdataset", "imagefolder", "csv", "parquet"]

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from pipeline.job.tracking import Snapshot
+from pipeline.text import fmt
 from pipeline.text.safe import json_text, printable
 
 _PLAIN_EVERY_S = 10.0
@@ -173,7 +174,7 @@ class _Rate(ProgressColumn):
             return Text("starting")
         words = [f"{snapshot.images_per_s:.1f} images/s"]
         if snapshot.eta_s is not None:
-            words.append(f"{_clock(snapshot.eta_s)} left")
+            words.append(f"{fmt.clock(snapshot.eta_s)} left")
         if quarantined := sum(snapshot.quarantined.values()):
             words.append(f"{quarantined} {self._dropped}")
         if snapshot.failed_units:
@@ -251,14 +252,8 @@ def describe(snapshot: Snapshot, wording: Wording | None = None) -> str:
     total = "" if snapshot.total is None else f" of {about}{snapshot.total:,}"
     words = [f"{snapshot.images:,}{total} images", f"{snapshot.images_per_s:.1f} images/s"]
     if snapshot.eta_s is not None:
-        words.append(f"{_clock(snapshot.eta_s)} left")
+        words.append(f"{fmt.clock(snapshot.eta_s)} left")
     words.append(f"{sum(snapshot.quarantined.values()):,} {(wording or Wording()).dropped}")
     if snapshot.failed_units:
         words.append(f"{snapshot.failed_units} failed units")
     return ", ".join(words)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipeline.config.fields import Decoding
+from pipeline.config.option_types import Decoding
 from pipeline.config.settings import StorageConfig
 from pipeline.machine import cache_folder
 from pipeline.models.classifier import Precision

@@ -14,7 +14,7 @@ from pipeline.page.streaming_histogram import Histogram
 from pipeline.page.timeline import Timeline
 from pipeline.text import fmt
 
-_BINS = 20
+_BINS_SHOWN = 20
 _NUM_TOP_CLASSES = 16
 _MAX_LEVELS = 25
 CONSENSUS = "consensus"
@@ -190,7 +190,7 @@ def plot_certainty(stats: Statistics, num_members: int) -> tuple[Figure, ...]:
 
 
 def _plot_histogram(name: str, title: str, label: str, found: Histogram) -> Figure:
-    edges, images = found.bins(_BINS)
+    edges, images = found.bins(_BINS_SHOWN)
     rows = tuple(
         (f"{low:.2f} to {high:.2f}", fmt.count(int(many)), fmt.percent(many / found.images))
         for low, high, many in zip(edges[:-1], edges[1:], images, strict=True)
@@ -222,7 +222,7 @@ def _plot_agreement(levels: Mapping[float, int]) -> Figure:
                 tuple((fmt.score(level), fmt.count(many), fmt.percent(many / total)) for level, many in levels.items()),
             ),
         )
-    images, edges = np.histogram(list(levels), _BINS, (0.0, 1.0), weights=np.array(list(levels.values())))
+    images, edges = np.histogram(list(levels), _BINS_SHOWN, (0.0, 1.0), weights=np.array(list(levels.values())))
     rows = tuple(
         (f"{low:.2f} to {high:.2f}", fmt.count(int(many)), fmt.percent(many / total))
         for low, high, many in zip(edges[:-1], edges[1:], images, strict=True)

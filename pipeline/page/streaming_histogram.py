@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_NUM_BINS = 400
+_RESOLUTION = 400
 
 Array = np.ndarray
 
@@ -39,7 +39,7 @@ class Histogram:
     def quantile(self, share: float) -> float:
         """The value that a share (0-1) of the images is below, to within a bin."""
         bin_ = int(np.searchsorted(self.counts_B.cumsum(), share * self.images))
-        return self.low + (self.high - self.low) * min(bin_ + 0.5, _NUM_BINS) / _NUM_BINS
+        return self.low + (self.high - self.low) * min(bin_ + 0.5, _RESOLUTION) / _RESOLUTION
 
     def bins(self, num_bins: int) -> tuple[Array, Array]:
         """Edges (B + 1,) and images (B,) of fewer bins; their number must divide 400."""
@@ -52,14 +52,14 @@ class HistogramBuilder:
 
     def __init__(self, high: float) -> None:
         self._high = high if high > 0 else 1.0
-        self._counts_B = np.zeros(_NUM_BINS, np.int64)
+        self._counts_B = np.zeros(_RESOLUTION, np.int64)
         self._total = 0.0
 
     def add(self, values_B: Array) -> None:
         """Count values, float64 (B,); NaN is left out."""
         known_B = np.clip(values_B[~np.isnan(values_B)], 0, self._high)
-        bins_B = np.minimum((known_B / self._high * _NUM_BINS).astype(np.intp), _NUM_BINS - 1)
-        self._counts_B += np.bincount(bins_B, minlength=_NUM_BINS)
+        bins_B = np.minimum((known_B / self._high * _RESOLUTION).astype(np.intp), _RESOLUTION - 1)
+        self._counts_B += np.bincount(bins_B, minlength=_RESOLUTION)
         self._total += float(known_B.sum())
 
     def build(self) -> Histogram:

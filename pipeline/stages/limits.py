@@ -1,4 +1,4 @@
-"""Decode large images one at a time in a process, which bounds the memory that a bad shard can take."""
+"""Limits of a decode: pixels, time, and one large image at a time, which bounds the memory that a bad shard takes."""
 
 from __future__ import annotations
 
