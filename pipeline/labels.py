@@ -16,9 +16,9 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 def imagenet_names() -> tuple[str, ...]:
     """The 1,000 names of ImageNet-1k in torchvision's order (class index 0 first)."""
-    from torchvision.models import AlexNet_Weights
+    from pipeline.vision import models
 
-    return tuple(AlexNet_Weights.DEFAULT.meta["categories"])
+    return tuple(models.AlexNet_Weights.DEFAULT.meta["categories"])
 
 
 def parse_names(text: str, source: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pipeline.errors import ModelError
 from pipeline.models.catalog import TIMM_PREFIX, Architecture, PublishedWeights, WeightsInfo
-from pipeline.models.cost import measure_cost
+from pipeline.models.cost import known_cost
 from pipeline.models.families import family_of
 from pipeline.models.locate import AmbiguousWeightsError, Locator
 
@@ -117,7 +117,7 @@ def _count_missing(architecture: Architecture, entry: PublishedWeights) -> Weigh
     if info.num_params is not None:
         return info
     try:
-        cost = measure_cost(architecture, _IMAGENET_CLASSES, entry.recipe.geometry.crop_px)
+        cost = known_cost(architecture, _IMAGENET_CLASSES, entry.recipe.geometry.crop_px)
     except ModelError:
         return info
     return dataclasses.replace(info, num_params=cost.num_params, gmacs=cost.macs / 1e9)

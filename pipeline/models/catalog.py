@@ -14,11 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from torch import Tensor, nn
-from torchvision import models as tv
 
 from pipeline.errors import ModelError
 from pipeline.models.families import family_of
 from pipeline.models.preprocessing import Recipe, timm_recipe, torchvision_recipe
+from pipeline.vision import models as tv
 
 TIMM_PREFIX = "timm/"
 _NUM_SUGGESTIONS = 6

@@ -10,17 +10,21 @@ from __future__ import annotations
 import functools
 import logging
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from pipeline.errors import ModelError
+from pipeline.machine import cache_folder
+from pipeline.models.cached import MeasurementCache
 from pipeline.models.catalog import Architecture, find
 from pipeline.models.weights import MemberSpec, empty_network
 
@@ -70,10 +74,27 @@ def measure_cost(architecture: Architecture, num_classes: int, input_px: int) ->
         raise ModelError(f"{architecture.name} cannot be measured at {input_px} pixels: {reason}") from error
 
 
+def known_cost(architecture: Architecture, num_classes: int, input_px: int) -> Cost:
+    """Look up the cost of a network in this user's cache, or measure it; to measure torch loads its compiler.
+
+    Raises:
+        ModelError: The network cannot compute an image of that size.
+    """
+    cache = MeasurementCache(cache_folder() / "costs.json")
+    versions = " ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", "timm"))
+    key = f"{versions}: {architecture.name}, {num_classes} classes, {input_px} px"
+    cached = cache.get(key)
+    if isinstance(cached, list) and len(cached) == len(fields(Cost)) and all(type(value) is int for value in cached):
+        return Cost(*cached)
+    found = measure_cost(architecture, num_classes, input_px)
+    cache.put(key, astuple(found))
+    return found
+
+
 def member_cost(spec: MemberSpec) -> Cost | None:
-    """Measure the cost of a member, its head included; None if that fails."""
+    """Look up or measure the cost of a member, its head included; None if that fails."""
     try:
-        return measure_cost(find(spec.arch), spec.num_classes, spec.recipe.geometry.crop_px)
+        return known_cost(find(spec.arch), spec.num_classes, spec.recipe.geometry.crop_px)
     except ModelError:
         return None
 
@@ -83,44 +104,52 @@ def _measure(network: nn.Module, input_px: int) -> Cost:
     resident = [*parameters, *network.buffers()]
     device = parameters[0].device if parameters else torch.device("meta")
     network.requires_grad_(False)
-    operations, live = FlopCounterMode(display=False), _LiveBytes(resident)
-    with torch.no_grad(), operations, live:
+    counted = _Operations(resident)
+    with torch.no_grad(), counted:
         network(torch.zeros(1, 3, input_px, input_px, device=device))
     return Cost(
         num_params=sum(parameter.numel() for parameter in parameters),
         weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in resident),
-        macs=operations.get_total_flops() // 2,  # a multiplication and an addition
-        peak_activation_bytes=live.peak,
+        macs=counted.flops // 2,  # a multiplication and an addition
+        peak_activation_bytes=counted.peak_bytes,
     )
 
 
-class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch stub
-    """Counts the bytes of live storages; views and in-place results share one storage.
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch stub
+    """Counts operations by torch's formulas, and the bytes of live storages, which views and in-place results share.
 
     Args:
         resident: Tensors that existed before, which are not counted.
 
     Attributes:
-        peak: Most bytes that were alive at one time.
+        flops: Floating point operations so far. torch's own counter would load its compiler, which takes seconds.
+        peak_bytes: Most bytes that were alive at one time.
     """
 
     def __init__(self, resident: Sequence[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch stub
-        self._now = self.peak = 0
+        self.flops = self._now = self.peak_bytes = 0
         self._resident = [tensor.untyped_storage() for tensor in resident]
         self._seen: dict[int, weakref.ref[torch.UntypedStorage] | None] = {
             storage._cdata: None for storage in self._resident
         }
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled while this counts; telling the compiler so would load it
+
     def __torch_dispatch__(
         self,
-        func: Callable[..., Any],
+        func: OpOverload[..., Any],
         types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the operation returns
-        """Run an operation, and count its results."""
-        result = func(*args, **(kwargs or {}))
+        """Run an operation, and count it and its results."""
+        named = kwargs or {}
+        result = func(*args, **named)
+        if (flops := flop_registry.get(func._overloadpacket)) is not None:
+            self.flops += flops(*args, **named, out_val=result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._count(leaf.untyped_storage())
@@ -137,4 +166,4 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch s
 
         self._seen[address] = weakref.ref(storage, release)
         self._now += num_bytes
-        self.peak = max(self.peak, self._now)
+        self.peak_bytes = max(self.peak_bytes, self._now)

@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 import torch
 from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
-from torchvision.ops import stochastic_depth
+
+from pipeline.vision import stochastic_depth
 
 # Operation that oneDNN fuses after a convolution: its name, scalars and algorithm.
 Epilogue = tuple[str, tuple[float, ...], str]

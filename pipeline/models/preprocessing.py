@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F  # noqa: N812 - the name the field uses
+
+from pipeline.vision import InterpolationMode
+from pipeline.vision import functional as F  # noqa: N812 - the name the field uses
 
 # If a resized picture would have more pixels, only the region of the crop is resized.
 _MAX_RESIZED_PIXELS = 1 << 23

@@ -8,10 +8,6 @@ machine. Measuring takes seconds, so it is done for long jobs only, and the resu
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +18,7 @@ import torch
 from torch import nn
 
 from pipeline.machine import cpu_name
+from pipeline.models.cached import MeasurementCache
 
 CPU_BATCH_SIZES = (4, 8, 16)
 GPU_BATCH_SIZES = (64, 128, 256)
@@ -103,34 +100,16 @@ class Tuning:
             key: Network and number format; the machine is added here.
             images_per_s: Measures one of :data:`CPU_BATCH_SIZES`; see :func:`pick_batch_size`.
         """
-        cached = self._read_cache()
+        cache = MeasurementCache(self.cache_file)
         key = f"{cpu_name()}, {self.num_threads} threads, torch {torch.__version__}: {key}"
-        size = cached.get(key)
-        if size in CPU_BATCH_SIZES:
-            return size
+        cached = cache.get(key)
+        if cached in CPU_BATCH_SIZES:
+            return int(cached)
         if not self.may_measure:
             return None
         found = pick_batch_size(CPU_BATCH_SIZES, images_per_s)
-        self._write_cache({**cached, key: found})
+        cache.put(key, found)
         return found
-
-    def _read_cache(self) -> dict[str, int]:
-        if self.cache_file is None:
-            return {}
-        try:
-            loaded = json.loads(self.cache_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return loaded if isinstance(loaded, dict) else {}
-
-    def _write_cache(self, sizes: dict[str, int]) -> None:
-        if self.cache_file is None:
-            return
-        with contextlib.suppress(OSError):  # the cache cannot be written: measure again next time
-            self.cache_file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.cache_file.parent, delete=False, encoding="utf-8") as file:
-                json.dump(sizes, file, indent=1, sort_keys=True)
-            os.replace(file.name, self.cache_file)
 
 
 def measure_rate(call: Callable[[], object], images: int, num_threads: int) -> float:

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from pipeline.config.members import MemberRequest
 from pipeline.errors import ModelError, WeightsError
@@ -136,10 +139,26 @@ def _from_blob(blob: bytes) -> State:
     return state
 
 
+class _NoRandomValues(TorchFunctionMode):
+    """Leaves parameters without data as they are; for their ``normal_`` torch would load its compiler, for seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - what a function of torch returns
+        named = kwargs or {}
+        if func is torch.Tensor.normal_ or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
 def empty_network(architecture: Architecture, num_classes: int, input_px: int) -> nn.Module:
     """Build a network on the meta device, or, if its constructor computes with tensors, on the CPU."""
     try:
-        with torch.device("meta"):
+        with _NoRandomValues(), torch.device("meta"):
             return architecture.build(num_classes, input_px)
     except (NotImplementedError, RuntimeError):  # torchvision's RegNets, for example
         return architecture.build(num_classes, input_px)

@@ -131,12 +131,13 @@ def test_a_gpu_that_is_too_small_is_called_so():
         fit_batch_size([member(LARGE)], "mixed", place(1_000_000_000, device="cuda"), None)
 
 
-def test_a_network_that_cannot_be_measured_counts_with_its_weights(monkeypatch):
+def test_a_network_that_cannot_be_measured_counts_with_its_weights(monkeypatch, tmp_path):
     class Refusing(nn.Module):
         def forward(self, _images):
             raise ValueError("not here")
 
     measure_cost.cache_clear()
+    monkeypatch.setenv("HOME", str(tmp_path))  # where no cost is known yet
     monkeypatch.setattr(Architecture, "build", lambda *_: Refusing())
     assert estimate_memory([member(LARGE)], "fp32", place()).image_bytes == 3 * 224 * 224
     measure_cost.cache_clear()
