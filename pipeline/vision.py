@@ -1,13 +1,14 @@
-"""What is used of torchvision, imported without torch's compiler, which takes half of the time.
+"""torchvision and timm, imported without torch's compiler, which takes half of the time.
 
-torchvision 0.29 loads ``torch._dynamo``, and sympy with it, for one function and one decorator
-(``findings/torchvision-loads-dynamo.sh``). While it is imported, stand-ins take their place that load the compiler once
-somebody compiles. torchvision is imported from here everywhere, so that it is so in every process.
+torchvision 0.29 loads ``torch._dynamo``, and sympy with it, for one function and one decorator, and timm 1.0 for a few
+methods of one network (``findings/torchvision-loads-dynamo.sh``). While they are imported, stand-ins take their place
+that load the compiler once somebody compiles. Both are imported from here, so that it is so in every process.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ def _not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _without_compiler() -> Iterator[None]:
-    if _COMPILER in sys.modules or "torchvision" in sys.modules:
+    if _COMPILER in sys.modules:
         yield
         return
     package, utils = ModuleType(_COMPILER), ModuleType(f"{_COMPILER}.utils")
@@ -64,4 +65,11 @@ with _without_compiler():
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional
 
-__all__ = ["InterpolationMode", "functional", "models", "stochastic_depth"]
+__all__ = ["InterpolationMode", "functional", "models", "stochastic_depth", "timm_package"]
+
+
+@functools.cache
+def timm_package() -> ModuleType:
+    """Import timm, which takes a second, where a network of timm is asked for."""
+    with _without_compiler():
+        return importlib.import_module("timm")

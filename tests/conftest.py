@@ -21,7 +21,9 @@ from built_once import networks_built_once
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.vision import timm_package
 
+timm_package()  # before a test imports timm or torchvision, which would load torch's compiler
 pytest_plugins = ["servers"]
 
 REPOSITORY = Path(__file__).parent.parent

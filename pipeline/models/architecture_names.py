@@ -7,6 +7,7 @@ import fnmatch
 from pipeline.errors import ModelError
 from pipeline.models.catalog import TIMM_PREFIX, find, torchvision_names
 from pipeline.models.families import families
+from pipeline.vision import timm_package
 
 
 def list_names(name: str | None) -> list[str]:
@@ -36,9 +37,7 @@ def list_names(name: str | None) -> list[str]:
 
 def _timm_names() -> list[str]:
     """All of timm's names; they contain the tag of the published weights."""
-    import timm
-
-    return [TIMM_PREFIX + arch for arch in timm.list_models(pretrained=True)]
+    return [TIMM_PREFIX + arch for arch in timm_package().list_models(pretrained=True)]
 
 
 def _is_usable(arch: str) -> bool:

@@ -19,6 +19,7 @@ from pipeline.errors import ModelError
 from pipeline.models.families import family_of
 from pipeline.models.preprocessing import Recipe, timm_recipe, torchvision_recipe
 from pipeline.vision import models as tv
+from pipeline.vision import timm_package
 
 TIMM_PREFIX = "timm/"
 _NUM_SUGGESTIONS = 6
@@ -104,9 +105,7 @@ class Architecture:
                 architecture's default.
         """
         if self._is_timm:
-            import timm
-
-            network: nn.Module = timm.create_model(self.short_name, pretrained=False, num_classes=num_classes)
+            network: nn.Module = timm_package().create_model(self.short_name, pretrained=False, num_classes=num_classes)
         else:
             options = _BUILD_OPTIONS.get(self.name, {})
             if input_px is not None and self.name.startswith("vit_"):
@@ -119,9 +118,7 @@ class Architecture:
         """Function of timm that converts an author's checkpoint to timm's names, given the network; or None."""
         if not self._is_timm:
             return None
-        from timm.models import model_entrypoint
-
-        module = sys.modules[model_entrypoint(self.short_name).__module__]
+        module = sys.modules[timm_package().models.model_entrypoint(self.short_name).__module__]
         return getattr(module, "checkpoint_filter_fn", None)
 
     def choose(self, name: str | None) -> PublishedWeights:
@@ -196,17 +193,14 @@ def _file_name(url: str) -> str:
 
 
 def _find_timm(name: str) -> Architecture:
-    import timm
-    from timm.data import resolve_data_config
-    from timm.models import get_deprecated_models, get_pretrained_cfg
-
+    timm = timm_package()
     short = name.removeprefix(TIMM_PREFIX)
-    if successor := get_deprecated_models().get(short):
+    if successor := timm.models.get_deprecated_models().get(short):
         raise ModelError(f"{name} is now called {TIMM_PREFIX}{successor}")
     if not timm.is_model(short):
         raise ModelError(_unknown_message(name))
     try:
-        config = get_pretrained_cfg(short, allow_unregistered=True)
+        config = timm.models.get_pretrained_cfg(short, allow_unregistered=True)
     except RuntimeError as error:  # a tag that does not exist
         known = [TIMM_PREFIX + other for other in timm.list_pretrained(f"{short.split('.')[0]}.*")]
         raise ModelError(f"{name}: no such weights; there are {', '.join(known) or 'none'}") from error
@@ -214,7 +208,7 @@ def _find_timm(name: str) -> Architecture:
         raise ModelError(f"{name}: timm does not define its preprocessing, so it cannot be used")
     details = config.to_dict()
     try:
-        recipe = timm_recipe(resolve_data_config({}, pretrained_cfg=details))
+        recipe = timm_recipe(timm.data.resolve_data_config({}, pretrained_cfg=details))
     except ValueError as error:
         raise ModelError(f"{name}: {error}") from error
     url = details.get("url") or None
@@ -229,16 +223,14 @@ def _find_timm(name: str) -> Architecture:
 
 def _unknown_message(name: str) -> str:
     """Message for an unknown name: suggests names of the same spelling first, then similar ones."""
-    import timm
-    from timm.models import get_deprecated_models
-
+    timm = timm_package()
     short = name.removeprefix(TIMM_PREFIX).lower()
     ours = () if name.startswith(TIMM_PREFIX) else torchvision_names()
     theirs = timm.list_models()
     found: list[str] = []
     if short:
         alike = re.compile("[-_. ]*".join(re.escape(letter) for letter in re.sub(r"[-_. ]", "", short)))
-        current = get_deprecated_models().get(short)
+        current = timm.models.get_deprecated_models().get(short)
         found += [known for known in ours if alike.fullmatch(known)]
         found += [TIMM_PREFIX + known for known in theirs if known == current or alike.fullmatch(known)]
         found += [known for known in ours if short in known]

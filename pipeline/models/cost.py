@@ -20,7 +20,6 @@ from torch import nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from pipeline.errors import ModelError
 from pipeline.machine import cache_folder
@@ -128,6 +127,9 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
 
     def __init__(self, resident: Sequence[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch stub
+        from torch.utils.flop_counter import flop_registry  # imported late: it imports triton
+
+        self._formulas = flop_registry
         self.flops = self._now = self.peak_bytes = 0
         self._resident = [tensor.untyped_storage() for tensor in resident]
         self._seen: dict[int, weakref.ref[torch.UntypedStorage] | None] = {
@@ -148,7 +150,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         """Run an operation, and count it and its results."""
         named = kwargs or {}
         result = func(*args, **named)
-        if (flops := flop_registry.get(func._overloadpacket)) is not None:
+        if (flops := self._formulas.get(func._overloadpacket)) is not None:
             self.flops += flops(*args, **named, out_val=result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
