@@ -7,8 +7,8 @@
 # and tv_tensors wraps one function in torch.compiler.disable, which loads the compiler at once. It is half of the CPU
 # time of the import, in every worker. Without torchvision, the meta device does the same: a parameter's normal_(), or a
 # convolution's shape, runs through Python references that load sympy and, for some, torch._dynamo.
-# Seen: modules of torch._dynamo after importing torch: 0; after torchvision.models: over 100; sympy after
-# torch.empty(2, device="meta").normal_(): loaded. CPU of the import: 1.9 s of torch, 4.6 s with torchvision.
+# Seen: modules of torch._dynamo after importing torch: 0; after torchvision.models: 96; sympy after
+# torch.empty(2, device="meta").normal_(): loaded. CPU of the import: 1.4 s of torch, 2.6 s with torchvision.
 # Upstream: none found.
 # Depends on it: pipeline/vision.py, pipeline/models/weights.py, pipeline/models/cost.py.
 set -euo pipefail
