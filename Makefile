@@ -8,6 +8,9 @@ TEST_PROCESSES ?= 2
 FUZZ_S ?= 60
 FUZZ ?= tar image part keys listing
 
+# Bytecode is kept, whatever the shell says: without it each process compiles torch's sources again, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test test-all ceph audit fuzz lint format reference lock clean
 
 help:
