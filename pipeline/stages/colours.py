@@ -12,6 +12,7 @@ from PIL import Image, ImageFile
 from pipeline.errors import ImageError
 from pipeline.records import Reason
 from pipeline.stages import tiff
+from pipeline.stages.psd import has_transparency
 
 # Formats whose writers leave alpha at 0 where they mean that there is none.
 _LOOSE_ALPHA = {"BMP", "DIB", "TGA", "ICO", "CUR"}
@@ -65,6 +66,8 @@ def read_colours(image: Image.Image, data: bytes) -> Colours:
     """
     if image.format == "JPEG2000":
         return Colours(_find_grey_range(image, 65535.0, unsigned=False), stretch=_check_jpeg_2000(image, data))
+    if image.format == "PSD":
+        return Colours(opaque=not has_transparency(data))
     tags = getattr(image, "tag_v2", {})
     depth = tiff.first(tags, tiff.BITS, 16)
     unsigned = (

@@ -24,11 +24,12 @@ from PIL.TiffImagePlugin import TiffImageFile
 from pipeline.errors import ImageError, RequestError
 from pipeline.records import Reason
 from pipeline.stages.colours import mend_transparency, read_colours, to_rgb
-from pipeline.stages.formats import classify_error, classify_unidentified, one_line
+from pipeline.stages.formats import NEEDS_LIBHEIF, classify_error, classify_unidentified, one_line
 from pipeline.stages.frames import first_frame, icon_mask
 from pipeline.stages.heif import is_heif, read_primary
 from pipeline.stages.limits import Waiting, large_image_lock, lock_if_large
 from pipeline.stages.orientation import has_xmp_orientation, turn_upright
+from pipeline.stages.psd import name_unsupported_psd
 from pipeline.stages.tiff import prepare_tiff
 
 try:
@@ -46,8 +47,6 @@ _FORMATS = tuple(
 _ICON_MAGIC = (b"\0\0\1\0", b"icns")
 # Pictures are converted in strips, so that only the decoded and the final one are in memory, and no third.
 _STRIP_PIXELS = 4 << 20
-
-_NO_LIBHEIF = "HEIC needs libheif: install libheif1 and libheif-plugin-libde265 (Debian, Ubuntu) or libheif (conda-forge, Homebrew)"
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _PILLOW_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
@@ -110,6 +109,8 @@ def _decode_others(data: bytes, fast_to_px: int | None, waiting: Waiting) -> Dec
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if isinstance(image, TiffImageFile):
             prepare_tiff(image, data)
+        elif image.format == "PSD" and (kind := name_unsupported_psd(data)) is not None:
+            raise ImageError(Reason.UNSUPPORTED_FORMAT, f"{kind} is not supported")
         width, height = _stored_size(image)
         with lock_if_large(width, height, waiting, held=icon):
             return Decoded(_decode_pixels(image, data, fast_to_px), width, height)
@@ -176,7 +177,7 @@ def _decode_heic(data: bytes, waiting: Waiting) -> Decoded:
         try:
             pixels_CHW = decode_heic(picture.data, mode="RGB_ALPHA" if picture.has_alpha else "RGB")
         except ImportError as error:
-            raise ImageError(Reason.UNSUPPORTED_FORMAT, _NO_LIBHEIF) from error
+            raise ImageError(Reason.UNSUPPORTED_FORMAT, NEEDS_LIBHEIF) from error
         if picture.has_alpha:
             pixels_CHW = _lay_over_white(pixels_CHW, premultiplied=picture.premultiplied)
     width, height = picture.width, picture.height

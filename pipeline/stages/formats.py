@@ -8,10 +8,12 @@ from PIL import features
 
 from pipeline.errors import ImageError
 from pipeline.records import Reason
-from pipeline.stages.heif import is_avif
+from pipeline.stages.heif import is_avif, is_heif
 from pipeline.stages.jpeg import name_unsupported_jpeg
+from pipeline.stages.psd import name_unsupported_psd
 from pipeline.stages.tiff import name_unsupported_tiff
 
+NEEDS_LIBHEIF = "HEIC needs libheif: install libheif1 and libheif-plugin-libde265 (Debian) or libheif (conda, Homebrew)"
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -72,12 +74,13 @@ _UNSUPPORTED_MAGIC = (
     (0, b"FOVb", "camera raw (X3F)"),
     (6, b"HEAPCCDR", "camera raw (CRW)"),
 )
-_BY_HEADER = {"JPEG": name_unsupported_jpeg, "TIFF": name_unsupported_tiff}
+_BY_HEADER = {"JPEG": name_unsupported_jpeg, "TIFF": name_unsupported_tiff, "PSD": name_unsupported_psd}
 _PILLOW_FEATURES = {"WebP": "webp", "AVIF": "avif", "JPEG 2000": "jpg_2000"}  # of which Pillow may be built without
 _TRUNCATED_WORDS = ("truncated", "not enough data", "unexpected end", "premature end")
 _UNSUPPORTED_WORDS = ("unsupported", "not supported", "unimplemented", "not available", "unknown raw mode")
 _MEMORY_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 _SOURCE_LINE = re.compile(r"^.*\.cpp:\d+, ")
+_HEVC_HINT = re.compile(r'\.? If this is an "Unsupported codec" error.*')  # torchcodec adds it to whatever fails
 
 
 def classify_unidentified(data: bytes) -> ImageError:
@@ -120,6 +123,8 @@ def classify_error(error: Exception, data: bytes) -> ImageError:
     found = message.lower()
     if isinstance(error, MemoryError) or any(words in found for words in _MEMORY_WORDS):
         return ImageError(Reason.TOO_LARGE, "not enough memory to decode it")
+    if "unsupported codec" in found and is_heif(data):
+        return ImageError(Reason.UNSUPPORTED_FORMAT, f"{NEEDS_LIBHEIF}; {message}"[:300])
     if isinstance(error, ImportError):
         return ImageError(Reason.UNSUPPORTED_FORMAT, f"what decodes it cannot be loaded: {message}"[:300])
     if any(words in found for words in _TRUNCATED_WORDS) or _is_cut_webp(data):
@@ -138,10 +143,10 @@ def _is_cut_webp(data: bytes) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """Format an error as one line of at most 300 characters, without the place in torchcodec's sources."""
+    """Format an error as one line of at most 300 characters, without what torchcodec adds to it."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - an error that cannot even be printed is one all the same
         text = ""
-    text = _SOURCE_LINE.sub("", " ".join(text.split()))
+    text = _HEVC_HINT.sub("", _SOURCE_LINE.sub("", " ".join(text.split())))
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

@@ -27,7 +27,6 @@ UNSIGNED, SIGNED = 1, 2
 WHITE_IS_ZERO, YCBCR, COLOUR_FILTERS, LINEAR_RAW = 0, 6, 32803, 34892
 _DEFLATE = 8
 _MAX_PAGES = 64  # that are looked at for the picture behind its thumbnails
-# libtiff returns numbers in the order of this machine's bytes, which Pillow forgets for these.
 _COLOURS = {
     0: "white is zero", 1: "black is zero", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIELab",
     9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv",
@@ -38,6 +37,7 @@ _COMPRESSIONS = {
     34933: "PNG", 34934: "JPEG XR", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
 }  # fmt: skip
 _NEVER_BUILT = {50001}  # which Pillow knows and the libtiff in its wheels does not
+# libtiff returns numbers in the order of this machine's bytes, which Pillow forgets for these.
 _NATIVE = {"F;32BF": "F;32NF", "I;32BS": "I;32NS", "I;16BS": "I;16NS"}
 
 
@@ -57,9 +57,8 @@ def prepare_tiff(image: TiffImageFile, data: bytes) -> None:
     if planes and _is_lost_in_planes(image, bits):
         raise ImageError(Reason.UNSUPPORTED_FORMAT, f"TIFF in {len(bits)} planes with transparency is not supported")
     if not _is_compressed(tags) and _needs_libtiff(image, bits):
-        tags[COMPRESSION] = (
-            _DEFLATE  # for Pillow, which leaves all but "raw" to libtiff; that one reads the file itself
-        )
+        # Pillow leaves to libtiff all that is called compressed, and libtiff reads the file's own tags.
+        tags[COMPRESSION] = _DEFLATE
         image._setup()
     tile = image.tile[0]
     if tile.codec_name == "libtiff":
