@@ -132,16 +132,8 @@ def gif(*, left=8, top=6, clear=None, palette=True, index=INDEX, background=255)
     height, width = index.shape
     head = b"GIF89a" + struct.pack("<HHBBB", WIDTH, HEIGHT, 0xF7 if palette else 0, background, 0)
     head += PALETTE.tobytes() if palette else b""
-    return (
-        head
-        + control
-        + struct.pack("<BHHHHB", 0x2C, left, top, width, height, 0)
-        + b"\x08"
-        + blocks
-        + b"\0"
-        + more
-        + b";"
-    )
+    place = struct.pack("<BHHHHB", 0x2C, left, top, width, height, 0)
+    return head + control + place + b"\x08" + blocks + b"\0;"
 
 
 def on_canvas(part: np.ndarray, left: int = 8, top: int = 6) -> np.ndarray:
