@@ -8,7 +8,7 @@
 # as they should be, so that only somebody who looks at the picture can tell.
 # Seen: largest difference to the picture 0, 0, 0, and more than 200 grey levels for 16-bit planes without compression.
 # Upstream: not found. pillow#4641 and #5178 brought compressed planes.
-# Depends on it: pipeline/stages/decode.py, whose TIFFs are Pillow's.
+# Depends on it: pipeline/stages/tiff.py, which has libtiff read them.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-import struct
+
+from PIL import features
 
 from pipeline.errors import ImageError
 from pipeline.records import Reason
+from pipeline.stages.heif import is_avif, is_heif
+from pipeline.stages.jpeg import name_unsupported_jpeg
+from pipeline.stages.psd import name_unsupported_psd
+from pipeline.stages.tiff import name_unsupported_tiff
 
-_AVIF_BRANDS = {b"avif", b"avis"}
-_ISPE = b"\0\0\0\x14ispe\0\0\0\0"  # length, name, version and flags; width and height follow
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+NEEDS_LIBHEIF = "HEIC needs libheif: install libheif1 and libheif-plugin-libde265 (Debian) or libheif (conda, Homebrew)"
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -19,74 +22,98 @@ _MAGIC = (
     (b"BM", "BMP"),
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"8BPS", "PSD"),
     (b"DDS ", "DDS"),
+    (b"qoif", "QOI"),
 )
+# Images, whatever follows, of formats that are not decoded. The number is where the bytes are.
 _UNSUPPORTED_MAGIC = (
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
-    (b"%!PS", "EPS"),
-    (b"\xc5\xd0\xd3\xc6", "EPS"),
-    (b"<svg", "SVG"),
-    (b"\xd7\xcd\xc6\x9a", "WMF"),
-    (b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (0, b"II\xbc", "JPEG XR"),
+    (0, b"%!PS", "EPS"),
+    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
+    (0, b"%PDF-", "PDF"),
+    (0, b"\xd7\xcd\xc6\x9a", "WMF"),
+    (40, b" EMF", "EMF"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
+    (0, b"#?RGBE", "Radiance HDR"),
+    (0, b"PF\n", "PFM in colour"),
+    (0, b"P7\n", "PAM"),
+    (0, b"SIMPLE  =", "FITS"),
+    (128, b"DICM", "DICOM"),
+    (0, b"SDPX", "DPX"),
+    (0, b"XPDS", "DPX"),
+    (0, b"\x80\x2a\x5f\xd7", "Cineon"),
+    (0, b"gimp xcf ", "XCF"),
+    (0, b"\x8bJNG\r\n\x1a\n", "JNG"),
+    (0, b"\x8aMNG\r\n\x1a\n", "MNG"),
+    (0, b"AT&TFORM", "DjVu"),
+    (8, b"ILBM", "ILBM"),
+    (0, b"FLIF", "FLIF"),
+    (0, b"BPG\xfb", "BPG"),
+    (0, b"farbfeld", "farbfeld"),
+    (0, b"\x97JB2\r\n\x1a\n", "JBIG2"),
+    (0, b"\xabKTX ", "KTX"),
+    (0, b"BLP1", "BLP"),
+    (0, b"BLP2", "BLP"),
+    (0, b"\x59\xa6\x6a\x95", "Sun raster"),
+    (0, b"\xb1\x68\xde\x3a", "DCX"),
+    (4, b"ftypcrx ", "camera raw (CR3)"),
+    (0, b"FUJIFILMCCD-RAW", "camera raw (RAF)"),
+    (0, b"IIRO", "camera raw (ORF)"),
+    (0, b"IIRS", "camera raw (ORF)"),
+    (0, b"MMOR", "camera raw (ORF)"),
+    (0, b"IIU\0", "camera raw (RW2)"),
+    (0, b"\0MRM", "camera raw (MRW)"),
+    (0, b"FOVb", "camera raw (X3F)"),
+    (6, b"HEAPCCDR", "camera raw (CRW)"),
 )
+_BY_HEADER = {"JPEG": name_unsupported_jpeg, "TIFF": name_unsupported_tiff, "PSD": name_unsupported_psd}
+_PILLOW_FEATURES = {"WebP": "webp", "AVIF": "avif", "JPEG 2000": "jpg_2000"}  # of which Pillow may be built without
 _TRUNCATED_WORDS = ("truncated", "not enough data", "unexpected end", "premature end")
-_UNSUPPORTED_WORDS = ("unsupported", "not supported", "unimplemented")
+_UNSUPPORTED_WORDS = ("unsupported", "not supported", "unimplemented", "not available", "unknown raw mode")
+_MEMORY_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 _SOURCE_LINE = re.compile(r"^.*\.cpp:\d+, ")
-
-
-def is_heif(data: bytes) -> bool:
-    """Whether an image is HEIF (HEIC included), by its brands."""
-    return data[4:8] == b"ftyp" and not _brands(data) & _AVIF_BRANDS and bool(_brands(data) & _HEIF_BRANDS)
-
-
-def _brands(data: bytes) -> set[bytes]:
-    """Brands in the first box of an ISO base media file."""
-    return {data[at : at + 4] for at in range(8, 64, 4)}
+_HEVC_HINT = re.compile(r'\.? If this is an "Unsupported codec" error.*')  # torchcodec adds it to whatever fails
 
 
 def classify_unidentified(data: bytes) -> ImageError:
-    """Tell why Pillow cannot identify an image, from its first bytes."""
-    if data[4:8] == b"ftyp" and _brands(data) & _AVIF_BRANDS:
-        return ImageError(Reason.CORRUPT_IMAGE, "starts as AVIF, but cannot be read as one")
+    """Tell why Pillow cannot identify an image, from its header."""
     head = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip()
-    for magic, name in _UNSUPPORTED_MAGIC:
-        if data.startswith(magic) or (name == "SVG" and head.startswith(b"<") and magic in head):
-            return ImageError(Reason.UNSUPPORTED_FORMAT, f"{name} is not supported")
-    for magic, name in _MAGIC:
-        if data.startswith(magic):
-            return ImageError(Reason.CORRUPT_IMAGE, f"starts as {name}, but cannot be read as one")
+    unsupported = next((name for at, magic, name in _UNSUPPORTED_MAGIC if data.startswith(magic, at)), None)
+    if unsupported is None and head.startswith(b"<") and b"<svg" in head:
+        unsupported = "SVG"
+    name = _name_format(data)
+    if unsupported is None and name in _BY_HEADER:
+        unsupported = _BY_HEADER[name](data)
+    if unsupported is not None:
+        return ImageError(Reason.UNSUPPORTED_FORMAT, f"{unsupported} is not supported")
+    if name is None:
+        return ImageError(Reason.NOT_AN_IMAGE, "no image format that is known")
+    if name in _PILLOW_FEATURES and not features.check(_PILLOW_FEATURES[name]):
+        return ImageError(
+            Reason.UNSUPPORTED_FORMAT, f"{name} needs a Pillow that is built with it: install pillow's wheel"
+        )
+    return ImageError(Reason.CORRUPT_IMAGE, f"starts as {name}, but cannot be read as one")
+
+
+def _name_format(data: bytes) -> str | None:
+    """Name the format that an image starts as."""
+    if is_avif(data):
+        return "AVIF"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return ImageError(Reason.CORRUPT_IMAGE, "starts as WebP, but cannot be read as one")
-    return ImageError(Reason.NOT_AN_IMAGE, "no image format that is known")
-
-
-def heif_size(data: bytes) -> tuple[int, int]:
-    """Read the largest image extent that a HEIF file declares (its ``ispe`` properties).
-
-    Returns:
-        Width and height, pixels.
-
-    Raises:
-        ImageError: The file declares none.
-
-    Source: ISO/IEC 23008-12, 6.5.3 (ImageSpatialExtentsProperty).
-    """
-    sizes: list[tuple[int, int]] = []
-    at = data.find(_ISPE)
-    while at >= 0 and len(data) >= at + len(_ISPE) + 8:
-        sizes.append(struct.unpack_from(">II", data, at + len(_ISPE)))
-        at = data.find(_ISPE, at + len(_ISPE))
-    if not sizes:
-        raise ImageError(Reason.CORRUPT_IMAGE, "HEIF without image extents")
-    return max(sizes, key=lambda size: size[0] * size[1])
+        return "WebP"
+    return next((name for magic, name in _MAGIC if data.startswith(magic)), None)
 
 
 def classify_error(error: Exception, data: bytes) -> ImageError:
-    """Tell from a decoder's error whether an image is truncated, unsupported or corrupt.
+    """Tell from a decoder's error, of whatever type, why an image cannot be decoded.
 
     Args:
         error: What the decoder raised.
@@ -94,10 +121,20 @@ def classify_error(error: Exception, data: bytes) -> ImageError:
     """
     message = one_line(error)
     found = message.lower()
+    if isinstance(error, MemoryError) or any(words in found for words in _MEMORY_WORDS):
+        return ImageError(Reason.TOO_LARGE, "not enough memory to decode it")
+    if "unsupported codec" in found and is_heif(data):
+        return ImageError(Reason.UNSUPPORTED_FORMAT, f"{NEEDS_LIBHEIF}; {message}"[:300])
+    if isinstance(error, ImportError):
+        return ImageError(Reason.UNSUPPORTED_FORMAT, f"what decodes it cannot be loaded: {message}"[:300])
     if any(words in found for words in _TRUNCATED_WORDS) or _is_cut_webp(data):
         return ImageError(Reason.TRUNCATED_IMAGE, message)
-    unsupported = isinstance(error, NotImplementedError) or any(words in found for words in _UNSUPPORTED_WORDS)
-    return ImageError(Reason.UNSUPPORTED_FORMAT if unsupported else Reason.CORRUPT_IMAGE, message)
+    if isinstance(error, NotImplementedError) or any(words in found for words in _UNSUPPORTED_WORDS):
+        return ImageError(Reason.UNSUPPORTED_FORMAT, message)
+    name = _name_format(data)
+    if name in _BY_HEADER and (kind := _BY_HEADER[name](data)) is not None:
+        return ImageError(Reason.UNSUPPORTED_FORMAT, f"{kind} is not supported")
+    return ImageError(Reason.CORRUPT_IMAGE, message)
 
 
 def _is_cut_webp(data: bytes) -> bool:
@@ -106,6 +143,10 @@ def _is_cut_webp(data: bytes) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """Format an error as one line of at most 300 characters, without the place in torchcodec's sources."""
-    text = _SOURCE_LINE.sub("", " ".join(str(error).split()))
+    """Format an error as one line of at most 300 characters, without what torchcodec adds to it."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an error that cannot even be printed is one all the same
+        text = ""
+    text = _HEVC_HINT.sub("", _SOURCE_LINE.sub("", " ".join(text.split())))
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

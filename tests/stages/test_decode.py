@@ -36,7 +36,11 @@ from pipeline.stages.limits import MAX_PIXELS, LargeImageLock
 NASTY = SHARED / "data" / "nasty"
 FILES = sorted(path.name for path in NASTY.glob("*.*") if path.suffix != ".csv") if NASTY.is_dir() else []
 BOMBS = [name for name in FILES if name.startswith("bomb_")]
-BY_TORCHCODEC_ALONE = {"heic_heif-RGB-8-128x128.heif", "heic_heif-RGB-10-128x128.heif"}
+BY_TORCHCODEC_ALONE = {
+    "heic_heif-RGB-8-128x128.heif",
+    "heic_heif-RGB-10-128x128.heif",
+    "wrongext_c-heic-as-jpg.jpg",
+}
 PLAIN_MODES = {"1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB"}
 
 
@@ -124,7 +128,7 @@ def test_it_shows_and_refuses_what_pillow_does(name):
         ("webp_c-trunc.webp", Reason.TRUNCATED_IMAGE),
         ("heic_heif-truncated.heic", Reason.TRUNCATED_IMAGE),
         ("heic_heif-corrupted.heic", Reason.CORRUPT_IMAGE),
-        ("wrongext_c-heic-as-jpg.jpg", Reason.UNSUPPORTED_FORMAT),
+        ("jpeg_jpegdec-MR4.jpg", Reason.UNSUPPORTED_FORMAT),
         ("bmp_pillow-bmp-q-rgb24jpeg.bmp", Reason.UNSUPPORTED_FORMAT),
         ("other_pillow-decompression-bomb.ico", Reason.TOO_LARGE),
     ],
