@@ -20,7 +20,7 @@ from pipeline.errors import StorageError
 from pipeline.inputs.units import read_units
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
-from pipeline.records import Cursor, Sample, ShardEvent, Unit, UnitKind
+from pipeline.records import Cursor, Item, Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Storage
 from pipeline.text.safe import printable
@@ -156,11 +156,13 @@ class _ImageReader:
         """Read the samples of some rows, and those between them."""
         indices = frozenset(row.index for row in rows)
         reader: UnitReader | None = None
-        items: Iterator[Sample | ShardEvent] = iter(())
+        items: Iterator[Item] = iter(())
         reached = -1
         for number, own in itertools.groupby(rows, key=lambda row: row.part):
             last = max(row.index for row in own)
-            forward = reader is not None and (reader.compressed or unit.kind == UnitKind.SLICE or number == reached + 1)
+            forward = reader is not None and (
+                reader.compressed or reader.unsorted or unit.kind == UnitKind.SLICE or number == reached + 1
+            )
             if not forward:
                 reader = UnitReader(unit, self._storage, self._start(unit.id, number), only=indices)
                 items = iter(reader)

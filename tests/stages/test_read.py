@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing
 from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
-from pipeline.stages.read import UnitReader, is_image_name
+from pipeline.stages.member_names import is_image_name
+from pipeline.stages.read import UnitReader
 from pipeline.storage import Storage
 
 STORAGE = Storage()
@@ -222,7 +223,7 @@ def test_limits(tmp_path, monkeypatch):
     path = make_tar(tmp_path / "a.tar", sample_members(5))
     assert keys(read(path, max_samples=2)[0]) == ["00000", "00001"]
     assert len(read(path, max_samples=9)[0]) == 5
-    monkeypatch.setattr("pipeline.stages.read.MAX_IMAGE_BYTES", 10)
+    monkeypatch.setattr("pipeline.stages.grouping.MAX_IMAGE_BYTES", 10)
     assert set(reasons(read(path)[0])) == {Reason.TOO_LARGE}
 
 

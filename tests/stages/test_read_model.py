@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
 from pipeline.records import Reason, Sample, Unit, UnitKind
-from pipeline.stages.read import UnitReader, is_image_name
+from pipeline.stages.member_names import is_image_name
+from pipeline.stages.read import UnitReader
 
 FILE, OLD_FILE, SPARSE, PAX_SPARSE = tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.GNUTYPE_SPARSE, b"pax sparse"
 KINDS = [FILE] * 12 + [OLD_FILE, SPARSE, PAX_SPARSE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]
