@@ -35,8 +35,8 @@ _UNSUPPORTED_MAGIC = (
 )
 # Further beginnings of image files, told by fewer bytes: enough for a name that has no extension
 _SHORT_MAGIC = re.compile(
-    rb"BM.{4}\0{4}|P[1-7][\s#]|RIFF....WEBP|\0\0[\1\2]\0[^\0]|\x0a[\2-\5]\1[\1-\x08]|\1\xda[\0\1][\1\2]|qoif|icns|PF\s|Pf\s|"
-    rb"/\* XPM|#define \w+_width|....ftyp(?:avi|he|mi|ms)",
+    rb"BM.{4}\x00{4}|P[1-7][\s#]|RIFF....WEBP|\x00\x00[\x01\x02]\x00[^\x00]|\x0a[\x02-\x05]\x01[\x01-\x08]|"
+    rb"\x01\xda[\x00\x01][\x01\x02]|qoif|icns|P[Ff]\s|/\* XPM|#define \w+_width|....ftyp(?:avi|he|mi|ms)",
     re.DOTALL,
 )
 SNIFFED_BYTES = 64

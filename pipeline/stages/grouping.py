@@ -8,7 +8,9 @@ Adjacent members with one key are one sample; members of it that lie elsewhere j
   whole name is the key; otherwise it is passed over, counted, and ends nothing, like the files that operating systems
   leave behind;
 * of several images in a sample, a plain extension comes before a dotted field, then the first by name; the others are
-  counted; or each is a sample of its own (``--images all``);
+  counted; or each is a sample of its own (``--images all``), with the other fields of its key;
+* the truth is ``cls``, or ``left.cls`` for the image ``left.png``, or the only field of that kind (``target.cls``);
+  kept fields likewise;
 * links, devices and FIFOs are never followed; a sample that has nothing else is quarantined;
 * damage inside a sample does not split it: the rest of it stays one sample, and the event follows.
 """
@@ -16,20 +18,24 @@ Adjacent members with one key are one sample; members of it that lie elsewhere j
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.records import Cursor, Item, Omitted, Reason, Sample, ShardEvent
 from pipeline.stages.formats import SNIFFED_BYTES, begins_like_image
 from pipeline.stages.joining import Joins, Joint, Run
 from pipeline.stages.member_names import (
+    TRUTH_FIELD,
+    beside,
     image_rank,
     is_archive_metadata,
     is_image_name,
     is_system_file,
     key_and_field,
+    last_part,
     must_hold_image,
     shorten,
+    truth_field,
     without_extension,
 )
 from pipeline.stages.tar import Member, TarReader
@@ -58,7 +64,16 @@ class Grouping:
 
     def reads(self, field: str) -> bool:
         """Whether the content of a field is wanted."""
-        return field == "cls" or field in self.keep
+        return last_part(field) in {TRUTH_FIELD, *self.keep} or field in self.keep
+
+    def label(self, sample: Sample, contents: Mapping[str, bytes]) -> None:
+        """Give a sample its truth and its kept fields, from the contents of the fields of its key."""
+        name = truth_field(sample.image_field, contents)
+        sample.truth = None if name is None else self.parse_class(contents[name])
+        for kept in self.keep:
+            own = beside(sample.image_field, kept)
+            if (content := contents.get(own, contents.get(kept))) is not None:
+                sample.kept[kept] = content.decode("utf-8", "replace")
 
 
 class SampleGrouper:
@@ -104,7 +119,7 @@ class SampleGrouper:
             elif not item.special.startswith(_NO_SAMPLE) and not is_archive_metadata(item.name):
                 key, field = key_and_field(item.name)
                 if self._is_passed_over(item, key, field):
-                    self._omitted.add(Omitted(passed_over=1, passed_over_example=item.name))
+                    self._omitted.add(Omitted(passed_over=1, passed_over_example=shorten(item.name)))
                 else:
                     name = item.name if key is None else key
                     if run is not None and (key is None or run.key != name or field in run.fields):
@@ -127,7 +142,7 @@ class SampleGrouper:
         """Whether a member is no sample's: an operating system's, or one without a field that holds no image."""
         if is_system_file(member.name, field):
             return True
-        if key is not None or member.special or not must_hold_image(member.name):
+        if member.special or not must_hold_image(member.name, key):
             return False
         return not begins_like_image(self._walk.peek(SNIFFED_BYTES))
 
@@ -157,10 +172,11 @@ class SampleGrouper:
             else:
                 self._add_image(run, member, field)
         elif self._how.reads(field) and not member.special and member.num_bytes <= _MAX_FIELD_BYTES:
-            if run.passed_on:
+            if run.is_late(field):
                 run.late_fields.append(field)
             elif self._is_wanted(run) and (data := self._walk.payload()) is not None:
                 run.contents[field] = data
+                run.held_bytes += member.num_bytes
 
     def _is_wanted(self, run: Run) -> bool:
         """Whether the fields of a run are read."""
@@ -221,18 +237,14 @@ class SampleGrouper:
         contents = run.contents
         if run.joint is not None:
             contents = {**run.joint.contents, **contents}
-        truth = self._how.parse_class(contents["cls"]) if "cls" in contents else None
-        kept = {name: contents[name].decode("utf-8", "replace") for name in self._how.keep if name in contents}
         for sample in run.samples:
             if sample.index < self._first:
                 continue
             if sample.index in self._only:
-                sample.truth, sample.kept = truth, dict(kept)
+                self._how.label(sample, contents)
             sample.message = " ".join(sample.message.split())  # names may hold line breaks
             yield sample
-        run.samples.clear()
-        run.held_bytes = 0
-        run.passed_on = True
+        run.pass_on()
 
     def _without_image(self, run: Run) -> Sample:
         index = self._take_index() if self._how.every_image else run.index

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.records import Omitted, Sample
-from pipeline.stages.member_names import are_separate
+from pipeline.stages.member_names import are_separate, shorten, stem_of
 
 # What an index may hold; a shard with more is read without one. Some 700 bytes a run.
 _MAX_RUNS = 200_000
@@ -64,6 +64,7 @@ class Run:
     __slots__ = (
         "_example",
         "_fields_of_images",
+        "_passed_on",
         "alone",
         "best_rank",
         "contents",
@@ -77,7 +78,6 @@ class Run:
         "num_bytes",
         "num_images",
         "offset",
-        "passed_on",
         "samples",
         "special",
     )
@@ -94,7 +94,7 @@ class Run:
         self.joint: Joint | None = None
         self.index: int | None = None
         self.samples: list[Sample] = []
-        self.passed_on = False
+        self._passed_on: set[str] = set()
         self.image_keys: dict[str, None] = {}
         self.late_fields: list[str] = []
         self._fields_of_images: list[str] = []
@@ -114,13 +114,25 @@ class Run:
         self._example = self._example or rank[1]
         return False
 
+    def is_late(self, own_field: str) -> bool:
+        """Whether a field comes after images that it is meant for as well were passed on."""
+        return bool(self._passed_on) and (not stem_of(own_field) or stem_of(own_field) in self._passed_on)
+
+    def pass_on(self) -> None:
+        """Note that its samples were passed on; what only they needed is dropped."""
+        self._passed_on |= {stem_of(sample.image_field or "") for sample in self.samples}
+        own = self._passed_on - {""}
+        self.contents = {name: content for name, content in self.contents.items() if stem_of(name) not in own}
+        self.samples.clear()
+        self.held_bytes = sum(map(len, self.contents.values()))
+
     def others(self, num_labelled: int) -> Omitted:
         """The images of it that are not labelled."""
         count = self.num_images - num_labelled
         assert self.best_rank is not None
         return Omitted(
             other_images=count,
-            other_images_example=self._example or self.best_rank[1],
+            other_images_example=shorten(self._example or self.best_rank[1]),
             separate_images=count if are_separate(self._fields_of_images) else 0,
         )
 

@@ -6,13 +6,14 @@ Names follow WebDataset: the key of a member is its path up to the first dot of 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 # Names that count as images; the decoder looks at the content only.
 IMAGE_EXTENSIONS = frozenset(
     "jpg jpeg jpe jfif jif jfi mpo png apng gif webp avif avifs heic heif hif bmp dib tif tiff jp2 j2k j2c jpc jpf jpx "
     "ppm pgm pbm pnm pfm ico icns cur tga vda dds psd pcx sgi qoi xbm xpm jxl dng cr2 nef arw".split()
 )
+TRUTH_FIELD = "cls"
 # WebDataset's metadata, by its own pattern; it is not even counted.
 _ARCHIVE_METADATA = re.compile(r"__[^/]*__($|/)")
 _MAC_FOLDER, _MAC_COMPANION = "__MACOSX", "._"
@@ -53,16 +54,47 @@ def is_archive_metadata(name: str) -> bool:
 
 
 def is_system_file(name: str, field: str) -> bool:
-    """Whether an operating system left the member there, and no data set has it: what is in it is not looked at."""
-    if _MAC_FOLDER in name and _MAC_FOLDER in name.split("/")[:-1]:
-        return True
+    """Whether Windows left the member there, and no data set has it."""
     return field in _SYSTEM_FIELDS and name.rpartition("/")[2].lower() in _SYSTEM_FILES
 
 
-def must_hold_image(name: str) -> bool:
-    """Whether a member without a key is a sample only if it holds an image: all but hidden files named like images."""
+def must_hold_image(name: str, key: str | None) -> bool:
+    """Whether a member belongs to a sample only if it holds an image: one without a key, or in a Mac's folder.
+
+    Hidden files with the name of an image are samples, whatever they hold; a Mac's companion files are not.
+    """
+    if key is not None:
+        return _MAC_FOLDER in name and _MAC_FOLDER in name.split("/")[:-1]
     base = name.rpartition("/")[2]
     return not base.startswith(".") or base.startswith(_MAC_COMPANION) or not is_image_name(base)
+
+
+def stem_of(field: str) -> str:
+    """A field without its last part: ``left`` for ``left.png``, empty for ``png``."""
+    return field.rpartition(".")[0]
+
+
+def last_part(field: str) -> str:
+    """The last part of a field: ``png`` for ``left.png``."""
+    return field.rpartition(".")[2]
+
+
+def beside(image_field: str | None, field: str) -> str:
+    """The field that belongs to one image of a sample: ``left.cls`` for ``left.png``, ``cls`` for ``png``."""
+    stem = stem_of(image_field or "")
+    return f"{stem}.{field}" if stem else field
+
+
+def truth_field(image_field: str | None, fields: Iterable[str]) -> str | None:
+    """The field of a sample that holds the truth about an image; None where there is none, or it is not clear which.
+
+    ``left.cls`` for ``left.png``, else ``cls``, else the only one that ends in it (``target.cls``).
+    """
+    found = [field for field in fields if last_part(field) == TRUTH_FIELD]
+    for wanted in (beside(image_field, TRUTH_FIELD), TRUTH_FIELD):
+        if wanted in found:
+            return wanted
+    return found[0] if len(found) == 1 else None
 
 
 def image_rank(field: str, name: str) -> tuple[bool, str]:
@@ -72,7 +104,7 @@ def image_rank(field: str, name: str) -> tuple[bool, str]:
 
 def are_separate(fields: Collection[str]) -> bool:
     """Whether the image fields of one key look as if each were a sample of its own: numbers, dates, sides, versions."""
-    return all("." in field and _is_of_its_own(field.rpartition(".")[0]) for field in fields)
+    return all("." in field and _is_of_its_own(stem_of(field)) for field in fields)
 
 
 def _is_of_its_own(text: str) -> bool:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import jpeg, make_tar, sample_members
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing
@@ -168,7 +168,7 @@ def test_a_field_that_comes_twice_starts_a_new_sample(tmp_path):
 
 
 def test_names_without_a_key_stand_alone(tmp_path):
-    members = [(".jpg", b"0"), ("d/.a.jpg", b"1"), ("d/.b.jpg", b"2"), ("v1.0/x", b"3"), ("v1.0/x", b"4")]
+    members = [(".jpg", b"0"), ("d/.a.jpg", b"1"), ("d/.b.jpg", b"2"), ("v1.0/x", jpeg(3)), ("v1.0/x", jpeg(4))]
     samples, _ = read(make_tar(tmp_path / "a.tar", members))
     assert [(sample.key, sample.image) for sample in samples] == members
 
@@ -293,6 +293,7 @@ def test_no_member_is_lost_or_doubled(tmp_path_factory, pairs, packed, data):
     assert len(truths) == len(set(truths))
     kept = [value for sample in samples for value in sample.kept.values()]
     assert len(kept) == len(set(kept))
+    assume(samples)
     begin = data.draw(st.sampled_from(samples))
     assert read(path, Cursor(1, begin.index, begin.offset, packed), keep=("json",))[0] == samples[begin.index :]
     assert listing(read(path, payloads=False)[0]) == listing(samples)
