@@ -203,11 +203,6 @@ class Omitted(_Json):
         self.passed_over += more.passed_over
         self.passed_over_example = self.passed_over_example or more.passed_over_example
 
-    @property
-    def advises_all(self) -> bool:
-        """Whether ``--images all`` is likely what is wanted: by their names most of the images are samples."""
-        return 2 * self.separate_images > self.other_images
-
 
 Item = Sample | ShardEvent | Omitted  # what a reader yields
 

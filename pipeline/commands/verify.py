@@ -32,8 +32,8 @@ class Verification:
         predictions, quarantined: Number of rows that account for them.
         discrepancies: One line each; empty if everything is right.
         deep: Whether the images were read and hashed.
-        other_images, passed_over: What lies in the inputs and has no row: see :class:`pipeline.records.Omitted`.
-        other_images_example, passed_over_example: Name of one of each.
+        other_images, other_images_example, separate_images, passed_over, passed_over_example: See
+            :class:`pipeline.records.Omitted`, recounted from the inputs.
     """
 
     out: str
@@ -45,6 +45,7 @@ class Verification:
     deep: bool = False
     other_images: int = 0
     other_images_example: str = ""
+    separate_images: int = 0
     passed_over: int = 0
     passed_over_example: str = ""
 
@@ -114,8 +115,5 @@ def verify(
         quarantined=total.quarantined,
         discrepancies=(*lines, *total.discrepancies),
         deep=deep,
-        other_images=total.omitted.other_images,
-        other_images_example=total.omitted.other_images_example,
-        passed_over=total.omitted.passed_over,
-        passed_over_example=total.omitted.passed_over_example,
+        **total.omitted.to_dict(),
     )
