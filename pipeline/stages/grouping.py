@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.records import Cursor, Item, Omitted, Reason, Sample, ShardEvent
 from pipeline.stages.formats import SNIFFED_BYTES, begins_like_image
@@ -33,6 +33,7 @@ from pipeline.stages.member_names import (
     is_system_file,
     key_and_field,
     last_part,
+    may_be_passed_over,
     must_hold_image,
     shorten,
     truth_field,
@@ -61,13 +62,19 @@ class Grouping:
     parse_class: Callable[[bytes], int | None]
     keep: tuple[str, ...] = ()
     every_image: bool = False
+    _wanted: frozenset[str] = field(init=False, repr=False, default=frozenset())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_wanted", frozenset({TRUTH_FIELD, *self.keep}))
 
     def reads(self, field: str) -> bool:
         """Whether the content of a field is wanted."""
-        return last_part(field) in {TRUTH_FIELD, *self.keep} or field in self.keep
+        return field in self._wanted or last_part(field) in self._wanted
 
     def label(self, sample: Sample, contents: Mapping[str, bytes]) -> None:
         """Give a sample its truth and its kept fields, from the contents of the fields of its key."""
+        if not contents:
+            return
         name = truth_field(sample.image_field, contents)
         sample.truth = None if name is None else self.parse_class(contents[name])
         for kept in self.keep:
@@ -116,9 +123,9 @@ class SampleGrouper:
         for item in self._walk:
             if isinstance(item, ShardEvent):
                 self._events.append(item)
-            elif not item.special.startswith(_NO_SAMPLE) and not is_archive_metadata(item.name):
+            elif not (item.special and item.special.startswith(_NO_SAMPLE)) and not is_archive_metadata(item.name):
                 key, field = key_and_field(item.name)
-                if self._is_passed_over(item, key, field):
+                if may_be_passed_over(item.name, key, field) and self._is_passed_over(item, key, field):
                     self._omitted.add(Omitted(passed_over=1, passed_over_example=shorten(item.name)))
                 else:
                     name = item.name if key is None else key
@@ -128,7 +135,7 @@ class SampleGrouper:
                     if run is None:
                         run = self._begin(name, item.offset, alone=key is None)
                     self._add(run, item, field)
-                    if len(run.samples) > 1 and run.held_bytes > _MAX_HELD_BYTES:
+                    if run.held_bytes > _MAX_HELD_BYTES and len(run.samples) > 1:
                         yield from self._release(run)
                     if key is None:
                         yield from self._finish(run)
@@ -230,7 +237,8 @@ class SampleGrouper:
         num_labelled = run.num_images if self._how.every_image else int(run.index is not None)
         if run.num_images > num_labelled:
             self._omitted.add(run.others(num_labelled))
-        yield from self._follow()
+        if self._omitted or self._events:
+            yield from self._follow()
 
     def _release(self, run: Run) -> Iterator[Sample]:
         """Pass on the samples of a run that wait for its other fields."""
@@ -242,7 +250,8 @@ class SampleGrouper:
                 continue
             if sample.index in self._only:
                 self._how.label(sample, contents)
-            sample.message = " ".join(sample.message.split())  # names may hold line breaks
+            if sample.message:
+                sample.message = " ".join(sample.message.split())  # names may hold line breaks
             yield sample
         run.pass_on()
 

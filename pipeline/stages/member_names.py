@@ -6,7 +6,7 @@ Names follow WebDataset: the key of a member is its path up to the first dot of 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 # Names that count as images; the decoder looks at the content only.
 IMAGE_EXTENSIONS = frozenset(
@@ -50,12 +50,17 @@ def without_extension(name: str) -> str:
 
 def is_archive_metadata(name: str) -> bool:
     """Whether a member is metadata of a WebDataset archive."""
-    return _ARCHIVE_METADATA.match(name) is not None
+    return name.startswith("__") and _ARCHIVE_METADATA.match(name) is not None
 
 
 def is_system_file(name: str, field: str) -> bool:
     """Whether Windows left the member there, and no data set has it."""
     return field in _SYSTEM_FIELDS and name.rpartition("/")[2].lower() in _SYSTEM_FILES
+
+
+def may_be_passed_over(name: str, key: str | None, field: str) -> bool:
+    """Whether a member has to be looked at more closely; quickly answered for nearly all."""
+    return key is None or field in _SYSTEM_FIELDS or _MAC_FOLDER in name
 
 
 def must_hold_image(name: str, key: str | None) -> bool:
@@ -85,11 +90,13 @@ def beside(image_field: str | None, field: str) -> str:
     return f"{stem}.{field}" if stem else field
 
 
-def truth_field(image_field: str | None, fields: Iterable[str]) -> str | None:
+def truth_field(image_field: str | None, fields: Collection[str]) -> str | None:
     """The field of a sample that holds the truth about an image; None where there is none, or it is not clear which.
 
     ``left.cls`` for ``left.png``, else ``cls``, else the only one that ends in it (``target.cls``).
     """
+    if TRUTH_FIELD in fields and not (image_field and "." in image_field):
+        return TRUTH_FIELD
     found = [field for field in fields if last_part(field) == TRUTH_FIELD]
     for wanted in (beside(image_field, TRUTH_FIELD), TRUTH_FIELD):
         if wanted in found:

@@ -15,8 +15,9 @@ from pipeline.stages.tar import BLOCK_BYTES, TarReader
 from pipeline.storage import Entry, Storage
 
 _HEAD_RUNS, _HEAD_BYTES = 16, 32 << 20
-_TAIL_BYTES, _TAIL_HEADERS = 64 << 10, 8
-_MAGIC, _MAGIC_AT = b"ustar", 257
+_TAIL_BYTES, _TAIL_HEADERS = 64 << 10, 5
+_EXTENSIONS = b"xgLK"  # headers that a member's own header follows
+_MAGIC, _MAGIC_AT, _KIND_AT = b"ustar", 257, 156
 
 
 class Signs:
@@ -77,12 +78,13 @@ def index_shard(walk: TarReader, grouping: Grouping) -> Joins | None:
 
 
 def _header_places(data: bytes) -> list[int]:
-    """Where blocks begin that have a header's magic."""
+    """Where blocks begin that look like a member's header."""
     places = []
     found = data.find(_MAGIC, _MAGIC_AT)
     while found >= 0:
-        if (found - _MAGIC_AT) % BLOCK_BYTES == 0:
-            places.append(found - _MAGIC_AT)
+        at = found - _MAGIC_AT
+        if at % BLOCK_BYTES == 0 and data[at + _KIND_AT] not in _EXTENSIONS:
+            places.append(at)
         found = data.find(_MAGIC, found + 1)
     return places
 

@@ -11,19 +11,24 @@ class Omissions(Protocol):
     """A result that counts what has no row: see :class:`pipeline.records.Omitted`."""
 
     @property
-    def other_images(self) -> int: ...
+    def other_images(self) -> int:
+        """Images of samples of which another image is labelled."""
 
     @property
-    def other_images_example(self) -> str: ...
+    def other_images_example(self) -> str:
+        """Name of one of them."""
 
     @property
-    def separate_images(self) -> int: ...
+    def separate_images(self) -> int:
+        """Of these, those whose names look as if each were a sample."""
 
     @property
-    def passed_over(self) -> int: ...
+    def passed_over(self) -> int:
+        """Members of no sample."""
 
     @property
-    def passed_over_example(self) -> str: ...
+    def passed_over_example(self) -> str:
+        """Name of one of them."""
 
 
 def omitted_rows(found: Omissions) -> list[tuple[str, str]]:
