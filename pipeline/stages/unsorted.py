@@ -11,13 +11,14 @@ from __future__ import annotations
 from pipeline.records import Cursor, Reason, ShardEvent
 from pipeline.stages.grouping import Grouping, SampleGrouper
 from pipeline.stages.joining import Joins, Run
+from pipeline.stages.member_names import is_image_name, key_and_field
 from pipeline.stages.tar import BLOCK_BYTES, TarReader
 from pipeline.storage import Entry, Storage
 
-_HEAD_RUNS, _HEAD_BYTES = 16, 32 << 20
-_TAIL_BYTES, _TAIL_HEADERS = 64 << 10, 5
+_HEAD_RUNS, _HEAD_BYTES = 8, 32 << 20
+_TAIL_BYTES, _TAIL_HEADERS = 32 << 10, 5
 _EXTENSIONS = b"xgLK"  # headers that a member's own header follows
-_MAGIC, _MAGIC_AT, _KIND_AT = b"ustar", 257, 156
+_MAGIC, _MAGIC_AT, _KIND_AT, _NAME_BYTES = b"ustar", 257, 156, 100
 
 
 class Signs:
@@ -54,7 +55,7 @@ def tail_has_signs(entry: Entry, storage: Storage) -> bool:
     finally:
         stream.close()
     headers = _header_places(data)
-    if not headers:
+    if not _may_have_signs([data[at : at + _NAME_BYTES] for at in headers[-_TAIL_HEADERS:]]):
         return False
     walk = TarReader(_Bytes(data, headers[-_TAIL_HEADERS:][0]), sniff=False, resumed=True)
     runs: list[Run] = []
@@ -75,6 +76,16 @@ def index_shard(walk: TarReader, grouping: Grouping) -> Joins | None:
             return None
     joins.close()
     return joins
+
+
+def _may_have_signs(names: list[bytes]) -> bool:
+    """Whether names as they stand in headers allow for signs: a quick look, which mostly spares the exact one."""
+    keys: dict[str, bool] = {}  # in order; whether there is an image
+    for name in names:
+        text = name.partition(b"\0")[0].decode("utf-8", "replace")
+        key, field = key_and_field(text)
+        keys[key or text] = keys.get(key or text, key is None) or is_image_name(field)
+    return not all(list(keys.values())[1:]) or len(keys) == 1 < len(names)
 
 
 def _header_places(data: bytes) -> list[int]:

@@ -28,7 +28,7 @@ KINDS = [FILE] * 12 + [OLD_FILE, SPARSE, PAX_SPARSE, tarfile.SYMTYPE, tarfile.LN
 KINDS += [tarfile.DIRTYPE, tarfile.CHRTYPE, b"V"]
 IN_NO_SAMPLE = {tarfile.DIRTYPE, b"V"}
 IMAGE = b"\xff\xd8\xff"
-HEAD_RUNS = 16
+HEAD_RUNS = 8
 EMPTY_SHARD = "the archive is empty"
 
 # Few words, so that keys and fields come again: side by side, apart, and with others in between.
