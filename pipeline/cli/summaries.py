@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from pipeline.cli.printing import format_counts, print_line, print_rows, print_stderr
+from pipeline.text.omissions import omitted_rows
 
 
 def configure_logging(*, verbose: bool) -> None:
@@ -25,6 +26,7 @@ def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
     ]
     if summary.events:
         rows.append(("shard damage", format_counts(summary.events)))
+    rows += omitted_rows(summary)
     rows.append(("units", f"{summary.units_done:,} of {summary.units_total:,} done"))
     rows.append(("predictions", f"{summary.out}/predictions/*.parquet"))
     print_rows("", rows)

@@ -10,6 +10,7 @@ from pipeline.cli.completion import complete_auto
 from pipeline.cli.help import examples
 from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint
 from pipeline.cli.printing import print_json, print_line
+from pipeline.text.omissions import omitted_rows
 
 EXAMPLES = examples("shardlabel verify labels", "shardlabel verify s3://bucket/labels --deep")
 
@@ -46,6 +47,8 @@ def verify(
         return found.exit_code
     for line in found.discrepancies:
         print_line(f"DISCREPANCY  {line}")
+    for name, value in omitted_rows(found):
+        print_line(f"{name}: {value}")
     verdict = "every sample is accounted for exactly once"
     if deep:
         verdict += ", and every image is the one that was labelled"

@@ -13,6 +13,7 @@ from pipeline.errors import InputError, StorageError
 from pipeline.inputs.units import read_units
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, open_ledger
 from pipeline.output.parts import PartName, unit_of
+from pipeline.records import Omitted
 from pipeline.storage import Storage, absolute_uri
 
 
@@ -47,6 +48,8 @@ class Status:
         finished: Whether ``_SUCCESS`` exists.
         num_bytes: Size of the predictions.
         comparisons: Planned and actual values; empty without a plan.
+        other_images, other_images_example, separate_images, passed_over, passed_over_example: See
+            :class:`pipeline.records.Omitted`, summed over the parts.
     """
 
     out: str
@@ -60,6 +63,11 @@ class Status:
     finished: bool
     num_bytes: int = 0
     comparisons: tuple[Comparison, ...] = ()
+    other_images: int = 0
+    other_images_example: str = ""
+    separate_images: int = 0
+    passed_over: int = 0
+    passed_over_example: str = ""
 
     @property
     def images(self) -> int:
@@ -91,8 +99,12 @@ def status(
     units = {unit.id: unit for unit in read_units(ledger, storage)}
     progress = ledger.progress(fingerprint)
     listing = [(name, entry) for name, entry in ledger.listing(PREDICTIONS) if unit_of(name) in units]
-    counts = ledger.count_rows(PREDICTIONS, [name for name, _ in listing])
+    footers = ledger.footers(PREDICTIONS, [name for name, _ in listing])
+    counts = {name: footer.num_rows for name, footer in footers.items()}
     committed = set(counts)
+    omitted = Omitted()
+    for footer in footers.values():
+        omitted.add(footer.omitted)
     quarantined: Counter[str] = Counter()
     events: Counter[str] = Counter()
     unreadable = []
@@ -121,6 +133,7 @@ def status(
         unreadable=tuple(unreadable),
         finished=ledger.read_json(SUCCESS) is not None,
         num_bytes=sum(entry.size_bytes for _, entry in listing),
+        **omitted.to_dict(),
     )
     return found if plan is None else dataclasses.replace(found, comparisons=_compare(found, _read_plan(plan, storage)))
 

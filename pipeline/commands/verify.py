@@ -32,6 +32,8 @@ class Verification:
         predictions, quarantined: Number of rows that account for them.
         discrepancies: One line each; empty if everything is right.
         deep: Whether the images were read and hashed.
+        other_images, other_images_example, separate_images, passed_over, passed_over_example: See
+            :class:`pipeline.records.Omitted`, recounted from the inputs.
     """
 
     out: str
@@ -41,6 +43,11 @@ class Verification:
     quarantined: int
     discrepancies: tuple[str, ...]
     deep: bool = False
+    other_images: int = 0
+    other_images_example: str = ""
+    separate_images: int = 0
+    passed_over: int = 0
+    passed_over_example: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -79,7 +86,14 @@ def verify(
     units = read_units(ledger, storage)
     names = {folder: ledger.names(folder) for folder in (PREDICTIONS, QUARANTINE)}
     kept = stored_aliases(job)
-    reconciler = Reconciler(ledger, storage, deep=deep, kept=kept, num_classes=len(job.get("class_names", ())))
+    reconciler = Reconciler(
+        ledger,
+        storage,
+        deep=deep,
+        kept=kept,
+        num_classes=len(job.get("class_names", ())),
+        images=job["results"].get("images", "auto"),
+    )
     num_workers = min(useful_workers(units, deep=deep), num_local_cpus()) if workers == "auto" else workers
     num_rows: dict[str, int] = {}
     lines = [*find_foreign_files(names, units, fingerprint)]
@@ -90,6 +104,7 @@ def verify(
         total.predictions += found.predictions
         total.quarantined += found.quarantined
         total.discrepancies += found.discrepancies
+        total.omitted.add(found.omitted)
         num_rows |= found.num_rows
     lines += compare_with_success(ledger, names, num_rows)
     return Verification(
@@ -100,4 +115,5 @@ def verify(
         quarantined=total.quarantined,
         discrepancies=(*lines, *total.discrepancies),
         deep=deep,
+        **total.omitted.to_dict(),
     )

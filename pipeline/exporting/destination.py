@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from pipeline.exporting.images import Image
 from pipeline.exporting.names import without_extension
-from pipeline.stages.read import is_image_name
+from pipeline.stages.member_names import is_image_name
 
 MAX_FILE_BYTES = 256 << 20
 _PLAIN_FIELD = re.compile(r"[a-z0-9][a-z0-9_.]{0,31}")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pipeline.errors import BudgetError, Interrupted
 from pipeline.job.tracking import Tracker
-from pipeline.records import Unit
+from pipeline.records import Omitted, Unit
 
 _MIN_SAMPLES = 1_000  # before the rate of bad ones is judged
 _UNITS_FAILED = 4
@@ -46,6 +46,9 @@ class LabelSummary:
         failed_units_exceeded: Whether it stopped because too many units could not be read.
         stage_s: Seconds per stage, summed over threads.
         notes: Things about the inputs that the user should know.
+        other_images, other_images_example, separate_images, passed_over, passed_over_example: See
+            :class:`pipeline.records.Omitted`: of the whole output
+            where it is finished, else of this run.
     """
 
     out: str
@@ -66,6 +69,11 @@ class LabelSummary:
     failed_units_exceeded: bool = False
     stage_s: dict[str, float] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    other_images: int = 0
+    other_images_example: str = ""
+    separate_images: int = 0
+    passed_over: int = 0
+    passed_over_example: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -139,8 +147,10 @@ def sum_up(
     committed = max((receipt.committed_at for receipt in receipts), default=0.0)
     seconds = max(0.0, committed - started)
     events: dict[str, int] = {}
+    omitted = Omitted()
     stage_s: dict[str, float] = {}
     for receipt in receipts:
+        omitted.add(receipt.omitted)
         for reason, count in receipt.num_events.items():
             events[reason] = events.get(reason, 0) + count
         for stage, spent in receipt.stage_s.items():
@@ -167,4 +177,5 @@ def sum_up(
         bad_rate_exceeded=budget.bad_rate_exceeded,
         failed_units_exceeded=budget.failed_units_exceeded,
         stage_s=stage_s,
+        **omitted.to_dict(),
     )

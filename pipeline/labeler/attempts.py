@@ -106,7 +106,9 @@ class Attempts:
         for number in range(parts_done, cursor.part + receipt.finished):
             last = receipt.finished and number == cursor.part
             name = str(PartName(fingerprint, receipt.unit_id, number, last))
-            num_rows = self._ledger.footer(PREDICTIONS, name).num_rows
+            footer = self._ledger.footer(PREDICTIONS, name)
+            num_rows = footer.num_rows
+            receipt.omitted.add(footer.omitted)
             rejected: list[dict[str, str]] = []
             with contextlib.suppress(ObjectMissing):
                 rejected = self._ledger.read_part(QUARANTINE, name, ["key", "reason"]).to_pylist()

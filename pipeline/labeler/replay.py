@@ -56,6 +56,7 @@ class Replayer:
             config.class_names,
             config.keep,
             keep_probs=config.keep_probs,
+            with_field=config.with_field,
         )
         self._attempts = Attempts(self._writer.ledger, storage, config.run)
         self._threads = ThreadPoolExecutor(config.num_threads, "pool", initializer=one_torch_thread)
@@ -114,7 +115,10 @@ class Replayer:
         part.pictures = pictures_of(stored.predictions, self._config.keep)
         part.rejected = [] if stored.rejected is None else [_rejected(row) for row in stored.rejected.to_pylist()]
         part.predictions = self._pooled(stored)
-        result = ChunkResult(pictures=part.pictures, rejected=part.rejected, num_samples=part.num_samples)
+        part.omitted = stored.omitted
+        result = ChunkResult(
+            pictures=part.pictures, rejected=part.rejected, num_samples=part.num_samples, omitted=stored.omitted
+        )
         result.seconds["classify"] = time.perf_counter() - begun
         with translate_out_errors():
             name = self._writer.publish(unit, part, stored.next, last=stored.name.last)
@@ -141,9 +145,14 @@ def pictures_of(table: pa.Table, keep: tuple[str, ...]) -> list[Picture]:
         keep: Which of the kept fields are wanted.
     """
     names = ("index", "key", "sha256", "width", "height", "truth")
+    field = ["field"] if "field" in table.column_names else []  # older outputs have no such column
     return [
-        Picture(**{name: row[name] for name in names}, kept={name: row[name] for name in keep if row[name] is not None})
-        for row in table.select([*names, *keep]).to_pylist()
+        Picture(
+            **{name: row[name] for name in names},
+            kept={name: row[name] for name in keep if row[name] is not None},
+            image_field=row.get("field"),
+        )
+        for row in table.select([*names, *field, *keep]).to_pylist()
     ]
 
 

@@ -20,7 +20,7 @@ from pipeline.labeler.chunks import Chunk
 from pipeline.labeler.stored_reader import StoredRow
 from pipeline.models.device_queue import BatchResult
 from pipeline.models.ensemble import Predictions
-from pipeline.records import Receipt, Sample, ShardEvent, Stage
+from pipeline.records import Item, Omitted, Receipt, Sample, Stage
 from pipeline.stages.crop import Batch, BatchPool
 from pipeline.stages.decode import Decoded
 from pipeline.stages.write import Part, Picture, QuarantineRow
@@ -37,6 +37,7 @@ class ChunkResult:
         predictions: Of these; None until they are computed, or if there are none.
         rejected: Quarantine rows, in order.
         num_samples: Samples, labelled and not.
+        omitted: What lies among them in the input and has no row.
         seconds: Of each of :data:`STAGES`, summed over threads.
         slots: Where the crops of the pictures lie in the batch; empty where no crops are needed.
         stored: The rows of an older output for the pictures, where one is used.
@@ -47,6 +48,7 @@ class ChunkResult:
     predictions: Predictions | None = None
     rejected: list[QuarantineRow] = field(default_factory=list)
     num_samples: int = 0
+    omitted: Omitted = field(default_factory=Omitted)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     slots: list[int] = field(default_factory=list)
     stored: list[StoredRow] = field(default_factory=list)
@@ -64,6 +66,7 @@ class ChunkResult:
         self.pictures += following.pictures
         self.rejected += following.rejected
         self.num_samples += following.num_samples
+        self.omitted.add(following.omitted)
         self.slots += following.slots
         self.stored += following.stored
         for stage, seconds in following.seconds.items():
@@ -73,6 +76,7 @@ class ChunkResult:
         """Append it to the part that it belongs to, and count it."""
         part.pictures += self.pictures
         part.rejected += self.rejected
+        part.omitted.add(self.omitted)
         if self.predictions is not None:
             part.predictions.append(self.predictions)
         self.count_in(receipt)
@@ -81,6 +85,7 @@ class ChunkResult:
         """Count what it holds."""
         receipt.num_samples += self.num_samples
         receipt.num_labelled += len(self.pictures)
+        receipt.omitted.add(self.omitted)
         for row in self.rejected:
             counts = receipt.num_quarantined if row.key is not None else receipt.num_events
             counts[row.reason] = counts.get(row.reason, 0) + 1
@@ -114,7 +119,9 @@ class EncodedImage:
     def picture(self, width: int, height: int) -> Picture:
         """Its row of the predictions, for an image of this size in pixels."""
         sample = self.sample
-        return Picture(sample.index, sample.key, self.sha256, width, height, sample.truth, sample.kept)
+        return Picture(
+            sample.index, sample.key, self.sha256, width, height, sample.truth, sample.kept, sample.image_field
+        )
 
 
 class Decoder(Protocol):
@@ -237,6 +244,6 @@ class Piece:
 
     task: ChunkTask
     number: int
-    remaining: deque[tuple[int, Sample | ShardEvent]]
+    remaining: deque[tuple[int, Item]]
     result: ChunkResult = field(default_factory=ChunkResult)
     decoded_ahead: dict[int, Decoded] | None = None

@@ -10,13 +10,13 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectDamaged
-from pipeline.records import Cursor
+from pipeline.records import Cursor, Omitted
 
 METADATA_KEY = b"shardlabel"
 UNREADABLE = "unreadable"
@@ -55,6 +55,7 @@ class PartFooter:
         unit_id, fingerprint, part, last: As in its name.
         first_index: Index of its first sample.
         next: Where the next part starts.
+        omitted: What lies among its samples in the input and has no row.
     """
 
     num_rows: int
@@ -64,6 +65,7 @@ class PartFooter:
     last: bool
     first_index: int
     next: Cursor
+    omitted: Omitted = field(default_factory=Omitted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def read_footer(tail: bytes, uri: str) -> PartFooter:
             last=own["last"],
             first_index=own["first_index"],
             next=Cursor.from_dict(own["next"]),
+            omitted=Omitted.from_dict(own.get("omitted", {})),
         )
         _check_numbers(footer)
     except PARSE_ERRORS as error:
@@ -135,10 +138,15 @@ def _check_numbers(footer: PartFooter) -> None:
     Raises:
         TypeError, ValueError: It does not.
     """
-    following = footer.next
-    numbers = (footer.part, footer.first_index, following.part, following.index, following.offset)
+    following, omitted = footer.next, footer.omitted
+    numbers = (
+        *(footer.part, footer.first_index, following.part, following.index, following.offset, following.skip),
+        *(omitted.other_images, omitted.separate_images, omitted.passed_over),
+    )
     if not all(isinstance(number, int) for number in numbers):
         raise TypeError(f"no numbers: {numbers}")
+    if not all(isinstance(name, str) for name in (omitted.other_images_example, omitted.passed_over_example)):
+        raise TypeError(f"no names: {omitted}")
     if following.part != footer.part + 1:
         raise ValueError(f"part {following.part} follows part {footer.part}")
 

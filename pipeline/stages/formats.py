@@ -76,11 +76,31 @@ _UNSUPPORTED_MAGIC = (
 )
 _BY_HEADER = {"JPEG": name_unsupported_jpeg, "TIFF": name_unsupported_tiff, "PSD": name_unsupported_psd}
 _PILLOW_FEATURES = {"WebP": "webp", "AVIF": "avif", "JPEG 2000": "jpg_2000"}  # of which Pillow may be built without
+# Further beginnings of image files, told by fewer bytes: enough for a name that has no extension
+_SHORT_MAGIC = re.compile(
+    rb"BM.{4}\x00{4}|P[1-7][\s#]|RIFF....WEBP|\x00\x00[\x01\x02]\x00[^\x00]|\x0a[\x02-\x05]\x01[\x01-\x08]|"
+    rb"\x01\xda[\x00\x01][\x01\x02]|qoif|icns|P[Ff]\s|/\* XPM|#define \w+_width|....ftyp(?:avi|he|mi|ms)",
+    re.DOTALL,
+)
+SNIFFED_BYTES = 132
 _TRUNCATED_WORDS = ("truncated", "not enough data", "unexpected end", "premature end")
 _UNSUPPORTED_WORDS = ("unsupported", "not supported", "unimplemented", "not available", "unknown raw mode")
 _MEMORY_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 _SOURCE_LINE = re.compile(r"^.*\.cpp:\d+, ")
 _HEVC_HINT = re.compile(r'\.? If this is an "Unsupported codec" error.*')  # torchcodec adds it to whatever fails
+
+
+def begins_like_image(data: bytes) -> bool:
+    """Whether a file begins like an image, supported or not.
+
+    Args:
+        data: Its first :data:`SNIFFED_BYTES` bytes.
+    """
+    if any(data.startswith(magic) for magic, name in _MAGIC if name != "BMP"):
+        return True
+    if any(data.startswith(magic, at) for at, magic, _ in _UNSUPPORTED_MAGIC):
+        return True
+    return _SHORT_MAGIC.match(data) is not None
 
 
 def classify_unidentified(data: bytes) -> ImageError:

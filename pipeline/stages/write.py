@@ -21,7 +21,17 @@ from pipeline.models.ensemble import MemberPredictions, Predictions
 from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.output.parts import METADATA_KEY, PartName, unreadable_name
 from pipeline.output.probabilities import probabilities_table
-from pipeline.records import QUARANTINE_SCHEMA, Cursor, Reason, Sample, ShardEvent, Stage, Unit, predictions_schema
+from pipeline.records import (
+    QUARANTINE_SCHEMA,
+    Cursor,
+    Omitted,
+    Reason,
+    Sample,
+    ShardEvent,
+    Stage,
+    Unit,
+    predictions_schema,
+)
 from pipeline.storage import Storage
 
 
@@ -33,6 +43,7 @@ class Picture:
         index, key, truth, kept: As in the sample.
         sha256: Hash of the encoded image, hex.
         width, height: Size as stored, pixels.
+        image_field: Field of the sample that it is; None where it is none.
     """
 
     index: int
@@ -42,6 +53,7 @@ class Picture:
     height: int
     truth: int | None
     kept: dict[str, str]
+    image_field: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +91,7 @@ class Part:
         first_index: Index of its first sample.
         pictures, predictions: Labelled samples, in order, batch by batch.
         rejected: Quarantine rows, in order.
+        omitted: What lies among its samples in the input and has no row.
     """
 
     number: int
@@ -86,6 +99,7 @@ class Part:
     pictures: list[Picture] = field(default_factory=list)
     predictions: list[Predictions] = field(default_factory=list)
     rejected: list[QuarantineRow] = field(default_factory=list)
+    omitted: Omitted = field(default_factory=Omitted)
 
     @property
     def num_samples(self) -> int:
@@ -104,6 +118,7 @@ class Writer:
         class_names: Names of the classes.
         keep: Names of the sample fields that ``--keep`` copies.
         keep_probs: Whether to publish the members' full probabilities, too.
+        with_field: Whether there is the column ``field``.
     """
 
     def __init__(
@@ -116,6 +131,7 @@ class Writer:
         keep: Sequence[str],
         *,
         keep_probs: bool = False,
+        with_field: bool = True,
     ) -> None:
         self._ledger = Ledger(out, storage)
         self._storage = storage
@@ -124,7 +140,7 @@ class Writer:
         self._class_names = pa.array(class_names, pa.string())
         self._keep = tuple(keep)
         self._keep_probs = keep_probs
-        self._schema = predictions_schema(members, keep)
+        self._schema = predictions_schema(members, keep, with_field=with_field)
 
     @property
     def ledger(self) -> Ledger:
@@ -148,6 +164,8 @@ class Writer:
             "first_index": part.first_index,
             "next": following.to_dict(),
         }
+        if part.omitted:
+            metadata["omitted"] = part.omitted.to_dict()
         if part.rejected:
             self._put(QUARANTINE, str(name), self._quarantine_table(unit, part.rejected), metadata)
         if self._keep_probs:
@@ -214,6 +232,8 @@ class Writer:
             "members": pa.StructArray.from_arrays(members, fields=list(member_type)),
             "truth": pa.array([picture.truth for picture in pictures], pa.int32()),
         }
+        if "field" in self._schema.names:
+            columns["field"] = pa.array([picture.image_field for picture in pictures], pa.string()).dictionary_encode()
         for name in self._keep:
             columns[name] = pa.array([picture.kept.get(name) for picture in pictures], pa.string())
         return pa.table(columns, schema=self._schema)

@@ -15,7 +15,7 @@ from typing import TypeVar
 from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.storage.base import Entry
 
-_BUFFER_BYTES = 1 << 20
+_BUFFER_BYTES, _BLOCK_BYTES = 1 << 20, 4096
 _TEMPORARY = ".tmp-"  # hidden, so that listings leave it out
 _STALE_S = 3600.0  # a file takes seconds to write
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
@@ -108,7 +108,8 @@ class FileStream:
 
     def __init__(self, entry: Entry, offset: int) -> None:
         self._path = entry.uri
-        self._file = _translate_errors(entry.uri, lambda: open(entry.uri, "rb", buffering=_BUFFER_BYTES))  # noqa: SIM115 - closed by us
+        buffer_bytes = max(_BLOCK_BYTES, min(_BUFFER_BYTES, entry.size_bytes - offset))
+        self._file = _translate_errors(entry.uri, lambda: open(entry.uri, "rb", buffering=buffer_bytes))  # noqa: SIM115 - closed by us
         status = os.fstat(self._file.fileno())
         if entry.etag and _version(status) != entry.etag:
             self._file.close()
@@ -123,11 +124,16 @@ class FileStream:
 
     def read(self, num_bytes: int) -> bytes:
         """The next bytes; fewer only where the file ends."""
-        return _translate_errors(self._path, lambda: self._file.read(num_bytes))
+        try:
+            return self._file.read(num_bytes)
+        except OSError as error:
+            raise _storage_error(self._path, error) from error
 
     def skip(self, num_bytes: int) -> int:
         """Skip bytes; returns how many were skipped."""
-        skipped = max(0, min(num_bytes, self._size - self.position))
+        if num_bytes <= 0:
+            return 0
+        skipped = max(0, min(num_bytes, self._size - self._file.tell()))
         self._file.seek(skipped, os.SEEK_CUR)
         return skipped
 
