@@ -13,6 +13,7 @@ is the field; adjacent members with one key are one sample. In addition:
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import os
@@ -26,8 +27,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
-from pipeline.stages.tar import Member, TarReader
-from pipeline.storage import Entry, Storage
+from pipeline.stages.tar import Member, Reopen, TarReader
+from pipeline.storage import ByteStream, Entry, Storage
 from pipeline.text.safe import printable
 
 # Names that count as images; the decoder looks at the content only.
@@ -112,7 +113,8 @@ class UnitReader:
         inside = cursor.offset > 0 and not cursor.compressed
         stream = self._storage.open(entry, cursor.offset if inside else 0)
         try:
-            walk = TarReader(stream, sniff=not inside, resumed=inside)
+            reopen = self._reopen(entry) if self._only else None
+            walk = TarReader(stream, sniff=not inside, resumed=inside, reopen=reopen)
             self.compressed = walk.compressed
             if cursor.compressed:
                 walk.skip_to(cursor.offset)
@@ -121,6 +123,15 @@ class UnitReader:
                 yield item
         finally:
             stream.close()
+
+    def _reopen(self, entry: Entry) -> Reopen:
+        """Opens the tar again. The end of what is needed keeps an object store from reading ahead of it."""
+
+        def reopen(start: int, stop: int | None) -> ByteStream:
+            size_bytes = entry.size_bytes if stop is None else min(stop, entry.size_bytes)
+            return self._storage.open(dataclasses.replace(entry, size_bytes=size_bytes), start)
+
+        return reopen
 
     def _slice(self) -> Generator[Sample | ShardEvent, None, None]:
         assert self.unit.keys_uri is not None
@@ -261,7 +272,7 @@ class _SampleGrouper:
 
     def _add_image(self, group: _OpenSample, member: Member) -> None:
         if member.special:
-            group.special = group.special or f"{_shorten(member.name)} is {member.special}, which is not followed"
+            group.special = group.special or f"{_shorten(member.name)} is {member.special}, {member.refusal}"
             return
         if group.image_name is not None and group.image_name < member.name:
             return
