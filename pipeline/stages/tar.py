@@ -23,7 +23,7 @@ from pipeline.stages.tar_headers import MAX_MEMBER_BYTES as _MAX_MEMBER_BYTES
 from pipeline.stages.tar_headers import Header, find_header, has_content, parse_decimal, parse_header, parse_pax
 from pipeline.stages.tar_links import HeldLinks, Links, SeekableLinks, Target
 from pipeline.stages.tar_member import BLOCK_BYTES, NOT_FOLLOWED, Member
-from pipeline.stages.tar_sparse import MapText, OldSparseHeader, SparseMap, has_map_in_content, is_sparse, map_of_pax
+from pipeline.stages.tar_sparse import SparseMap, is_sparse, read_map
 from pipeline.storage import ByteStream
 
 __all__ = ["BLOCK_BYTES", "Member", "TarReader"]
@@ -330,45 +330,16 @@ class TarReader:
         return len(block) == BLOCK_BYTES and block != _ZERO_BLOCK and parse_header(block) is None
 
     def _start_sparse(self, name: str, start: int, block: bytes | None, pax: dict[bytes, bytes]) -> Member | None:
-        """Read the map of a sparse file; None if the archive ends inside it.
-
-        Args:
-            name: The member's.
-            start: Offset of its first header.
-            block: Its header, if the map is there.
-            pax: Its pax header.
-        """
-        if block is not None:
-            self._sparse = self._read_old_map(block)
-        elif has_map_in_content(pax):
-            self._sparse = self._read_map_text(pax)
-        else:
-            self._sparse = map_of_pax(pax, self._size)
-        if self.truncation is not None:
+        """Read the map of a sparse file; None if the archive ends inside it."""
+        try:
+            self._sparse, left = read_map(self._stream, block, pax, self._size)
+        except EOFError:
+            self._note_truncation("the archive ends inside the map of a sparse file")
             return None
+        self._expect(left)
         if self._sparse is None:
-            return Member(name, start, self._size, "a sparse file", refusal=_DAMAGED_MAP)
+            return Member(name, start, left, "a sparse file", refusal=_DAMAGED_MAP)
         return Member(name, start, self._sparse.num_bytes)
-
-    def _read_old_map(self, block: bytes) -> SparseMap | None:
-        old = OldSparseHeader(block)
-        while old.more:
-            if len(block := self._stream.read(BLOCK_BYTES)) < BLOCK_BYTES:
-                self._note_truncation("the archive ends inside the map of a sparse file")
-                return None
-            old.add_block(block)
-        return old.map(self._size)
-
-    def _read_map_text(self, pax: dict[bytes, bytes]) -> SparseMap | None:
-        text, left = MapText(), self._size
-        while text.more and left > 0:
-            if len(block := self._stream.read(BLOCK_BYTES)) < BLOCK_BYTES:
-                self._note_truncation("the archive ends inside the map of a sparse file")
-                return None
-            text.add_block(block)
-            left -= BLOCK_BYTES
-        self._expect(max(0, left))
-        return text.map(pax, self._size)
 
     def _resync(self, start: int, *, after_end: bool, members_seen: bool) -> ShardEvent | None:
         """Search for the next sound header; None if there is none."""

@@ -1,7 +1,7 @@
 """Hard links in a tar: the member that each one stands for, and its content.
 
-A hard link stores a name only; the bytes are those of an earlier member. A tar without hard links costs nothing here. At
-the first one the archive is opened again and walked from its start:
+A hard link stores a name only; the bytes are those of an earlier member. A tar without hard links costs nothing here.
+At the first one the archive is opened again and walked from its start:
 
 * :class:`SeekableLinks`, for an archive that can be read from any offset, walks up to the link and makes an index of
   names. The content is read again from where it lies.

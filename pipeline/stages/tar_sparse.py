@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.stages.tar_headers import MAX_MEMBER_BYTES, parse_decimal, parse_number
+from pipeline.stages.tar_member import BLOCK_BYTES
+from pipeline.storage import ByteStream
 
 _MAX_SEGMENTS = 1 << 16
 _MAX_TEXT_BYTES = 1 << 20
@@ -68,98 +70,87 @@ class SparseMap:
         return bytes(whole)
 
 
-class OldSparseHeader:
-    """The map of a sparse file in GNU's old way: in the header, and in blocks behind it.
-
-    Attributes:
-        more: Whether another block follows.
-    """
-
-    def __init__(self, block: bytes) -> None:
-        self._numbers: list[int] = []
-        self._size = parse_number(block[_SIZE_AT : _SIZE_AT + 12])
-        self._sound = self._size is not None
-        self._ended = False
-        self._add(block[_SEGMENTS_AT:_MORE_AT])
-        self.more = block[_MORE_AT] == 1
-
-    def add_block(self, block: bytes) -> None:
-        """Add the block that follows."""
-        self._add(block[:_NEXT_MORE_AT])
-        self.more = block[_NEXT_MORE_AT] == 1
-
-    def _add(self, segments: bytes) -> None:
-        for at in range(0, len(segments), _SEGMENT_BYTES):
-            fields = segments[at : at + 12], segments[at + 12 : at + 24]
-            self._ended = self._ended or not fields[1][0]
-            if self._ended:
-                return
-            offset, length = map(parse_number, fields)
-            if offset is None or length is None or len(self._numbers) > 2 * _MAX_SEGMENTS:
-                self._sound, self._ended = False, True
-                return
-            self._numbers += (offset, length)
-
-    def map(self, stored_bytes: int) -> SparseMap | None:
-        """The map, once all blocks are added; None if it is damaged."""
-        return SparseMap.checked(self._numbers, self._size, stored_bytes) if self._sound else None
-
-
 def is_sparse(pax: dict[bytes, bytes]) -> bool:
     """Whether a pax header tells of a sparse file."""
     return any(key.startswith(b"GNU.sparse.") for key in pax)
 
 
-def has_map_in_content(pax: dict[bytes, bytes]) -> bool:
-    """Whether the map of a sparse file stands before its bytes, as since version 1.0."""
-    return parse_decimal(pax.get(b"GNU.sparse.major", b"0")) == 1
+def read_map(
+    stream: ByteStream, block: bytes | None, pax: dict[bytes, bytes], size: int
+) -> tuple[SparseMap | None, int]:
+    """Read the map of a sparse file, wherever it is.
 
+    Args:
+        stream: The archive, behind the member's header.
+        block: The header, if the map begins there (the old format).
+        pax: The pax header.
+        size: Of what is stored for the file, a map in it included.
 
-def map_of_pax(pax: dict[bytes, bytes], stored_bytes: int) -> SparseMap | None:
-    """The map that a pax header holds (versions 0.0 and 0.1); None if it is damaged."""
-    if parse_decimal(pax.get(b"GNU.sparse.major", b"0")) != 0:
-        return None
-    numbers = [digits for digits in pax.get(b"GNU.sparse.map", b"").split(b",") if digits]
-    return _checked(numbers, pax, stored_bytes)
+    Returns:
+        The map, or None if it is damaged; and how many bytes are stored behind it.
 
-
-class MapText:
-    """The map that stands before the bytes of a sparse file: the number of segments, then each offset and length.
-
-    Attributes:
-        more: Whether another block of it follows.
+    Raises:
+        EOFError: The archive ends inside the map.
     """
-
-    def __init__(self) -> None:
-        self._text = bytearray()
-        self._num_lines = 0
-        self._wanted: int | None = None
-        self.more = True
-
-    def add_block(self, block: bytes) -> None:
-        """Add a block."""
-        self._text += block
-        self._num_lines += block.count(b"\n")
-        if self._wanted is None and self._num_lines:
-            count = parse_decimal(bytes(self._text[: self._text.index(b"\n")]))
-            self._wanted = 1 + 2 * count if count is not None and count <= _MAX_SEGMENTS else 0
-        complete = self._wanted is not None and self._num_lines >= self._wanted
-        self.more = not complete and len(self._text) < _MAX_TEXT_BYTES
-
-    def map(self, pax: dict[bytes, bytes], stored_bytes: int) -> SparseMap | None:
-        """The map, once all blocks are added; None if it is damaged.
-
-        Args:
-            pax: The pax header, which holds the size of the file.
-            stored_bytes: How many bytes are stored behind the map.
-        """
-        lines = bytes(self._text).split(b"\n")
-        if not self._wanted or len(lines) <= self._wanted:
-            return None
-        return _checked(lines[1 : self._wanted], pax, stored_bytes)
+    if block is not None:
+        return _read_old_map(stream, block, size), size
+    major = parse_decimal(pax.get(b"GNU.sparse.major", b"0"))
+    if major == 1:
+        return _read_map_text(stream, pax, size)
+    numbers = [digits for digits in pax.get(b"GNU.sparse.map", b"").split(b",") if digits]
+    return (_parse_map(numbers, pax, size) if major == 0 else None), size
 
 
-def _checked(numbers: list[bytes], pax: dict[bytes, bytes], stored_bytes: int) -> SparseMap | None:
+def _read_block(stream: ByteStream) -> bytes:
+    block = stream.read(BLOCK_BYTES)
+    if len(block) < BLOCK_BYTES:
+        raise EOFError
+    return block
+
+
+def _read_old_map(stream: ByteStream, block: bytes, stored_bytes: int) -> SparseMap | None:
+    """The map of a header and the blocks behind it, all of which are read even if the map is damaged."""
+    numbers: list[int | None] = []
+    more = block[_MORE_AT] == 1
+    ended = _add_segments(block[_SEGMENTS_AT:_MORE_AT], numbers)
+    while more:
+        following = _read_block(stream)
+        more = following[_NEXT_MORE_AT] == 1
+        ended = ended or _add_segments(following[:_NEXT_MORE_AT], numbers)
+    sound = [number for number in numbers if number is not None]
+    size = parse_number(block[_SIZE_AT : _SIZE_AT + 12])
+    return None if len(sound) < len(numbers) or size is None else SparseMap.checked(sound, size, stored_bytes)
+
+
+def _add_segments(fields: bytes, numbers: list[int | None]) -> bool:
+    """Add the segments of a block; whether the map ends with it."""
+    for at in range(0, len(fields), _SEGMENT_BYTES):
+        if not fields[at + 12] or len(numbers) > 2 * _MAX_SEGMENTS:
+            return True
+        numbers += (parse_number(fields[at : at + 12]), parse_number(fields[at + 12 : at + 24]))
+    return False
+
+
+def _read_map_text(stream: ByteStream, pax: dict[bytes, bytes], size: int) -> tuple[SparseMap | None, int]:
+    """The map that stands before the bytes: the number of segments, then each offset and length, one a line."""
+    text, num_lines, wanted, left = bytearray(), 0, -1, size
+    while num_lines < 1 or num_lines < wanted:
+        if left <= 0 or len(text) >= _MAX_TEXT_BYTES:
+            return None, max(0, left)
+        block = _read_block(stream)
+        text += block
+        left -= BLOCK_BYTES
+        num_lines += block.count(b"\n")
+        if wanted < 0 and num_lines:
+            count = parse_decimal(bytes(text[: text.index(b"\n")]))
+            if count is None or count > _MAX_SEGMENTS:
+                return None, max(0, left)
+            wanted = 1 + 2 * count
+    numbers = bytes(text).split(b"\n")[1:wanted]
+    return _parse_map(numbers, pax, max(0, left)), max(0, left)
+
+
+def _parse_map(numbers: list[bytes], pax: dict[bytes, bytes], stored_bytes: int) -> SparseMap | None:
     parsed = [parse_decimal(digits) for digits in numbers]
     sound = [number for number in parsed if number is not None]
     size = pax.get(b"GNU.sparse.realsize", pax.get(b"GNU.sparse.size"))
