@@ -26,7 +26,11 @@ else:
 
 COUNT = 4
 GNU_FORMATS = ("v7", "oldgnu", "gnu", "ustar", "posix")
-SPARSE = ("--format=oldgnu", "--format=gnu", *(f"--format=posix --sparse-version={number}" for number in (0.0, 0.1, 1.0)))
+SPARSE = (
+    "--format=oldgnu",
+    "--format=gnu",
+    *(f"--format=posix --sparse-version={number}" for number in (0.0, 0.1, 1.0)),
+)
 HOLE_BYTES = 1 << 16
 
 
@@ -40,7 +44,9 @@ def run(*command: object, folder: Path) -> None:
 
 def is_gnu_tar() -> bool:
     tool = shutil.which("tar")
-    return tool is not None and b"GNU tar" in subprocess.run([tool, "--version"], capture_output=True, check=True).stdout
+    return (
+        tool is not None and b"GNU tar" in subprocess.run([tool, "--version"], capture_output=True, check=True).stdout
+    )
 
 
 gnu_tar = pytest.mark.skipif(not is_gnu_tar(), reason="tar is not GNU tar")
@@ -113,7 +119,9 @@ def test_an_incremental_backup_keeps_its_names(images, tmp_path, options):
 def test_a_long_path_in_ustar_still_has_its_prefix(images, tmp_path):
     deep = "d" * 90 + "/" + "e" * 20
     shutil.copytree(images, tmp_path / "top" / deep)
-    run("tar", "--format=ustar", "--sort=name", "-cf", tmp_path / "a.tar", "-C", tmp_path / "top", deep, folder=tmp_path)
+    run(
+        "tar", "--format=ustar", "--sort=name", "-cf", tmp_path / "a.tar", "-C", tmp_path / "top", deep, folder=tmp_path
+    )
     check_images(tmp_path / "a.tar", deep + "/")
 
 
@@ -214,7 +222,9 @@ def test_what_tools_compress_is_told_by_its_content(images, tmp_path, tool):
 def test_a_window_larger_than_the_limit_is_a_reason(images, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.add(images, "images")
-    packed = subprocess.run(["zstd", "--long=31"], input=(tmp_path / "a.tar").read_bytes(), capture_output=True, check=True)
+    packed = subprocess.run(
+        ["zstd", "--long=31"], input=(tmp_path / "a.tar").read_bytes(), capture_output=True, check=True
+    )
     items, _ = read_shard(packed.stdout)
     assert [item.message for item in items] == [
         "the zstd stream needs more than 256 MiB of memory to be inflated, which is the limit"
