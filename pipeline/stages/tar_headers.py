@@ -137,6 +137,8 @@ def _is_old_header(block: bytes) -> bool:
     """Whether a block is a header of the oldest format, by everything that is known of one."""
     if block[_MAGIC_AT:] != _NO_TAIL or not block[0] or block[156] not in _OLD_TYPES:
         return False
+    if block[157] and block[156:157] not in {tarfile.LNKTYPE, tarfile.SYMTYPE}:
+        return False
     texts_end = all(not text.partition(b"\0")[2].strip(b"\0") for text in (block[:100], block[157:257]))
     numbers = (block[start:stop] for start, stop in _OLD_NUMBERS)
     return texts_end and all(map(_OCTAL.fullmatch, numbers)) and parse_header(block) is not None
