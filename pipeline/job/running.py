@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from pipeline.job.progress import Reporter
 from pipeline.job.stopping import stop_on_signals
 from pipeline.job.summary import Budget, LabelSummary, sum_up
 from pipeline.job.tracking import Tracker
+from pipeline.job.unread import find_unread
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, UNITS, Ledger
 from pipeline.output.parts import Progress
 from pipeline.records import Receipt
@@ -135,6 +137,8 @@ class JobRun:
             ledger.remove_attempts()
         if finished:
             self._declare_finished(work, tracker, progress)
+            if not summary.images:
+                summary = dataclasses.replace(summary, unread=tuple(find_unread(ledger, units).values()))
         return summary
 
     def _declare_finished(self, work: PendingWork, tracker: Tracker, progress: Mapping[str, Progress]) -> None:

@@ -361,6 +361,8 @@ class TarReader:
         if not members_seen:
             foreign = "" if self.compressed else name_foreign(self._first)
             message = f"this is no tar, but {foreign}" if foreign else "this is no tar: it holds no sound header"
+        if self._inflated and self._inflated.damage:
+            message += f"; {self._inflated.damage.message}"
         self.truncation = ShardEvent(Reason.SHARD_CORRUPT, message, start, self.position - start)
         return None
 
