@@ -7,7 +7,8 @@ is the field; adjacent members with one key are one sample. In addition:
 * a member that WebDataset cannot name (no dot, or a leading one) is a sample of its own, its whole
   name is the key, and its content is tried as an image;
 * of several images in a sample, the first in name order is labelled;
-* links, devices and FIFOs are never followed; a sample that has nothing else is quarantined;
+* a hard link is read as the earlier member that it stands for; symbolic links, devices and FIFOs are never
+  followed, and a sample that has nothing else is quarantined;
 * damage inside a sample does not split it: the rest of it stays one sample, and the event follows.
 """
 

@@ -11,10 +11,13 @@ from byte_streams import Stream, reopener
 from fuzz.damage import sealed
 from fuzz.properties import read_shard, shard_is_accounted_for
 from fuzz.seeds import END, PACKERS, member, pax_sparse, pax_sparse_content
+from servers import both_servers
 
-from pipeline.records import Cursor, Reason
+from pipeline.records import Cursor, Reason, Unit, UnitKind
 from pipeline.stages import tar_links
+from pipeline.stages.read import UnitReader
 from pipeline.stages.tar import BLOCK_BYTES, Member, TarReader
+from pipeline.storage import s3_stream
 
 PACK = [bytes, *PACKERS]
 NOT_FOUND = "which is not among the members before it"
@@ -150,6 +153,24 @@ def test_a_plain_shard_takes_memory_for_one_image_at_a_time():
     tracemalloc.stop()
     assert sizes == [300_000] * 40
     assert peak < 10 * len(data), "streams of the test hold the data"
+
+
+@both_servers
+def test_on_s3_no_more_is_requested_again_than_the_target(s3, fault_proxy, monkeypatch):
+    monkeypatch.setattr(s3_stream, "RANGE_BYTES", 4096)
+    monkeypatch.setattr(s3_stream, "RANGES_IN_FLIGHT", 20)
+    data = b"".join(member(f"{number}.jpg", bytes([number]) * 30_000) for number in range(8))
+    data += link("x.jpg", "2.jpg") + link("y.jpg", "0.jpg") + END
+    bucket = s3.bucket()
+    s3.put(bucket, "a.tar", data)
+    storage = s3.storage(s3_endpoint=fault_proxy.endpoint)
+    entry = storage.stat(f"s3://{bucket}/a.tar")
+    unit = Unit("0" * 16, UnitKind.TAR, entry.uri, entry.size_bytes, entry.etag)
+    samples = list(UnitReader(unit, storage))
+    assert [sample.image[0] for sample in samples] == [*range(8), 2, 0]
+    num_requests = sum(request.method == "GET" for request in fault_proxy.requests)
+    walk, target = -(-len(data) // 4096), -(-(30_720 + BLOCK_BYTES) // 4096)
+    assert num_requests <= 2 * walk + 2 * target, "something is read ahead of what the links name"
 
 
 def test_any_member_can_be_read_again():
