@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import lzma
+import re
 import sys
 import zlib
 from collections.abc import Callable
@@ -25,6 +26,7 @@ else:
 
 FIRST_BYTES = 16  # enough to tell them
 _READ_BYTES = 1 << 20
+_FIRST_FEED_BYTES = 1 << 10
 _STEP_BYTES = 1 << 16  # of output: so much is lost of what stands before damage
 _GZIP_STEP_BYTES = 1 << 20
 _MAX_WINDOW_LOG = 28
@@ -32,6 +34,7 @@ _MAX_MEMORY_BYTES = 1 << _MAX_WINDOW_LOG
 # No more than gzip can: other formats store a petabyte of zeros in a few megabytes.
 _MAX_RATIO = 1_100
 _MIN_BYTES_JUDGED = 1 << 30
+_NOT_ZERO = re.compile(rb"[^\0]")
 
 
 class _Inflater(Protocol):
@@ -133,6 +136,7 @@ _OTHERS = {
     b"LZIP": "lzip",
     b"\x89LZO": "lzop",
     b"\x1f\x9d": "compress (.Z)",
+    b"\x5d\x00\x00": "lzma, which is older than xz",
     b"PK\x03\x04": "a zip file",
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip file",
     b"Rar!\x1a\x07": "a RAR file",
@@ -170,27 +174,38 @@ class InflatedStream:
         self._raw = raw
         self._compression = compression
         self._inflater = compression.inflater()
+        self._input = b""  # what was read of the object
+        self._at = 0  # of that, bytes that the inflater has
+        self._feed_bytes = _FIRST_FEED_BYTES
         self._raw_bytes = self._plain_bytes = 0
         self._plain = bytearray()
         self._ended = False
         self.position = 0
         self.damage: ShardEvent | None = None
 
-    def _read_raw(self) -> bytes:
+    def _read_raw(self) -> bool:
+        """Read more of the object behind what is left of it; False at its end."""
         data = self._raw.read(_READ_BYTES)
         self._raw_bytes += len(data)
-        return data
+        self._input, self._at = self._input[self._at :] + data, 0
+        return bool(data)
+
+    def _feed(self) -> bytes:
+        """The next bytes for the inflater: few for a new stream, because it hands back what is not its own."""
+        if self._at == len(self._input):
+            self._read_raw()
+        taken = self._input[self._at : self._at + self._feed_bytes]
+        self._at += len(taken)
+        self._feed_bytes = min(2 * self._feed_bytes, _READ_BYTES)
+        return taken
 
     def _inflate_more(self) -> bool:
         """Inflate another piece; False at the end."""
-        if self._ended:
+        if self._ended or (self._inflater.eof and not self._begin_next_stream()):
             return False
         data = b""
-        if self._inflater.eof:
-            data = self._begin_next_stream()
-        elif self._inflater.needs_input and not (data := self._read_raw()):
+        if self._inflater.needs_input and not (data := self._feed()):
             self._end("is cut off", Reason.SHARD_TRUNCATED)
-        if self._ended:
             return False
         try:
             plain = self._inflater.decompress(data, self._compression.step_bytes)
@@ -206,21 +221,23 @@ class InflatedStream:
             return False
         return True
 
-    def _begin_next_stream(self) -> bytes:
-        """Skip zeros behind a stream, and begin with the next one; its first bytes, or none where there is none."""
-        data = self._inflater.unused_data
-        while not (data := data.lstrip(b"\0")):
-            if not (data := self._read_raw()):
+    def _begin_next_stream(self) -> bool:
+        """Skip zeros behind a stream, and begin with the next one; False if there is none."""
+        self._at -= len(self._inflater.unused_data)
+        while (found := _NOT_ZERO.search(self._input, self._at)) is None:
+            self._at = len(self._input)
+            if not self._read_raw():
                 self._ended = True
-                return b""
-        if len(data) < FIRST_BYTES:
-            data += self._read_raw()
-        if not self._compression.begins(data[:FIRST_BYTES]):
-            name = self._compression.name
-            self._end(f"is followed by something that is no {name}", Reason.SHARD_CORRUPT)
-            return b""
+                return False
+        self._at = found.start()
+        if len(self._input) - self._at < FIRST_BYTES:
+            self._read_raw()
+        if not self._compression.begins(self._input[self._at : self._at + FIRST_BYTES]):
+            self._end(f"is followed by something that is no {self._compression.name}", Reason.SHARD_CORRUPT)
+            return False
         self._inflater = self._compression.inflater()
-        return data
+        self._feed_bytes = _FIRST_FEED_BYTES
+        return True
 
     def _end(self, what: str, reason: Reason) -> None:
         self._ended = True

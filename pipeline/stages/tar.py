@@ -19,8 +19,15 @@ from collections.abc import Callable, Iterator
 from pipeline.records import Reason, ShardEvent
 from pipeline.stages.byte_streams import PushbackStream
 from pipeline.stages.compression import FIRST_BYTES, InflatedStream, find_compression, name_foreign
-from pipeline.stages.tar_headers import MAX_MEMBER_BYTES as _MAX_MEMBER_BYTES
-from pipeline.stages.tar_headers import Header, find_header, has_content, parse_decimal, parse_header, parse_pax
+from pipeline.stages.tar_headers import (
+    MAX_MEMBER_BYTES,
+    Header,
+    find_header,
+    has_content,
+    parse_decimal,
+    parse_header,
+    parse_pax,
+)
 from pipeline.stages.tar_links import HeldLinks, Links, SeekableLinks, Target
 from pipeline.stages.tar_member import BLOCK_BYTES, NOT_FOLLOWED, Member
 from pipeline.stages.tar_sparse import SparseMap, is_sparse, read_map
@@ -36,7 +43,7 @@ _MAX_END_BLOCKS = 1 << 12  # the marker and the padding after it; 20 are usual, 
 _SCAN_BYTES = 1 << 16
 _MAX_SHOWN_CHARS = 80  # of a link's target in a message
 _AFTER_END = "what follows the end-of-archive marker is no tar"
-_LONG_NAME = f"a member whose name has more than {_MAX_NAME_BYTES:,} bytes is passed over"
+_LONG_NAME = f"a member whose name or link has more than {_MAX_NAME_BYTES:,} bytes is passed over"
 _DAMAGED_MAP = "whose map is damaged"
 
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE)
@@ -260,7 +267,7 @@ class TarReader:
         header.link = pax.get(b"linkpath") or long_link or header.link
         if pax.get(b"size"):
             size = parse_decimal(pax[b"size"])
-            if size is None or size > _MAX_MEMBER_BYTES:
+            if size is None or size > MAX_MEMBER_BYTES:
                 return None
             header.size = size
         self._last_magic = header.has_magic

@@ -46,6 +46,12 @@ def test_a_cursor_leads_back_to_any_sample(pack):
     assert len(shard_is_accounted_for(pack(PLAIN))) == len(MEMBERS)
 
 
+@EACH
+def test_very_many_streams_take_time_that_grows_with_them(pack):
+    streams = pack(b"") * 3000
+    assert read(streams + pack(PLAIN[:5000]) + streams + pack(PLAIN[5000:]) + streams) == (MEMBERS, [])
+
+
 def test_skippable_frames_of_zstd():
     skipped = struct.pack("<II", 0x184D2A5E, 5) + b"index"
     packed = skipped + zstd.compress(PLAIN[:5000]) + skipped * 2 + zstd.compress(PLAIN[5000:]) + skipped
@@ -67,8 +73,9 @@ def test_a_stream_that_is_cut_off(pack, share):
 
 @EACH
 def test_a_stream_of_a_few_bytes(pack):
+    packed = pack(PLAIN)
     for size in range(1, 13):
-        samples, events = read(pack(PLAIN)[:size])
+        samples, events = read(packed[:size])
         assert samples == []
         assert len(events) == 1, size
 

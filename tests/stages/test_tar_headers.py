@@ -126,7 +126,7 @@ def test_a_member_with_a_name_that_no_path_can_have_is_passed_over_and_said():
     data = member("x" * 5000 + ".jpg", inner) + member("b.jpg", b"b") + END
     members, (event,) = walk(data)
     assert members == [("b.jpg", b"b")]
-    assert event.message == "a member whose name has more than 4,096 bytes is passed over"
+    assert event.message == "a member whose name or link has more than 4,096 bytes is passed over"
     assert (event.offset, event.offset + event.num_bytes) == (0, len(data) - len(END) - 1024)
 
 
