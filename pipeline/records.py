@@ -42,7 +42,7 @@ class Reason(StrEnum):
 
 
 REASON_MEANINGS: Mapping[Reason, str] = {
-    Reason.NO_IMAGE: "the sample holds no image, or only a link to one",
+    Reason.NO_IMAGE: "the sample holds no image, or only a link that is not followed",
     Reason.EMPTY: "the image has no bytes",
     Reason.NOT_AN_IMAGE: "its first bytes match no image format",
     Reason.UNSUPPORTED_FORMAT: "an image format that is not supported",

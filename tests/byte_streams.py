@@ -16,3 +16,14 @@ class Stream(io.BytesIO):
         skipped = max(0, min(num_bytes, len(self.getbuffer()) - self.tell()))
         self.seek(skipped, io.SEEK_CUR)
         return skipped
+
+
+def reopener(data: bytes):
+    """Opens the object again, as the tar reader wants it."""
+
+    def reopen(start: int, stop: int | None) -> Stream:
+        stream = Stream(data if stop is None else data[:stop])
+        stream.seek(start)
+        return stream
+
+    return reopen

@@ -16,7 +16,7 @@ def configure_logging(*, verbose: bool) -> None:
 
 def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, which costs seconds to import
     """Print the summary of a run."""
-    if not summary.images and summary.units_done == summary.units_total:
+    if not summary.images and not summary.events and summary.units_done == summary.units_total:
         print_line(f"nothing left to do: all {summary.units_total:,} units are in {summary.out}")
         return
     rows = [
@@ -34,7 +34,7 @@ def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
 
 def print_failures(summary: Any) -> None:  # noqa: ANN401 - likewise
     """Print on stderr what went wrong in a run."""
-    for failed in summary.failures:
+    for failed in (*summary.failures, *summary.unread):
         print_stderr(f"not read: {failed.uri}: {failed.message}")
     if summary.bad_rate_exceeded:
         print_stderr("shardlabel: stopped: too many samples are quarantined (--max-bad-rate); see OUT/quarantine")
@@ -45,6 +45,10 @@ def print_failures(summary: Any) -> None:  # noqa: ANN401 - likewise
         )
     elif summary.interrupted:
         print_stderr("shardlabel: stopped; run the same command again to go on from here")
+    elif summary.unread:
+        print_stderr(
+            "shardlabel: nothing could be read of any input; see OUT/quarantine. The same command tries them again"
+        )
     elif summary.failed_units:
         print_stderr(
             f"shardlabel: {summary.failed_units} units could not be read; run the same command to try them again"

@@ -22,6 +22,7 @@ from pipeline.job.progress import Reporter, make_reporter
 from pipeline.job.reuse import SharedMembers, open_older_output, shared_members
 from pipeline.job.running import JobRun, make_engine
 from pipeline.job.summary import LabelSummary
+from pipeline.job.unread import retry_unread
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import LabelerWorker
 from pipeline.metrics import job_labels
@@ -105,6 +106,7 @@ def _plan(config: LabelConfig, run: JobRun, inputs: Inputs) -> PendingWork:
     """Plan the inputs; count the samples that are left, where that can be done quickly."""
     fingerprint = run.job.fingerprint
     plan = plan_inputs(config, run.ledger, run.storage, inputs, fingerprint)
+    retry_unread(run.ledger, plan.units)
     work = pending_work(plan, run.ledger, fingerprint)
     counts = count_samples(work.units, run.storage, _COUNT_BUDGET_S, config.images)
     done = {unit.id: work.parts_done.get(unit.id, 0) * run.job.rows_per_part for unit in work.units}

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config.fields import Images
+from pipeline.config.option_types import Images
 from pipeline.config.settings import StorageConfig
 from pipeline.engines.workload import Item
 from pipeline.errors import Interrupted, ObjectChanged, ObjectDamaged, PublishError, StorageError

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipeline.config.fields import Images
+from pipeline.config.option_types import Images
 from pipeline.errors import ObjectChanged, ObjectMissing
 from pipeline.records import Cursor, Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader, slice_entries

@@ -18,7 +18,9 @@ from pipeline.errors import InputError, ObjectForbidden, ObjectMissing, StorageE
 from pipeline.stages.member_names import is_image_name
 from pipeline.storage import Entry, Storage, absolute_uri
 
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_TAR_SUFFIXES = tuple(
+    ".tar .tar.gz .tgz .taz .tar.bz2 .tbz2 .tbz .tb2 .tz2 .tar.xz .txz .tar.zst .tar.zstd .tzst".split()
+)  # what is inside is told by its content
 _WILDCARDS = frozenset("*?[")
 _PARALLEL_READS = 32
 _MAX_NAMES = 10_000_000  # of one brace range: 2 GB

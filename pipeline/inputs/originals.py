@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipeline.config.fields import Images
+from pipeline.config.option_types import Images
 from pipeline.errors import StorageError
 from pipeline.inputs.units import read_units
 from pipeline.output.ledger import PREDICTIONS, Ledger

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipeline.config.fields import Images
+from pipeline.config.option_types import Images
 from pipeline.errors import ObjectMissing, OutputError, StorageError
 from pipeline.inputs.find import Inputs
 from pipeline.inputs.units import read_units, tar_unit, to_parquet, unit_id, write_units

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.fields import Images
+from pipeline.config.option_types import Images
 from pipeline.errors import ObjectMissing, OutputError, StorageError
 from pipeline.output.ledger import UNITS, Ledger
 from pipeline.records import Omitted, Sample, Unit, UnitKind

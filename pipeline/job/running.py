@@ -24,6 +24,7 @@ from pipeline.job.progress import Reporter
 from pipeline.job.stopping import stop_on_signals
 from pipeline.job.summary import Budget, LabelSummary, sum_up
 from pipeline.job.tracking import Tracker
+from pipeline.job.unread import find_unread
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, UNITS, Ledger
 from pipeline.output.parts import Progress
 from pipeline.records import Omitted, Receipt
@@ -139,6 +140,8 @@ class JobRun:
         if finished:
             omitted = self._declare_finished(work, tracker, progress)
             summary = dataclasses.replace(summary, **({} if omitted is None else omitted.to_dict()))
+            if not summary.images:
+                summary = dataclasses.replace(summary, unread=tuple(find_unread(ledger, units).values()))
         return summary
 
     def _declare_finished(

@@ -41,6 +41,7 @@ class LabelSummary:
         units_done, units_total: Of the whole plan.
         failed_units: Units that could not be read to their end.
         failures: These units.
+        unread: In a job that has no sample at all, the shards of which nothing but damage could be read.
         interrupted: Whether the run was stopped by a signal.
         bad_rate_exceeded: Whether it stopped because too many samples were bad.
         failed_units_exceeded: Whether it stopped because too many units could not be read.
@@ -69,6 +70,7 @@ class LabelSummary:
     failed_units_exceeded: bool = False
     stage_s: dict[str, float] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unread: tuple[FailedUnit, ...] = ()
     other_images: int = 0
     other_images_example: str = ""
     separate_images: int = 0
@@ -84,7 +86,7 @@ class LabelSummary:
             return _UNITS_FAILED
         if self.interrupted:
             return Interrupted.exit_code
-        return _UNITS_FAILED if self.failed_units else 0
+        return _UNITS_FAILED if self.failed_units or self.unread else 0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form."""

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.config.fields import Images
+from pipeline.config.option_types import Images
 from pipeline.errors import InputError, StorageError
 from pipeline.inputs.find import Inputs
 from pipeline.inputs.plan import SLICE_KEYS, Plan

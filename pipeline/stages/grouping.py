@@ -174,7 +174,7 @@ class SampleGrouper:
         run.num_bytes += member.num_bytes
         if run.alone or is_image_name(field):
             if member.special:
-                message = f"{shorten(member.name)} is {member.special}, which is not followed"
+                message = f"{shorten(member.name)} is {member.special}, {member.refusal}"
                 run.special = run.special or message
             else:
                 self._add_image(run, member, field)

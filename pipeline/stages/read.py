@@ -7,6 +7,7 @@ apart is read with an index of its headers (:mod:`pipeline.stages.unsorted`).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -17,11 +18,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.fields import Images
+from pipeline.config.option_types import Images
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.records import Cursor, Item, Reason, Sample, Unit, UnitKind
 from pipeline.stages.grouping import MAX_IMAGE_BYTES, Grouping, SampleGrouper, too_many_bytes
-from pipeline.stages.tar import TarReader
+from pipeline.stages.tar import Reopen, TarReader
 from pipeline.stages.unsorted import Signs, index_shard, tail_has_signs
 from pipeline.storage import ByteStream, Entry, Storage
 from pipeline.text.safe import printable
@@ -144,7 +145,7 @@ class UnitReader:
         inside = cursor.offset > 0 and not cursor.compressed
         stream = self._storage.open(entry, cursor.offset if inside else 0)
         try:
-            walk = TarReader(stream, sniff=not inside, resumed=inside)
+            walk = TarReader(stream, sniff=not inside, resumed=inside, reopen=self._reopen(entry))
             self.compressed = walk.compressed
             self._stream = stream
             if cursor.compressed:
@@ -152,6 +153,15 @@ class UnitReader:
             yield walk
         finally:
             stream.close()
+
+    def _reopen(self, entry: Entry) -> Reopen:
+        """Opens the tar again. The end of what is needed keeps an object store from reading ahead of it."""
+
+        def reopen(start: int, stop: int | None) -> ByteStream:
+            size_bytes = entry.size_bytes if stop is None else min(stop, entry.size_bytes)
+            return self._storage.open(dataclasses.replace(entry, size_bytes=size_bytes), start)
+
+        return reopen
 
     def _counting(self, items: Iterator[Item]) -> Iterator[Item]:
         for item in items:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from pipeline.config.fields import Images
+from pipeline.config.option_types import Images
 from pipeline.errors import StorageError
 from pipeline.records import Omitted, Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.config.fields import Images
+from pipeline.config.option_types import Images
 from pipeline.errors import ObjectDamaged, ObjectMissing, StorageError
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, Ledger
 from pipeline.output.parts import PartName

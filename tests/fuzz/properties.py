@@ -24,7 +24,7 @@ from pipeline.records import Cursor, Item, Omitted, Reason, Sample, ShardEvent, 
 from pipeline.stages.decode import Decoded, decode
 from pipeline.stages.limits import MAX_PIXELS
 from pipeline.stages.read import UnitReader, slice_entries
-from pipeline.stages.tar import BLOCK_BYTES, Member, TarReader
+from pipeline.stages.tar import BLOCK_BYTES, TarReader
 from pipeline.storage import Entry, Storage, s3_retry
 from pipeline.storage import s3 as s3_module
 
@@ -148,16 +148,11 @@ def _check_every_byte(data: bytes) -> None:
             if item.reason == Reason.SHARD_TRUNCATED:  # it speaks of all that is left
                 return
         else:
-            start, stop = item.offset, _end(walk, item)
+            start, stop = item.offset, item.stop
             assert start >= done, "two members share bytes"
         assert _is_padding(data[done:start]), f"nobody speaks of bytes {done} to {start}"
         done = max(done, stop)
     assert _is_padding(data[done:]), f"nobody speaks of what follows byte {done}"
-
-
-def _end(walk: TarReader, member: Member) -> int:
-    """Where the current member's last block ends."""
-    return walk.position + -(-member.num_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def _is_padding(stretch: bytes) -> bool:

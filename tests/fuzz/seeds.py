@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import functools
 import gzip
 import io
 import json
+import lzma
+import sys
 import tarfile
 from pathlib import Path
 
@@ -17,20 +21,32 @@ from PIL import Image
 from pipeline.output.parts import METADATA_KEY
 from pipeline.records import Cursor
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 REPOSITORY = Path(__file__).parents[2]
 SAMPLE_DATA = REPOSITORY / "examples" / "data"
 NASTY = REPOSITORY.parent / "shared" / "data" / "nasty"
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 END = bytes(1024)
+PACKERS = (functools.partial(gzip.compress, mtime=0), bz2.compress, lzma.compress, zstd.compress)
 _MAX_SEED_BYTES = 40_000  # small files are mutated more often
 _MAX_SHARD_BYTES = 12_000
 
 
-def member(name: str, data: bytes = b"", fmt: int = tarfile.GNU_FORMAT, kind: bytes = tarfile.REGTYPE) -> bytes:
+def member(
+    name: str,
+    data: bytes = b"",
+    fmt: int = tarfile.GNU_FORMAT,
+    kind: bytes = tarfile.REGTYPE,
+    link: str = "elsewhere.jpg",
+) -> bytes:
     """One member as it stands in a tar: headers, content, padding."""
     info = tarfile.TarInfo(name)
     info.size, info.type = len(data), kind
-    info.linkname = "elsewhere.jpg" if kind in {tarfile.SYMTYPE, tarfile.LNKTYPE} else ""
+    info.linkname = link if kind in {tarfile.SYMTYPE, tarfile.LNKTYPE} else ""
     return info.tobuf(fmt) + data + bytes(-len(data) % 512)
 
 
@@ -40,17 +56,30 @@ def old_sparse(name: str, data: bytes, num_more_headers: int = 0) -> bytes:
     block[124:136] = b"%011o\0" % len(data)
     block[156:157] = tarfile.GNUTYPE_SPARSE
     block[386:410] = b"%011o\0%011o\0" % (0, len(data))
-    block[482:495] = bytes([num_more_headers > 0]) + b"%011o\0" % (4 * len(data) + 512)
+    block[482:495] = bytes([num_more_headers > 0]) + b"%011o\0" % len(old_sparse_content(data))
     more = [bytes(504) + bytes([number + 1 < num_more_headers]) + bytes(7) for number in range(num_more_headers)]
     return sealed(bytes(block)) + b"".join(more) + data + bytes(-len(data) % 512)
 
 
+def old_sparse_content(data: bytes) -> bytes:
+    """What the file of :func:`old_sparse` holds."""
+    return data + bytes(3 * len(data) + 512)
+
+
 def pax_sparse(name: str, data: bytes) -> bytes:
-    """A member that is sparse in GNU's newer way, told in a pax header."""
+    """A member that is sparse in GNU's newer way: told in a pax header, with the map before the data."""
+    content = (b"2\n512\n%d\n%d\n0\n" % (len(data), 1024 + len(data))).ljust(512, b"\0") + data
     info = tarfile.TarInfo("GNUSparseFile.0/x")
-    info.size = len(data)
+    info.size = len(content)
+    realsize = str(len(pax_sparse_content(data)))
     info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": name}
-    return info.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % 512)
+    info.pax_headers["GNU.sparse.realsize"] = realsize
+    return info.tobuf(tarfile.PAX_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def pax_sparse_content(data: bytes) -> bytes:
+    """What the file of :func:`pax_sparse` holds."""
+    return bytes(512) + data + bytes(512)
 
 
 def global_header(**records: str) -> bytes:
@@ -69,10 +98,13 @@ def tars() -> list[bytes]:
     kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.AREGTYPE, b"V", b"D")
     odd = b"".join(member(f"k{number}.jpg", kind=kind) for number, kind in enumerate(kinds))
     odd += global_header(comment="x") + old_sparse("s.jpg", b"z" * 600, 2) + pax_sparse("p.jpg", b"z")
+    odd += member("l.jpg", kind=tarfile.LNKTYPE, link="s.jpg") + member("m.jpg", kind=tarfile.LNKTYPE, link="./l.jpg")
     odd += member("nodot", b"1") + member("d/.hidden", b"2") + member("k.jpg", b"3") * 2 + member("__meta__/x.jpg")
     found += [odd + END, odd + END + found[4] + END, odd + bytes(512) + odd, odd]
     gnu = found[4]
-    return [*found, gzip.compress(gnu), gzip.compress(gnu[:1000]) + bytes(9) + gzip.compress(gnu[1000:])]
+    for pack in PACKERS:
+        found += [pack(gnu), pack(gnu[:1000]) + bytes(9) + pack(gnu[1000:]), pack(odd + END)]
+    return found
 
 
 def photo(width: int = 40, height: int = 24) -> Image.Image:

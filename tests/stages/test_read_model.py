@@ -6,15 +6,25 @@ which samples there must be, and what is in each.
 
 from __future__ import annotations
 
-import gzip
+import dataclasses
 import itertools
+import posixpath
 import re
 import tarfile
 from dataclasses import dataclass, field
 
 import pytest
 from fuzz.properties import KEEP, OneObject, read_shard, shard_is_accounted_for
-from fuzz.seeds import END, global_header, member, old_sparse, pax_sparse
+from fuzz.seeds import (
+    END,
+    PACKERS,
+    global_header,
+    member,
+    old_sparse,
+    old_sparse_content,
+    pax_sparse,
+    pax_sparse_content,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
@@ -24,7 +34,15 @@ from pipeline.stages.member_names import is_image_name
 from pipeline.stages.read import UnitReader
 
 FILE, OLD_FILE, SPARSE, PAX_SPARSE = tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.GNUTYPE_SPARSE, b"pax sparse"
-KINDS = [FILE] * 12 + [OLD_FILE, SPARSE, PAX_SPARSE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]
+KINDS = [FILE] * 12 + [
+    OLD_FILE,
+    SPARSE,
+    PAX_SPARSE,
+    tarfile.SYMTYPE,
+    tarfile.LNKTYPE,
+    tarfile.LNKTYPE,
+    tarfile.FIFOTYPE,
+]
 KINDS += [tarfile.DIRTYPE, tarfile.CHRTYPE, b"V"]
 IN_NO_SAMPLE = {tarfile.DIRTYPE, b"V"}
 IMAGE = b"\xff\xd8\xff"
@@ -69,6 +87,7 @@ class Drawn:
     content: bytes
     fmt: int
     num_more_headers: int = 0
+    link: str = "elsewhere.jpg"
 
     @property
     def is_file(self) -> bool:
@@ -79,7 +98,7 @@ class Drawn:
             return old_sparse(self.name[:90], self.content, self.num_more_headers)
         if self.kind == PAX_SPARSE:
             return pax_sparse(self.name, self.content)
-        return member(self.name, self.content, self.fmt, self.kind)
+        return member(self.name, self.content, self.fmt, self.kind, self.link)
 
 
 @st.composite
@@ -95,11 +114,14 @@ def drawn_members(draw, stem: str) -> Drawn:
     name = (f"{stem}.{extension}" if extension else stem).rstrip("/") or "."
     kind = draw(st.sampled_from(KINDS))
     content = draw(CONTENTS) if kind in {FILE, OLD_FILE, SPARSE, PAX_SPARSE} else b""
-    fits = len(name) < 100 and name.isascii()
+    link = draw(
+        st.sampled_from([f"{stem}.jpg", f"./{stem}.jpg", f"{stem}.cls", "a.jpg", "b.left.png", "dir/a.jpg", "none"])
+    )
+    fits = max(len(name), len(link)) < 100 and (name + link).isascii()
     fmt = draw(st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, *([tarfile.USTAR_FORMAT] if fits else [])]))
     if kind == SPARSE:
         name = name.encode()[:90].decode(errors="ignore").rstrip("/") or "."
-    return Drawn(name, kind, content, fmt, draw(st.integers(0, 2)))
+    return Drawn(name, kind, content, fmt, draw(st.integers(0, 2)), link)
 
 
 @dataclass
@@ -130,15 +152,14 @@ def shards(draw) -> Shard:
         before = draw(st.sampled_from([b"", b"", b"", global_header(comment="made by hand", path="not/this")]))
         pieces.append(before + written + draw(st.sampled_from([END, bytes(512), END + bytes(9 * 512)])))
     plain = b"".join(pieces)
-    match draw(st.sampled_from(["plain", "plain", "gzip", "gzip in pieces"])):
-        case "plain":
-            return Shard(archives, plain, packed=False)
-        case "gzip":
-            return Shard(archives, gzip.compress(plain, 1), packed=True)
-        case _:
-            at = draw(st.integers(0, len(plain)))
-            between = bytes(draw(st.sampled_from([0, 0, 3, 512])))
-            return Shard(archives, gzip.compress(plain[:at]) + between + gzip.compress(plain[at:]), packed=True)
+    if draw(st.booleans()):
+        return Shard(archives, plain, packed=False)
+    pack = draw(st.sampled_from(PACKERS))
+    if draw(st.booleans()):
+        return Shard(archives, pack(plain), packed=True)
+    at = draw(st.integers(0, len(plain)))
+    between = bytes(draw(st.sampled_from([0, 0, 3, 512])))
+    return Shard(archives, pack(plain[:at]) + between + pack(plain[at:]), packed=True)
 
 
 @dataclass
@@ -180,6 +201,28 @@ def split(name: str) -> tuple[str, str, bool]:
     return (name, "", True) if alone else (key, extension.lower(), False)
 
 
+def as_files(members: list[Drawn]) -> list[Drawn]:
+    """The same members with sparse files and hard links as the files that they stand for."""
+    found: list[Drawn] = []
+    contents: dict[str, bytes] = {}
+    for item in members:
+        content = item.content if item.is_file else None
+        if item.kind in {SPARSE, PAX_SPARSE}:
+            content = (old_sparse_content if item.kind == SPARSE else pax_sparse_content)(item.content)
+        elif item.kind == tarfile.LNKTYPE:
+            content = contents.get(plain_path(item.link))
+        if content is None:
+            found.append(item)
+        else:
+            found.append(dataclasses.replace(item, kind=FILE, content=content))
+            contents[plain_path(item.name)] = content
+    return found
+
+
+def plain_path(name: str) -> str:
+    return posixpath.normpath(name).lstrip("/")
+
+
 def is_passed_over(item: Drawn) -> bool:
     """Whether a member is no sample's: without a field and without an image, or left by an operating system."""
     folder, _, base = item.name.rpartition("/")
@@ -195,7 +238,7 @@ def runs_of(members: list[Drawn]) -> tuple[list[ModelRun], int]:
     """The runs of an archive that holds these members, and how many members belong to none."""
     runs: list[ModelRun] = []
     passed_over, last = 0, None
-    for item in members:
+    for item in as_files(members):
         if item.kind in IN_NO_SAMPLE or re.match(r"__[^/]*__($|/)", item.name):
             continue
         if is_passed_over(item):

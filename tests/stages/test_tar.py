@@ -186,25 +186,6 @@ def test_links_devices_and_directories_are_named_and_carry_nothing():
     assert events == []
 
 
-def test_sparse_files_are_passed_over():
-    block = bytearray(header("s.jpg", 512, tarfile.GNUTYPE_SPARSE))
-    block[386:410] = b"%011o\0%011o\0" % (0, 512)
-    block[482:483], block[483:495] = b"\1", b"%011o\0" % 4096
-    extended = bytes(504) + b"\0" * 8
-    members, events = walk(resealed(bytes(block)) + extended + b"s" * 512 + header("next.jpg") + END)
-    assert [member.special for member, _ in members] == ["a sparse file", ""]
-    assert events == []
-    records = b"".join(
-        b"%d %s" % (len(line) + 3, line) for line in (b"GNU.sparse.major=1\n", b"GNU.sparse.name=r.jpg\n")
-    )
-    data = (
-        header("pax", len(records), tarfile.XHDTYPE) + records.ljust(512, b"\0") + header("GNUSparseFile.0/r.jpg", 512)
-    )
-    members, events = walk(data + bytes(512) + header("next.jpg") + END)
-    assert [(member.name, member.special) for member, _ in members] == [("r.jpg", "a sparse file"), ("next.jpg", "")]
-    assert events == []
-
-
 def test_extension_chains_do_not_pile_up_in_memory():
     """However many records stand before a member, only those that matter are kept."""
     blocks = []
