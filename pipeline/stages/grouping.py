@@ -45,6 +45,7 @@ MAX_IMAGE_BYTES = 256 << 20
 _MAX_FIELD_BYTES = 16 << 20
 _MAX_HELD_BYTES = 64 << 20  # of the images of one key that wait for its other fields
 # Members that belong to no sample: directories and GNU volume labels.
+_NAMELESS = "a member without a name"
 _NO_SAMPLE = ("a directory", "a volume label")
 _SORT = "if the image of this key came earlier, or comes later, sort the shard: tar --sort=name -cf SORTED.tar FOLDER"
 
@@ -126,7 +127,7 @@ class SampleGrouper:
             elif not (item.special and item.special.startswith(_NO_SAMPLE)) and not is_archive_metadata(item.name):
                 key, field = key_and_field(item.name)
                 if may_be_passed_over(item.name, key, field) and self._is_passed_over(item, key, field):
-                    self._omitted.add(Omitted(passed_over=1, passed_over_example=shorten(item.name)))
+                    self._omitted.add(Omitted(passed_over=1, passed_over_example=shorten(item.name) or _NAMELESS))
                 else:
                     name = item.name if key is None else key
                     if run is not None and (key is None or run.key != name or field in run.fields):

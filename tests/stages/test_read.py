@@ -306,3 +306,56 @@ def test_an_image_that_is_gone_can_be_noted_whatever_its_name(tmp_path):
     (sample,) = UnitReader(unit, STORAGE)
     assert sample.reason == Reason.SHARD_MISSING
     assert pa.array([sample.key, sample.message], pa.string()).to_pylist()[1].endswith("bytes\\udcff.jpg: no such file")
+
+
+def read_all(path: Path, cursor: Cursor | None = None) -> list[Sample]:
+    items = UnitReader(tar_unit(path), STORAGE, cursor, images="all")
+    return [item for item in items if isinstance(item, Sample)]
+
+
+def test_a_key_of_very_many_images_is_passed_on_in_stretches(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.stages.grouping._MAX_HELD_BYTES", 25)
+    members = [("v.001.cls", b"1"), ("v.cls", b"7")] + [(f"v.{n:03d}.jpg", b"0123456789") for n in range(5)]
+    members += [("v.004.cls", b"4"), ("v.000.cls", b"0"), ("v.json", b"{}"), ("w.jpg", b"w")]
+    path = make_tar(tmp_path / "a.tar", members)
+    samples = read_all(path)
+    assert [(s.key, s.truth) for s in samples] == [
+        *[("v.000", 7), ("v.001", 1), ("v.002", 7), ("v.003", 7), ("v.004", 4), ("v", 7), ("w", None)]
+    ]
+    assert samples[5].reason == Reason.NO_IMAGE
+    assert samples[5].message.startswith("000.cls came after images")
+    for sample in samples:
+        assert sample.start is not None
+        assert (
+            read_all(path, Cursor(1, sample.index, *sample.start[:1], False, sample.start[1]))
+            == samples[sample.index :]
+        )
+
+
+def test_a_shard_whose_index_is_too_large_says_how_to_sort_it(tmp_path, monkeypatch):
+    members = [(f"{n}.{field}", b"1") for field in ("jpg", "cls") for n in range(6)]
+    path = make_tar(tmp_path / "a.tar", members)
+    assert [sample.truth for sample in read(path)[0]] == [1] * 6
+    for limit in ("_MAX_RUNS", "_MAX_CONTENT_BYTES"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pipeline.stages.joining.{limit}", 4)
+            samples, _ = read(path)
+        assert reasons(samples) == [None] * 6 + [Reason.NO_IMAGE] * 6
+        assert all("tar --sort=name" in sample.message for sample in samples[6:])
+
+
+def test_a_late_image_is_read_where_it_lies_and_the_rest_joins_it(tmp_path):
+    members = [
+        ("a.depth.png", b"d"),
+        ("a.json", b"{}"),
+        ("b.jpg", b"b"),
+        ("a.jpg", b"a"),
+        ("b.cls", b"2"),
+        ("a.cls", b"1"),
+    ]
+    path = make_tar(tmp_path / "a.tar", members)
+    samples, _ = read(path, keep=("json",))
+    assert [(s.index, s.key, s.image, s.truth, s.kept) for s in samples] == [
+        (0, "b", b"b", 2, {}),
+        (1, "a", b"a", 1, {"json": "{}"}),
+    ]

@@ -170,7 +170,8 @@ def test_on_s3_no_more_is_requested_again_than_the_target(s3, fault_proxy, monke
     assert [sample.image[0] for sample in samples] == [*range(8), 2, 0]
     num_requests = sum(request.method == "GET" for request in fault_proxy.requests)
     walk, target = -(-len(data) // 4096), -(-(30_720 + BLOCK_BYTES) // 4096)
-    assert num_requests <= 2 * walk + 2 * target, "something is read ahead of what the links name"
+    end = (32 << 10) // 4096  # where it is seen whether members lie apart
+    assert num_requests <= 2 * walk + end + 2 * target, "something is read ahead of what the links name"
 
 
 def test_any_member_can_be_read_again():
