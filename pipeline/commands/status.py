@@ -13,6 +13,7 @@ from pipeline.errors import InputError, StorageError
 from pipeline.inputs.units import read_units
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, open_ledger
 from pipeline.output.parts import PartName, unit_of
+from pipeline.records import Counted
 from pipeline.storage import Storage, absolute_uri
 
 
@@ -46,6 +47,8 @@ class Status:
         unreadable: URIs of units that could not be read at all.
         finished: Whether ``_SUCCESS`` exists.
         num_bytes: Size of the predictions.
+        truths_not_understood: Labelled samples whose ``.cls`` names no class.
+        truth_examples: What stands in some of these.
         comparisons: Planned and actual values; empty without a plan.
     """
 
@@ -60,6 +63,8 @@ class Status:
     finished: bool
     num_bytes: int = 0
     comparisons: tuple[Comparison, ...] = ()
+    truths_not_understood: int = 0
+    truth_examples: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -91,7 +96,11 @@ def status(
     units = {unit.id: unit for unit in read_units(ledger, storage)}
     progress = ledger.progress(fingerprint)
     listing = [(name, entry) for name, entry in ledger.listing(PREDICTIONS) if unit_of(name) in units]
-    counts = ledger.count_rows(PREDICTIONS, [name for name, _ in listing])
+    footers = ledger.footers(PREDICTIONS, [name for name, _ in listing])
+    counts = {name: footer.num_rows for name, footer in footers.items()}
+    truths = Counted()
+    for footer in footers.values():
+        truths.merge(footer.truths_not_understood)
     committed = set(counts)
     quarantined: Counter[str] = Counter()
     events: Counter[str] = Counter()
@@ -121,6 +130,8 @@ def status(
         unreadable=tuple(unreadable),
         finished=ledger.read_json(SUCCESS) is not None,
         num_bytes=sum(entry.size_bytes for _, entry in listing),
+        truths_not_understood=truths.count,
+        truth_examples=tuple(truths.examples),
     )
     return found if plan is None else dataclasses.replace(found, comparisons=_compare(found, _read_plan(plan, storage)))
 

@@ -32,6 +32,8 @@ class Verification:
         predictions, quarantined: Number of rows that account for them.
         discrepancies: One line each; empty if everything is right.
         deep: Whether the images were read and hashed.
+        truths_not_understood: Labelled samples whose ``.cls`` names no class; no discrepancy.
+        truth_examples: What stands in some of these.
     """
 
     out: str
@@ -41,6 +43,8 @@ class Verification:
     quarantined: int
     discrepancies: tuple[str, ...]
     deep: bool = False
+    truths_not_understood: int = 0
+    truth_examples: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -89,6 +93,7 @@ def verify(
         total.samples += found.samples
         total.predictions += found.predictions
         total.quarantined += found.quarantined
+        total.truths_not_understood.merge(found.truths_not_understood)
         total.discrepancies += found.discrepancies
         num_rows |= found.num_rows
     lines += compare_with_success(ledger, names, num_rows)
@@ -100,4 +105,6 @@ def verify(
         quarantined=total.quarantined,
         discrepancies=(*lines, *total.discrepancies),
         deep=deep,
+        truths_not_understood=total.truths_not_understood.count,
+        truth_examples=tuple(total.truths_not_understood.examples),
     )

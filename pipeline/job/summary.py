@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pipeline.errors import BudgetError, Interrupted
 from pipeline.job.tracking import Tracker
-from pipeline.records import Unit
+from pipeline.records import Counted, Unit
 
 _MIN_SAMPLES = 1_000  # before the rate of bad ones is judged
 _UNITS_FAILED = 4
@@ -35,6 +35,8 @@ class LabelSummary:
         quarantined: Of these, not labelled.
         quarantined_by_reason: The same, by reason.
         events: Damage to shards that belongs to no single sample, by reason.
+        truths_not_understood: Labelled samples whose ``.cls`` names no class.
+        truth_examples: What stands in some of these.
         seconds: From the first read to the last commit.
         images_per_s: ``images / seconds``.
         parts: Parts published by this run.
@@ -66,6 +68,8 @@ class LabelSummary:
     failed_units_exceeded: bool = False
     stage_s: dict[str, float] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    truths_not_understood: int = 0
+    truth_examples: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -140,7 +144,9 @@ def sum_up(
     seconds = max(0.0, committed - started)
     events: dict[str, int] = {}
     stage_s: dict[str, float] = {}
+    truths = Counted()
     for receipt in receipts:
+        truths.merge(receipt.truths_not_understood)
         for reason, count in receipt.num_events.items():
             events[reason] = events.get(reason, 0) + count
         for stage, spent in receipt.stage_s.items():
@@ -167,4 +173,6 @@ def sum_up(
         bad_rate_exceeded=budget.bad_rate_exceeded,
         failed_units_exceeded=budget.failed_units_exceeded,
         stage_s=stage_s,
+        truths_not_understood=truths.count,
+        truth_examples=tuple(truths.examples),
     )

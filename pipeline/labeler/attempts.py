@@ -106,12 +106,14 @@ class Attempts:
         for number in range(parts_done, cursor.part + receipt.finished):
             last = receipt.finished and number == cursor.part
             name = str(PartName(fingerprint, receipt.unit_id, number, last))
-            num_rows = self._ledger.footer(PREDICTIONS, name).num_rows
+            footer = self._ledger.footer(PREDICTIONS, name)
+            num_rows = footer.num_rows
             rejected: list[dict[str, str]] = []
             with contextlib.suppress(ObjectMissing):
                 rejected = self._ledger.read_part(QUARANTINE, name, ["key", "reason"]).to_pylist()
             receipt.parts[name] = [num_rows, len(rejected)]
             receipt.num_labelled += num_rows
+            receipt.truths_not_understood.merge(footer.truths_not_understood)
             receipt.num_samples += num_rows + sum(row["key"] is not None for row in rejected)
             for row in rejected:
                 counts = receipt.num_quarantined if row["key"] is not None else receipt.num_events

@@ -316,11 +316,15 @@ class Ledger:
         finally:
             stream.close()
 
-    def count_rows(self, folder: str, names: Iterable[str]) -> dict[str, int]:
-        """Count the rows of parts, from their footers."""
+    def footers(self, folder: str, names: Iterable[str]) -> dict[str, PartFooter]:
+        """Read the footers of parts, by name."""
         wanted = list(names)
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-            return dict(zip(wanted, pool.map(lambda name: self.footer(folder, name).num_rows, wanted), strict=True))
+            return dict(zip(wanted, pool.map(lambda name: self.footer(folder, name), wanted), strict=True))
+
+    def count_rows(self, folder: str, names: Iterable[str]) -> dict[str, int]:
+        """Count the rows of parts, from their footers."""
+        return {name: footer.num_rows for name, footer in self.footers(folder, names).items()}
 
     def remove_units(self, unit_ids: set[str]) -> None:
         """Remove the parts of units that were replaced, commits (predictions) first."""

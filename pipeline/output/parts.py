@@ -10,13 +10,13 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectDamaged
-from pipeline.records import Cursor
+from pipeline.records import Counted, Cursor
 
 METADATA_KEY = b"shardlabel"
 UNREADABLE = "unreadable"
@@ -55,6 +55,7 @@ class PartFooter:
         unit_id, fingerprint, part, last: As in its name.
         first_index: Index of its first sample.
         next: Where the next part starts.
+        truths_not_understood: Of its labelled samples, those whose ``.cls`` names no class.
     """
 
     num_rows: int
@@ -64,6 +65,7 @@ class PartFooter:
     last: bool
     first_index: int
     next: Cursor
+    truths_not_understood: Counted = field(default_factory=Counted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,15 @@ def unit_of(name: str) -> str | None:
     return match[2] if match else None
 
 
+def truths_not_understood(table: pa.Table) -> Counted:
+    """Labelled samples whose ``.cls`` names no class, of a part that was read with its metadata."""
+    try:
+        own = json.loads((table.schema.metadata or {})[METADATA_KEY])
+        return Counted.from_dict(own["truths_not_understood"])
+    except PARSE_ERRORS:  # there are none, or the footer is no part's
+        return Counted()
+
+
 def read_footer(tail: bytes, uri: str) -> PartFooter:
     """Parse the footer of a part.
 
@@ -122,6 +133,7 @@ def read_footer(tail: bytes, uri: str) -> PartFooter:
             last=own["last"],
             first_index=own["first_index"],
             next=Cursor.from_dict(own["next"]),
+            truths_not_understood=Counted.from_dict(own.get("truths_not_understood", {})),
         )
         _check_numbers(footer)
     except PARSE_ERRORS as error:
@@ -136,7 +148,8 @@ def _check_numbers(footer: PartFooter) -> None:
         TypeError, ValueError: It does not.
     """
     following = footer.next
-    numbers = (footer.part, footer.first_index, following.part, following.index, following.offset)
+    positions = (footer.part, footer.first_index, following.part, following.index, following.offset)
+    numbers = (*positions, footer.truths_not_understood.count)
     if not all(isinstance(number, int) for number in numbers):
         raise TypeError(f"no numbers: {numbers}")
     if following.part != footer.part + 1:

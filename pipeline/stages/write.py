@@ -21,7 +21,17 @@ from pipeline.models.ensemble import MemberPredictions, Predictions
 from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.output.parts import METADATA_KEY, PartName, unreadable_name
 from pipeline.output.probabilities import probabilities_table
-from pipeline.records import QUARANTINE_SCHEMA, Cursor, Reason, Sample, ShardEvent, Stage, Unit, predictions_schema
+from pipeline.records import (
+    QUARANTINE_SCHEMA,
+    Counted,
+    Cursor,
+    Reason,
+    Sample,
+    ShardEvent,
+    Stage,
+    Unit,
+    predictions_schema,
+)
 from pipeline.storage import Storage
 
 
@@ -79,6 +89,7 @@ class Part:
         first_index: Index of its first sample.
         pictures, predictions: Labelled samples, in order, batch by batch.
         rejected: Quarantine rows, in order.
+        truths_not_understood: Those of its labelled samples whose ``.cls`` names no class.
     """
 
     number: int
@@ -86,6 +97,7 @@ class Part:
     pictures: list[Picture] = field(default_factory=list)
     predictions: list[Predictions] = field(default_factory=list)
     rejected: list[QuarantineRow] = field(default_factory=list)
+    truths_not_understood: Counted = field(default_factory=Counted)
 
     @property
     def num_samples(self) -> int:
@@ -140,7 +152,7 @@ class Writer:
         """
         self._ledger.check_owner(self._fingerprint)
         name = PartName(self._fingerprint, unit.id, part.number, last)
-        metadata = {
+        metadata: dict[str, object] = {
             "unit": unit.id,
             "fingerprint": self._fingerprint,
             "part": part.number,
@@ -148,6 +160,8 @@ class Writer:
             "first_index": part.first_index,
             "next": following.to_dict(),
         }
+        if part.truths_not_understood.count:
+            metadata["truths_not_understood"] = part.truths_not_understood.to_dict()
         if part.rejected:
             self._put(QUARANTINE, str(name), self._quarantine_table(unit, part.rejected), metadata)
         if self._keep_probs:
