@@ -12,6 +12,7 @@ Each part's Parquet footer records where the next part starts, so a restart goes
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -35,7 +36,7 @@ from pipeline.output.parts import (
     read_footer,
     unit_of,
 )
-from pipeline.output.schemas import JobShape, OwnerShape, SuccessShape, check_columns, check_shape
+from pipeline.output.schemas import JobShape, OwnerShape, SuccessShape, check_columns, check_labels, check_shape
 from pipeline.records import Cursor, Unit
 from pipeline.storage import Entry, Storage, absolute_uri, join
 
@@ -253,7 +254,18 @@ class Ledger:
             raise ObjectDamaged(f"{uri}: damaged: {error}") from error
         if columns is not None and folder in {PREDICTIONS, QUARANTINE}:
             check_columns(uri, table, columns)
+        if folder == PREDICTIONS and self._num_classes:
+            check_labels(uri, table, self._num_classes)
         return table
+
+    @functools.cached_property
+    def _num_classes(self) -> int:
+        """Number of classes, K; 0 where ``job.json`` does not tell."""
+        try:
+            names = (self.read_json(JOB) or {}).get("class_names")
+        except OutputError:
+            return 0
+        return len(names) if isinstance(names, list) else 0
 
     def progress(self, fingerprint: str) -> dict[str, Progress]:
         """Find how far a job has come with each unit, by unit id, from one listing of names.
