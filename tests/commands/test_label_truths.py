@@ -93,7 +93,7 @@ def test_wordnet_ids_are_classes_of_imagenet(tmp_path):
 
 @pytest.mark.parametrize(
     ("column", "commands"),
-    [("label", ("report", "sample", "review")), ("labels", ("evaluate",)), ("members", ("evaluate", "report"))],
+    [("label", ("report", "review")), ("labels", ("evaluate",)), ("members", ("evaluate", "report"))],
 )
 def test_a_part_with_labels_of_no_class_is_damaged(tmp_path, column, commands, shardlabel):
     """Somebody has put parts of another job in place of these."""
