@@ -117,14 +117,20 @@ class Cursor(_Json):
     Attributes:
         part: Number of the next part.
         index: Index of its first sample.
-        offset: Byte offset of that sample's first header in the (uncompressed) tar; for a slice, unused.
+        offset: Byte offset in the (uncompressed) tar of the first header of the members that it is read with; for a
+            slice, unused.
         compressed: Whether the tar is compressed, so that a ranged read cannot reach the offset.
+        skip: Number of samples made of these members that come before it, with ``--images all``.
+        unsorted: Whether the tar is read with an index of its headers, because members of a sample lie apart;
+            None where that is to be found out.
     """
 
     part: int = 0
     index: int = 0
     offset: int = 0
     compressed: bool = False
+    skip: int = 0
+    unsorted: bool | None = None
 
 
 @dataclass(slots=True)
@@ -134,14 +140,18 @@ class Sample:
     Attributes:
         index: Position in its shard or slice, from 0.
         key: Key in the tar, or path below the prefix.
-        offset: Byte offset of its first header in the tar; None for loose images.
+        offset: Byte offset of its first header in the tar; None for loose images. With ``--images all`` of the image.
         num_bytes: Size of the encoded image; without an image, of all fields of the sample.
         image: The encoded image; None when ``reason`` is set.
         image_name: Name of the tar member that holds it; None for loose images, where it is the key.
+        image_field: Its field in the sample (``jpg``, ``left.png``), empty for a member that has none; None for loose
+            images.
         cls: Start of the content of ``.cls``, which names the true class somehow; None without one.
         kept: Fields that ``--keep`` names, decoded as UTF-8.
         reason: Why the sample cannot be decoded (no image, cut off, ...); None if it may be.
         message: What is wrong, in one line.
+        start: Byte offset of the first header of the members that it is read with, and the number of samples made of
+            them that come before it; None for ``(offset, 0)``.
     """
 
     index: int
@@ -150,10 +160,12 @@ class Sample:
     num_bytes: int = 0
     image: bytes | None = None
     image_name: str | None = None
+    image_field: str | None = None
     cls: bytes | None = None
     kept: dict[str, str] = field(default_factory=dict)
     reason: Reason | None = None
     message: str = ""
+    start: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -191,6 +203,40 @@ class ShardEvent:
 
 
 @dataclass(slots=True)
+class Omitted(_Json):
+    """What lies in the inputs and has no row: counted, each kind with one example.
+
+    Attributes:
+        other_images: Images of samples of which another image is labelled (``--images auto``).
+        other_images_example: Name of one of them.
+        separate_images: Of these, the images whose names look as if each were a sample of its own.
+        passed_over: Members that belong to no sample: a Mac's companion files, ``Thumbs.db``, files without a dot that
+            hold no image, ...
+        passed_over_example: Name of one of them.
+    """
+
+    other_images: int = 0
+    other_images_example: str = ""
+    separate_images: int = 0
+    passed_over: int = 0
+    passed_over_example: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.other_images or self.passed_over)
+
+    def add(self, more: Omitted) -> None:
+        """Count more; the first example stays."""
+        self.other_images += more.other_images
+        self.other_images_example = self.other_images_example or more.other_images_example
+        self.separate_images += more.separate_images
+        self.passed_over += more.passed_over
+        self.passed_over_example = self.passed_over_example or more.passed_over_example
+
+
+Item = Sample | ShardEvent | Omitted  # what a reader yields
+
+
+@dataclass(slots=True)
 class Receipt(_Json):
     """Progress of a labeler on one unit. Counts are cumulative: the latest receipt is enough.
 
@@ -208,6 +254,7 @@ class Receipt(_Json):
         message: What went wrong, in one line.
         stage_s: Seconds spent per stage, summed over threads.
         wait_s: Seconds that the unit waited, by source: see :data:`pipeline.metrics.WAIT_SECONDS`.
+        omitted: What of the unit has no row, as far as it was read in this run.
         started_at, committed_at: Unix seconds of the first read and of the last commit.
     """
 
@@ -226,18 +273,25 @@ class Receipt(_Json):
     wait_s: dict[str, float] = field(default_factory=dict)
     started_at: float = 0.0
     committed_at: float = 0.0
+    omitted: Omitted = field(default_factory=Omitted)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Receipt:
-        return cls(**{**values, "truths_not_understood": Counted.from_dict(values["truths_not_understood"])})
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        nested = {
+            "omitted": Omitted.from_dict(values.get("omitted", {})),
+            "truths_not_understood": Counted.from_dict(values.get("truths_not_understood", {})),
+        }
+        return cls(**{**values, **nested})
 
 
-def predictions_schema(members: Sequence[str], keep: Sequence[str] = ()) -> pa.Schema:
+def predictions_schema(members: Sequence[str], keep: Sequence[str] = (), *, with_field: bool = True) -> pa.Schema:
     """Columns of ``predictions/part-*.parquet``.
 
     Args:
         members: Aliases of the ensemble's members, in order.
         keep: Names of the sample fields that ``--keep`` copies.
+        with_field: Whether there is the column ``field``; outputs that were begun before it was introduced go on
+            without it.
     """
     own_top_k = pa.struct(
         [
@@ -265,6 +319,7 @@ def predictions_schema(members: Sequence[str], keep: Sequence[str] = ()) -> pa.S
             pa.field("disagreement", pa.float32()),
             pa.field("members", pa.struct([pa.field(name, own_top_k) for name in members])),
             pa.field("truth", pa.int32()),
+            *([pa.field("field", names)] if with_field else []),
             *(pa.field(name, pa.string()) for name in keep),
         ]
     )
@@ -287,6 +342,7 @@ COLUMN_MEANINGS: Mapping[str, str] = {
     "disagreement": "mutual information of the members, nats; 0 where they predict the same",
     "members": "each member by its alias: its own top-k, and its energy, the logsumexp of its logits",
     "truth": "class index from the sample's `.cls`, null where there is none",
+    "field": "which field of the sample was labelled (`jpg`, `left.png`), null for loose images",
     "offset": "byte offset in the uncompressed tar, null for loose images",
     "num_bytes": "size of the encoded image, or of the damaged range",
     "stage": "stage at which it was quarantined",

@@ -28,6 +28,7 @@ from pipeline.cli.options import (
     TopK,
     Verbose,
     WeightsDir,
+    WhichImages,
     Workers,
 )
 from pipeline.cli.summaries import configure_logging, print_failures, print_summary
@@ -87,6 +88,7 @@ def label(
             metavar="NAMES", help="Fields of the samples (json, txt, ...) kept as columns.", rich_help_panel=ROWS
         ),
     ] = None,
+    images: WhichImages = None,
     calibration: CalibrationFile = None,
     keep_probs: Annotated[
         bool | None,

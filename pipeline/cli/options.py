@@ -143,6 +143,14 @@ CalibrationFile = Annotated[
         rich_help_panel=NETWORKS,
     ),
 ]
+WhichImages = Annotated[
+    Literal["auto", "all"] | None,
+    typer.Option(
+        help="Of several images under one key. auto: label one, a plain extension (jpg) before a dotted field "
+        "(depth.png), then by name. all: each is a sample of its own.  [default: auto]",
+        rich_help_panel=ROWS,
+    ),
+]
 Overwrite = Annotated[
     bool | None,
     typer.Option("--overwrite", help="Replace an OUT made by a different job.", rich_help_panel=ROWS),

@@ -25,6 +25,7 @@ from pipeline.cli.options import (
     StepProgress,
     TopK,
     WeightsDir,
+    WhichImages,
     given_options,
 )
 from pipeline.cli.printing import print_result
@@ -55,6 +56,7 @@ def plan(
     seconds: Annotated[
         float | None, typer.Option(metavar="S", help="Approximate time for measuring.  [default: 15]")
     ] = None,
+    images: WhichImages = None,
     model: Model = None,
     weights_dir: WeightsDir = None,
     labels: Labels = None,

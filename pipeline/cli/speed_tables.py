@@ -10,6 +10,7 @@ from pipeline.commands.plan import Expected, Forecast
 from pipeline.speed.bottleneck import BOTTLENECKS, BottleneckAnalysis
 from pipeline.speed.rates import Rates, StageRate
 from pipeline.text.fmt import duration, size
+from pipeline.text.omissions import advise_images_all, omitted_rows
 from pipeline.text.safe import printable
 
 _TITLES = {
@@ -50,6 +51,9 @@ def print_plan(found: Forecast) -> None:
         ("bytes", size(found.size_bytes)),
         ("images", _format_images(found.images, found.images_standard_error)),
     ]
+    rows += omitted_rows(found)
+    if advice := advise_images_all(found):
+        rows.append(("note", advice))
     if found.time is not None and found.rates is not None:
         rows += _time_rows(found, found.time, found.rates)
     _print_rows(console, rows)

@@ -9,6 +9,7 @@ import typer
 from pipeline.cli.help import examples
 from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint
 from pipeline.cli.printing import format_counts, format_examples, print_json, print_line, print_rows
+from pipeline.text.omissions import omitted_rows
 
 EXAMPLES = examples("shardlabel status labels", "shardlabel status s3://bucket/labels --plan plan.json --json")
 
@@ -41,6 +42,7 @@ def status(
     if found.truths_not_understood:
         shown = format_examples(found.truths_not_understood, found.truth_examples)
         rows.append(("truths", f".cls that names no class of this job: {shown}"))
+    rows += omitted_rows(found)
     for compared in found.comparisons:
         actual = "-" if compared.actual is None else f"{compared.actual:,.0f}"
         rows.append((f"planned {compared.what}", f"{compared.planned:,.0f}, actual {actual}"))

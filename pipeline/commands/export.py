@@ -126,6 +126,7 @@ def _workload(config: ExportConfig, source: Source, target: Target, pending_part
         format=config.format,
         aliases=source.aliases,
         class_names=source.class_names,
+        images=source.job["results"].get("images", "auto"),
         storage=config.storage,
     )
     return Workload(

@@ -30,6 +30,7 @@ from pipeline.models.tuning import is_worth_tuning
 from pipeline.models.weights import MemberSpec, ResolvedMember, resolve
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
+from pipeline.text.omissions import advise_images_all
 
 _COUNT_BUDGET_S = 2.0
 _USUAL_IMAGE_BYTES = 100_000
@@ -92,6 +93,9 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
             work = dataclasses.replace(work, stored=stored)
             shown.note(shared.note(len(stored), len(work.units)))
         summary = run.complete(work, functools.partial(_workload, config, run, members, work, shared))
+        if (advice := advise_images_all(summary)) and config.images == "auto":
+            shown.note(advice)
+            notes = (*notes, advice)
         summary = dataclasses.replace(summary, notes=notes)
         shown.finish(summary.to_dict())
     return summary
@@ -102,7 +106,7 @@ def _plan(config: LabelConfig, run: JobRun, inputs: Inputs) -> PendingWork:
     fingerprint = run.job.fingerprint
     plan = plan_inputs(config, run.ledger, run.storage, inputs, fingerprint)
     work = pending_work(plan, run.ledger, fingerprint)
-    counts = count_samples(work.units, run.storage, _COUNT_BUDGET_S)
+    counts = count_samples(work.units, run.storage, _COUNT_BUDGET_S, config.images)
     done = {unit.id: work.parts_done.get(unit.id, 0) * run.job.rows_per_part for unit in work.units}
     left = {unit_id: max(0, count - done[unit_id]) for unit_id, count in counts.items() if count is not None}
     return dataclasses.replace(work, samples_left=left)

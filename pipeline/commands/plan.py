@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.config.parse import parse_config
 from pipeline.config.settings import PlanConfig
 from pipeline.inputs.find import find_inputs
+from pipeline.records import Omitted
 from pipeline.speed.bottleneck import BottleneckAnalysis, find_bottleneck
 from pipeline.speed.input_sample import count_loose, count_tars, draw_sample
 from pipeline.speed.measured_job import MeasuredJob
@@ -62,6 +63,8 @@ class Forecast:
         notes: Messages about the inputs, one line each.
         time: Expected time and cost; None if nothing was measured.
         rates: The measured rates; None if nothing was measured.
+        other_images, other_images_example, separate_images, passed_over, passed_over_example: See
+            :class:`pipeline.records.Omitted`, of the shards that were counted header by header.
     """
 
     inputs: tuple[str, ...]
@@ -75,6 +78,11 @@ class Forecast:
     notes: tuple[str, ...]
     time: Expected | None = None
     rates: Rates | None = None
+    other_images: int = 0
+    other_images_example: str = ""
+    separate_images: int = 0
+    passed_over: int = 0
+    passed_over_example: str = ""
 
 
 def plan(
@@ -99,8 +107,9 @@ def plan(
     max_images, max_bytes = measured_job.sample_limits if measured_job else (_COUNTING_IMAGES, _COUNTING_BYTES)
     tars = list(found.tars.values())
     loose = count_loose(found, max_images)
-    drawn = draw_sample(tars, loose, storage, max_images, max_bytes)
-    counted = count_tars(tars, drawn.clusters, storage, _COUNT_BUDGET_S).plus(loose.num_images)
+    drawn = draw_sample(tars, loose, storage, max_images, max_bytes, config.images)
+    omitted = Omitted()
+    counted = count_tars(tars, drawn.clusters, storage, _COUNT_BUDGET_S, config.images, omitted).plus(loose.num_images)
     units = len(tars) + loose.num_slices
     known: dict[str, Any] = {
         "inputs": config.inputs,
@@ -112,6 +121,7 @@ def plan(
         "images": counted.images,
         "images_standard_error": counted.standard_error,
         "notes": tuple(found.notes),
+        **omitted.to_dict(),
     }
     if measured_job is None:
         return Forecast(**known)

@@ -13,7 +13,7 @@ from pipeline.errors import InputError, StorageError
 from pipeline.inputs.units import read_units
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, open_ledger
 from pipeline.output.parts import PartName, unit_of
-from pipeline.records import Counted
+from pipeline.records import Counted, Omitted
 from pipeline.storage import Storage, absolute_uri
 
 
@@ -50,6 +50,8 @@ class Status:
         truths_not_understood: Labelled samples whose ``.cls`` names no class.
         truth_examples: What stands in some of these.
         comparisons: Planned and actual values; empty without a plan.
+        other_images, other_images_example, separate_images, passed_over, passed_over_example: See
+            :class:`pipeline.records.Omitted`, summed over the parts.
     """
 
     out: str
@@ -65,6 +67,11 @@ class Status:
     comparisons: tuple[Comparison, ...] = ()
     truths_not_understood: int = 0
     truth_examples: tuple[str, ...] = ()
+    other_images: int = 0
+    other_images_example: str = ""
+    separate_images: int = 0
+    passed_over: int = 0
+    passed_over_example: str = ""
 
     @property
     def images(self) -> int:
@@ -102,6 +109,9 @@ def status(
     for footer in footers.values():
         truths.merge(footer.truths_not_understood)
     committed = set(counts)
+    omitted = Omitted()
+    for footer in footers.values():
+        omitted.add(footer.omitted)
     quarantined: Counter[str] = Counter()
     events: Counter[str] = Counter()
     unreadable = []
@@ -132,6 +142,7 @@ def status(
         num_bytes=sum(entry.size_bytes for _, entry in listing),
         truths_not_understood=truths.count,
         truth_examples=tuple(truths.examples),
+        **omitted.to_dict(),
     )
     return found if plan is None else dataclasses.replace(found, comparisons=_compare(found, _read_plan(plan, storage)))
 

@@ -34,6 +34,8 @@ class Verification:
         deep: Whether the images were read and hashed.
         truths_not_understood: Labelled samples whose ``.cls`` names no class; no discrepancy.
         truth_examples: What stands in some of these.
+        other_images, other_images_example, separate_images, passed_over, passed_over_example: See
+            :class:`pipeline.records.Omitted`, recounted from the inputs.
     """
 
     out: str
@@ -45,6 +47,11 @@ class Verification:
     deep: bool = False
     truths_not_understood: int = 0
     truth_examples: tuple[str, ...] = ()
+    other_images: int = 0
+    other_images_example: str = ""
+    separate_images: int = 0
+    passed_over: int = 0
+    passed_over_example: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -83,7 +90,14 @@ def verify(
     units = read_units(ledger, storage)
     names = {folder: ledger.names(folder) for folder in (PREDICTIONS, QUARANTINE)}
     kept = stored_aliases(job)
-    reconciler = Reconciler(ledger, storage, deep=deep, kept=kept, num_classes=len(job.get("class_names", ())))
+    reconciler = Reconciler(
+        ledger,
+        storage,
+        deep=deep,
+        kept=kept,
+        num_classes=len(job.get("class_names", ())),
+        images=job["results"].get("images", "auto"),
+    )
     num_workers = min(useful_workers(units, deep=deep), num_local_cpus()) if workers == "auto" else workers
     num_rows: dict[str, int] = {}
     lines = [*find_foreign_files(names, units, fingerprint)]
@@ -95,6 +109,7 @@ def verify(
         total.quarantined += found.quarantined
         total.truths_not_understood.merge(found.truths_not_understood)
         total.discrepancies += found.discrepancies
+        total.omitted.add(found.omitted)
         num_rows |= found.num_rows
     lines += compare_with_success(ledger, names, num_rows)
     return Verification(
@@ -107,4 +122,5 @@ def verify(
         deep=deep,
         truths_not_understood=total.truths_not_understood.count,
         truth_examples=tuple(total.truths_not_understood.examples),
+        **total.omitted.to_dict(),
     )

@@ -51,6 +51,7 @@ def _auto_or(least: int) -> WithJsonSchema:
 
 
 Decoding = Literal["exact", "fast", "gpu"]
+Images = Literal["auto", "all"]
 TextList = Annotated[tuple[str, ...], BeforeValidator(_split), _LIST]
 Text = Annotated[str, BeforeValidator(_path), Field(min_length=1)]
 AutoInt = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_count), _auto_or(1)]

@@ -19,6 +19,7 @@ from pipeline.config.fields import (
     AutoInt,
     AutoNumber,
     Decoding,
+    Images,
     InputList,
     Text,
     TextList,
@@ -113,6 +114,7 @@ class LabelConfig(EnsembleConfig):
     workers: AutoInt = "auto"
     rows_per_part: Annotated[int, Field(ge=1)] | None = None
     keep: TextList = ()
+    images: Images = "auto"
     calibration: Text | None = None
     keep_probs: bool = False
     reuse: Text | None = None
@@ -143,9 +145,11 @@ class PlanConfig(EnsembleConfig):
         price_per_hour: Price of one worker, in any currency.
         measure: Whether to measure rates, or only to count.
         seconds: Time that measuring may take, about.
+        images: As for a job.
     """
 
     inputs: InputList
+    images: Images = "auto"
     workers: AutoInt = "auto"
     price_per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     measure: bool = True

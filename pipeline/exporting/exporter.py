@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.config.fields import Images
 from pipeline.config.settings import StorageConfig
 from pipeline.engines.workload import Item
 from pipeline.errors import Interrupted, ObjectChanged, ObjectDamaged, PublishError, StorageError
@@ -48,6 +49,7 @@ class ExporterConfig:
         format: Of the dataset.
         aliases: Of the members.
         class_names: Of the K classes, each once.
+        images: Which images of a sample were labelled: the first, or all.
         storage: How to reach all of it.
     """
 
@@ -59,6 +61,7 @@ class ExporterConfig:
     aliases: tuple[str, ...]
     class_names: tuple[str, ...]
     storage: StorageConfig
+    images: Images = "auto"
 
 
 @dataclass(slots=True)
@@ -172,7 +175,8 @@ class Exporter:
         writer = WRITERS[self._config.format](destination)
         expected = {index: ExpectedImage(row["key"], row["sha256"]) for index, row in rows.items()}
         begun = reported = time.monotonic()
-        with contextlib.closing(read_images(unit, self._storage, self._cursor(unit, part), expected)) as images:
+        cursor = self._cursor(unit, part)
+        with contextlib.closing(read_images(unit, self._storage, cursor, expected, self._config.images)) as images:
             for number, found in enumerate(images):
                 if stopping() and not _is_nearly_done(number, len(rows), time.monotonic() - begun):
                     raise Interrupted("asked to stop")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pipeline.stages.formats import is_heif
-from pipeline.stages.read import is_image_name
+from pipeline.stages.member_names import is_image_name
 
 UNKNOWN = "img"
 _PLAIN_FIELD = re.compile(r"[a-z0-9][a-z0-9_.]{0,31}")

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pipeline.config.fields import Images
 from pipeline.errors import ObjectChanged, ObjectMissing
 from pipeline.records import Cursor, Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader, slice_entries
@@ -61,7 +62,7 @@ class Image:
 
 
 def read_images(
-    unit: Unit, storage: Storage, cursor: Cursor, expected: Mapping[int, ExpectedImage]
+    unit: Unit, storage: Storage, cursor: Cursor, expected: Mapping[int, ExpectedImage], which: Images = "auto"
 ) -> Generator[Image | tuple[int, OmissionReason], None, None]:
     """Read some images of a unit, ascending by index; yields index and reason for those that cannot be exported.
 
@@ -70,6 +71,7 @@ def read_images(
         storage: How to reach it.
         cursor: Start of the part that holds them.
         expected: The images, by index.
+        which: Which images of a sample were labelled: the first, or all.
 
     Raises while iterating:
         StorageError: The unit cannot be read, or was replaced.
@@ -77,7 +79,7 @@ def read_images(
     found = (
         _read_loose(unit, storage, expected)
         if unit.kind == UnitKind.SLICE
-        else _read_tar(unit, storage, cursor, expected)
+        else _read_tar(unit, storage, cursor, expected, which)
     )
     num_good, reason = 0, OmissionReason.MISSING
     for index, name, data in found:
@@ -145,14 +147,14 @@ def _fetch_current(entry: Entry, storage: Storage) -> bytes | None:
 
 
 def _read_tar(
-    unit: Unit, storage: Storage, cursor: Cursor, expected: Mapping[int, ExpectedImage]
+    unit: Unit, storage: Storage, cursor: Cursor, expected: Mapping[int, ExpectedImage], which: Images
 ) -> Iterator[tuple[int, str, bytes | None]]:
     now = storage.stat(unit.uri)
     if (now.size_bytes, now.etag) != (unit.size_bytes, unit.etag):
         # the cursor's offset is not valid for another version
         unit, cursor = dataclasses.replace(unit, size_bytes=now.size_bytes, etag=now.etag), Cursor()
     left = sorted(expected, reverse=True)
-    reader = iter(UnitReader(unit, storage, cursor, only=expected))
+    reader = iter(UnitReader(unit, storage, cursor, images=which, only=expected))
     while left and (item := next(reader, None)) is not None:
         if not isinstance(item, Sample):
             continue

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 import braceexpand
 
 from pipeline.errors import InputError, ObjectForbidden, ObjectMissing, StorageError
-from pipeline.stages.read import is_image_name
+from pipeline.stages.member_names import is_image_name
 from pipeline.storage import Entry, Storage, absolute_uri
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

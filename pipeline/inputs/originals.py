@@ -16,11 +16,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from pipeline.config.fields import Images
 from pipeline.errors import StorageError
 from pipeline.inputs.units import read_units
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
-from pipeline.records import Cursor, Sample, ShardEvent, Unit, UnitKind
+from pipeline.records import Cursor, Item, Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Storage
 from pipeline.text.safe import printable
@@ -78,7 +79,7 @@ def fetch_originals(wanted: Iterable[Wanted], ledger: Ledger, storage: Storage) 
         unit_id: list(rows) for unit_id, rows in itertools.groupby(sorted(set(wanted)), key=lambda row: row.unit_id)
     }
     units = {unit.id: unit for unit in read_units(ledger, storage) if unit.id in rows_of} if rows_of else {}
-    reader = _ImageReader(ledger, storage, str(ledger.job()["fingerprint"]))
+    reader = _ImageReader(ledger, storage)
     queues: deque[_UnitQueue] = deque()
     stopped = threading.Event()
     pool = ThreadPoolExecutor(_UNITS_AT_ONCE, thread_name_prefix="originals")
@@ -131,10 +132,12 @@ class _UnitQueue:
 class _ImageReader:
     """Reads the images of some rows, unit by unit."""
 
-    def __init__(self, ledger: Ledger, storage: Storage, fingerprint: str) -> None:
+    def __init__(self, ledger: Ledger, storage: Storage) -> None:
+        job = ledger.job()
         self._ledger = ledger
         self._storage = storage
-        self._fingerprint = fingerprint
+        self._fingerprint = str(job["fingerprint"])
+        self._images: Images = job["results"].get("images", "auto")
 
     def read(self, unit: Unit | None, rows: Sequence[Wanted]) -> Iterator[Original]:
         """Read the images of rows of one unit; the rows must be in order."""
@@ -156,13 +159,16 @@ class _ImageReader:
         """Read the samples of some rows, and those between them."""
         indices = frozenset(row.index for row in rows)
         reader: UnitReader | None = None
-        items: Iterator[Sample | ShardEvent] = iter(())
+        items: Iterator[Item] = iter(())
         reached = -1
         for number, own in itertools.groupby(rows, key=lambda row: row.part):
             last = max(row.index for row in own)
-            forward = reader is not None and (reader.compressed or unit.kind == UnitKind.SLICE or number == reached + 1)
+            forward = reader is not None and (
+                reader.compressed or reader.unsorted or unit.kind == UnitKind.SLICE or number == reached + 1
+            )
             if not forward:
-                reader = UnitReader(unit, self._storage, self._start(unit.id, number), only=indices)
+                start = self._start(unit.id, number)
+                reader = UnitReader(unit, self._storage, start, images=self._images, only=indices)
                 items = iter(reader)
             for item in items:
                 if isinstance(item, Sample):

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from pipeline.config.fields import Images
 from pipeline.errors import ObjectMissing, OutputError, StorageError
 from pipeline.inputs.find import Inputs
 from pipeline.inputs.units import read_units, tar_unit, to_parquet, unit_id, write_units
@@ -93,8 +94,13 @@ class Plan:
         self.replaced: set[str] = set()
         self._by_id: dict[str, Unit] = {}
 
-    def add(self, inputs: Inputs, limit: int | None = None) -> None:
+    def add(self, inputs: Inputs, limit: int | None = None, images: Images = "auto") -> None:
         """Add inputs: new ones become units, and changed ones replace their older version.
+
+        Args:
+            inputs: The inputs.
+            limit: Number of samples; None for all.
+            images: Which images of a sample count: the first, or all.
 
         Raises:
             OutputError: OUT cannot be written.
@@ -103,7 +109,7 @@ class Plan:
         tars = {unit.uri: unit for unit in self.units if unit.kind == UnitKind.TAR}
         candidates: Iterator[Unit] = itertools.chain(self._tar_units(inputs, tars), self._slice_units(inputs))
         if limit is not None:
-            candidates = self._limit(candidates, limit)
+            candidates = self._limit(candidates, limit, images)
         for unit in candidates:
             older = tars.get(unit.uri) if unit.kind == UnitKind.TAR else None
             if older is not None and _covers(older, unit):
@@ -252,23 +258,23 @@ class Plan:
 
     # -- limit --------------------------------------------------------------------------------------------
 
-    def _limit(self, units: Iterable[Unit], limit: int) -> Iterator[Unit]:
+    def _limit(self, units: Iterable[Unit], limit: int, images: Images) -> Iterator[Unit]:
         """Yield the units of the first ``limit`` samples; the last one is cut to fit unless it is planned already."""
         left = limit
         for unit in units:
-            num_samples = self._count(unit, left)
+            num_samples = self._count(unit, left, images)
             yield unit if num_samples <= left or unit.id in self._by_id else self._truncate(unit, left)
             left -= num_samples
             if left <= 0:
                 return
 
-    def _count(self, unit: Unit, enough: int) -> int:
+    def _count(self, unit: Unit, enough: int, images: Images) -> int:
         """Count the samples of a unit, up to one more than enough; 0 if it cannot be read."""
         if unit.num_samples is not None:
             return unit.num_samples
         if unit.size_bytes < 0:
             return 0
-        reader = UnitReader(unit, self._storage, payloads=False)
+        reader = UnitReader(unit, self._storage, images=images, payloads=False)
         try:
             return sum(1 for _ in itertools.islice((s for s in reader if isinstance(s, Sample)), enough + 1))
         except StorageError:

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.config.fields import Images
 from pipeline.errors import ObjectMissing, OutputError, StorageError
 from pipeline.output.ledger import UNITS, Ledger
-from pipeline.records import Sample, Unit, UnitKind
+from pipeline.records import Omitted, Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Entry, Storage
 
@@ -100,13 +101,17 @@ def read_units(ledger: Ledger, storage: Storage, fingerprint: str = "") -> list[
     return units
 
 
-def count_samples(units: Sequence[Unit], storage: Storage, budget_s: float) -> dict[str, int]:
+def count_samples(
+    units: Sequence[Unit], storage: Storage, budget_s: float, images: Images = "auto", omitted: Omitted | None = None
+) -> dict[str, int]:
     """Count the samples of units, where that is known or quickly found: local tars are counted header by header.
 
     Args:
         units: The units.
         storage: How to reach them.
         budget_s: Counting stops after this time, seconds.
+        images: Which images of a sample are labelled: the first, or all.
+        omitted: Where to count what is seen on the way and has no row.
 
     Returns:
         Number of samples by unit id.
@@ -118,19 +123,21 @@ def count_samples(units: Sequence[Unit], storage: Storage, budget_s: float) -> d
             break
         if unit.id in counts or unit.uri.startswith("s3://") or unit.size_bytes < 0:
             continue
-        number = _count_until(unit, storage, deadline)
+        number = _count_until(UnitReader(unit, storage, images=images, payloads=False), deadline, omitted)
         if number is None:
             break
         counts[unit.id] = number
     return counts
 
 
-def _count_until(unit: Unit, storage: Storage, deadline: float) -> int | None:
+def _count_until(reader: UnitReader, deadline: float, omitted: Omitted | None) -> int | None:
     """Count the samples of a unit; None if time runs out, 0 if it cannot be read."""
     number = 0
     try:
-        for item in UnitReader(unit, storage, payloads=False):
+        for item in reader:
             number += isinstance(item, Sample)
+            if omitted is not None and isinstance(item, Omitted):
+                omitted.add(item)
             if time.monotonic() > deadline:
                 return None
     except StorageError:

@@ -68,7 +68,7 @@ def describe_combination(
     rule = config.combine or older["combine"]
     pooling = choose_pooling(members, rule, config.calibration, storage, explicit=config.combine is not None)
     same = ("labels_sha256", "precision", "decode", "keep", "rows_per_part")
-    results = {name: older[name] for name in same}
+    results = {name: older[name] for name in same} | {name: older[name] for name in ("images",) if name in older}
     results |= {"members": list(members), "top_k": config.top_k or older["top_k"], **pooling.results}
     own_fingerprint = fingerprint(results)
     files = content.get("weights_files", {})

@@ -23,6 +23,7 @@ from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_
 from pipeline.storage import Storage, absolute_uri
 
 DEFAULT_ROWS_PER_PART = 10_000
+FIELD_COLUMN = "field_column"  # in job.json: whether the predictions have the column ``field``
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class Job:
             "decode": results["decode"],
             "rows_per_part": self.rows_per_part,
             "keep": tuple(results["keep"]),
+            "images": results.get("images", "auto"),
+            "with_field": self.content.get(FIELD_COLUMN, False),
             "storage": storage,
         }
 
@@ -113,6 +116,8 @@ def describe_job(
     }
     if config.keep_probs:
         results["keep_probs"] = True
+    if config.images != "auto":  # what is usual is left out, so that older outputs keep their fingerprint
+        results["images"] = config.images
     pooling = choose_pooling(
         results["members"],
         config.combine,
@@ -131,6 +136,7 @@ def describe_job(
         "weights_files": {spec.alias: spec.weights_file for spec in specs},
         "inputs": merge_inputs([], config.inputs),
         "device": device,
+        FIELD_COLUMN: _has_field_column(earlier, job_fingerprint),
         "versions": {
             name: _version(name) for name in ("torch", "torchvision", "torchcodec", "pillow", "pyarrow", "ray")
         },
@@ -138,6 +144,13 @@ def describe_job(
     compiled = bool(config.compile)
     combined = (pooling.rule, pooling.factors, pooling.temperature)
     return Job(content, job_fingerprint, class_names, device, precision, compiled, rows_per_part, *combined)
+
+
+def _has_field_column(earlier: Mapping[str, Any] | None, own_fingerprint: str) -> bool:
+    """Whether the predictions have the column ``field``: all parts of an output have the same columns."""
+    if earlier is None or earlier.get("fingerprint") != own_fingerprint:
+        return True
+    return bool(earlier.get(FIELD_COLUMN, False))
 
 
 def _without_file(member: dict[str, Any]) -> dict[str, Any]:

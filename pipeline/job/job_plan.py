@@ -54,7 +54,7 @@ def plan_inputs(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: I
         except StorageError as error:
             raise OutputError(f"OUT cannot be used: {error}") from error
         try:
-            plan.add(found.pop() if found else find_inputs(config.inputs, storage), config.limit)
+            plan.add(found.pop() if found else find_inputs(config.inputs, storage), config.limit, config.images)
         except StorageError as error:
             raise InputError(f"the inputs cannot be listed: {error}") from error
         if not plan.units:

@@ -115,11 +115,12 @@ def shared_members(older: OlderOutput, results: Mapping[str, Any]) -> SharedMemb
             new.append(str(member["alias"]))
         else:
             aliases[str(member["alias"])] = found
+    same_images = there.get("images") == results.get("images")
     same_parts = there["rows_per_part"] == results["rows_per_part"]
     return SharedMembers(
         aliases=aliases,
         new=tuple(new),
         differing=", ".join(differing),
-        whole=not new and same_parts and set(results["keep"]) <= set(there["keep"]),
+        whole=not new and same_parts and same_images and set(results["keep"]) <= set(there["keep"]),
         source=StoredProbs(older.source.out, older.source.fingerprint, tuple(dict.fromkeys(aliases.values()))),
     )

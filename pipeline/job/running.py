@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,8 +26,10 @@ from pipeline.job.summary import Budget, LabelSummary, sum_up
 from pipeline.job.tracking import Tracker
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, UNITS, Ledger
 from pipeline.output.parts import Progress
-from pipeline.records import Receipt
+from pipeline.records import Omitted, Receipt
 from pipeline.storage import Storage
+
+_OMITTED = {item.name for item in dataclasses.fields(Omitted)}
 
 
 def make_engine(config: EngineConfig) -> Engine:
@@ -134,34 +137,55 @@ class JobRun:
             ledger.remove_unreadable(done)
             ledger.remove_attempts()
         if finished:
-            self._declare_finished(work, tracker, progress)
+            omitted = self._declare_finished(work, tracker, progress)
+            summary = dataclasses.replace(summary, **({} if omitted is None else omitted.to_dict()))
         return summary
 
-    def _declare_finished(self, work: PendingWork, tracker: Tracker, progress: Mapping[str, Progress]) -> None:
-        """Write ``_SUCCESS``, unless another run of the job has added to the plan and is at work on that."""
+    def _declare_finished(
+        self, work: PendingWork, tracker: Tracker, progress: Mapping[str, Progress]
+    ) -> Omitted | None:
+        """Write ``_SUCCESS``, unless another run of the job has added to the plan and is at work on that.
+
+        Returns:
+            What of all inputs has no row, as far as ``_SUCCESS`` tells.
+        """
         ledger, fingerprint = self.ledger, self.job.fingerprint
         version = ledger.version(UNITS)
         units = work.plan.units if version == work.plan.version else read_units(ledger, self.storage, fingerprint)
         if not all(progress.get(unit.id, Progress()).complete for unit in units):
-            return
+            return None
         ledger.remove_jobs(replaced_jobs(ledger.job()))
         predictions = [name for unit in units for name in progress[unit.id].names(fingerprint, unit.id)]
-        listed = (ledger.read_json(SUCCESS) or {}).get(PREDICTIONS)
+        success = ledger.read_json(SUCCESS) or {}
+        listed = success.get(PREDICTIONS)
         if not isinstance(listed, dict) or listed.keys() != set(predictions):
-            _write_success(ledger, len(units), fingerprint, tracker, predictions)
+            success = _write_success(ledger, len(units), fingerprint, tracker, predictions)
         if ledger.version(UNITS) != version:
             ledger.remove_success()
+        omitted = success.get("omitted", {})
+        return Omitted.from_dict(omitted) if isinstance(omitted, dict) and omitted.keys() <= _OMITTED else None
 
 
-def _write_success(ledger: Ledger, num_units: int, fingerprint: str, tracker: Tracker, predictions: list[str]) -> None:
-    """The exact list of parts with row counts; counts not seen in this run are read from the footers."""
+def _write_success(
+    ledger: Ledger, num_units: int, fingerprint: str, tracker: Tracker, predictions: list[str]
+) -> dict[str, Any]:
+    """The exact list of parts with row counts; what was not seen in this run is read from the footers."""
     seen = {name: counts for receipt in tracker.receipts.values() for name, counts in receipt.parts.items()}
     content: dict[str, Any] = {"fingerprint": fingerprint, "finished_at": int(time.time()), "units": num_units}
+    omitted = Omitted()
+    for receipt in tracker.receipts.values():
+        omitted.add(receipt.omitted)
     for folder, position, names in (
         (PREDICTIONS, 0, predictions),
         (QUARANTINE, 1, sorted(set(ledger.names(QUARANTINE)) & set(predictions))),
     ):
         known = {name: seen[name][position] for name in names if name in seen}
-        known |= ledger.count_rows(folder, [name for name in names if name not in known])
+        for name, footer in ledger.footers(folder, [name for name in names if name not in known]).items():
+            known[name] = footer.num_rows
+            if folder == PREDICTIONS:
+                omitted.add(footer.omitted)
         content[folder] = {name: known[name] for name in names}
+    if omitted:
+        content["omitted"] = omitted.to_dict()
     ledger.write_json(SUCCESS, content, indent=None)
+    return content

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pipeline.errors import BudgetError, Interrupted
 from pipeline.job.tracking import Tracker
-from pipeline.records import Counted, Unit
+from pipeline.records import Counted, Omitted, Unit
 
 _MIN_SAMPLES = 1_000  # before the rate of bad ones is judged
 _UNITS_FAILED = 4
@@ -48,6 +48,9 @@ class LabelSummary:
         failed_units_exceeded: Whether it stopped because too many units could not be read.
         stage_s: Seconds per stage, summed over threads.
         notes: Things about the inputs that the user should know.
+        other_images, other_images_example, separate_images, passed_over, passed_over_example: See
+            :class:`pipeline.records.Omitted`: of the whole output
+            where it is finished, else of this run.
     """
 
     out: str
@@ -70,6 +73,11 @@ class LabelSummary:
     notes: tuple[str, ...] = ()
     truths_not_understood: int = 0
     truth_examples: tuple[str, ...] = ()
+    other_images: int = 0
+    other_images_example: str = ""
+    separate_images: int = 0
+    passed_over: int = 0
+    passed_over_example: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -143,10 +151,12 @@ def sum_up(
     committed = max((receipt.committed_at for receipt in receipts), default=0.0)
     seconds = max(0.0, committed - started)
     events: dict[str, int] = {}
+    omitted = Omitted()
     stage_s: dict[str, float] = {}
     truths = Counted()
     for receipt in receipts:
         truths.merge(receipt.truths_not_understood)
+        omitted.add(receipt.omitted)
         for reason, count in receipt.num_events.items():
             events[reason] = events.get(reason, 0) + count
         for stage, spent in receipt.stage_s.items():
@@ -175,4 +185,5 @@ def sum_up(
         stage_s=stage_s,
         truths_not_understood=truths.count,
         truth_examples=tuple(truths.examples),
+        **omitted.to_dict(),
     )

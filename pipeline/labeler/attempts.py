@@ -108,6 +108,7 @@ class Attempts:
             name = str(PartName(fingerprint, receipt.unit_id, number, last))
             footer = self._ledger.footer(PREDICTIONS, name)
             num_rows = footer.num_rows
+            receipt.omitted.add(footer.omitted)
             rejected: list[dict[str, str]] = []
             with contextlib.suppress(ObjectMissing):
                 rejected = self._ledger.read_part(QUARANTINE, name, ["key", "reason"]).to_pylist()

@@ -6,24 +6,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.records import Cursor, Sample, ShardEvent
+from pipeline.records import Cursor, Item, Sample
 
 # On a GPU near ties are computed again chunk by chunk, so that many are worth more than one forward pass.
 CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES = 16, 256
 PIECE_IMAGES = 16  # of a chunk for a GPU: what a thread prepares at a time
 _CHUNK_BYTES = 32 << 20
 
-Chunk = list[Sample | ShardEvent]
+Chunk = list[Item]
 
 
 class SampleReader(Protocol):
     """Reads a unit: :class:`pipeline.stages.read.UnitReader`, or one that wraps it."""
 
-    @property
-    def compressed(self) -> bool:
-        """Whether the unit is a compressed tar; known once the first sample is out."""
+    def cursor_at(self, part: int, sample: Sample) -> Cursor:
+        """Where a part begins whose first sample is this one, which the reader has yielded."""
 
-    def __iter__(self) -> Iterator[Sample | ShardEvent]: ...
+    def __iter__(self) -> Iterator[Item]: ...
 
 
 @dataclass(slots=True)
@@ -62,7 +61,7 @@ def cut_chunks(reader: SampleReader, cursor: Cursor, rows_per_part: int, max_ima
                 chunk, chunk_bytes, num_samples = [], 0, 0
             if item.index >= part_end:
                 number += 1
-                yield PartEnd(Cursor(number, item.index, item.offset or 0, reader.compressed), last=False)
+                yield PartEnd(reader.cursor_at(number, item), last=False)
                 part_end += rows_per_part
             chunk_bytes += len(item.image or b"")
             num_samples += 1

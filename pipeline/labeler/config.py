@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipeline.config.fields import Decoding
+from pipeline.config.fields import Decoding, Images
 from pipeline.config.settings import StorageConfig
 from pipeline.machine import cache_folder
 from pipeline.models.classifier import Precision
@@ -33,6 +33,8 @@ class LabelerConfig:
             where that was seen to give the CPU's pixels.
         rows_per_part: Samples in a part at most.
         keep: Fields copied through.
+        images: Which images of a sample are labelled: the first, or all.
+        with_field: Whether the predictions have the column ``field``.
         num_threads: Worker threads.
         storage: How to reach S3.
         temperature: Of the consensus; 1 where it is uncalibrated.
@@ -64,6 +66,8 @@ class LabelerConfig:
     reused: Mapping[str, str] = field(default_factory=dict)
     reused_from: StoredProbs | None = None
     replayed: bool = False
+    images: Images = "auto"
+    with_field: bool = True
 
     @property
     def tuning(self) -> Tuning:

@@ -31,7 +31,7 @@ from pipeline.labeler.chunks import PartEnd, SampleReader, cut_chunks
 from pipeline.labeler.executor import Executor
 from pipeline.labeler.publisher import PartPublisher
 from pipeline.labeler.tasks import ChunkResult, ChunkTask, Decoder, EncodedImage, Piece, Steps
-from pipeline.records import Cursor, Receipt, Sample, ShardEvent, Stage, Unit
+from pipeline.records import Cursor, Omitted, Receipt, Sample, ShardEvent, Stage, Unit
 from pipeline.stages.read import UnitReader
 from pipeline.stages.write import Part, QuarantineRow
 
@@ -98,6 +98,9 @@ def prepare(piece: Piece) -> None:
         slot, item = piece.remaining.popleft()
         if isinstance(item, ShardEvent):
             result.rejected.append(QuarantineRow.event(item))
+            continue
+        if isinstance(item, Omitted):
+            result.omitted.add(item)
             continue
         image = hash_image(piece, slot, item)
         if image is not None and (steps.lookup is None or steps.lookup.needs_pixels(image)):

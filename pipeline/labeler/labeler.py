@@ -82,6 +82,7 @@ class Labeler:
             config.class_names,
             config.keep,
             keep_probs=config.keep_probs,
+            with_field=config.with_field,
         )
         self._attempts = Attempts(self._writer.ledger, self._storage, config.run)
         self._uploads = Uploads(self._writer, UNITS_AT_ONCE)
@@ -169,7 +170,7 @@ class Labeler:
             self._attempts.end(unit.id, deaths)
 
     def _prepare_run(self, request: _Request, cursor: Cursor, receipt: Receipt, *, isolated: bool) -> UnitRun:
-        reader = UnitReader(request.unit, self._storage, cursor, self._config.keep)
+        reader = UnitReader(request.unit, self._storage, cursor, self._config.keep, images=self._config.images)
         stored = None if request.stored is None else self._stored_reader(reader, request.unit, cursor, request.stored)
         steps = self._factory.steps(isolated=isolated, stored=stored)
         return UnitRun(request.unit, cursor, receipt, reader, stored or reader, steps, request.stopping)

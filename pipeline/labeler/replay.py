@@ -56,6 +56,7 @@ class Replayer:
             config.class_names,
             config.keep,
             keep_probs=config.keep_probs,
+            with_field=config.with_field,
         )
         self._attempts = Attempts(self._writer.ledger, storage, config.run)
         self._threads = ThreadPoolExecutor(config.num_threads, "pool", initializer=one_torch_thread)
@@ -115,11 +116,13 @@ class Replayer:
         part.rejected = [] if stored.rejected is None else [_rejected(row) for row in stored.rejected.to_pylist()]
         part.truths_not_understood = stored.truths_not_understood
         part.predictions = self._pooled(stored)
+        part.omitted = stored.omitted
         result = ChunkResult(
             pictures=part.pictures,
             rejected=part.rejected,
             truths_not_understood=part.truths_not_understood,
             num_samples=part.num_samples,
+            omitted=part.omitted,
         )
         result.seconds["classify"] = time.perf_counter() - begun
         with translate_out_errors():
@@ -147,9 +150,14 @@ def pictures_of(table: pa.Table, keep: tuple[str, ...]) -> list[Picture]:
         keep: Which of the kept fields are wanted.
     """
     names = ("index", "key", "sha256", "width", "height", "truth")
+    field = ["field"] if "field" in table.column_names else []  # older outputs have no such column
     return [
-        Picture(**{name: row[name] for name in names}, kept={name: row[name] for name in keep if row[name] is not None})
-        for row in table.select([*names, *keep]).to_pylist()
+        Picture(
+            **{name: row[name] for name in names},
+            kept={name: row[name] for name in keep if row[name] is not None},
+            image_field=row.get("field"),
+        )
+        for row in table.select([*names, *field, *keep]).to_pylist()
     ]
 
 

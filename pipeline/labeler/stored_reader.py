@@ -13,7 +13,7 @@ from pipeline.errors import NotAsStored, StorageError
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
 from pipeline.output.probabilities import StoredPart, StoredProbs, read_stored_part
-from pipeline.records import Sample, ShardEvent
+from pipeline.records import Cursor, Item, Sample
 from pipeline.stages.read import UnitReader
 
 
@@ -74,12 +74,11 @@ class StoredReader:
         self._rows: dict[int, StoredRow] = {}
         self._known_to: float = -1  # index of the first sample that no part read so far covers
 
-    @property
-    def compressed(self) -> bool:
-        """Whether the unit is a compressed tar; known once the first sample is out."""
-        return self._reader.compressed
+    def cursor_at(self, part: int, sample: Sample) -> Cursor:
+        """Where a part begins whose first sample is this one, which the reader has yielded."""
+        return self._reader.cursor_at(part, sample)
 
-    def __iter__(self) -> Iterator[Sample | ShardEvent]:
+    def __iter__(self) -> Iterator[Item]:
         for item in self._reader:
             if isinstance(item, Sample):
                 while item.index >= self._known_to and self._load():

@@ -21,7 +21,7 @@ from pipeline.labeler.stored_reader import StoredRow
 from pipeline.labels import ClassResolver
 from pipeline.models.device_queue import BatchResult
 from pipeline.models.ensemble import Predictions
-from pipeline.records import Counted, Receipt, Sample, ShardEvent, Stage
+from pipeline.records import Counted, Item, Omitted, Receipt, Sample, Stage
 from pipeline.stages.crop import Batch, BatchPool
 from pipeline.stages.decode import Decoded
 from pipeline.stages.write import Part, Picture, QuarantineRow
@@ -39,6 +39,7 @@ class ChunkResult:
         rejected: Quarantine rows, in order.
         truths_not_understood: Those of labelled samples whose ``.cls`` names no class.
         num_samples: Samples, labelled and not.
+        omitted: What lies among them in the input and has no row.
         seconds: Of each of :data:`STAGES`, summed over threads.
         slots: Where the crops of the pictures lie in the batch; empty where no crops are needed.
         stored: The rows of an older output for the pictures, where one is used.
@@ -50,6 +51,7 @@ class ChunkResult:
     rejected: list[QuarantineRow] = field(default_factory=list)
     truths_not_understood: Counted = field(default_factory=Counted)
     num_samples: int = 0
+    omitted: Omitted = field(default_factory=Omitted)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     slots: list[int] = field(default_factory=list)
     stored: list[StoredRow] = field(default_factory=list)
@@ -68,6 +70,7 @@ class ChunkResult:
         self.rejected += following.rejected
         self.truths_not_understood.merge(following.truths_not_understood)
         self.num_samples += following.num_samples
+        self.omitted.add(following.omitted)
         self.slots += following.slots
         self.stored += following.stored
         for stage, seconds in following.seconds.items():
@@ -78,6 +81,7 @@ class ChunkResult:
         part.pictures += self.pictures
         part.rejected += self.rejected
         part.truths_not_understood.merge(self.truths_not_understood)
+        part.omitted.add(self.omitted)
         if self.predictions is not None:
             part.predictions.append(self.predictions)
         self.count_in(receipt)
@@ -87,6 +91,7 @@ class ChunkResult:
         receipt.num_samples += self.num_samples
         receipt.num_labelled += len(self.pictures)
         receipt.truths_not_understood.merge(self.truths_not_understood)
+        receipt.omitted.add(self.omitted)
         for row in self.rejected:
             counts = receipt.num_quarantined if row.key is not None else receipt.num_events
             counts[row.reason] = counts.get(row.reason, 0) + 1
@@ -123,7 +128,9 @@ class EncodedImage:
         truth = self.piece.task.steps.classes.resolve_cls(sample.cls)
         if truth.text:
             self.piece.result.truths_not_understood.add(truth.text)
-        return Picture(sample.index, sample.key, self.sha256, width, height, truth.label, sample.kept)
+        return Picture(
+            sample.index, sample.key, self.sha256, width, height, truth.label, sample.kept, sample.image_field
+        )
 
 
 class Decoder(Protocol):
@@ -248,6 +255,6 @@ class Piece:
 
     task: ChunkTask
     number: int
-    remaining: deque[tuple[int, Sample | ShardEvent]]
+    remaining: deque[tuple[int, Item]]
     result: ChunkResult = field(default_factory=ChunkResult)
     decoded_ahead: dict[int, Decoded] | None = None

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectDamaged
-from pipeline.records import Counted, Cursor
+from pipeline.records import Counted, Cursor, Omitted
 
 METADATA_KEY = b"shardlabel"
 UNREADABLE = "unreadable"
@@ -56,6 +56,7 @@ class PartFooter:
         first_index: Index of its first sample.
         next: Where the next part starts.
         truths_not_understood: Of its labelled samples, those whose ``.cls`` names no class.
+        omitted: What lies among its samples in the input and has no row.
     """
 
     num_rows: int
@@ -66,6 +67,7 @@ class PartFooter:
     first_index: int
     next: Cursor
     truths_not_understood: Counted = field(default_factory=Counted)
+    omitted: Omitted = field(default_factory=Omitted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ def read_footer(tail: bytes, uri: str) -> PartFooter:
             first_index=own["first_index"],
             next=Cursor.from_dict(own["next"]),
             truths_not_understood=Counted.from_dict(own.get("truths_not_understood", {})),
+            omitted=Omitted.from_dict(own.get("omitted", {})),
         )
         _check_numbers(footer)
     except PARSE_ERRORS as error:
@@ -147,11 +150,15 @@ def _check_numbers(footer: PartFooter) -> None:
     Raises:
         TypeError, ValueError: It does not.
     """
-    following = footer.next
-    positions = (footer.part, footer.first_index, following.part, following.index, following.offset)
-    numbers = (*positions, footer.truths_not_understood.count)
+    following, omitted = footer.next, footer.omitted
+    numbers = (
+        *(footer.part, footer.first_index, following.part, following.index, following.offset, following.skip),
+        *(omitted.other_images, omitted.separate_images, omitted.passed_over, footer.truths_not_understood.count),
+    )
     if not all(isinstance(number, int) for number in numbers):
         raise TypeError(f"no numbers: {numbers}")
+    if not all(isinstance(name, str) for name in (omitted.other_images_example, omitted.passed_over_example)):
+        raise TypeError(f"no names: {omitted}")
     if following.part != footer.part + 1:
         raise ValueError(f"part {following.part} follows part {footer.part}")
 

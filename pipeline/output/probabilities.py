@@ -22,7 +22,7 @@ from pipeline.errors import ObjectDamaged, ObjectMissing, RequestError
 from pipeline.output.ledger import JOB, PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.output.parts import METADATA_KEY, PARSE_ERRORS, PartName
 from pipeline.output.schemas import WholeJobShape, check_shape
-from pipeline.records import QUARANTINE_SCHEMA, Counted, Cursor
+from pipeline.records import QUARANTINE_SCHEMA, Counted, Cursor, Omitted
 
 Array = np.ndarray
 
@@ -75,6 +75,7 @@ class StoredPart:
         rejected: Its rows in quarantine; None if there are none.
         member_probs: The predictions of each member for the labelled samples, by alias.
         truths_not_understood: Of the labelled samples, those whose ``.cls`` names no class.
+        omitted: What lies among its samples in the input and has no row.
     """
 
     name: PartName
@@ -84,6 +85,7 @@ class StoredPart:
     rejected: pa.Table | None
     member_probs: dict[str, MemberProbs]
     truths_not_understood: Counted
+    omitted: Omitted
 
 
 def stored_aliases(job: Mapping[str, Any]) -> tuple[str, ...]:
@@ -192,7 +194,14 @@ def read_stored_part(ledger: Ledger, source: StoredProbs, name: PartName, num_cl
     except PARSE_ERRORS as error:
         raise ObjectDamaged(f"{ledger.uri(PREDICTIONS, str(name))}: damaged: {error!r}") from error
     return StoredPart(
-        name, footer.first_index, footer.next, table, rejected, member_probs, footer.truths_not_understood
+        name,
+        footer.first_index,
+        footer.next,
+        table,
+        rejected,
+        member_probs,
+        footer.truths_not_understood,
+        footer.omitted,
     )
 
 

@@ -11,14 +11,14 @@ import pyarrow as pa
 
 from pipeline.inputs.originals import Wanted, fetch_originals
 from pipeline.inputs.units import read_units
-from pipeline.output.ledger import SUCCESS, Ledger
+from pipeline.output.ledger import PREDICTIONS, SUCCESS, Ledger
 from pipeline.page.render import ReportContent
 from pipeline.page.row_choice import RowRef
 from pipeline.page.rows import LabelledImage, QuarantineSummary, read_labelled, read_quarantine
 from pipeline.page.statistics import Statistics, collect_statistics
 from pipeline.page.thumbnails import Thumbnail, thumbnail
 from pipeline.page.timeline import read_timeline
-from pipeline.records import Reason, Stage
+from pipeline.records import Omitted, Reason, Stage
 from pipeline.storage import Storage
 from pipeline.trust.evaluation import Evaluation, compute_evaluation
 from pipeline.trust.matched import MatchedImages, read_matched_images
@@ -44,6 +44,9 @@ def collect_content(
     pictures, note = _read_thumbnails(ledger, storage, rows, quarantine) if images else ({}, "Made without pictures.")
     units = {unit.id for unit in read_units(ledger, storage, str(job["fingerprint"]))}
     progress = ledger.progress(str(job["fingerprint"]))
+    omitted = Omitted()
+    for footer in ledger.footers(PREDICTIONS, stats.parts).values():
+        omitted.add(footer.omitted)
     samples = {name: many + quarantine.per_part.get(name, 0) for name, many in stats.parts.items()}
     return ReportContent(
         out=ledger.out,
@@ -54,6 +57,7 @@ def collect_content(
         stats=stats,
         rows=rows,
         quarantine=quarantine,
+        omitted=omitted,
         timeline=read_timeline(ledger, samples),
         evaluation=evaluation,
         matched=matched,

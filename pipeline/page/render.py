@@ -23,7 +23,9 @@ from pipeline.page.rows import LabelledImage, QuarantineSummary
 from pipeline.page.statistics import Statistics
 from pipeline.page.thumbnails import Thumbnail
 from pipeline.page.timeline import Timeline
+from pipeline.records import Omitted
 from pipeline.text import fmt
+from pipeline.text.omissions import omitted_rows
 from pipeline.text.safe import printable
 from pipeline.trust.evaluation import Evaluation
 from pipeline.trust.matched import MatchedImages
@@ -44,6 +46,7 @@ class ReportContent:
         stats: Statistics of the labelled images.
         rows: The images that are shown.
         quarantine: The samples that could not be labelled.
+        omitted: What lies in the inputs and has no row.
         timeline: Throughput over time.
         evaluation, matched: Accuracy, and the images behind it; None where no image has a known truth.
         truth_notes: Truth that could not be used, one line for each cause.
@@ -59,6 +62,7 @@ class ReportContent:
     stats: Statistics
     rows: Mapping[RowRef, LabelledImage]
     quarantine: QuarantineSummary
+    omitted: Omitted
     timeline: Timeline
     evaluation: Evaluation | None
     matched: MatchedImages | None
@@ -201,6 +205,7 @@ def _facts(content: ReportContent) -> list[tuple[str, list[str]]]:
         ("Output", [content.out]),
         ("Inputs", [*inputs[:_MAX_INPUTS], *more]),
         ("Units", [f"{fmt.count(content.units_done)} of {fmt.count(content.units_total)} done"]),
+        *((name.capitalize(), [line]) for name, line in omitted_rows(content.omitted)),
         (
             "Consensus",
             [f"{results['combine']} of {fmt.plural(len(results['members']), 'member', 'members')}, top {top_k}"],

@@ -13,12 +13,13 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pipeline.config.fields import Images
 from pipeline.errors import InputError, StorageError
 from pipeline.inputs.find import Inputs
 from pipeline.inputs.plan import SLICE_KEYS, Plan
 from pipeline.inputs.units import count_samples, tar_unit
 from pipeline.output.ledger import Ledger
-from pipeline.records import Sample, Unit
+from pipeline.records import Omitted, Sample, Unit
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Entry, Storage
 
@@ -153,7 +154,12 @@ def count_loose(inputs: Inputs, keep: int) -> LooseCount:
 
 
 def draw_sample(
-    tars: Sequence[Entry], loose: LooseCount, storage: Storage, max_images: int, max_bytes: int
+    tars: Sequence[Entry],
+    loose: LooseCount,
+    storage: Storage,
+    max_images: int,
+    max_bytes: int,
+    which: Images = "auto",
 ) -> InputSample:
     """Read samples into memory: the first ones of a few shards, and loose images of every prefix.
 
@@ -163,6 +169,7 @@ def draw_sample(
         storage: How to reach them.
         max_images: Samples at most.
         max_bytes: Bytes of encoded images, about.
+        which: Which images of a sample count: the first, or all.
 
     Raises:
         InputError: Nothing could be read.
@@ -175,7 +182,7 @@ def draw_sample(
     for entry in chosen:
         unit = tar_unit(entry, share)
         try:
-            images, cluster = _first_samples(UnitReader(unit, storage), share_bytes)
+            images, cluster = _first_samples(UnitReader(unit, storage, images=which), share_bytes)
         except StorageError as error:
             problem = str(error)
             continue
@@ -225,7 +232,14 @@ def _loose_samples(
     return taken, images
 
 
-def count_tars(tars: Sequence[Entry], clusters: Sequence[Cluster], storage: Storage, budget_s: float) -> Estimate:
+def count_tars(
+    tars: Sequence[Entry],
+    clusters: Sequence[Cluster],
+    storage: Storage,
+    budget_s: float,
+    images: Images = "auto",
+    omitted: Omitted | None = None,
+) -> Estimate:
     """The number of samples in some shards: counted where that is cheap, otherwise estimated.
 
     Args:
@@ -233,11 +247,13 @@ def count_tars(tars: Sequence[Entry], clusters: Sequence[Cluster], storage: Stor
         clusters: Counted parts of sampled shards.
         storage: How to reach them.
         budget_s: Counting stops after so many seconds.
+        images: Which images of a sample count: the first, or all.
+        omitted: Where to count what is seen on the way and has no row.
     """
     readable = [entry for entry in tars if entry.size_bytes > 0]
     chosen = random.Random(_SEED).sample(readable, min(len(readable), _MAX_COUNTED_SHARDS))  # noqa: S311 - likewise
     units = [tar_unit(entry) for entry in chosen]
-    counts = count_samples(units, storage, budget_s)
+    counts = count_samples(units, storage, budget_s, images, omitted)
     if len(counts) == len(readable):
         return Estimate(sum(counts.values()))
     counted = [Cluster(counts[unit.id], unit.size_bytes) for unit in units if unit.id in counts]

@@ -1,22 +1,14 @@
 """Read: from a unit to its samples, in order, and events for all damage in between.
 
-Names follow WebDataset: the key of a member is its path up to the first dot of its base name, the rest
-is the field; adjacent members with one key are one sample. In addition:
-
-* a field that comes twice under one key starts a new sample, so that neither is lost;
-* a member that WebDataset cannot name (no dot, or a leading one) is a sample of its own, its whole
-  name is the key, and its content is tried as an image;
-* of several images in a sample, the first in name order is labelled;
-* links, devices and FIFOs are never followed; a sample that has nothing else is quarantined;
-* damage inside a sample does not split it: the rest of it stays one sample, and the event follows.
+How members of a tar become samples is in :mod:`pipeline.stages.grouping`. A shard in which members of a sample lie
+apart is read with an index of its headers (:mod:`pipeline.stages.unsorted`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
-import itertools
 import os
-import re
 from collections import deque
 from collections.abc import Container, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,24 +16,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.config.fields import Images
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectForbidden, ObjectMissing, StorageError
-from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
-from pipeline.stages.tar import Member, TarReader
-from pipeline.storage import Entry, Storage
+from pipeline.records import Cursor, Item, Reason, Sample, Unit, UnitKind
+from pipeline.stages.grouping import MAX_IMAGE_BYTES, Grouping, SampleGrouper, too_many_bytes
+from pipeline.stages.tar import TarReader
+from pipeline.stages.unsorted import Signs, index_shard, tail_has_signs
+from pipeline.storage import ByteStream, Entry, Storage
 from pipeline.text.safe import printable
 
-# Names that count as images; the decoder looks at the content only.
-IMAGE_EXTENSIONS = frozenset(
-    "jpg jpeg jpe jfif jif jfi mpo png apng gif webp avif avifs heic heif hif bmp dib tif tiff jp2 j2k j2c jpc jpf jpx "
-    "ppm pgm pbm pnm pfm ico icns cur tga vda dds psd pcx sgi qoi xbm xpm jxl dng cr2 nef arw".split()
-)
-# Members that belong to no sample: directories, GNU volume labels, and WebDataset's metadata (by its own pattern).
-_NO_SAMPLE = ("a directory", "a volume label")
-_ARCHIVE_METADATA = re.compile(r"__[^/]*__($|/)")
-MAX_IMAGE_BYTES = 256 << 20
-_MAX_FIELD_BYTES = 16 << 20
-_MAX_CLS_BYTES = 4 << 10  # the name of a class is shorter
-_MAX_SHOWN_CHARS = 80  # length of a name in a message
 _EVERY = range(1 << 62)
 _LOOSE_IN_FLIGHT = {"s3": 32, "file": 4}
 _KEY_LIST = pa.schema(
@@ -52,11 +35,6 @@ _KEY_LIST = pa.schema(
 )
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a name's last extension is an image's."""
-    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
-
-
 class UnitReader:
     """Reads the samples of one unit from a cursor on. Iterate once.
 
@@ -65,12 +43,14 @@ class UnitReader:
         storage: How to reach it.
         cursor: Where to start.
         keep: Names of the fields that ``--keep`` copies.
+        images: Which images of a sample are labelled: the first, or ``all``, each as a sample of its own.
         payloads: False to list samples without reading their contents.
         only: Indices of the samples whose contents are read; None for all.
 
     Attributes:
         bytes_done: Bytes of the unit that were read or skipped.
         compressed: Whether the unit is a compressed tar; known once the first item is out.
+        unsorted: Whether it is read with an index of its headers; likewise.
 
     Raises while iterating:
         StorageError: The unit cannot be read (any further).
@@ -83,18 +63,26 @@ class UnitReader:
         cursor: Cursor | None = None,
         keep: tuple[str, ...] = (),
         *,
+        images: Images = "auto",
         payloads: bool = True,
         only: Container[int] | None = None,
     ) -> None:
         self.unit = unit
         self._storage = storage
         self._cursor = cursor or Cursor()
-        self._keep = keep
+        self._grouping = Grouping(keep, every_image=images == "all")
         self._only: Container[int] = (_EVERY if only is None else only) if payloads else ()
+        self._stream: ByteStream | None = None
         self.bytes_done = 0
         self.compressed = False
+        self.unsorted = self._cursor.unsorted
 
-    def __iter__(self) -> Iterator[Sample | ShardEvent]:
+    def cursor_at(self, part: int, sample: Sample) -> Cursor:
+        """Where a part begins whose first sample is this one, which the reader has yielded."""
+        offset, skip = sample.start or (sample.offset or 0, 0)
+        return Cursor(part, sample.index, offset, self.compressed, skip, self.unsorted)
+
+    def __iter__(self) -> Iterator[Item]:
         items = self._slice() if self.unit.kind == UnitKind.SLICE else self._tar()
         limit = self.unit.max_samples
         for item in items:
@@ -103,26 +91,72 @@ class UnitReader:
                 return
             yield item
 
-    def _tar(self) -> Generator[Sample | ShardEvent, None, None]:
+    def _tar(self) -> Generator[Item, None, None]:
         entry = Entry(self.unit.uri, self.unit.size_bytes, self.unit.etag)
         if entry.size_bytes < 0:  # it did not exist when the plan was made
             self._storage.stat(entry.uri)
             raise ObjectChanged(f"{entry.uri}: appeared after the plan was made; run the command again")
-        cursor = self._cursor
+        if self.unsorted is None and (self._cursor.index > 0 or self._cursor.offset > 0):
+            self.unsorted = self._has_signs(entry)
+        if self.unsorted is None:
+            held: deque[Item] = deque()
+            signs = Signs()
+            with self._opened(entry) as walk:
+                items = iter(SampleGrouper(walk, self._grouping, self._cursor, self._only, on_run=signs.take))
+                self.unsorted = self._finds_signs(entry, walk, items, signs, held)
+                if not self.unsorted:
+                    while held:
+                        yield held.popleft()
+                    yield from self._counting(items)
+                    return
+            held.clear()
+        joins = None
+        if self.unsorted:
+            with self._opened(entry) as walk:
+                joins = index_shard(walk, self._grouping)
+        with self._opened(entry, self._cursor) as walk:
+            items = iter(SampleGrouper(walk, self._grouping, self._cursor, self._only, joins))
+            yield from self._counting(items)
+
+    def _has_signs(self, entry: Entry) -> bool:
+        """Whether there are signs that members of a sample lie apart, for a cursor that does not know."""
+        signs = Signs()
+        with self._opened(entry) as walk:
+            items = iter(SampleGrouper(walk, self._grouping, Cursor(), (), on_run=signs.take))
+            return self._finds_signs(entry, walk, items, signs, deque(maxlen=0))
+
+    def _finds_signs(
+        self, entry: Entry, walk: TarReader, items: Iterator[Item], signs: Signs, held: deque[Item]
+    ) -> bool:
+        """Read the first samples into ``held``, and look for signs there and at the shard's end."""
+        for item in items:
+            held.append(item)
+            if signs.enough:
+                return signs.found or (not walk.compressed and tail_has_signs(entry, self._storage))
+        return signs.found
+
+    @contextlib.contextmanager
+    def _opened(self, entry: Entry, cursor: Cursor | None = None) -> Iterator[TarReader]:
+        """The shard's members, from a cursor on."""
+        cursor = cursor or Cursor()
         inside = cursor.offset > 0 and not cursor.compressed
         stream = self._storage.open(entry, cursor.offset if inside else 0)
         try:
             walk = TarReader(stream, sniff=not inside, resumed=inside)
             self.compressed = walk.compressed
+            self._stream = stream
             if cursor.compressed:
                 walk.skip_to(cursor.offset)
-            for item in _SampleGrouper(walk, cursor.index, self._keep, self._only):
-                self.bytes_done = stream.position
-                yield item
+            yield walk
         finally:
             stream.close()
 
-    def _slice(self) -> Generator[Sample | ShardEvent, None, None]:
+    def _counting(self, items: Iterator[Item]) -> Iterator[Item]:
+        for item in items:
+            self.bytes_done = 0 if self._stream is None else self._stream.position
+            yield item
+
+    def _slice(self) -> Generator[Sample, None, None]:
         assert self.unit.keys_uri is not None
         entries = slice_entries(self.unit, self._storage.read(self.unit.keys_uri))[self._cursor.index :]
         width = _LOOSE_IN_FLIGHT["s3" if self.unit.uri.startswith("s3://") else "file"]
@@ -153,7 +187,7 @@ class UnitReader:
         if entry.size_bytes == 0:
             sample.reason, sample.message = Reason.EMPTY, "the file is empty"
         elif entry.size_bytes > MAX_IMAGE_BYTES:
-            sample.reason, sample.message = Reason.TOO_LARGE, _too_many_bytes(entry.size_bytes)
+            sample.reason, sample.message = Reason.TOO_LARGE, too_many_bytes(entry.size_bytes)
         else:
             try:
                 sample.image = self._storage.fetch(entry)
@@ -187,128 +221,3 @@ def failure_reason(error: StorageError) -> Reason | None:
     if isinstance(error, ObjectMissing):
         return Reason.SHARD_MISSING
     return Reason.SHARD_FORBIDDEN if isinstance(error, ObjectForbidden) else None
-
-
-def _too_many_bytes(num_bytes: int) -> str:
-    return f"{num_bytes} bytes encoded; the limit is {MAX_IMAGE_BYTES}"
-
-
-class _OpenSample:
-    """A sample whose members are being read."""
-
-    __slots__ = ("fields", "image_name", "key", "num_bytes", "sample", "special")
-
-    def __init__(self, key: str, index: int, offset: int) -> None:
-        self.key = key
-        self.fields: dict[str, None] = {}  # a set in order; there may be very many
-        self.image_name: str | None = None
-        self.special = ""
-        self.num_bytes = 0
-        self.sample = Sample(index, key, offset)
-
-
-class _SampleGrouper:
-    """Groups the members of an archive into samples."""
-
-    def __init__(self, walk: TarReader, index: int, keep: tuple[str, ...], only: Container[int]) -> None:
-        self._walk = walk
-        self._index = index
-        self._keep = keep
-        self._only = only
-
-    def __iter__(self) -> Iterator[Sample | ShardEvent]:
-        group: _OpenSample | None = None
-        events: list[ShardEvent] = []  # they follow the sample that they happen in, so that no cursor separates the two
-        for item in self._walk:
-            if isinstance(item, ShardEvent):
-                events.append(item)
-                if group is None:
-                    yield from events
-                    events.clear()
-                continue
-            if item.special.startswith(_NO_SAMPLE) or _ARCHIVE_METADATA.match(item.name):
-                continue
-            key, field = _key_and_field(item.name)
-            name = item.name if key is None else key
-            if group is not None and (key is None or group.key != name or field in group.fields):
-                yield from self._finish(group, events)
-                group = None
-            if group is None:
-                group = _OpenSample(name, self._index, item.offset)
-                self._index += 1
-            self._add(group, item, field, solo=key is None)
-            if key is None:
-                yield from self._finish(group, events)
-                group = None
-        if group is not None:
-            yield from self._finish(group, events)
-
-    def _add(self, group: _OpenSample, member: Member, field: str, *, solo: bool) -> None:
-        group.fields[field] = None
-        group.num_bytes += member.num_bytes
-        if group.sample.index not in self._only:
-            return
-        if solo or is_image_name(field):
-            self._add_image(group, member)
-        elif (field == "cls" or field in self._keep) and not member.special and member.num_bytes <= _MAX_FIELD_BYTES:
-            data = self._walk.payload()
-            if data is None:
-                return
-            if field == "cls":
-                group.sample.cls = data[:_MAX_CLS_BYTES]
-            if field in self._keep:
-                group.sample.kept[field] = data.decode("utf-8", "replace")
-
-    def _add_image(self, group: _OpenSample, member: Member) -> None:
-        if member.special:
-            group.special = group.special or f"{_shorten(member.name)} is {member.special}, which is not followed"
-            return
-        if group.image_name is not None and group.image_name < member.name:
-            return
-        group.image_name = member.name
-        sample = group.sample
-        sample.image, sample.reason, sample.message = None, None, ""
-        sample.image_name = member.name
-        sample.num_bytes = member.num_bytes
-        if member.num_bytes == 0:
-            sample.reason, sample.message = Reason.EMPTY, "the image is empty"
-        elif member.num_bytes > MAX_IMAGE_BYTES:
-            sample.reason, sample.message = Reason.TOO_LARGE, _too_many_bytes(member.num_bytes)
-        else:
-            sample.image = self._walk.payload()
-            if sample.image is None:
-                sample.reason = Reason.SHARD_TRUNCATED
-                sample.message = "the archive ends inside this image"
-
-    @staticmethod
-    def _finish(group: _OpenSample, events: list[ShardEvent]) -> Iterator[Sample | ShardEvent]:
-        sample = group.sample
-        if group.image_name is None:
-            sample.num_bytes = group.num_bytes
-            sample.reason = Reason.NO_IMAGE
-            fields = ", ".join(_shorten(name) for name in itertools.islice(group.fields, 8))
-            sample.message = group.special or f"no image among the fields: {fields}"
-        sample.message = " ".join(sample.message.split())  # names may hold line breaks
-        yield sample
-        yield from events
-        events.clear()
-
-
-def _key_and_field(name: str) -> tuple[str | None, str]:
-    """Split a name into WebDataset's key and the field in lower case; without a dot, or with a leading one, no key.
-
-    WebDataset itself groups all hidden files of a directory ``d`` in one sample, ``d/``
-    (``findings/webdataset-hidden-files.sh``).
-    """
-    from webdataset.tariterators import (
-        base_plus_ext,  # imported late: it imports torch, which listing loose images does not need
-    )
-
-    folder, slash, base = name.rpartition("/")
-    # only the base name: with the whole name its regular expression takes quadratic time
-    key, field = base_plus_ext(base)
-    return (None, "") if key is None else (folder + slash + key, field.lower())
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= _MAX_SHOWN_CHARS else name[: _MAX_SHOWN_CHARS - 3] + "..."

@@ -120,6 +120,12 @@ class TarReader:
         self._stream.skip(offset - self.position)
         self._resumed = True
 
+    def peek(self, num_bytes: int) -> bytes:
+        """The first bytes of the current member's content, which can be read afterwards as if they had not been."""
+        data = self._stream.read(min(num_bytes, self._content))
+        self._stream.push_back(data)
+        return data
+
     def payload(self) -> bytes | None:
         """Read the current member's content; None if the archive ends inside it."""
         if self._content > _MAX_PAYLOAD_BYTES:

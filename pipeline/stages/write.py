@@ -25,6 +25,7 @@ from pipeline.records import (
     QUARANTINE_SCHEMA,
     Counted,
     Cursor,
+    Omitted,
     Reason,
     Sample,
     ShardEvent,
@@ -43,6 +44,7 @@ class Picture:
         index, key, truth, kept: As in the sample.
         sha256: Hash of the encoded image, hex.
         width, height: Size as stored, pixels.
+        image_field: Field of the sample that it is; None where it is none.
     """
 
     index: int
@@ -52,6 +54,7 @@ class Picture:
     height: int
     truth: int | None
     kept: dict[str, str]
+    image_field: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Part:
         pictures, predictions: Labelled samples, in order, batch by batch.
         rejected: Quarantine rows, in order.
         truths_not_understood: Those of its labelled samples whose ``.cls`` names no class.
+        omitted: What lies among its samples in the input and has no row.
     """
 
     number: int
@@ -98,6 +102,7 @@ class Part:
     predictions: list[Predictions] = field(default_factory=list)
     rejected: list[QuarantineRow] = field(default_factory=list)
     truths_not_understood: Counted = field(default_factory=Counted)
+    omitted: Omitted = field(default_factory=Omitted)
 
     @property
     def num_samples(self) -> int:
@@ -116,6 +121,7 @@ class Writer:
         class_names: Names of the classes.
         keep: Names of the sample fields that ``--keep`` copies.
         keep_probs: Whether to publish the members' full probabilities, too.
+        with_field: Whether there is the column ``field``.
     """
 
     def __init__(
@@ -128,6 +134,7 @@ class Writer:
         keep: Sequence[str],
         *,
         keep_probs: bool = False,
+        with_field: bool = True,
     ) -> None:
         self._ledger = Ledger(out, storage)
         self._storage = storage
@@ -136,7 +143,7 @@ class Writer:
         self._class_names = pa.array(class_names, pa.string())
         self._keep = tuple(keep)
         self._keep_probs = keep_probs
-        self._schema = predictions_schema(members, keep)
+        self._schema = predictions_schema(members, keep, with_field=with_field)
 
     @property
     def ledger(self) -> Ledger:
@@ -162,6 +169,8 @@ class Writer:
         }
         if part.truths_not_understood.count:
             metadata["truths_not_understood"] = part.truths_not_understood.to_dict()
+        if part.omitted:
+            metadata["omitted"] = part.omitted.to_dict()
         if part.rejected:
             self._put(QUARANTINE, str(name), self._quarantine_table(unit, part.rejected), metadata)
         if self._keep_probs:
@@ -228,6 +237,8 @@ class Writer:
             "members": pa.StructArray.from_arrays(members, fields=list(member_type)),
             "truth": pa.array([picture.truth for picture in pictures], pa.int32()),
         }
+        if "field" in self._schema.names:
+            columns["field"] = pa.array([picture.image_field for picture in pictures], pa.string()).dictionary_encode()
         for name in self._keep:
             columns[name] = pa.array([picture.kept.get(name) for picture in pictures], pa.string())
         return pa.table(columns, schema=self._schema)

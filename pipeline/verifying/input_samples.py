@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from pipeline.config.fields import Images
 from pipeline.errors import StorageError
-from pipeline.records import Sample, Unit, UnitKind
+from pipeline.records import Omitted, Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Storage
 
@@ -18,18 +19,21 @@ class InputSamples:
         unit: The unit.
         storage: How to reach it.
         deep: Whether images in shards are read as well.
+        images: Which images of a sample are labelled: the first, or all.
 
     Attributes:
         events: Damage to the shard so far, by reason.
+        omitted: What has no row, so far.
         failure: Why reading ended before the end; None while it did not.
         position: Index after the last sample that was read.
     """
 
-    def __init__(self, unit: Unit, storage: Storage, *, deep: bool) -> None:
+    def __init__(self, unit: Unit, storage: Storage, *, deep: bool, images: Images) -> None:
         self.events: Counter[str] = Counter()
+        self.omitted = Omitted()
         self.failure: StorageError | None = None
         self.position = 0
-        self._items = iter(UnitReader(unit, storage, payloads=deep and unit.kind == UnitKind.TAR))
+        self._items = iter(UnitReader(unit, storage, images=images, payloads=deep and unit.kind == UnitKind.TAR))
         self._held: Sample | None = None
 
     def up_to(self, stop: int | None) -> Iterator[Sample]:
@@ -53,6 +57,8 @@ class InputSamples:
                 break
             if isinstance(item, Sample):
                 sample = item
+            elif isinstance(item, Omitted):
+                self.omitted.add(item)
             else:
                 self.events[item.reason] += 1
         return sample

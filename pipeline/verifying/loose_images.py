@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.errors import ObjectMissing, StorageError
 from pipeline.records import Unit
-from pipeline.stages.read import MAX_IMAGE_BYTES, slice_entries
+from pipeline.stages.grouping import MAX_IMAGE_BYTES
+from pipeline.stages.read import slice_entries
 from pipeline.storage import Entry, Storage
 from pipeline.verifying.messages import RERUN, SampleNames
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.config.fields import Images
 from pipeline.errors import ObjectDamaged, ObjectMissing, StorageError
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, Ledger
 from pipeline.output.parts import PartName
 from pipeline.output.probabilities import read_probabilities
-from pipeline.records import Counted, UnitKind
+from pipeline.records import Counted, Omitted, UnitKind
 from pipeline.storage import Storage
 from pipeline.verifying.comparison import Comparison, SampleRow
 from pipeline.verifying.input_samples import InputSamples
@@ -35,6 +36,7 @@ class Reconciliation:
         truths_not_understood: Labelled samples whose ``.cls`` names no class.
         num_rows: Of each part that can be read, by its folder and name.
         discrepancies: One line each.
+        omitted: What lies in the input and has no row.
     """
 
     samples: int = 0
@@ -43,6 +45,7 @@ class Reconciliation:
     truths_not_understood: Counted = field(default_factory=Counted)
     num_rows: dict[str, int] = field(default_factory=dict)
     discrepancies: list[str] = field(default_factory=list)
+    omitted: Omitted = field(default_factory=Omitted)
 
 
 @dataclass(slots=True)
@@ -63,14 +66,23 @@ class Reconciler:
         deep: Whether images are read and hashed again.
         kept: Aliases of the members whose probabilities are stored.
         num_classes: K, probabilities of each image.
+        images: Which images of a sample are labelled: the first, or all.
     """
 
     def __init__(
-        self, ledger: Ledger, storage: Storage, *, deep: bool, kept: Sequence[str] = (), num_classes: int = 0
+        self,
+        ledger: Ledger,
+        storage: Storage,
+        *,
+        deep: bool,
+        kept: Sequence[str] = (),
+        num_classes: int = 0,
+        images: Images = "auto",
     ) -> None:
         self._ledger = ledger
         self._storage = storage
         self._deep = deep
+        self._images = images
         self._kept = tuple(kept)
         self._num_classes = num_classes
 
@@ -83,7 +95,7 @@ class Reconciler:
         if loose:
             discrepancies, hashes = check_loose_images(unit, self._storage, deep=self._deep)
             found.discrepancies += discrepancies
-        inputs = InputSamples(unit, self._storage, deep=self._deep)
+        inputs = InputSamples(unit, self._storage, deep=self._deep, images=self._images)
         comparison = Comparison(unit, hashes, deep=self._deep and not (loose and hashes is None))
         events: Counter[str] = Counter()
         for part in files.parts:
@@ -101,6 +113,7 @@ class Reconciler:
         for sample in inputs.up_to(None):
             comparison.add(sample, ())
         found.samples = inputs.position
+        found.omitted = inputs.omitted
         found.discrepancies += comparison.altered
         if inputs.failure is not None:
             found.discrepancies.append(describe_unread(unit, inputs.failure))

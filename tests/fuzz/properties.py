@@ -20,7 +20,7 @@ from pipeline.config.settings import StorageConfig
 from pipeline.errors import ImageError, ObjectDamaged, StorageError
 from pipeline.models.preprocessing import Geometry, crop
 from pipeline.output.ledger import PREDICTIONS, Ledger
-from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
+from pipeline.records import Cursor, Item, Omitted, Reason, Sample, ShardEvent, Unit, UnitKind
 from pipeline.stages.decode import Decoded, decode
 from pipeline.stages.limits import MAX_PIXELS
 from pipeline.stages.read import UnitReader, slice_entries
@@ -34,7 +34,7 @@ _DAMAGE = {Reason.SHARD_CORRUPT, Reason.SHARD_TRUNCATED}
 _MAX_RESUMED = 6
 _MAX_MESSAGE = 2_000
 
-Items = list[Sample | ShardEvent]
+Items = list[Item]
 
 
 class OneObject(Storage):
@@ -59,30 +59,33 @@ class OneObject(Storage):
 # -- shards --------------------------------------------------------------------------------------------
 
 
-def read_shard(data: bytes, cursor: Cursor | None = None, *, payloads: bool = True) -> tuple[Items, bool]:
+def read_shard(
+    data: bytes, cursor: Cursor | None = None, *, payloads: bool = True, images: str = "auto"
+) -> tuple[Items, bool]:
     """What the reader makes of a shard from a cursor on, and whether the shard is compressed."""
     unit = Unit("0" * 16, UnitKind.TAR, "/shard.tar", len(data))
-    reader = UnitReader(unit, OneObject(data), cursor, KEEP, payloads=payloads)
+    reader = UnitReader(unit, OneObject(data), cursor, KEEP, images=images, payloads=payloads)
     return list(reader), reader.compressed
 
 
-def shard_is_accounted_for(data: bytes) -> Items:
+def shard_is_accounted_for(data: bytes, images: str = "auto") -> Items:
     """Any bytes are read to an end, every byte of a plain archive is accounted for, and any cursor gives the rest."""
-    items, compressed = read_shard(data)
+    items, compressed = read_shard(data, images=images)
     samples = [item for item in items if isinstance(item, Sample)]
     assert [sample.index for sample in samples] == list(range(len(samples)))
-    offsets = [sample.offset for sample in samples]
-    assert offsets == sorted(set(offsets))
+    places = [sample.start or (sample.offset, 0) for sample in samples]
+    assert places == sorted(set(places))
     for item in items:
-        (_check_sample if isinstance(item, Sample) else _check_event)(item)
-    listed, _ = read_shard(data, payloads=False)
+        _CHECKS[type(item)](item)
+    listed, _ = read_shard(data, payloads=False, images=images)
     assert [_outline(item) for item in listed] == [_outline(item) for item in items]
     if not compressed:
         _check_every_byte(data)
     for position in _some([at for at, item in enumerate(items) if isinstance(item, Sample)]):
         sample = items[position]
-        cursor = Cursor(1, sample.index, sample.offset, compressed)
-        assert read_shard(data, cursor)[0] == items[position:], f"from sample {sample.index} on"
+        offset, skip = sample.start or (sample.offset, 0)
+        cursor = Cursor(1, sample.index, offset, compressed, skip)
+        assert read_shard(data, cursor, images=images)[0] == items[position:], f"from sample {sample.index} on"
     return items
 
 
@@ -102,6 +105,17 @@ def _check_event(event: ShardEvent) -> None:
     _check_line(event.message)
 
 
+def _check_omitted(omitted: Omitted) -> None:
+    assert omitted.other_images + omitted.passed_over > 0
+    assert 0 <= omitted.separate_images <= omitted.other_images
+    assert bool(omitted.other_images_example) == (omitted.other_images > 0)
+    assert bool(omitted.passed_over_example) == (omitted.passed_over > 0)
+    _check_text(omitted.other_images_example, omitted.passed_over_example)
+
+
+_CHECKS = {Sample: _check_sample, ShardEvent: _check_event, Omitted: _check_omitted}
+
+
 def _check_text(*texts: str) -> None:
     """What goes to a column of text can go there."""
     for text in texts:
@@ -115,8 +129,8 @@ def _check_line(text: str) -> None:
     assert len(text) < _MAX_MESSAGE
 
 
-def _outline(item: Sample | ShardEvent) -> object:
-    return item if isinstance(item, ShardEvent) else (item.index, item.key, item.offset)
+def _outline(item: Item) -> object:
+    return (item.index, item.key, item.offset, item.start) if isinstance(item, Sample) else item
 
 
 def _some(positions: list[int]) -> list[int]:

@@ -19,13 +19,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
-from pipeline.records import Reason, Sample, Unit, UnitKind
-from pipeline.stages.read import UnitReader, is_image_name
+from pipeline.records import Omitted, Reason, Sample, ShardEvent, Unit, UnitKind
+from pipeline.stages.member_names import is_image_name
+from pipeline.stages.read import UnitReader
 
 FILE, OLD_FILE, SPARSE, PAX_SPARSE = tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.GNUTYPE_SPARSE, b"pax sparse"
 KINDS = [FILE] * 12 + [OLD_FILE, SPARSE, PAX_SPARSE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]
 KINDS += [tarfile.DIRTYPE, tarfile.CHRTYPE, b"V"]
 IN_NO_SAMPLE = {tarfile.DIRTYPE, b"V"}
+IMAGE = b"\xff\xd8\xff"
+HEAD_RUNS = 16
 EMPTY_SHARD = "the archive is empty"
 
 # Few words, so that keys and fields come again: side by side, apart, and with others in between.
@@ -46,9 +49,12 @@ STEMS = [
     "k" * 95,
 ]
 STEMS += ["d" * 70 + "/" + "e" * 90, "very/" * 60 + "deep", "", "dir/", "__meta__/a", "sub/__meta__", "__x__y/a"]
-FIELDS = ["jpg", "jpg", "cls", "cls", "json", "txt", "JPG", "left.png", "right.png", "tar", "jpg.bak", ""]
+STEMS += ["._a", "Thumbs", "LICENSE", "__MACOSX/a", "d/__MACOSX/._a"]
+FIELDS = ["jpg", "jpg", "cls", "cls", "json", "txt", "JPG", "left.png", "right.png", "tar", "jpg.bak", "", "db"]
+FIELDS += ["left.cls", "left.json", "png"]
 LONG = ["l" * 3900, "o/" * 1900 + "ng", "ü" * 1500]
 CONTENTS = st.one_of(
+    st.sampled_from([IMAGE, IMAGE + bytes(600)]),
     st.sampled_from([b"", b"0", b"7", b" 12\n", b"-3", b"cat", b"2147483648", bytes(512), b"i" * 512, b"j" * 1535]),
     st.integers(0, 1600).map(lambda size: bytes(at * 7 % 256 for at in range(size))),
 )
@@ -140,10 +146,31 @@ class Expected:
     """A sample as the model expects it."""
 
     key: str
+    image_field: str | None = None
     image: bytes | None = None
     reason: Reason | None = None
     cls: bytes | None = None
     kept: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class ModelRun:
+    """Neighbours of one key, each field once."""
+
+    key: str
+    alone: bool
+    fields: dict[str, Drawn] = field(default_factory=dict)
+    omitted: int = 0
+
+    @property
+    def images(self) -> dict[str, Drawn]:
+        return {
+            name: item for name, item in self.fields.items() if item.is_file and (self.alone or is_image_name(name))
+        }
+
+    @property
+    def best(self) -> tuple[bool, str]:
+        return min(("." in name, item.name) for name, item in self.images.items())
 
 
 def split(name: str) -> tuple[str, str, bool]:
@@ -153,44 +180,125 @@ def split(name: str) -> tuple[str, str, bool]:
     return (name, "", True) if alone else (key, extension.lower(), False)
 
 
-def model(members: list[Drawn]) -> list[Expected]:
-    """The samples of an archive that holds these members: neighbours of one key, each field once."""
-    samples: list[tuple[str, dict[str, Drawn]]] = []
-    last: str | None = None
+def is_passed_over(item: Drawn) -> bool:
+    """Whether a member is no sample's: without a field and without an image, or left by an operating system."""
+    folder, _, base = item.name.rpartition("/")
+    if base.lower() in {"thumbs.db", "desktop.ini"}:
+        return True
+    companion = split(item.name)[2] and not (base.startswith(".") and not base.startswith("._") and is_image_name(base))
+    if not companion and "__MACOSX" not in folder.split("/"):
+        return False
+    return item.kind in {FILE, OLD_FILE} and not item.content.startswith(IMAGE)
+
+
+def runs_of(members: list[Drawn]) -> tuple[list[ModelRun], int]:
+    """The runs of an archive that holds these members, and how many members belong to none."""
+    runs: list[ModelRun] = []
+    passed_over, last = 0, None
     for item in members:
         if item.kind in IN_NO_SAMPLE or re.match(r"__[^/]*__($|/)", item.name):
             continue
+        if is_passed_over(item):
+            passed_over += 1
+            continue
         key, extension, alone = split(item.name)
-        if alone or key != last or extension in samples[-1][1]:
-            samples.append((key, {}))
-        samples[-1][1][extension] = item
+        if alone or key != last or extension in runs[-1].fields:
+            runs.append(ModelRun(key, alone))
+        runs[-1].fields[extension] = item
         last = None if alone else key
-    return [_expected(key, fields) for key, fields in samples]
+    return runs, passed_over
 
 
-def _expected(key: str, fields: dict[str, Drawn]) -> Expected:
-    sample = Expected(key)
-    files = {extension: item for extension, item in fields.items() if item.is_file}
-    alone = split(next(iter(fields.values())).name)[2]
-    shown = sorted((item.name, item.content) for extension, item in files.items() if alone or is_image_name(extension))
-    if not shown:
-        sample.reason = Reason.NO_IMAGE
-    elif shown[0][1] == b"":
-        sample.reason = Reason.EMPTY
-    else:
-        sample.image = shown[0][1]
-    if (cls := files.get("cls")) is not None:
-        sample.cls = cls.content
-    sample.kept = {name: files[name].content.decode(errors="replace") for name in KEEP if name in files}
-    return sample
+def has_signs(runs: list[ModelRun]) -> bool:
+    """Whether a key comes again, or has no image."""
+    named = [run for run in runs if not run.alone]
+    return len({run.key for run in named}) < len(named) or not all(run.images for run in named)
 
 
-def check(shard: Shard) -> None:
-    items = shard_is_accounted_for(shard.data)
+def joined(runs: list[ModelRun]) -> list[list[ModelRun]]:
+    """The runs of each sample, in the order in which samples are read: where the image is that is labelled."""
+    latest: dict[str, list[ModelRun]] = {}
+    samples: list[list[ModelRun]] = []
+    for run in runs:
+        group = None if run.alone else latest.get(run.key)
+        if group is None or any(name in other.fields for other in group for name in run.fields):
+            samples.append(group := [])
+            if not run.alone:
+                latest[run.key] = group
+        group.append(run)
+    return samples
+
+
+def model(members: list[Drawn], images: str, *, unsorted: bool) -> tuple[list[Expected], int, int]:
+    """The samples of an archive that holds these members, and how many images and members have no row."""
+    runs, passed_over = runs_of(members)
+    groups = joined(runs) if unsorted else [[run] for run in runs]
+    found: list[tuple[int, list[Expected]]] = []
+    other_images = 0
+    for group in groups:
+        with_image = [run for run in group if run.images]
+        fields = {name: item for run in group for name, item in run.fields.items() if item.is_file}
+        if not with_image:
+            homes = group[:1]
+        else:
+            homes = with_image if images == "all" else [min(with_image, key=lambda run: run.best)]
+        other_images += 0 if images == "all" else max(0, sum(len(run.images) for run in group) - 1)
+        keys: set[str] = set()
+        for home in homes:
+            where = next(at for at, run in enumerate(runs) if run is home)
+            found.append((where, _expected(home, fields, keys, images)))
+    return [sample for _, own in sorted(found, key=lambda pair: pair[0]) for sample in own], other_images, passed_over
+
+
+def _expected(home: ModelRun, fields: dict[str, Drawn], keys: set[str], images: str) -> list[Expected]:
+    if not home.images:
+        return [Expected(home.key, reason=Reason.NO_IMAGE)]
+    chosen = home.images.items()
+    if images == "auto":
+        chosen = [min(chosen, key=lambda pair: ("." in pair[0], pair[1].name))]
+    samples = []
+    for name, item in chosen:
+        sample = Expected(home.key, name)
+        if images == "all" and not home.alone:
+            folder, slash, base = item.name.rpartition("/")
+            sample.key = folder + slash + (base.rpartition(".")[0] or base)
+            sample.key = item.name if sample.key in keys else sample.key
+            keys.add(sample.key)
+        sample.image = item.content or None
+        sample.reason = None if item.content else Reason.EMPTY
+        stem = name.rpartition(".")[0]
+        own = {kind: f"{stem}.{kind}" if stem else kind for kind in ("cls", *KEEP)}
+        truths = [other for other in fields if other.split(".")[-1] == "cls"]
+        wanted = [own["cls"], "cls", *(truths if len(truths) == 1 else [])]
+        cls = next((fields[other] for other in wanted if other in fields), None)
+        sample.cls = cls.content if cls else None
+        for kind in KEEP:
+            if (kept := fields.get(own[kind], fields.get(kind))) is not None:
+                sample.kept[kind] = kept.content.decode(errors="replace")
+        samples.append(sample)
+    return samples
+
+
+def check(shard: Shard, images: str) -> None:
+    items = shard_is_accounted_for(shard.data, images)
+    reader = UnitReader(Unit("0" * 16, UnitKind.TAR, "/shard.tar", len(shard.data)), OneObject(shard.data))
+    next(iter(reader), None)
+    runs, _ = runs_of(shard.members)
+    if has_signs(runs[:HEAD_RUNS]):
+        assert reader.unsorted
+    elif not has_signs(runs) or shard.packed:
+        assert not reader.unsorted
+    expected, other_images, passed_over = model(shard.members, images, unsorted=bool(reader.unsorted))
     samples = [item for item in items if isinstance(item, Sample)]
-    found = [Expected(item.key, item.image, item.reason, item.cls, item.kept) for item in samples]
-    assert found == model(shard.members)
-    events = [item for item in items if not isinstance(item, Sample)]
+    found = [Expected(s.key, s.image_field, s.image, s.reason, s.cls, s.kept) for s in samples]
+    for one in found:
+        if one.reason == Reason.NO_IMAGE:
+            one.cls, one.kept = None, {}
+    assert found == expected
+    omitted = [item for item in items if isinstance(item, Omitted)]
+    assert sum(item.other_images for item in omitted) == other_images
+    assert sum(item.passed_over for item in omitted) == passed_over
+    events = [item for item in items if isinstance(item, ShardEvent)]
     assert [event.reason for event in events] == [Reason.SHARD_CORRUPT] * shard.num_joins
     assert all("end-of-archive marker is followed by more" in event.message for event in events)
 
@@ -198,14 +306,16 @@ def check(shard: Shard) -> None:
 @settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(shards())
 def test_the_samples_are_those_of_the_model(shard):
-    check(shard)
+    for images in ("auto", "all"):
+        check(shard, images)
 
 
 @pytest.mark.slow
 @settings(max_examples=12_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(shards())
 def test_the_samples_are_those_of_the_model_at_length(shard):
-    check(shard)
+    for images in ("auto", "all"):
+        check(shard, images)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -1,0 +1,108 @@
+"""Whether members of one sample lie apart in a shard: a guess from its beginning and its end, and then an index.
+
+A shard that is sorted, which nearly all are, is not read twice, and needs no index. What is asked for is a function of
+the shard alone, so that every reader of it comes to the same answer. Signs are: a key that comes again, and members of
+a key without an image, among the first samples or the last members. Directory order, all images before all labels,
+labels that were appended: each leaves one.
+"""
+
+from __future__ import annotations
+
+from pipeline.records import Cursor, Reason, ShardEvent
+from pipeline.stages.grouping import Grouping, SampleGrouper
+from pipeline.stages.joining import Joins, Run
+from pipeline.stages.tar import BLOCK_BYTES, TarReader
+from pipeline.storage import Entry, Storage
+
+_HEAD_RUNS, _HEAD_BYTES = 16, 32 << 20
+_TAIL_BYTES, _TAIL_HEADERS = 64 << 10, 8
+_MAGIC, _MAGIC_AT = b"ustar", 257
+
+
+class Signs:
+    """Signs that members of a sample lie apart, in the runs that it is fed.
+
+    Attributes:
+        found: Whether there is one.
+        enough: Whether these are all runs that are looked at.
+    """
+
+    def __init__(self) -> None:
+        self.found = self.enough = False
+        self._keys: set[str] = set()
+        self._num_runs = self._num_bytes = 0
+
+    def take(self, run: Run) -> None:
+        """Look at a run."""
+        if self.enough:
+            return
+        self._num_runs += 1
+        self._num_bytes += run.num_bytes
+        if not run.alone:
+            self.found |= run.key in self._keys or not run.num_images
+            self._keys.add(run.key)
+        self.enough = self.found or self._num_runs >= _HEAD_RUNS or self._num_bytes >= _HEAD_BYTES
+
+
+def tail_has_signs(entry: Entry, storage: Storage) -> bool:
+    """Whether the last members of a shard that is not compressed show signs; it is read with one small request."""
+    start = max(0, entry.size_bytes - _TAIL_BYTES) // BLOCK_BYTES * BLOCK_BYTES
+    stream = storage.open(entry, start)
+    try:
+        data = stream.read(entry.size_bytes - start)
+    finally:
+        stream.close()
+    headers = _header_places(data)
+    if not headers:
+        return False
+    walk = TarReader(_Bytes(data, headers[-_TAIL_HEADERS:][0]), sniff=False, resumed=True)
+    runs: list[Run] = []
+    items = SampleGrouper(walk, Grouping(), Cursor(), (), on_run=runs.append)
+    if any(isinstance(item, ShardEvent) and item.reason == Reason.SHARD_CORRUPT for item in items):
+        return False
+    signs = Signs()
+    for run in runs[1:]:  # of the first one the beginning may be missing
+        signs.take(run)
+    return signs.found
+
+
+def index_shard(walk: TarReader, grouping: Grouping) -> Joins | None:
+    """Read the headers of a whole shard, and the contents of small fields; None if that is too much to hold."""
+    joins = Joins(every_image=grouping.every_image)
+    for _ in SampleGrouper(walk, grouping, Cursor(), (), on_run=joins.take, collects=True):
+        if joins.overflown:
+            return None
+    joins.close()
+    return joins
+
+
+def _header_places(data: bytes) -> list[int]:
+    """Where blocks begin that have a header's magic."""
+    places = []
+    found = data.find(_MAGIC, _MAGIC_AT)
+    while found >= 0:
+        if (found - _MAGIC_AT) % BLOCK_BYTES == 0:
+            places.append(found - _MAGIC_AT)
+        found = data.find(_MAGIC, found + 1)
+    return places
+
+
+class _Bytes:
+    """Bytes in memory as a stream."""
+
+    def __init__(self, data: bytes, position: int) -> None:
+        self._data = data
+        self.position = position
+
+    def read(self, num_bytes: int) -> bytes:
+        data = self._data[self.position : self.position + num_bytes]
+        self.position += len(data)
+        return data
+
+    def skip(self, num_bytes: int) -> int:
+        skipped = min(num_bytes, len(self._data) - self.position)
+        self.position += skipped
+        return skipped
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,48 @@
+"""What lies in the inputs and has no row, in words."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pipeline.text import fmt
+
+
+class Omissions(Protocol):
+    """A result that counts what has no row: see :class:`pipeline.records.Omitted`."""
+
+    @property
+    def other_images(self) -> int: ...
+
+    @property
+    def other_images_example(self) -> str: ...
+
+    @property
+    def separate_images(self) -> int: ...
+
+    @property
+    def passed_over(self) -> int: ...
+
+    @property
+    def passed_over_example(self) -> str: ...
+
+
+def omitted_rows(found: Omissions) -> list[tuple[str, str]]:
+    """A name and a sentence for each kind that was found."""
+    rows = []
+    if found.other_images:
+        cause = "not labelled, because another image of the sample is"
+        rows.append(("other images", f"{found.other_images:,} {cause}, e.g. {found.other_images_example}"))
+    if found.passed_over:
+        members = fmt.plural(found.passed_over, "member", "members")
+        rows.append(("passed over", f"{members} of no sample, e.g. {found.passed_over_example}"))
+    return rows
+
+
+def advise_images_all(found: Omissions) -> str:
+    """One line that proposes ``--images all`` where most images, by their names, are samples of their own; or none."""
+    if 2 * found.separate_images <= found.other_images:
+        return ""
+    return (
+        f"{found.other_images:,} images are not labelled, because another one has the same name up to the first dot, "
+        f"e.g. {found.other_images_example}: --images all labels each of them"
+    )
