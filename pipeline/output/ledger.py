@@ -162,11 +162,9 @@ class Ledger:
         """
         uri = self.uri(name)
         try:
-            return (
-                self._storage.publish(uri, data)
-                if older is None
-                else self._storage.replace_if_unchanged(uri, data, older)
-            )
+            if older is None:
+                return self._storage.publish(uri, data)
+            return self._storage.replace_if_unchanged(uri, data, older)
         except StorageError as error:
             raise OutputError(f"OUT cannot be written: {error}") from error
 
@@ -261,11 +259,9 @@ class Ledger:
     @functools.cached_property
     def _num_classes(self) -> int:
         """Number of classes, K; 0 where ``job.json`` does not tell."""
-        try:
-            names = (self.read_json(JOB) or {}).get("class_names")
-        except OutputError:
-            return 0
-        return len(names) if isinstance(names, list) else 0
+        with contextlib.suppress(OutputError):
+            return len(self.job()["class_names"])
+        return 0
 
     def progress(self, fingerprint: str) -> dict[str, Progress]:
         """Find how far a job has come with each unit, by unit id, from one listing of names.
@@ -322,11 +318,8 @@ class Ledger:
         return read_footer(tail, uri)
 
     def _tail(self, entry: Entry, num_bytes: int) -> bytes:
-        stream = self._storage.open(entry, max(0, entry.size_bytes - num_bytes))
-        try:
+        with contextlib.closing(self._storage.open(entry, max(0, entry.size_bytes - num_bytes))) as stream:
             return stream.read(num_bytes)
-        finally:
-            stream.close()
 
     def footers(self, folder: str, names: Iterable[str]) -> dict[str, PartFooter]:
         """Read the footers of parts, by name."""
