@@ -1,17 +1,31 @@
-"""Class names of ImageNet or of a ``--labels`` file."""
+"""Class names of ImageNet or of a ``--labels`` file, and which class a text names."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.text.safe import printable
 
 IMAGENET_CLASSES = 1000
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+# Of the 1,000 names of a list, so many must be those of ImageNet at their places: lists differ in the names of a few.
+_MIN_IMAGENET_NAMES = 950
+_INT32 = range(-(2**31), 2**31)
+# 3, 3.0, 3.000000000000000000e+00; "1,000" is a thousand, but "3,0" and "3,00" are what a decimal comma leaves of a 3
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
+_WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,20})(?:\.0*|,00?)")
+_SCIENTIFIC = re.compile(r"[+-]?[0-9]\.?[0-9]{0,30}[eE][+-]?[0-9]{1,2}")
+_WORDNET_ID = re.compile(r"([nN][0-9]{8})(?:[\s_,:-].*)?", re.DOTALL)
+_WRAPPINGS = (("[", "]"), ('"', '"'), ("'", "'"))  # of what JSON and Python write: [3], "goldfish", ['goldfish']
 
 
 def imagenet_names() -> tuple[str, ...]:
@@ -71,8 +85,8 @@ def names_for(num_classes: int, given: tuple[str, ...] | None) -> tuple[str, ...
 def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
     """Make class names unique and printable, one line each.
 
-    A name that is blank, or that several classes share, gets the class index: ImageNet has ``crane (134)`` and
-    ``crane (517)``.
+    A name that is blank, or that several classes share, gets the class index. ImageNet's names are all distinct in
+    today's torchvision; in older lists there are ``crane (134)`` and ``crane (517)``.
     """
     plain = [printable(" ".join(name.split())) for name in names]
     times = Counter(plain)
@@ -86,3 +100,161 @@ def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
             taken.add(choice)
         found.append(choice)
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class ClsTruth:
+    """What a ``.cls`` says.
+
+    Attributes:
+        label: The class, int32: one of the K, or an integer as it stands there; None where it names none.
+        text: What stands there where that is none of the K classes; else empty.
+    """
+
+    label: int | None
+    text: str = ""
+
+
+class ClassResolver:
+    """Finds the class that a text names: an index, a class name, a synonym, or a WordNet id.
+
+    A name is found as it is, else regardless of case, of underscores and hyphens for spaces, and of the form of its
+    Unicode; else as one or several of its synonyms (``tench, Tinca tinca``). ImageNet's synonyms and WordNet ids are
+    those that timm ships. What fits several classes names none: ``CARDIGAN`` is a dog or a garment.
+
+    Args:
+        class_names: Of the K classes.
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.num_classes = len(class_names)
+        occurrences = Counter(name.strip() for name in class_names)
+        self._names = tuple(class_names)
+        self._exact = {name: label for label, name in enumerate(distinct_names(class_names))}
+        self._exact |= {name.strip(): label for label, name in enumerate(class_names) if occurrences[name.strip()] == 1}
+
+    def resolve(self, text: str) -> int | None:
+        """The class that a text of a table names, 0 to K - 1. Text that is both a name and a number is a name."""
+        for written in (text.strip(), text := _unwrap(text)):
+            if written in self._exact:
+                return self._exact[written]
+        number = _number(text)
+        return self._by_name(text) if number is None else number if 0 <= number < self.num_classes else None
+
+    def resolve_cls(self, data: bytes | None) -> ClsTruth:
+        """The class that the content of a ``.cls`` names. A number is an index, as in WebDataset, even if it is a name.
+
+        Args:
+            data: UTF-8, or UTF-16 by its mark, or else Latin-1; None or blank where no truth is given.
+        """
+        if not data or not (text := _decode(data)):
+            return ClsTruth(None)
+        number = _number(_unwrap(text))
+        label = self.resolve(text) if number is None else number if number in _INT32 else None
+        return ClsTruth(label, "" if label is not None and 0 <= label < self.num_classes else text)
+
+    def resolve_index(self, text: str) -> int | None:
+        """The class that a number gives, 0 to K - 1: for columns of numbers, which hold no names."""
+        number = _number(text)
+        return number if number is not None and 0 <= number < self.num_classes else None
+
+    def _by_name(self, text: str) -> int | None:
+        folded = _fold(text)
+        own_names, synonyms, by_id = self._folded
+        if (match := _WORDNET_ID.fullmatch(text)) and (label := by_id.get(match[1].lower())) is not None:
+            return label
+        for table in (own_names, synonyms):
+            if folded in table:
+                return table[folded]
+        pieces = [_fold(piece) for piece in text.split(",")]
+        labels = {synonyms[piece] for piece in pieces} - {None} if synonyms.keys() >= set(pieces) else set()
+        return labels.pop() if len(labels) == 1 else None
+
+    @functools.cached_property
+    def _folded(self) -> tuple[dict[str, int | None], dict[str, int | None], dict[str, int]]:
+        """Classes by folded name, by folded synonym, and by WordNet id; None where there are several."""
+        names = [(name, label) for label, name in enumerate(self._names)]
+        synonyms = [(piece, label) for name, label in names for piece in name.split(",")]
+        by_id: dict[str, int] = {}
+        if self.num_classes == IMAGENET_CLASSES:
+            wordnet_ids, lemmas = _imagenet_synonyms()
+            if _is_imagenet(self._names, wordnet_ids, lemmas):
+                by_id = {wordnet_id: label for label, wordnet_id in enumerate(wordnet_ids)}
+                whole = _unique((text, label) for label, text in enumerate(lemmas))
+                pieces = _unique(
+                    [*synonyms, *((piece, label) for label, text in enumerate(lemmas) for piece in text.split(","))]
+                )
+                return _unique(names), pieces | whole, by_id
+        return _unique(names), _unique(synonyms), by_id
+
+
+def _decode(data: bytes) -> str:
+    """The text of a ``.cls``, without spaces and NULs at its ends."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        text = data.decode("utf-16", "replace")
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("latin-1")
+    return text.strip("\0 \t\r\n\f\v")
+
+
+def _unwrap(text: str) -> str:
+    """Text without spaces around it, and without brackets and quotes around the rest."""
+    text = text.strip()
+    for opening, closing in _WRAPPINGS:
+        if len(text) > 2 and text[0] == opening and text[-1] == closing:
+            text = text[1:-1].strip()
+    return text
+
+
+def _number(text: str) -> int | None:
+    """The whole number that a text stands for; None if it stands for none."""
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if match := _WHOLE_NUMBER.fullmatch(text):
+        return int(match[1])
+    if _SCIENTIFIC.fullmatch(text) and (value := float(text)).is_integer():
+        return int(value)
+    return None
+
+
+def _fold(text: str) -> str:
+    """Text regardless of case, Unicode's form, and of spaces, underscores and hyphens between its parts."""
+    text = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
+    return " ".join(re.split(r"[\s_-]+", text)).strip()
+
+
+def _unique(names: Iterable[tuple[str, int]]) -> dict[str, int | None]:
+    """Classes by folded name; None where several classes have it."""
+    found: dict[str, int | None] = {}
+    for name, label in names:
+        if folded := _fold(name):
+            found[folded] = label if found.get(folded, label) == label else None
+    return found
+
+
+@functools.cache
+def _imagenet_synonyms() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """WordNet id and synonyms (``tench, Tinca tinca``) of ImageNet's classes, from the files that timm ships.
+
+    They are read where they lie: importing timm takes seconds.
+    """
+    timm = importlib.util.find_spec("timm")
+    assert timm is not None
+    assert timm.submodule_search_locations
+    folder = Path(timm.submodule_search_locations[0]) / "data" / "_info"
+    wordnet_ids = (folder / "imagenet_synsets.txt").read_text("utf-8").split()
+    lines = (folder / "imagenet_synset_to_lemma.txt").read_text("utf-8").splitlines()
+    lemmas = dict(line.split("\t", 1) for line in lines)
+    return tuple(wordnet_ids), tuple(lemmas[wordnet_id] for wordnet_id in wordnet_ids)
+
+
+def _is_imagenet(names: Sequence[str], wordnet_ids: Sequence[str], lemmas: Sequence[str]) -> bool:
+    """Whether 1,000 class names are ImageNet's, in its order, in whatever form."""
+    known = 0
+    for name, wordnet_id, text in zip(names, wordnet_ids, lemmas, strict=True):
+        own = {_fold(piece) for piece in name.split(",")}
+        known += wordnet_id in own or not own.isdisjoint(_fold(piece) for piece in text.split(","))
+    return known >= _MIN_IMAGENET_NAMES

@@ -15,6 +15,11 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from pipeline.text.safe import printable
+
+_MAX_EXAMPLES = 3
+_MAX_EXAMPLE_CHARS = 60
+
 
 class Stage(StrEnum):
     """Stage at which a sample was quarantined."""
@@ -141,7 +146,7 @@ class Sample:
         image_name: Name of the tar member that holds it; None for loose images, where it is the key.
         image_field: Its field in the sample (``jpg``, ``left.png``), empty for a member that has none; None for loose
             images.
-        truth: Class index from ``.cls``; None without one.
+        cls: Start of the content of ``.cls``, which names the true class somehow; None without one.
         kept: Fields that ``--keep`` names, decoded as UTF-8.
         reason: Why the sample cannot be decoded (no image, cut off, ...); None if it may be.
         message: What is wrong, in one line.
@@ -156,11 +161,35 @@ class Sample:
     image: bytes | None = None
     image_name: str | None = None
     image_field: str | None = None
-    truth: int | None = None
+    cls: bytes | None = None
     kept: dict[str, str] = field(default_factory=dict)
     reason: Reason | None = None
     message: str = ""
     start: tuple[int, int] | None = None
+
+
+@dataclass(slots=True)
+class Counted(_Json):
+    """How often something was seen that cannot be used, with the first examples.
+
+    Attributes:
+        count: How often.
+        examples: Some of the texts, printable, each once.
+    """
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        """Count a text."""
+        self.merge(
+            Counted(1, [printable(text if len(text) <= _MAX_EXAMPLE_CHARS else text[:_MAX_EXAMPLE_CHARS] + "...")])
+        )
+
+    def merge(self, more: Counted) -> None:
+        """Count what was seen elsewhere."""
+        self.count += more.count
+        self.examples = list(dict.fromkeys([*self.examples, *more.examples]))[:_MAX_EXAMPLES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +246,7 @@ class Receipt(_Json):
         num_labelled: Samples labelled in this run.
         num_quarantined: Quarantined samples by reason.
         num_events: Shard-level events by reason.
+        truths_not_understood: Of the labelled samples, those whose ``.cls`` names no class.
         num_bytes: Bytes of the unit that were read or skipped.
         parts: Published part names with their (predictions, quarantine) row counts.
         finished: The unit is complete.
@@ -233,6 +263,7 @@ class Receipt(_Json):
     num_labelled: int = 0
     num_quarantined: dict[str, int] = field(default_factory=dict)
     num_events: dict[str, int] = field(default_factory=dict)
+    truths_not_understood: Counted = field(default_factory=Counted)
     num_bytes: int = 0
     parts: dict[str, list[int]] = field(default_factory=dict)
     finished: bool = False
@@ -246,7 +277,11 @@ class Receipt(_Json):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        return cls(**{**values, "omitted": Omitted.from_dict(values.get("omitted", {}))})
+        nested = {
+            "omitted": Omitted.from_dict(values.get("omitted", {})),
+            "truths_not_understood": Counted.from_dict(values.get("truths_not_understood", {})),
+        }
+        return cls(**{**values, **nested})
 
 
 def predictions_schema(members: Sequence[str], keep: Sequence[str] = (), *, with_field: bool = True) -> pa.Schema:

@@ -138,6 +138,8 @@ def _print_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Ex
         print_line(f"scores are uncalibrated: they rank images, but are no probabilities of being right{more}")
     if not summary.complete:
         print_line("the job was not finished: some of its images are missing here")
+    for line in summary.reader_notes:
+        print_line(line)
 
 
 def _print_failures(summary: Any) -> None:  # noqa: ANN401 - likewise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pipeline.text.safe import json_text, printable
@@ -53,6 +53,12 @@ def print_rows(title: str, rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print_line(f"  {name:<{width}}  {value}")
+
+
+def format_examples(count: int, examples: Sequence[str]) -> str:
+    """A number and some examples: ``3 (cat, dog, ...)``."""
+    more = ", ..." if count > len(examples) else ""
+    return f"{count:,} ({', '.join(examples)}{more})" if examples else f"{count:,}"
 
 
 def format_counts(counts: Mapping[str, int]) -> str:

@@ -8,7 +8,7 @@ import typer
 
 from pipeline.cli.help import examples
 from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint
-from pipeline.cli.printing import format_counts, print_json, print_line, print_rows
+from pipeline.cli.printing import format_counts, format_examples, print_json, print_line, print_rows
 from pipeline.text.omissions import omitted_rows
 
 EXAMPLES = examples("shardlabel status labels", "shardlabel status s3://bucket/labels --plan plan.json --json")
@@ -39,6 +39,9 @@ def status(
         ("quarantined", format_counts(found.quarantined)),
         ("shard damage", format_counts(found.events)),
     ]
+    if found.truths_not_understood:
+        shown = format_examples(found.truths_not_understood, found.truth_examples)
+        rows.append(("truths", f".cls that names no class of this job: {shown}"))
     rows += omitted_rows(found)
     for compared in found.comparisons:
         actual = "-" if compared.actual is None else f"{compared.actual:,.0f}"

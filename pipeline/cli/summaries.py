@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from pipeline.cli.printing import format_counts, print_line, print_rows, print_stderr
+from pipeline.cli.printing import format_counts, format_examples, print_line, print_rows, print_stderr
 from pipeline.text.omissions import omitted_rows
 
 
@@ -26,6 +26,9 @@ def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
     ]
     if summary.events:
         rows.append(("shard damage", format_counts(summary.events)))
+    if summary.truths_not_understood:
+        shown = format_examples(summary.truths_not_understood, summary.truth_examples)
+        rows.append(("truths", f".cls that names no class of this job: {shown}"))
     rows += omitted_rows(summary)
     rows.append(("units", f"{summary.units_done:,} of {summary.units_total:,} done"))
     rows.append(("predictions", f"{summary.out}/predictions/*.parquet"))

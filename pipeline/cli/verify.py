@@ -9,7 +9,7 @@ import typer
 from pipeline.cli.completion import complete_auto
 from pipeline.cli.help import examples
 from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint
-from pipeline.cli.printing import print_json, print_line
+from pipeline.cli.printing import format_examples, print_json, print_line
 from pipeline.text.omissions import omitted_rows
 
 EXAMPLES = examples("shardlabel verify labels", "shardlabel verify s3://bucket/labels --deep")
@@ -47,6 +47,9 @@ def verify(
         return found.exit_code
     for line in found.discrepancies:
         print_line(f"DISCREPANCY  {line}")
+    if found.truths_not_understood:
+        shown = format_examples(found.truths_not_understood, found.truth_examples)
+        print_line(f".cls that names no class of this job: {shown}")
     for name, value in omitted_rows(found):
         print_line(f"{name}: {value}")
     verdict = "every sample is accounted for exactly once"

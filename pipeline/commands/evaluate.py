@@ -21,9 +21,10 @@ def evaluate(
 
     Args:
         out: Directory or ``s3://`` prefix of a job's output.
-        truth: CSV or Parquet file with the columns ``key`` and ``label`` (index or class name), and ``shard`` where
-            keys alone name several images; a list of :func:`pipeline.sample`, its column ``truth`` filled in; the JSON
-            export of Label Studio, or FiftyOne's ``labels.json``; None for the samples' own ``.cls``.
+        truth: CSV or Parquet file with the columns ``key`` and ``label`` (index, class name or WordNet id), and
+            ``shard`` where keys alone name several images; a list of :func:`pipeline.sample`, its column ``truth``
+            filled in; the JSON export of Label Studio, or FiftyOne's ``labels.json``; None for the samples' own
+            ``.cls``.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
 

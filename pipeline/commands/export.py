@@ -15,7 +15,7 @@ from pipeline.errors import PublishError
 from pipeline.exporting.conclusion import conclude_export
 from pipeline.exporting.export_plan import hash_truth, plan_export
 from pipeline.exporting.exporter import UNITS_AT_ONCE, ExporterConfig, ExportWorker
-from pipeline.exporting.names import file_stem
+from pipeline.exporting.names import class_folders
 from pipeline.exporting.pending import PendingParts
 from pipeline.exporting.settings import ExportConfig, Format
 from pipeline.exporting.source import Source, check_destination, open_source
@@ -78,7 +78,7 @@ def run_export(config: ExportConfig, reporter: Reporter | None = None) -> Export
         if plan is None:
             shown.note(f"selecting from {source.ledger.out}")
             plan = plan_export(config, source, target, truth, choices)
-        target.sweep(map(file_stem, source.class_names) if config.format == "imagefolder" else ())
+        target.sweep(class_folders(source.class_names) if config.format == "imagefolder" else ())
         about = target.read_description()
         summary = _run(config, source, target, plan, about, shown)
         shown.finish(summary.to_dict())

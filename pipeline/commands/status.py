@@ -13,7 +13,7 @@ from pipeline.errors import InputError, StorageError
 from pipeline.inputs.units import read_units
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, open_ledger
 from pipeline.output.parts import PartName, unit_of
-from pipeline.records import Omitted
+from pipeline.records import Counted, Omitted
 from pipeline.storage import Storage, absolute_uri
 
 
@@ -47,6 +47,8 @@ class Status:
         unreadable: URIs of units that could not be read at all.
         finished: Whether ``_SUCCESS`` exists.
         num_bytes: Size of the predictions.
+        truths_not_understood: Labelled samples whose ``.cls`` names no class.
+        truth_examples: What stands in some of these.
         comparisons: Planned and actual values; empty without a plan.
         other_images, other_images_example, separate_images, passed_over, passed_over_example: See
             :class:`pipeline.records.Omitted`, summed over the parts.
@@ -63,6 +65,8 @@ class Status:
     finished: bool
     num_bytes: int = 0
     comparisons: tuple[Comparison, ...] = ()
+    truths_not_understood: int = 0
+    truth_examples: tuple[str, ...] = ()
     other_images: int = 0
     other_images_example: str = ""
     separate_images: int = 0
@@ -101,6 +105,9 @@ def status(
     listing = [(name, entry) for name, entry in ledger.listing(PREDICTIONS) if unit_of(name) in units]
     footers = ledger.footers(PREDICTIONS, [name for name, _ in listing])
     counts = {name: footer.num_rows for name, footer in footers.items()}
+    truths = Counted()
+    for footer in footers.values():
+        truths.merge(footer.truths_not_understood)
     committed = set(counts)
     omitted = Omitted()
     for footer in footers.values():
@@ -133,6 +140,8 @@ def status(
         unreadable=tuple(unreadable),
         finished=ledger.read_json(SUCCESS) is not None,
         num_bytes=sum(entry.size_bytes for _, entry in listing),
+        truths_not_understood=truths.count,
+        truth_examples=tuple(truths.examples),
         **omitted.to_dict(),
     )
     return found if plan is None else dataclasses.replace(found, comparisons=_compare(found, _read_plan(plan, storage)))

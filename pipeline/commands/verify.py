@@ -32,6 +32,8 @@ class Verification:
         predictions, quarantined: Number of rows that account for them.
         discrepancies: One line each; empty if everything is right.
         deep: Whether the images were read and hashed.
+        truths_not_understood: Labelled samples whose ``.cls`` names no class; no discrepancy.
+        truth_examples: What stands in some of these.
         other_images, other_images_example, separate_images, passed_over, passed_over_example: See
             :class:`pipeline.records.Omitted`, recounted from the inputs.
     """
@@ -43,6 +45,8 @@ class Verification:
     quarantined: int
     discrepancies: tuple[str, ...]
     deep: bool = False
+    truths_not_understood: int = 0
+    truth_examples: tuple[str, ...] = ()
     other_images: int = 0
     other_images_example: str = ""
     separate_images: int = 0
@@ -103,6 +107,7 @@ def verify(
         total.samples += found.samples
         total.predictions += found.predictions
         total.quarantined += found.quarantined
+        total.truths_not_understood.merge(found.truths_not_understood)
         total.discrepancies += found.discrepancies
         total.omitted.add(found.omitted)
         num_rows |= found.num_rows
@@ -115,5 +120,7 @@ def verify(
         quarantined=total.quarantined,
         discrepancies=(*lines, *total.discrepancies),
         deep=deep,
+        truths_not_understood=total.truths_not_understood.count,
+        truth_examples=tuple(total.truths_not_understood.examples),
         **total.omitted.to_dict(),
     )

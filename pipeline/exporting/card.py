@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.exporting.default_readers import by_frequency, describe_readers
 from pipeline.exporting.rows import ROW_SCHEMA, card_features
 from pipeline.exporting.target import DATA
 from pipeline.text.safe import one_line, printable
@@ -40,7 +41,7 @@ _MEANINGS = {
 
 
 def make_card(
-    description: Mapping[str, Any], class_names: Sequence[str], images: int, extensions: Sequence[str]
+    description: Mapping[str, Any], class_names: Sequence[str], images: int, extensions: Mapping[str, int]
 ) -> str:
     """The card, as Markdown with YAML front matter.
 
@@ -48,7 +49,7 @@ def make_card(
         description: Contents of ``export.json``.
         class_names: Of the K classes, each once.
         images: Images in the dataset.
-        extensions: For webdataset, the extensions of its images, the most frequent first.
+        extensions: Images by extension.
     """
     front = yaml.safe_dump(
         _front_matter(description, class_names, images, extensions), sort_keys=False, allow_unicode=True, width=1000
@@ -66,7 +67,7 @@ def size_category(images: int) -> str:
 
 
 def _front_matter(
-    description: Mapping[str, Any], class_names: Sequence[str], images: int, extensions: Sequence[str]
+    description: Mapping[str, Any], class_names: Sequence[str], images: int, extensions: Mapping[str, int]
 ) -> dict[str, Any]:
     kind = description["asked"]["format"]
     front: dict[str, Any] = {
@@ -77,8 +78,8 @@ def _front_matter(
         "tags": ["shardlabel", "pseudo-labels"],
     }
     globs = {"default": _GLOBS.get(kind, "*.tar")}
-    if len(extensions) > 1:
-        globs = {extension: f"*-{extension}-*.tar" for extension in extensions}
+    if kind == "webdataset" and len(extensions) > 1:
+        globs = {extension: f"*-{extension}-*.tar" for extension in by_frequency(extensions)}
     front["configs"] = [
         {"config_name": name, "data_files": [{"split": "train", "path": f"{DATA}/{glob}"}]}
         for name, glob in globs.items()
@@ -169,7 +170,7 @@ def _limit_text(description: Mapping[str, Any], name: str) -> str:
     return f" {value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 
-def _content_section(description: Mapping[str, Any], extensions: Sequence[str]) -> list[str]:
+def _content_section(description: Mapping[str, Any], extensions: Mapping[str, int]) -> list[str]:
     kind = description["asked"]["format"]
     how = {
         "parquet": "Rows with `image` (bytes and file name), `label` and the columns below, in `data/*.parquet`: "
@@ -179,12 +180,13 @@ def _content_section(description: Mapping[str, Any], extensions: Sequence[str]) 
         "Where a class has no image there is no folder: readers that number the folders count otherwise than `label`.",
         "webdataset": "Samples of an image, `.cls` (the label) and `.json` (the columns below), in `data/*.tar`"
         + (
-            f": {', '.join(f'`.{word}`' for word in extensions)}, each in files of its own."
+            f": {', '.join(f'`.{name}`' for name in by_frequency(extensions))}, each in files of its own."
             if len(extensions) > 1
             else "."
         ),
     }[kind]
-    lines = [how, "", "`classes.txt` names all classes, by index, one a line.", ""]
+    lines = [how, *(f"\n- {line}." for line in describe_readers(kind, extensions))]
+    lines += ["", "`classes.txt` names all classes, by index, one a line.", ""]
     lines += [f"- `{name}`: {meaning}" for name, meaning in _MEANINGS.items()]
     assert {word for name in _MEANINGS for word in name.split(", ")} == set(ROW_SCHEMA.names)
     return lines

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipeline.exporting.extensions import image_extension
 from pipeline.exporting.images import Image
 from pipeline.exporting.names import without_extension
-from pipeline.stages.member_names import is_image_name
 
 MAX_FILE_BYTES = 256 << 20
-_PLAIN_FIELD = re.compile(r"[a-z0-9][a-z0-9_.]{0,31}")
-_UNKNOWN_FIELD = "img"
 
 Put = Callable[[str, bytes], None]
 Row = dict[str, Any]
@@ -53,6 +50,7 @@ class Destination:
         pool: Threads that may call ``put``.
         loose: Whether the images are loose: their keys have an extension, and dots before it are part of the key.
         class_names: Of the K classes, each once.
+        class_folders: Names of their folders, distinct on every file system.
     """
 
     name: str
@@ -60,20 +58,12 @@ class Destination:
     pool: ThreadPoolExecutor
     loose: bool
     class_names: Sequence[str]
+    class_folders: Sequence[str]
 
     def stem(self, key: str) -> str:
         """A key without the extension of a loose image."""
         return without_extension(key) if self.loose else key
 
-    def extension(self, name: str) -> str:
-        """The extension of an image in lower case; in a tar, as in WebDataset, all that follows the first dot.
-
-        Args:
-            name: Of the member or file.
-        """
-        base = name.rpartition("/")[2]
-        last = base.rpartition(".")[2].lower() if "." in base else ""
-        for field in (last,) if self.loose else (base.partition(".")[2].lower(), last):
-            if is_image_name(field) and _PLAIN_FIELD.fullmatch(field):
-                return field
-        return _UNKNOWN_FIELD
+    def extension(self, image: Image) -> str:
+        """The extension that an image is written with, in lower case."""
+        return image_extension(image.name, image.data, loose=self.loose)

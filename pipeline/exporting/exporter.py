@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from pipeline.errors import Interrupted, ObjectChanged, ObjectDamaged, PublishEr
 from pipeline.exporting.destination import Destination, Row
 from pipeline.exporting.formats import WRITERS, csv_file
 from pipeline.exporting.images import ExpectedImage, Image, read_images
+from pipeline.exporting.names import class_folders
 from pipeline.exporting.rows import READ_COLUMNS, build_rows
 from pipeline.exporting.target import Target
 from pipeline.metrics import Meter
@@ -61,6 +62,29 @@ class ExporterConfig:
     class_names: tuple[str, ...]
     storage: StorageConfig
     images: Images = "auto"
+
+
+@dataclass(slots=True)
+class _Record:
+    """What the commit of a part says: its shard, files with their images, images by extension, and what is left out."""
+
+    shard: str
+    files: dict[str, int] = field(default_factory=dict)
+    extensions: Counter[str] = field(default_factory=Counter)
+    omitted: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def images(self) -> int:
+        return sum(self.files.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "shard": self.shard,
+            "files": self.files,
+            "images": self.images,
+            "extensions": dict(sorted(self.extensions.items())),
+            "omitted": self.omitted,
+        }
 
 
 class Exporter:
@@ -116,21 +140,21 @@ class Exporter:
             self._target.check_owner()
             selected = self._target.read_selection(name)
         table = self._read_rows(part, selected)
-        omitted: list[dict[str, Any]] = []
+        record = _Record(unit.uri)
         if self._config.format == "csv":
             path, data = csv_file(name, table)
             self._put(path, data)
-            files = {path: table.num_rows}
+            record.files[path] = table.num_rows
         else:
             rows = {row["index"]: row for row in table.to_pylist()}
             shared = dict(zip(selected["index"].to_pylist(), selected["shared"].to_pylist(), strict=True))
-            files = yield from self._export_images(unit, part, rows, shared, omitted, receipt, stopping)
-        self._commit(name, {"shard": unit.uri, "files": files, "images": sum(files.values()), "omitted": omitted})
+            yield from self._export_images(unit, part, rows, shared, record, receipt, stopping)
+        self._commit(name, record.to_dict())
         receipt.num_samples = done + table.num_rows
-        receipt.num_labelled += sum(files.values())
-        lost = Counter(receipt.num_quarantined) + Counter(str(row["reason"]) for row in omitted)
+        receipt.num_labelled += record.images
+        lost = Counter(receipt.num_quarantined) + Counter(str(row["reason"]) for row in record.omitted)
         receipt.num_quarantined = dict(lost)
-        receipt.parts[name] = [sum(files.values()), len(omitted)]
+        receipt.parts[name] = [record.images, len(record.omitted)]
         receipt.committed_at = time.time()
         yield receipt
 
@@ -140,13 +164,14 @@ class Exporter:
         part: PartName,
         rows: Mapping[int, Row],
         shared: Mapping[int, bool],
-        omitted: list[dict[str, Any]],
+        record: _Record,
         receipt: Receipt,
         stopping: Callable[[], bool],
-    ) -> Generator[Receipt, None, dict[str, int]]:
-        """Write the images of a part with their rows; returns the files, and adds what is left out to ``omitted``."""
+    ) -> Iterator[Receipt]:
+        """Write the images of a part with their rows, and record that."""
         loose = unit.kind == UnitKind.SLICE
-        destination = Destination(self._target.name(part), self._put, self._pool, loose, self._config.class_names)
+        names = self._config.class_names
+        destination = Destination(self._target.name(part), self._put, self._pool, loose, names, class_folders(names))
         writer = WRITERS[self._config.format](destination)
         expected = {index: ExpectedImage(row["key"], row["sha256"]) for index, row in rows.items()}
         begun = reported = time.monotonic()
@@ -156,15 +181,16 @@ class Exporter:
                 if stopping() and not _is_nearly_done(number, len(rows), time.monotonic() - begun):
                     raise Interrupted("asked to stop")
                 if isinstance(found, Image):
+                    record.extensions[destination.extension(found)] += 1
                     writer.add(found, rows[found.index], shared=shared[found.index])
                 else:
                     index, reason = found
-                    omitted.append({"key": rows[index]["key"], "index": index, "reason": reason})
+                    record.omitted.append({"key": rows[index]["key"], "index": index, "reason": reason})
                 receipt.num_samples += 1
                 if time.monotonic() - reported > _RECEIPT_EVERY_S:
                     reported = time.monotonic()
                     yield receipt
-        return writer.finish()
+        record.files |= writer.finish()
 
     def _read_rows(self, part: PartName, selected: pa.Table) -> pa.Table:
         columns = [*READ_COLUMNS, *(f"members.{alias}.energy" for alias in self._config.aliases)]

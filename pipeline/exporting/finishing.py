@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from pipeline.exporting.card import make_card
 from pipeline.exporting.folder_writer import metadata_schema
 from pipeline.exporting.source import Source
-from pipeline.exporting.tar_writer import tar_image_extension
 from pipeline.exporting.target import CARD, CLASSES, DATA, METADATA, Target
 from pipeline.output.ledger import SUCCESS, to_json
 
@@ -27,11 +26,13 @@ class Totals:
         images: Exported images.
         omitted: Selected images that could not be exported, by reason.
         files: Number of images of each file, by path below TO.
+        extensions: Number of images of each extension; empty where no images are written.
     """
 
     images: int
     omitted: dict[str, int]
     files: dict[str, int]
+    extensions: dict[str, int]
 
     @classmethod
     def from_commits(cls, records: Iterable[Mapping[str, Any]]) -> Self:
@@ -39,24 +40,18 @@ class Totals:
         images = 0
         files: dict[str, int] = {}
         omitted: Counter[str] = Counter()
+        extensions: Counter[str] = Counter()
         for record in records:
             images += record["images"]
             files |= record["files"]
             omitted.update(row["reason"] for row in record["omitted"])
-        return cls(images, dict(omitted), files)
+            extensions.update(record.get("extensions", {}))
+        return cls(images, dict(omitted), files, dict(extensions))
 
     @classmethod
     def from_success(cls, success: Mapping[str, Any]) -> Self:
         """From the ``_SUCCESS`` of a finished export."""
-        return cls(success["images"], success["omitted"], success["files"])
-
-    def extensions(self) -> list[str]:
-        """Extensions of the images in tars, the most frequent first."""
-        totals: Counter[str] = Counter()
-        for path, images in self.files.items():
-            if (kind := tar_image_extension(path)) is not None:
-                totals[kind] += images
-        return sorted(totals, key=lambda kind: (-totals[kind], kind))
+        return cls(success["images"], success["omitted"], success["files"], success.get("extensions", {}))
 
 
 def finish_export(
@@ -80,7 +75,7 @@ def finish_export(
     target.put(CLASSES, "".join(f"{name}\n" for name in names).encode())
     if description["asked"]["format"] == "imagefolder":
         target.put(f"{DATA}/metadata.parquet", _join_metadata(target, parts, names))
-    text = make_card(description, names, totals.images, totals.extensions())
+    text = make_card(description, names, totals.images, totals.extensions)
     target.put(CARD, text.encode("utf-8", "backslashreplace"))
     content = {
         "fingerprint": target.fingerprint,
@@ -88,6 +83,7 @@ def finish_export(
         "images": totals.images,
         "omitted": totals.omitted,
         "files": totals.files,
+        "extensions": totals.extensions,
     }
     target.put(SUCCESS, to_json(content, None))
 
@@ -101,6 +97,7 @@ def _remove_unexpected(target: Target, totals: Totals, parts: Sequence[str]) -> 
     for name in target.ledger.names(DATA):
         if f"{DATA}/{name}" not in expected:
             target.remove(f"{DATA}/{name}")
+    target.prune(DATA)
 
 
 def _join_metadata(target: Target, parts: Sequence[str], class_names: Sequence[str]) -> bytes:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 
 _MAX_BYTES = 180  # of a name; file systems have room for 255, and an extension follows
 _KEPT_CHARS = 40  # of one that is longer
@@ -15,7 +18,7 @@ _HASH_DIGITS = 32
 _ESCAPE = re.compile("%[0-9A-F]{2}")
 # characters with a meaning for a file system, a shell's glob, a URI or Windows, and invisible ones
 _UNSAFE = re.compile('[\x00-\x1f\x7f-\x9f\\\\:*?"<>|\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
-_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d\xb9\xb2\xb3]) *(\..*)?")  # of Windows
 
 
 def without_extension(key: str) -> str:
@@ -32,6 +35,34 @@ def file_stem(text: str, *, dots: bool = True) -> str:
         dots: Whether dots other than the first and the last character may stay.
     """
     return _shorten(_escape(text, "/" if dots else "/."), text)
+
+
+def same_on_disk(text: str) -> str:
+    """What names have in common that some file system takes for one: it ignores case, and the form of Unicode."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def class_folders(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Names of folders for classes, distinct on every file system.
+
+    Names that differ by case or by the form of their Unicode alone all get the index: ImageNet has
+    ``Cardigan (264)``, a dog, and ``cardigan (474)``.
+
+    Args:
+        class_names: Of the K classes, each once.
+    """
+    plain = [file_stem(name) for name in class_names]
+    times = Counter(map(same_on_disk, plain))
+    taken = {name for name, count in times.items() if count == 1}
+    folders = []
+    for index, name in enumerate(plain):
+        choice = name
+        if times[same_on_disk(name)] > 1:
+            while choice == name or same_on_disk(choice) in taken:
+                choice = f"{choice} ({index})"
+            taken.add(same_on_disk(choice))
+        folders.append(choice)
+    return tuple(folders)
 
 
 def sample_key(text: str) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import OutputError
-from pipeline.exporting.names import without_extension
+from pipeline.exporting.names import same_on_disk, without_extension
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
 from pipeline.machine import available_memory_bytes, num_local_cpus
@@ -197,13 +197,13 @@ class Selection:
         return pa.table(columns).filter(pa.array(passes_B))
 
     def _file_names(self, number: int, table: pa.Table) -> pa.Array:
-        """The name that decides ``shared``: the key in lower case; null for formats without a file per image."""
+        """The name that decides ``shared``, as a file system sees it; null for formats without a file per image."""
         if self._config.format != "imagefolder":
             return pa.nulls(len(table), pa.string())
         keys = table["key"].to_pylist()
         if self._parts[number].unit_id in self._loose:
             keys = [without_extension(key) for key in keys]
-        return pa.array([key.lower() for key in keys], pa.string())
+        return pa.array([same_on_disk(key) for key in keys], pa.string())
 
     def _apply_filters(self, table: pa.Table) -> Iterator[tuple[str, Array]]:
         """Each limit that is set, and the images that it rejects: bool (B,). All limits reject NaN."""

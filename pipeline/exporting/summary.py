@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import Interrupted
+from pipeline.exporting.default_readers import describe_readers
 from pipeline.exporting.finishing import Totals
 from pipeline.exporting.selection import ClassCount
 from pipeline.exporting.source import Source
@@ -45,6 +46,7 @@ class ExportSummary:
         failures: Units that could not be read.
         interrupted: Whether the run was stopped by a signal.
         failed_units_exceeded: Whether it stopped because too many units could not be read.
+        reader_notes: What the usual readers leave out of the dataset, one line each.
     """
 
     out: str
@@ -69,6 +71,7 @@ class ExportSummary:
     failures: tuple[FailedUnit, ...] = ()
     interrupted: bool = False
     failed_units_exceeded: bool = False
+    reader_notes: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -136,6 +139,7 @@ def summarize(
             for receipt in receipts
             if receipt.failure
         ),
+        reader_notes=describe_readers(description["asked"]["format"], totals.extensions),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import tarfile
 
 from pipeline.exporting.destination import MAX_FILE_BYTES, Destination, Row
@@ -12,8 +11,6 @@ from pipeline.exporting.images import Image
 from pipeline.exporting.names import sample_key
 from pipeline.exporting.rows import shorten_floats
 from pipeline.exporting.target import DATA
-
-_TAR_NAME = re.compile(r".*-([^-/]+)-\d{3,}\.tar")
 
 
 class TarWriter:
@@ -35,7 +32,7 @@ class TarWriter:
 
     def add(self, image: Image, row: Row, *, shared: bool) -> None:
         """Add a sample to the tar of its extension; the largest tar is written once memory is full."""
-        field = self._to.extension(image.name)
+        field = self._to.extension(image)
         key = sample_key(self._to.stem(row["key"]))
         if (field, key) in self._keys:
             key = f"{key}%23{image.index}"
@@ -87,9 +84,3 @@ class _Tar:
         """Close the tar and return its bytes."""
         self._tar.close()
         return self._buffer.getvalue()
-
-
-def tar_image_extension(path: str) -> str | None:
-    """The extension of the images in a tar, by its name; None for other files."""
-    match = _TAR_NAME.fullmatch(path)
-    return match[1] if match else None

@@ -132,8 +132,13 @@ class Target:
         for folder in (COMMITS, PLAN, METADATA, DATA):
             for name in self.ledger.names(folder):
                 self._delete(folder, name)
+            self.prune(folder)
         for name in (CARD, CLASSES):
             self._delete(name)
+
+    def prune(self, folder: str) -> None:
+        """Remove empty folders: torchvision's ``ImageFolder`` refuses a class without images."""
+        self._storage.prune(self.ledger.uri(folder))
 
     def _delete(self, *names: str) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pipeline.errors import BudgetError, Interrupted
 from pipeline.job.tracking import Tracker
-from pipeline.records import Omitted, Unit
+from pipeline.records import Counted, Omitted, Unit
 
 _MIN_SAMPLES = 1_000  # before the rate of bad ones is judged
 _UNITS_FAILED = 4
@@ -35,6 +35,8 @@ class LabelSummary:
         quarantined: Of these, not labelled.
         quarantined_by_reason: The same, by reason.
         events: Damage to shards that belongs to no single sample, by reason.
+        truths_not_understood: Labelled samples whose ``.cls`` names no class.
+        truth_examples: What stands in some of these.
         seconds: From the first read to the last commit.
         images_per_s: ``images / seconds``.
         parts: Parts published by this run.
@@ -71,6 +73,8 @@ class LabelSummary:
     stage_s: dict[str, float] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     unread: tuple[FailedUnit, ...] = ()
+    truths_not_understood: int = 0
+    truth_examples: tuple[str, ...] = ()
     other_images: int = 0
     other_images_example: str = ""
     separate_images: int = 0
@@ -151,7 +155,9 @@ def sum_up(
     events: dict[str, int] = {}
     omitted = Omitted()
     stage_s: dict[str, float] = {}
+    truths = Counted()
     for receipt in receipts:
+        truths.merge(receipt.truths_not_understood)
         omitted.add(receipt.omitted)
         for reason, count in receipt.num_events.items():
             events[reason] = events.get(reason, 0) + count
@@ -179,5 +185,7 @@ def sum_up(
         bad_rate_exceeded=budget.bad_rate_exceeded,
         failed_units_exceeded=budget.failed_units_exceeded,
         stage_s=stage_s,
+        truths_not_understood=truths.count,
+        truth_examples=tuple(truths.examples),
         **omitted.to_dict(),
     )

@@ -114,6 +114,7 @@ class Attempts:
                 rejected = self._ledger.read_part(QUARANTINE, name, ["key", "reason"]).to_pylist()
             receipt.parts[name] = [num_rows, len(rejected)]
             receipt.num_labelled += num_rows
+            receipt.truths_not_understood.merge(footer.truths_not_understood)
             receipt.num_samples += num_rows + sum(row["key"] is not None for row in rejected)
             for row in rejected:
                 counts = receipt.num_quarantined if row["key"] is not None else receipt.num_events

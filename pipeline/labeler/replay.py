@@ -114,10 +114,15 @@ class Replayer:
         part = Part(stored.name.part, stored.first_index)
         part.pictures = pictures_of(stored.predictions, self._config.keep)
         part.rejected = [] if stored.rejected is None else [_rejected(row) for row in stored.rejected.to_pylist()]
+        part.truths_not_understood = stored.truths_not_understood
         part.predictions = self._pooled(stored)
         part.omitted = stored.omitted
         result = ChunkResult(
-            pictures=part.pictures, rejected=part.rejected, num_samples=part.num_samples, omitted=stored.omitted
+            pictures=part.pictures,
+            rejected=part.rejected,
+            truths_not_understood=part.truths_not_understood,
+            num_samples=part.num_samples,
+            omitted=part.omitted,
         )
         result.seconds["classify"] = time.perf_counter() - begun
         with translate_out_errors():

@@ -16,6 +16,7 @@ from pipeline.labeler.reused import ReusingPredictor, StoredLookup
 from pipeline.labeler.stored_reader import StoredReader
 from pipeline.labeler.tasks import Decoder, Predictor, Steps
 from pipeline.labeler.threads import one_torch_thread
+from pipeline.labels import ClassResolver
 from pipeline.metrics import Meter
 from pipeline.models.device_queue import DeviceQueue
 from pipeline.models.ensemble import Ensemble, EnsembleOptions
@@ -69,6 +70,7 @@ class StepFactory:
         fast_to_px = largest_px if config.decode == "fast" else None
         self._child = ChildDecoder(fast_to_px)
         self._watched = WatchedDecoder(fast_to_px, self._child, config.num_threads, self.executor)
+        self._classes = ClassResolver(config.class_names)
         self._plain = self._steps(self._ensemble)
         # members that no older output has
         new = [member.alias for member in config.members if member.alias not in config.reused]
@@ -78,7 +80,7 @@ class StepFactory:
         decoder: Decoder = GpuDecoder(self._on_gpu, self._watched) if self._on_gpu else self._watched
         predictor: Predictor = DevicePredictor(self._queue, ensemble) if self._queue else InPlacePredictor(ensemble)
         batches = BatchPool(ensemble.geometries, self.executor.chunk_images, pinned=not self._on_cpu)
-        return Steps(decoder, predictor, batches)
+        return Steps(decoder, predictor, batches, self._classes)
 
     def steps(self, *, isolated: bool, stored: StoredReader | None) -> Steps:
         """The steps of a unit.

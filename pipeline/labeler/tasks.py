@@ -18,9 +18,10 @@ from typing import Protocol
 
 from pipeline.labeler.chunks import Chunk
 from pipeline.labeler.stored_reader import StoredRow
+from pipeline.labels import ClassResolver
 from pipeline.models.device_queue import BatchResult
 from pipeline.models.ensemble import Predictions
-from pipeline.records import Item, Omitted, Receipt, Sample, Stage
+from pipeline.records import Counted, Item, Omitted, Receipt, Sample, Stage
 from pipeline.stages.crop import Batch, BatchPool
 from pipeline.stages.decode import Decoded
 from pipeline.stages.write import Part, Picture, QuarantineRow
@@ -36,6 +37,7 @@ class ChunkResult:
         pictures: The labelled samples, in order.
         predictions: Of these; None until they are computed, or if there are none.
         rejected: Quarantine rows, in order.
+        truths_not_understood: Those of labelled samples whose ``.cls`` names no class.
         num_samples: Samples, labelled and not.
         omitted: What lies among them in the input and has no row.
         seconds: Of each of :data:`STAGES`, summed over threads.
@@ -47,6 +49,7 @@ class ChunkResult:
     pictures: list[Picture] = field(default_factory=list)
     predictions: Predictions | None = None
     rejected: list[QuarantineRow] = field(default_factory=list)
+    truths_not_understood: Counted = field(default_factory=Counted)
     num_samples: int = 0
     omitted: Omitted = field(default_factory=Omitted)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -65,6 +68,7 @@ class ChunkResult:
         """Append the piece that follows."""
         self.pictures += following.pictures
         self.rejected += following.rejected
+        self.truths_not_understood.merge(following.truths_not_understood)
         self.num_samples += following.num_samples
         self.omitted.add(following.omitted)
         self.slots += following.slots
@@ -76,6 +80,7 @@ class ChunkResult:
         """Append it to the part that it belongs to, and count it."""
         part.pictures += self.pictures
         part.rejected += self.rejected
+        part.truths_not_understood.merge(self.truths_not_understood)
         part.omitted.add(self.omitted)
         if self.predictions is not None:
             part.predictions.append(self.predictions)
@@ -85,6 +90,7 @@ class ChunkResult:
         """Count what it holds."""
         receipt.num_samples += self.num_samples
         receipt.num_labelled += len(self.pictures)
+        receipt.truths_not_understood.merge(self.truths_not_understood)
         receipt.omitted.add(self.omitted)
         for row in self.rejected:
             counts = receipt.num_quarantined if row.key is not None else receipt.num_events
@@ -117,10 +123,13 @@ class EncodedImage:
         self.piece.result.rejected.append(row)
 
     def picture(self, width: int, height: int) -> Picture:
-        """Its row of the predictions, for an image of this size in pixels."""
+        """Its row of the predictions, for an image of this size in pixels; called once."""
         sample = self.sample
+        truth = self.piece.task.steps.classes.resolve_cls(sample.cls)
+        if truth.text:
+            self.piece.result.truths_not_understood.add(truth.text)
         return Picture(
-            sample.index, sample.key, self.sha256, width, height, sample.truth, sample.kept, sample.image_field
+            sample.index, sample.key, self.sha256, width, height, truth.label, sample.kept, sample.image_field
         )
 
 
@@ -161,12 +170,14 @@ class Steps:
         decoder: Decodes.
         predictor: Predicts.
         batches: Where the crops are put.
+        classes: What the ``.cls`` of the samples may name.
         lookup: Looks into an older output first, where one is used.
     """
 
     decoder: Decoder
     predictor: Predictor
     batches: BatchPool
+    classes: ClassResolver
     lookup: Lookup | None = None
 
 

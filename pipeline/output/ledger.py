@@ -12,6 +12,7 @@ Each part's Parquet footer records where the next part starts, so a restart goes
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -35,7 +36,7 @@ from pipeline.output.parts import (
     read_footer,
     unit_of,
 )
-from pipeline.output.schemas import JobShape, OwnerShape, SuccessShape, check_columns, check_shape
+from pipeline.output.schemas import JobShape, OwnerShape, SuccessShape, check_columns, check_labels, check_shape
 from pipeline.records import Cursor, Unit
 from pipeline.storage import Entry, Storage, absolute_uri, join
 
@@ -161,11 +162,9 @@ class Ledger:
         """
         uri = self.uri(name)
         try:
-            return (
-                self._storage.publish(uri, data)
-                if older is None
-                else self._storage.replace_if_unchanged(uri, data, older)
-            )
+            if older is None:
+                return self._storage.publish(uri, data)
+            return self._storage.replace_if_unchanged(uri, data, older)
         except StorageError as error:
             raise OutputError(f"OUT cannot be written: {error}") from error
 
@@ -253,7 +252,16 @@ class Ledger:
             raise ObjectDamaged(f"{uri}: damaged: {error}") from error
         if columns is not None and folder in {PREDICTIONS, QUARANTINE}:
             check_columns(uri, table, columns)
+        if folder == PREDICTIONS and self._num_classes:
+            check_labels(uri, table, self._num_classes)
         return table
+
+    @functools.cached_property
+    def _num_classes(self) -> int:
+        """Number of classes, K; 0 where ``job.json`` does not tell."""
+        with contextlib.suppress(OutputError):
+            return len(self.job()["class_names"])
+        return 0
 
     def progress(self, fingerprint: str) -> dict[str, Progress]:
         """Find how far a job has come with each unit, by unit id, from one listing of names.
@@ -310,14 +318,11 @@ class Ledger:
         return read_footer(tail, uri)
 
     def _tail(self, entry: Entry, num_bytes: int) -> bytes:
-        stream = self._storage.open(entry, max(0, entry.size_bytes - num_bytes))
-        try:
+        with contextlib.closing(self._storage.open(entry, max(0, entry.size_bytes - num_bytes))) as stream:
             return stream.read(num_bytes)
-        finally:
-            stream.close()
 
     def footers(self, folder: str, names: Iterable[str]) -> dict[str, PartFooter]:
-        """Read the footers of parts."""
+        """Read the footers of parts, by name."""
         wanted = list(names)
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
             return dict(zip(wanted, pool.map(lambda name: self.footer(folder, name), wanted), strict=True))

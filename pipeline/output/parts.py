@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectDamaged
-from pipeline.records import Cursor, Omitted
+from pipeline.records import Counted, Cursor, Omitted
 
 METADATA_KEY = b"shardlabel"
 UNREADABLE = "unreadable"
@@ -55,6 +55,7 @@ class PartFooter:
         unit_id, fingerprint, part, last: As in its name.
         first_index: Index of its first sample.
         next: Where the next part starts.
+        truths_not_understood: Of its labelled samples, those whose ``.cls`` names no class.
         omitted: What lies among its samples in the input and has no row.
     """
 
@@ -65,6 +66,7 @@ class PartFooter:
     last: bool
     first_index: int
     next: Cursor
+    truths_not_understood: Counted = field(default_factory=Counted)
     omitted: Omitted = field(default_factory=Omitted)
 
 
@@ -103,6 +105,15 @@ def unit_of(name: str) -> str | None:
     return match[2] if match else None
 
 
+def truths_not_understood(table: pa.Table) -> Counted:
+    """Labelled samples whose ``.cls`` names no class, of a part that was read with its metadata."""
+    try:
+        own = json.loads((table.schema.metadata or {})[METADATA_KEY])
+        return Counted.from_dict(own["truths_not_understood"])
+    except PARSE_ERRORS:  # there are none, or the footer is no part's
+        return Counted()
+
+
 def read_footer(tail: bytes, uri: str) -> PartFooter:
     """Parse the footer of a part.
 
@@ -124,6 +135,7 @@ def read_footer(tail: bytes, uri: str) -> PartFooter:
             last=own["last"],
             first_index=own["first_index"],
             next=Cursor.from_dict(own["next"]),
+            truths_not_understood=Counted.from_dict(own.get("truths_not_understood", {})),
             omitted=Omitted.from_dict(own.get("omitted", {})),
         )
         _check_numbers(footer)
@@ -141,7 +153,7 @@ def _check_numbers(footer: PartFooter) -> None:
     following, omitted = footer.next, footer.omitted
     numbers = (
         *(footer.part, footer.first_index, following.part, following.index, following.offset, following.skip),
-        *(omitted.other_images, omitted.separate_images, omitted.passed_over),
+        *(omitted.other_images, omitted.separate_images, omitted.passed_over, footer.truths_not_understood.count),
     )
     if not all(isinstance(number, int) for number in numbers):
         raise TypeError(f"no numbers: {numbers}")

@@ -22,7 +22,7 @@ from pipeline.errors import ObjectDamaged, ObjectMissing, RequestError
 from pipeline.output.ledger import JOB, PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.output.parts import METADATA_KEY, PARSE_ERRORS, PartName
 from pipeline.output.schemas import WholeJobShape, check_shape
-from pipeline.records import QUARANTINE_SCHEMA, Cursor, Omitted
+from pipeline.records import QUARANTINE_SCHEMA, Counted, Cursor, Omitted
 
 Array = np.ndarray
 
@@ -74,6 +74,7 @@ class StoredPart:
         predictions: Its rows in predictions.
         rejected: Its rows in quarantine; None if there are none.
         member_probs: The predictions of each member for the labelled samples, by alias.
+        truths_not_understood: Of the labelled samples, those whose ``.cls`` names no class.
         omitted: What lies among its samples in the input and has no row.
     """
 
@@ -83,6 +84,7 @@ class StoredPart:
     predictions: pa.Table
     rejected: pa.Table | None
     member_probs: dict[str, MemberProbs]
+    truths_not_understood: Counted
     omitted: Omitted
 
 
@@ -191,7 +193,16 @@ def read_stored_part(ledger: Ledger, source: StoredProbs, name: PartName, num_cl
             member_probs[alias] = MemberProbs(labels_Nk, scores_Nk, energy_N, probs_NK)
     except PARSE_ERRORS as error:
         raise ObjectDamaged(f"{ledger.uri(PREDICTIONS, str(name))}: damaged: {error!r}") from error
-    return StoredPart(name, footer.first_index, footer.next, table, rejected, member_probs, footer.omitted)
+    return StoredPart(
+        name,
+        footer.first_index,
+        footer.next,
+        table,
+        rejected,
+        member_probs,
+        footer.truths_not_understood,
+        footer.omitted,
+    )
 
 
 def to_matrix(lists: pa.ListArray, num_rows: int) -> Array:

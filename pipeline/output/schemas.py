@@ -5,10 +5,11 @@ A file that somebody has edited, that another version wrote, or that is another 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import ObjectDamaged, OutputError
@@ -143,6 +144,39 @@ def check_columns(uri: str, table: pa.Table, columns: Sequence[str]) -> None:
             raise ObjectDamaged(f"{uri}: damaged: its column {name} holds {kind}, not {wanted}")
         if name in _NEVER_NULL and table[name].null_count:
             raise ObjectDamaged(f"{uri}: damaged: its column {name} has gaps")
+
+
+def check_labels(uri: str, table: pa.Table, num_classes: int) -> None:
+    """Make sure that the labels of a part of predictions are classes of its job, as far as they were read.
+
+    Args:
+        uri: Of the part, for the message.
+        table: What was read of it.
+        num_classes: K, labels are 0 to K - 1.
+
+    Raises:
+        ObjectDamaged: They are not.
+    """
+    for column, values in _labels_of(table):
+        if len(values) and not 0 <= (least := pc.min_max(values))["min"].as_py() <= least["max"].as_py() < num_classes:
+            found = least["max"] if least["min"].as_py() >= 0 else least["min"]
+            raise ObjectDamaged(
+                f"{uri}: damaged: its column {column} holds {found}, and the job has {num_classes} classes"
+            )
+
+
+def _labels_of(table: pa.Table) -> Iterator[tuple[str, pa.Array]]:
+    """The columns of labels, each as one array without nulls."""
+    columns = {name: table[name].combine_chunks() for name in ("label", "labels") if name in table.column_names}
+    if "members" in table.column_names and pa.types.is_struct(table["members"].type):
+        members = table["members"].combine_chunks()
+        for field in members.type:
+            if pa.types.is_struct(field.type) and field.type.get_field_index("labels") >= 0:
+                columns[f"members.{field.name}.labels"] = members.field(field.name).field("labels")
+    for name, values in columns.items():
+        values = values.flatten() if pa.types.is_list(values.type) else values
+        if pa.types.is_integer(values.type):
+            yield name, values.drop_null()
 
 
 def _as_text(kind: pa.DataType) -> pa.DataType:

@@ -84,7 +84,7 @@ def _evaluate(
     ledger: Ledger, job: Mapping[str, Any], given: Truth | None, stats: Statistics
 ) -> tuple[Evaluation | None, MatchedImages | None]:
     """Evaluate the labels, if some truth is known; this reads the predictions a second time."""
-    if given is None and not stats.truths:
+    if given is None and not stats.truths and not stats.truths_not_understood.count:
         return None, None
     matched = read_matched_images(ledger, job, given)
     return compute_evaluation(ledger.out, job, matched), matched

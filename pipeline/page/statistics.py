@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.output.ledger import PREDICTIONS, Ledger
-from pipeline.output.parts import PartName
+from pipeline.output.parts import PartName, truths_not_understood
 from pipeline.page.row_choice import FirstRowsOfClasses, LowestRows, RowRef, tie_breakers
 from pipeline.page.streaming_histogram import Histogram, HistogramBuilder
+from pipeline.records import Counted
 
 ROWS_PER_SHEET = 12
 ROWS_PER_CLASS = 6
@@ -37,6 +38,7 @@ class Statistics:
         parts: Number of rows of each part, by name.
         counts_K: int64, images of each class.
         truths: Images with a ``.cls``.
+        truths_not_understood: Those whose ``.cls`` names no class.
         score, entropy, disagreement: Histograms; entropy and disagreement in nats.
         agreement: Images by their agreement, 0-1.
         same_top1_PP: int64, images on which two predictors have the same top-1 class. Predictor 0 is the consensus;
@@ -48,6 +50,7 @@ class Statistics:
     parts: dict[str, int]
     counts_K: Array
     truths: int
+    truths_not_understood: Counted
     score: Histogram
     entropy: Histogram
     disagreement: Histogram
@@ -99,6 +102,7 @@ class _Counts:
         self._parts: dict[str, int] = {}
         self._counts_K = np.zeros(num_classes, np.int64)
         self._truths = 0
+        self._truths_not_understood = Counted()
         self._score = HistogramBuilder(1.0)
         self._entropy = HistogramBuilder(math.log(num_classes))
         self._disagreement = HistogramBuilder(most_disagreement)
@@ -120,6 +124,7 @@ class _Counts:
         self._parts[str(part)] = table.num_rows
         self._counts_K += np.bincount(label_B, minlength=len(self._counts_K))
         self._truths += table.num_rows - table["truth"].null_count
+        self._truths_not_understood.merge(truths_not_understood(table))
         self._score.add(score_B)
         self._entropy.add(entropy_B)
         self._disagreement.add(disagreement_B)
@@ -141,6 +146,7 @@ class _Counts:
             parts=self._parts,
             counts_K=self._counts_K,
             truths=self._truths,
+            truths_not_understood=self._truths_not_understood,
             score=self._score.build(),
             entropy=self._entropy.build(),
             disagreement=self._disagreement.build(),

@@ -43,6 +43,7 @@ from pipeline.stages.tar import Member, TarReader
 
 MAX_IMAGE_BYTES = 256 << 20
 _MAX_FIELD_BYTES = 16 << 20
+_MAX_CLS_BYTES = 4 << 10  # the name of a class is shorter
 _MAX_HELD_BYTES = 64 << 20  # of the images of one key that wait for its other fields
 # Members that belong to no sample: directories and GNU volume labels.
 _NAMELESS = "a member without a name"
@@ -55,12 +56,10 @@ class Grouping:
     """How members become samples.
 
     Attributes:
-        parse_class: What ``.cls`` says; None for nothing.
         keep: Names of the fields that ``--keep`` copies.
         every_image: Whether each image is a sample of its own (``--images all``).
     """
 
-    parse_class: Callable[[bytes], int | None]
     keep: tuple[str, ...] = ()
     every_image: bool = False
     _wanted: frozenset[str] = field(init=False, repr=False, default=frozenset())
@@ -73,11 +72,11 @@ class Grouping:
         return field in self._wanted or last_part(field) in self._wanted
 
     def label(self, sample: Sample, contents: Mapping[str, bytes]) -> None:
-        """Give a sample its truth and its kept fields, from the contents of the fields of its key."""
+        """Give a sample its ``.cls`` and its kept fields, from the contents of the fields of its key."""
         if not contents:
             return
         name = truth_field(sample.image_field, contents)
-        sample.truth = None if name is None else self.parse_class(contents[name])
+        sample.cls = None if name is None else contents[name][:_MAX_CLS_BYTES]
         for kept in self.keep:
             own = beside(sample.image_field, kept)
             if (content := contents.get(own, contents.get(kept))) is not None:

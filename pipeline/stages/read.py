@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import io
 import os
-import re
 from collections import deque
 from collections.abc import Container, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +26,6 @@ from pipeline.stages.unsorted import Signs, index_shard, tail_has_signs
 from pipeline.storage import ByteStream, Entry, Storage
 from pipeline.text.safe import printable
 
-_INTEGER = re.compile(rb"\s*[+-]?[0-9]{1,20}\s*")
 _EVERY = range(1 << 62)
 _LOOSE_IN_FLIGHT = {"s3": 32, "file": 4}
 _KEY_LIST = pa.schema(
@@ -73,7 +71,7 @@ class UnitReader:
         self.unit = unit
         self._storage = storage
         self._cursor = cursor or Cursor()
-        self._grouping = Grouping(_parse_class, keep, every_image=images == "all")
+        self._grouping = Grouping(keep, every_image=images == "all")
         self._only: Container[int] = (_EVERY if only is None else only) if payloads else ()
         self._stream: ByteStream | None = None
         self.bytes_done = 0
@@ -233,10 +231,3 @@ def failure_reason(error: StorageError) -> Reason | None:
     if isinstance(error, ObjectMissing):
         return Reason.SHARD_MISSING
     return Reason.SHARD_FORBIDDEN if isinstance(error, ObjectForbidden) else None
-
-
-def _parse_class(data: bytes) -> int | None:
-    if not _INTEGER.fullmatch(data):
-        return None
-    value = int(data)
-    return value if -(2**31) <= value < 2**31 else None

@@ -59,7 +59,7 @@ def tail_has_signs(entry: Entry, storage: Storage) -> bool:
         return False
     walk = TarReader(_Bytes(data, headers[-_TAIL_HEADERS:][0]), sniff=False, resumed=True)
     runs: list[Run] = []
-    items = SampleGrouper(walk, Grouping(lambda _: None), Cursor(), (), on_run=runs.append)
+    items = SampleGrouper(walk, Grouping(), Cursor(), (), on_run=runs.append)
     if any(isinstance(item, ShardEvent) and item.reason == Reason.SHARD_CORRUPT for item in items):
         return False
     signs = Signs()

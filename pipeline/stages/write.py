@@ -23,6 +23,7 @@ from pipeline.output.parts import METADATA_KEY, PartName, unreadable_name
 from pipeline.output.probabilities import probabilities_table
 from pipeline.records import (
     QUARANTINE_SCHEMA,
+    Counted,
     Cursor,
     Omitted,
     Reason,
@@ -91,6 +92,7 @@ class Part:
         first_index: Index of its first sample.
         pictures, predictions: Labelled samples, in order, batch by batch.
         rejected: Quarantine rows, in order.
+        truths_not_understood: Those of its labelled samples whose ``.cls`` names no class.
         omitted: What lies among its samples in the input and has no row.
     """
 
@@ -99,6 +101,7 @@ class Part:
     pictures: list[Picture] = field(default_factory=list)
     predictions: list[Predictions] = field(default_factory=list)
     rejected: list[QuarantineRow] = field(default_factory=list)
+    truths_not_understood: Counted = field(default_factory=Counted)
     omitted: Omitted = field(default_factory=Omitted)
 
     @property
@@ -156,7 +159,7 @@ class Writer:
         """
         self._ledger.check_owner(self._fingerprint)
         name = PartName(self._fingerprint, unit.id, part.number, last)
-        metadata = {
+        metadata: dict[str, object] = {
             "unit": unit.id,
             "fingerprint": self._fingerprint,
             "part": part.number,
@@ -164,6 +167,8 @@ class Writer:
             "first_index": part.first_index,
             "next": following.to_dict(),
         }
+        if part.truths_not_understood.count:
+            metadata["truths_not_understood"] = part.truths_not_understood.to_dict()
         if part.omitted:
             metadata["omitted"] = part.omitted.to_dict()
         if part.rejected:

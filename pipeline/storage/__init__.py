@@ -121,6 +121,10 @@ class Storage:
         """Remove temporary files that killed writers left in a directory; never an error."""
         self._store(folder).sweep(folder)
 
+    def prune(self, folder: str) -> None:
+        """Remove a directory and those below it as far as they hold nothing; never an error."""
+        self._store(folder).prune(folder)
+
     def delete(self, uri: str) -> None:
         """Remove an object; no error when there is none."""
         self._store(uri).delete(uri)

@@ -75,5 +75,8 @@ class Store(Protocol):
     def sweep(self, folder: str) -> None:
         """Remove temporary files that killed writers left in a directory, if the store has such files."""
 
+    def prune(self, folder: str) -> None:
+        """Remove a directory and those below it as far as they hold nothing, if the store has directories."""
+
     def delete(self, uri: str) -> None:
         """Remove an object; no error when there is none."""

@@ -260,6 +260,13 @@ class LocalStore:
                 if item.name.startswith(_TEMPORARY) and time.time() - item.stat().st_mtime > _STALE_S:
                     os.unlink(item.path)
 
+    def prune(self, folder: str) -> None:
+        """Remove a directory and those below it as far as they hold nothing, not even a hidden file."""
+        with contextlib.suppress(OSError):
+            for below, _, _ in os.walk(folder, topdown=False):
+                with contextlib.suppress(OSError):  # it holds something
+                    os.rmdir(below)
+
     def delete(self, uri: str) -> None:
         """Remove a file; no error when there is none."""
         with contextlib.suppress(ObjectMissing):

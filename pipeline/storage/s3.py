@@ -209,6 +209,9 @@ class S3Store:
     def sweep(self, folder: str) -> None:
         """Do nothing: an object is there whole or not at all."""
 
+    def prune(self, folder: str) -> None:
+        """Do nothing: there are no directories."""
+
     def delete(self, uri: str) -> None:
         """Remove an object."""
         bucket, key = split_uri(uri)

@@ -200,7 +200,11 @@ def _image_list(path: str, storage: Storage) -> dict[str, tuple[str, str]]:
     except ObjectMissing:
         return {}
     rows = csv.DictReader(io.StringIO(text))
-    return {
-        (row.get("image") or "").rpartition("/")[2].rpartition(".")[0]: (row.get("shard") or "", row.get("key") or "")
-        for row in rows
-    }
+    try:
+        return {_stem(row.get("image")): (row.get("shard") or "", row.get("key") or "") for row in rows}
+    except csv.Error as error:
+        raise InputError(f"--truth {path}: the list beside it, {IMAGE_LIST}, is no CSV: {error}") from error
+
+
+def _stem(image: str | None) -> str:
+    return (image or "").rpartition("/")[2].rpartition(".")[0]

@@ -94,8 +94,12 @@ def _read_tables(
     min_rows = 0 if truth is None else min(len(truth.labels_T) // _TRUTHS_PER_ROW, _MAX_ROWS)
     held: list[pa.Table] = []
     for part in ledger.prediction_parts(fingerprint):
-        held.append(ledger.read_part(PREDICTIONS, str(part), columns).replace_schema_metadata())
-        if sum(table.num_rows for table in held) >= min_rows:
+        table = ledger.read_part(PREDICTIONS, str(part), columns)
+        if truth is None:
+            yield table
+            continue
+        held.append(table.replace_schema_metadata())
+        if sum(len(table) for table in held) >= min_rows:
             yield pa.concat_tables(held)
             held = []
     if held:

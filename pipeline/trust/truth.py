@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import StorageError
+from pipeline.output.parts import truths_not_understood
+from pipeline.records import Counted
 from pipeline.storage import absolute_uri
 
 CLS_TRUTH = "the samples' .cls"
@@ -27,6 +29,8 @@ class TruthCounts:
         source: Where it comes from.
         given: Rows of the file, or labelled images with a ``.cls``.
         used: Images with known truth; all figures are about them.
+        malformed_rows: Rows with more or fewer cells than the header.
+        malformed_row_examples: Some of these rows.
         blank: Rows without a label.
         unknown_labels: Rows whose label is no class, or the name of several classes.
         unknown_label_examples: Some of these labels.
@@ -41,6 +45,8 @@ class TruthCounts:
     source: str
     given: int = 0
     used: int = 0
+    malformed_rows: int = 0
+    malformed_row_examples: tuple[str, ...] = ()
     blank: int = 0
     unknown_labels: int = 0
     unknown_label_examples: tuple[str, ...] = ()
@@ -55,6 +61,7 @@ class TruthCounts:
     def complaints(self) -> tuple[str, ...]:
         """The truth that could not be used, one line for each cause."""
         lines = (
+            (self.malformed_rows, "with more or fewer cells than the header", self.malformed_row_examples),
             (self.blank, "without a label", ()),
             (self.unknown_labels, "with a label that is no class, or the name of several", self.unknown_label_examples),
             (self.doubled_keys, "that name an image again", ()),
@@ -110,14 +117,15 @@ class TruthMatcher:
         self.columns = ["truth"] if truth is None else ["shard", "key"]
         self._truth = truth
         self._num_classes = num_classes
-        self._given = self._unknown = 0
+        self._known = self._unknown = 0
+        self._noted = Counted()
         self._matches_T = np.zeros(0 if truth is None else len(truth.labels_T), np.int64)
 
     def match(self, table: pa.Table) -> tuple[Array, Array]:
         """Look up the truth of a batch of B images.
 
         Args:
-            table: Predictions with :attr:`columns`.
+            table: Predictions with :attr:`columns`; for the ``.cls``, of one part and with its metadata.
 
         Returns:
             True classes, int32 (B,), -1 where not known; and rows of the truth file, int (B,), -1 where there is none.
@@ -125,9 +133,11 @@ class TruthMatcher:
         if self._truth is None:
             labels_B = table["truth"].fill_null(-1).to_numpy()
             known_B = (labels_B >= 0) & (labels_B < self._num_classes)
-            given = table.num_rows - table["truth"].null_count
-            self._given += given
-            self._unknown += given - int(known_B.sum())
+            no_class = table.num_rows - table["truth"].null_count - int(known_B.sum())
+            noted = truths_not_understood(table)  # with those that are null; parts of earlier versions note none
+            self._noted.merge(noted)
+            self._unknown += max(no_class, noted.count)
+            self._known += int(known_B.sum())
             return np.where(known_B, labels_B, -1).astype(np.int32), np.full(len(labels_B), -1, np.int8)
         rows_B = self._truth.find(table["shard"], table["key"])
         self._matches_T += np.bincount(rows_B[rows_B >= 0], minlength=len(self._matches_T))
@@ -149,8 +159,13 @@ class TruthMatcher:
     def counts(self) -> TruthCounts:
         """How much of the truth could be used, after all batches."""
         if self._truth is None:
-            used = self._given - self._unknown
-            return TruthCounts(CLS_TRUTH, given=self._given, unknown_labels=self._unknown, used=used)
+            return TruthCounts(
+                CLS_TRUTH,
+                given=self._known + self._unknown,
+                unknown_labels=self._unknown,
+                unknown_label_examples=tuple(self._noted.examples),
+                used=self._known,
+            )
         not_found = np.flatnonzero(self._matches_T == 0)
         return dataclasses.replace(
             self._truth.counts,

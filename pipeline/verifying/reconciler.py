@@ -17,7 +17,7 @@ from pipeline.errors import ObjectDamaged, ObjectMissing, StorageError
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, Ledger
 from pipeline.output.parts import PartName
 from pipeline.output.probabilities import read_probabilities
-from pipeline.records import Omitted, UnitKind
+from pipeline.records import Counted, Omitted, UnitKind
 from pipeline.storage import Storage
 from pipeline.verifying.comparison import Comparison, SampleRow
 from pipeline.verifying.input_samples import InputSamples
@@ -33,6 +33,7 @@ class Reconciliation:
     Attributes:
         samples: Samples in the input.
         predictions, quarantined: Rows that account for them.
+        truths_not_understood: Labelled samples whose ``.cls`` names no class.
         num_rows: Of each part that can be read, by its folder and name.
         discrepancies: One line each.
         omitted: What lies in the input and has no row.
@@ -41,6 +42,7 @@ class Reconciliation:
     samples: int = 0
     predictions: int = 0
     quarantined: int = 0
+    truths_not_understood: Counted = field(default_factory=Counted)
     num_rows: dict[str, int] = field(default_factory=dict)
     discrepancies: list[str] = field(default_factory=list)
     omitted: Omitted = field(default_factory=Omitted)
@@ -138,6 +140,7 @@ class Reconciler:
             account.start, account.stop = footer.first_index, None if footer.last else footer.next.index
             found.num_rows[name] = footer.num_rows
             if folder == PREDICTIONS:
+                found.truths_not_understood.merge(footer.truths_not_understood)
                 found.discrepancies += self._check_probabilities(part, table["index"].to_numpy())
             for index, key, sha256, reason in zip(*columns, reasons, strict=True):
                 if key is None:

@@ -75,11 +75,11 @@ def test_webdataset_reads_the_tars(labelled, datasets):
         row = json.loads(found["json"])
         places.add(checked(labelled, row, found[field]))
         assert int(found["cls"]) == row["label"]
-        assert field == row["key"].rpartition(".")[2].lower() or "." not in row["key"]
+        assert field == row["key"].rpartition(".")[2].lower().replace("jpeg", "jpg") or "." not in row["key"]
         if row["shard"].endswith(".tar"):
             assert found["__key__"] == row["key"]
     assert len(places) == 249
-    assert fields.keys() == {"jpg", "jpeg", "png", "webp"}
+    assert fields.keys() == {"jpg", "png", "webp"}
 
 
 def test_tars_hold_one_kind_of_image_and_no_time(datasets):
@@ -87,7 +87,7 @@ def test_tars_hold_one_kind_of_image_and_no_time(datasets):
         with tarfile.open(path) as tar:
             members = tar.getmembers()
         kinds = {member.name.rpartition("/")[2].partition(".")[2] for member in members}
-        assert kinds == {tar_writer.tar_image_extension(path.name), "cls", "json"}
+        assert kinds == {path.name.split("-")[-2], "cls", "json"}
         assert {(member.mtime, member.uid, member.gname) for member in members} == {(0, 0, "")}
 
 

@@ -92,7 +92,7 @@ def shard_is_accounted_for(data: bytes, images: str = "auto") -> Items:
 def _check_sample(sample: Sample) -> None:
     assert (sample.image is None) == (sample.reason is not None)
     assert sample.image is None or len(sample.image) == sample.num_bytes > 0
-    assert sample.truth is None or -(2**31) <= sample.truth < 2**31
+    assert sample.cls is None or len(sample.cls) <= 4096
     _check_text(sample.key, *sample.kept.values())
     if sample.reason is not None:
         _check_line(sample.message)

@@ -27,7 +27,7 @@ def samples_of(items: Items) -> list[Sample]:
 
 def content(sample: Sample) -> tuple[object, ...]:
     """All of a sample but for where it is."""
-    return sample.key, sample.image, sample.truth, tuple(sorted(sample.kept.items())), sample.reason
+    return sample.key, sample.image, sample.cls, tuple(sorted(sample.kept.items())), sample.reason
 
 
 def looks_whole(data: bytes) -> bool:

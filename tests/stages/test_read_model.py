@@ -170,7 +170,7 @@ class Expected:
     image_field: str | None = None
     image: bytes | None = None
     reason: Reason | None = None
-    truth: int | None = None
+    cls: bytes | None = None
     kept: dict[str, str] = field(default_factory=dict)
 
 
@@ -314,8 +314,7 @@ def _expected(home: ModelRun, fields: dict[str, Drawn], keys: set[str], images: 
         truths = [other for other in fields if other.split(".")[-1] == "cls"]
         wanted = [own["cls"], "cls", *(truths if len(truths) == 1 else [])]
         cls = next((fields[other] for other in wanted if other in fields), None)
-        if cls and re.fullmatch(rb"\s*-?\d+\s*", cls.content) and int(cls.content) < 2**31:
-            sample.truth = int(cls.content)
+        sample.cls = cls.content if cls else None
         for kind in KEEP:
             if (kept := fields.get(own[kind], fields.get(kind))) is not None:
                 sample.kept[kind] = kept.content.decode(errors="replace")
@@ -334,10 +333,10 @@ def check(shard: Shard, images: str) -> None:
         assert not reader.unsorted
     expected, other_images, passed_over = model(shard.members, images, unsorted=bool(reader.unsorted))
     samples = [item for item in items if isinstance(item, Sample)]
-    found = [Expected(s.key, s.image_field, s.image, s.reason, s.truth, s.kept) for s in samples]
+    found = [Expected(s.key, s.image_field, s.image, s.reason, s.cls, s.kept) for s in samples]
     for one in found:
         if one.reason == Reason.NO_IMAGE:
-            one.truth, one.kept = None, {}
+            one.cls, one.kept = None, {}
     assert found == expected
     omitted = [item for item in items if isinstance(item, Omitted)]
     assert sum(item.other_images for item in omitted) == other_images

@@ -155,7 +155,8 @@ def test_malformed_annotations_do_not_crash(tmp_path):
     ]
     assert pairs(read(tmp_path / "t.json", odd)) == {"/data/a.tar\nc": 0, f"{Path.cwd()}/3\nd": 1}
     assert (
-        pairs(read(tmp_path / "l.json", {"classes": 3, "labels": {"a": [1], "b": 1.5, "c": {"attributes": 3}}})) == {}
+        pairs(read(tmp_path / "l.json", {"classes": 3, "labels": {"a": [1, 2], "b": 1.5, "c": {"attributes": 3}}}))
+        == {}
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from made_up_outputs import write_csv
 
 from pipeline.errors import InputError
+from pipeline.labels import imagenet_names
 from pipeline.storage import Storage
 from pipeline.trust.truth_file import read_truth
 
@@ -80,9 +84,12 @@ def test_parquet_in_the_types_that_people_have(tmp_path, labels):
         ("none.csv", None, "no such file"),
         ("t.csv", "", "Empty CSV"),
         ("t.csv", "id,label\n1,cat\n", "no column key; it has id, label"),
-        ("t.csv", "key,label\n1,cat,3\n", "Expected 2 columns"),
-        ("t.csv", "key,key,label\n1,1,cat\n", "must each be there once"),
+        ("t.csv", "1,cat\n2,dog\n", "no column key and label; it has 1, cat"),
+        ("t.csv", "key,key,label\n1,1,cat\n", "the column key must be there once, not 2 times"),
+        ("t.csv", "Key,KEY,label\n1,1,cat\n", "the column key must be there once, not 2 times"),
         ("t.parquet", "key,label\n1,cat\n", "neither CSV nor Parquet"),
+        ("t.csv", "PK\x03\x04...", "an Excel workbook"),
+        ("t.csv", "\x1f\x8b...", "neither CSV nor Parquet"),
     ],
 )
 def test_invalid_truth_files_are_refused(tmp_path, name, text, says):
@@ -92,10 +99,83 @@ def test_invalid_truth_files_are_refused(tmp_path, name, text, says):
         read(tmp_path / name)
 
 
-def test_labels_that_are_neither_text_nor_whole_numbers(tmp_path):
-    pq.write_table(pa.table({"key": ["a"], "label": [0.5]}), tmp_path / "t.parquet")
-    with pytest.raises(InputError, match="neither text nor whole numbers"):
+@pytest.mark.parametrize("label", [0.5, -1.0, 2e9, float("inf")])
+def test_numbers_that_are_no_class_are_counted(tmp_path, label):
+    pq.write_table(pa.table({"key": ["a", "b"], "label": [label, 1.0]}), tmp_path / "t.parquet")
+    truth = read(tmp_path / "t.parquet")
+    assert pairs(truth) == {"b": 1}
+    assert truth.counts.unknown_labels == 1
+
+
+def test_labels_that_are_lists_are_refused(tmp_path):
+    pq.write_table(pa.table({"key": ["a"], "label": [{"x": [1]}]}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="neither text nor numbers"):
         read(tmp_path / "t.parquet")
+
+
+PANDAS = "key,label\n000,1.0\n001,\n002,0.0\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(PANDAS.encode(), id="pandas"),
+        pytest.param((",key,label\n" + "0,000,1.0\n1,001,NaN\n2,002,0.0\n").encode(), id="pandas with its index"),
+        pytest.param(b'Unnamed: 0,Key,LABEL\n0,000,"1"\n1,001,""\n2,002,"0"\n', id="quoted numbers"),
+        pytest.param(PANDAS.encode("utf-8-sig"), id="utf-8 with a mark"),
+        pytest.param(PANDAS.replace(",", "\t").replace("\n", "\r\n").encode("utf-16"), id="utf-16"),
+        pytest.param(PANDAS.encode("utf-16-be"), id="utf-16 without a mark"),
+        pytest.param(PANDAS.encode("utf-32"), id="utf-32"),
+        pytest.param("key;label;größe\r\n000;1,0;1\r\n001;;2\r\n002;0,0;3\r\n".encode("latin-1"), id="German Excel"),
+        pytest.param(b"sep=;\r\nkey;label\r\n000;dog\r\n001;\r\n002;CAT\r\n", id="Excel with sep="),
+        pytest.param(PANDAS.replace("\n", "\r").encode(), id="an old Mac"),
+        pytest.param(("\n\n" + PANDAS).encode(), id="blank lines first"),
+        pytest.param(b"# key, label\n000, 1.000000000000000000e+00\n001, nan\n002, 0\n", id="numpy.savetxt"),
+        pytest.param(b"key|label\n000|dog\n001|#N/A\n002|'cat'\n", id="bars"),
+        pytest.param(gzip.compress(PANDAS.encode()), id="gzip"),
+    ],
+)
+def test_tables_as_programs_write_them(tmp_path, data):
+    (tmp_path / "t.csv").write_bytes(data)
+    truth = read(tmp_path / "t.csv")
+    assert pairs(truth) == {"000": 1, "002": 0}
+    assert truth.counts.complaints == ("1 without a label",)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [("floats", {0: 1, 2: 22}), ("utf16", {0: 1, 1: 3, 2: 22}), ("latin1-header", {0: 1, 1: 3, 2: 22})],
+)
+def test_tables_that_were_lost_before(shared, name, labels):
+    truth = read_truth(str(shared / "data" / "reports" / f"truth-{name}.csv"), Storage(), imagenet_names())
+    assert pairs(truth) == {f"{key:03}": label for key, label in labels.items()}
+
+
+def test_rows_of_other_lengths_are_counted(tmp_path):
+    (tmp_path / "t.csv").write_text('key,label\na,cat\nb,cat, dog\nc\n"d\nd","dog"\n')
+    truth = read(tmp_path / "t.csv")
+    assert pairs(truth) == {"a": 0, "d\nd": 1}
+    assert truth.counts.given == 4
+    assert truth.counts.complaints == ("2 with more or fewer cells than the header (b,cat, dog, c)",)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.text(st.sampled_from("keylabtruhsd01,;|\t\r\n\"'= .#\ufeff\0\xe9"), max_size=60).map(str.encode),
+        st.text(max_size=40).map(lambda text: ("key,label\n" + text).encode("utf-16", "surrogatepass")),
+        st.binary(max_size=40).map(lambda tail: b"key;label\n" + tail),
+    ),
+    st.sampled_from(["t.csv", "t.parquet", "t.json"]),
+)
+def test_no_table_ends_in_a_traceback(tmp_path_factory, data, name):
+    path = tmp_path_factory.mktemp("t") / name
+    path.write_bytes(data)
+    with contextlib.suppress(InputError):
+        counts = read(path).counts
+        left_out = counts.blank + counts.unknown_labels + counts.doubled_keys + counts.malformed_rows
+        assert left_out <= counts.given
 
 
 def test_shards_tell_images_with_one_key_apart(tmp_path):
