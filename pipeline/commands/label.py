@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.config.parse import parse_label_config
 from pipeline.config.settings import LabelConfig
 from pipeline.engines.workload import Engine, Workload
+from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.units import count_samples
 from pipeline.job.claim import claim
@@ -21,7 +22,7 @@ from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, make_reporter
 from pipeline.job.reuse import SharedMembers, open_older_output, shared_members
 from pipeline.job.running import JobRun, make_engine
-from pipeline.job.summary import LabelSummary
+from pipeline.job.summary import LabelSummary, add_changes
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import LabelerWorker
 from pipeline.metrics import job_labels
@@ -68,7 +69,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
     earlier = ledger.owner()
     requested = config.members
     older = None if config.reuse is None else open_older_output(config.reuse, ledger, storage)
-    inputs = find_inputs(config.inputs, storage)
+    inputs = find_inputs(config.inputs, storage, prune=config.prune)
     with (
         contextlib.closing(make_engine(config)) as engine,
         contextlib.closing(reporter or make_reporter(config.progress)) as shown,
@@ -83,7 +84,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
         for note in notes:
             shown.note(note)
         run = JobRun(config, job, ledger, storage, engine, shown)
-        work = run.prepare(functools.partial(_plan, config, run, inputs))
+        work, changes = run.prepare(functools.partial(_plan, config, run, inputs))
         del inputs  # of a million tars, 300 MB
         shared = None
         if older is not None:
@@ -92,20 +93,20 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
             work = dataclasses.replace(work, stored=stored)
             shown.note(shared.note(len(stored), len(work.units)))
         summary = run.complete(work, functools.partial(_workload, config, run, members, work, shared))
-        summary = dataclasses.replace(summary, notes=notes)
+        summary = add_changes(dataclasses.replace(summary, notes=notes), changes)
         shown.finish(summary.to_dict())
     return summary
 
 
-def _plan(config: LabelConfig, run: JobRun, inputs: Inputs) -> PendingWork:
+def _plan(config: LabelConfig, run: JobRun, inputs: Inputs) -> tuple[PendingWork, Changes]:
     """Plan the inputs; count the samples that are left, where that can be done quickly."""
-    fingerprint = run.job.fingerprint
-    plan = plan_inputs(config, run.ledger, run.storage, inputs, fingerprint)
-    work = pending_work(plan, run.ledger, fingerprint)
+    changes = ChangedInputs(run.ledger, run.storage, run.job.content, prune=config.prune, note=run.reporter.note)
+    plan, found = plan_inputs(config, run.ledger, run.storage, inputs, changes)
+    work = pending_work(plan, run.ledger, run.job.fingerprint)
     counts = count_samples(work.units, run.storage, _COUNT_BUDGET_S)
     done = {unit.id: work.parts_done.get(unit.id, 0) * run.job.rows_per_part for unit in work.units}
     left = {unit_id: max(0, count - done[unit_id]) for unit_id, count in counts.items() if count is not None}
-    return dataclasses.replace(work, samples_left=left)
+    return dataclasses.replace(work, samples_left=left), found
 
 
 def _workload(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.config.settings import EngineConfig, RunConfig
 from pipeline.engines.inline import InlineEngine
@@ -27,6 +27,8 @@ from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, UNITS, Ledg
 from pipeline.output.parts import Progress
 from pipeline.records import Receipt
 from pipeline.storage import Storage
+
+Planned = TypeVar("Planned")
 
 
 def make_engine(config: EngineConfig) -> Engine:
@@ -56,11 +58,11 @@ class JobRun:
     engine: Engine
     reporter: Reporter
 
-    def prepare(self, plan: Callable[[], PendingWork]) -> PendingWork:
+    def prepare(self, plan: Callable[[], Planned]) -> Planned:
         """Plan in a thread while the engine starts, unless there may be nothing to start it for."""
         if self.ledger.read_json(SUCCESS) is not None:
             return plan()
-        planned: Future[PendingWork] = Future()
+        planned: Future[Planned] = Future()
 
         def run() -> None:
             try:
@@ -145,9 +147,11 @@ class JobRun:
         if not all(progress.get(unit.id, Progress()).complete for unit in units):
             return
         ledger.remove_jobs(replaced_jobs(ledger.job()))
+        ledger.remove_unreadable({unit.id for unit in units})
         predictions = [name for unit in units for name in progress[unit.id].names(fingerprint, unit.id)]
-        listed = (ledger.read_json(SUCCESS) or {}).get(PREDICTIONS)
-        if not isinstance(listed, dict) or listed.keys() != set(predictions):
+        listed = ledger.read_json(SUCCESS) or {}
+        present = {PREDICTIONS: set(predictions), QUARANTINE: set(ledger.names(QUARANTINE)) & set(predictions)}
+        if any(set(listed.get(folder) or ()) != names for folder, names in present.items()):
             _write_success(ledger, len(units), fingerprint, tracker, predictions)
         if ledger.version(UNITS) != version:
             ledger.remove_success()

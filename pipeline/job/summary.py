@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.errors import BudgetError, Interrupted
+from pipeline.inputs.changes import Changes
 from pipeline.job.tracking import Tracker
-from pipeline.records import Unit
+from pipeline.records import UNAVAILABLE, Unit
 
 _MIN_SAMPLES = 1_000  # before the rate of bad ones is judged
 _UNITS_FAILED = 4
@@ -46,6 +47,8 @@ class LabelSummary:
         failed_units_exceeded: Whether it stopped because too many units could not be read.
         stage_s: Seconds per stage, summed over threads.
         notes: Things about the inputs that the user should know.
+        gone: Planned shards and images that are no longer there.
+        pruned: Of these, those that were let go of.
     """
 
     out: str
@@ -66,6 +69,8 @@ class LabelSummary:
     failed_units_exceeded: bool = False
     stage_s: dict[str, float] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    gone: int = 0
+    pruned: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -167,4 +172,17 @@ def sum_up(
         bad_rate_exceeded=budget.bad_rate_exceeded,
         failed_units_exceeded=budget.failed_units_exceeded,
         stage_s=stage_s,
+    )
+
+
+def add_changes(summary: LabelSummary, changes: Changes) -> LabelSummary:
+    """Add to a summary what has become of inputs that were planned before."""
+    failures = tuple(FailedUnit(unit.uri, UNAVAILABLE, message) for unit, message in changes.problems)
+    return dataclasses.replace(
+        summary,
+        failures=summary.failures + failures,
+        failed_units=summary.failed_units + len(failures),
+        notes=(*summary.notes, *changes.notes),
+        gone=changes.gone,
+        pruned=changes.pruned,
     )

@@ -22,13 +22,13 @@ class InputSamples:
     Attributes:
         events: Damage to the shard so far, by reason.
         failure: Why reading ended before the end; None while it did not.
-        position: Index after the last sample that was read.
+        count: Number of samples so far.
     """
 
     def __init__(self, unit: Unit, storage: Storage, *, deep: bool) -> None:
         self.events: Counter[str] = Counter()
         self.failure: StorageError | None = None
-        self.position = 0
+        self.count = 0
         self._items = iter(UnitReader(unit, storage, payloads=deep and unit.kind == UnitKind.TAR))
         self._held: Sample | None = None
 
@@ -38,7 +38,7 @@ class InputSamples:
             if stop is not None and sample.index >= stop:
                 self._held = sample
                 return
-            self.position = sample.index + 1
+            self.count += 1
             yield sample
 
     def _next(self) -> Sample | None:

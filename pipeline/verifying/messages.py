@@ -7,6 +7,7 @@ from pipeline.output.ledger import PREDICTIONS, QUARANTINE
 from pipeline.records import Unit
 
 RERUN = "run the same label command again"
+PRUNE = "run the same label command with --prune, which lets go of what is gone"
 _MAX_NAMED = 3
 
 

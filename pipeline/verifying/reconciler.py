@@ -98,7 +98,7 @@ class Reconciler:
                 comparison.add_unmatched(account.rows)
         for sample in inputs.up_to(None):
             comparison.add(sample, ())
-        found.samples = inputs.position
+        found.samples = inputs.count
         found.discrepancies += comparison.altered
         if inputs.failure is not None:
             found.discrepancies.append(describe_unread(unit, inputs.failure))
