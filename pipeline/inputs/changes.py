@@ -18,7 +18,7 @@ from pipeline.errors import OutputError, StorageError
 from pipeline.inputs.plan import Plan
 from pipeline.inputs.presence import Gone, find_gone
 from pipeline.inputs.same_content import Compared, ContentCheck, Touched
-from pipeline.inputs.units import change_entries, held_entries, tar_unit
+from pipeline.inputs.units import change_entries, tar_unit
 from pipeline.output.ledger import Ledger
 from pipeline.output.parts import Progress
 from pipeline.output.probabilities import stored_aliases
@@ -76,7 +76,7 @@ class ChangedInputs:
         self.fingerprint = str(job["fingerprint"])
         self._prune = prune
         self._note = note
-        self._rewriter = PartRewriter(ledger, storage, self.fingerprint, stored_aliases(job))
+        self._rewriter = PartRewriter(ledger, storage, stored_aliases(job))
         self._known: dict[tuple[str, tuple[tuple[int, Entry], ...]], Compared] = {}
 
     def settle(self, plan: Plan) -> Changes:
@@ -102,24 +102,33 @@ class ChangedInputs:
         dropped: list[Unit] = []
         added: list[Unit] = []
         images: list[tuple[str, list[Entry]]] = []
+        slices: list[tuple[Unit, dict[int, Entry | None]]] = []
         touched = _merge(plan.touched)
         for item, compared in zip(touched, self._compare(plan, touched), strict=True):
             if compared.problem:
                 found.problems.append((item.unit, compared.problem))
                 continue
             unit, now = item.unit, item.entries
-            changed = {index: entry for index, entry in now.items() if index not in compared.same}
+            changed = [entry for index, entry in now.items() if index not in compared.same]
             found.same += len(compared.same)
             found.changed += len(changed)
-            if unit.kind == UnitKind.TAR and not changed:
-                kept.append(dataclasses.replace(unit, etag=now[0].etag))
-            elif unit.kind == UnitKind.TAR:
+            if unit.kind == UnitKind.TAR:
+                if changed:
+                    dropped.append(unit)
+                    added.append(tar_unit(now[0], unit.max_samples))
+                else:
+                    kept.append(dataclasses.replace(unit, etag=now[0].etag))
+                continue
+            if changed:
+                images.append((unit.uri, sorted(changed, key=lambda entry: entry.uri)))
+            if len(changed) == unit.num_samples:
                 dropped.append(unit)
-                added.append(tar_unit(now[0], unit.max_samples))
             else:
-                images += [(unit.uri, sorted(changed.values(), key=lambda entry: entry.uri))] * bool(changed)
-                rest = self._let_go(plan, unit, tuple(changed), {i: now[i] for i in compared.same})
-                (kept if rest.num_samples else dropped).append(rest)
+                slices.append((unit, {i: entry if i in compared.same else None for i, entry in now.items()}))
+        lost = {unit.id: [i for i, entry in entries.items() if entry is None] for unit, entries in slices}
+        kept += self._let_go(lost, slices)
+        complete = {unit.id for unit in kept if plan.progress.get(unit.id, Progress()).complete}
+        self._rewriter.remove_uncommitted({unit.id for unit in kept} - complete)
         plan.change(kept=kept, dropped=dropped, added=added, images=images)
         if found.same:
             self._say(
@@ -159,23 +168,34 @@ class ChangedInputs:
         if sum(item.whole for item in gone) == len(plan.units):
             raise OutputError(f"--prune: {what}, and nothing else is in {self._ledger.out}; remove it instead")
         dropped = [item.unit for item in gone if item.whole]
-        kept = [self._let_go(plan, item.unit, item.indices, {}) for item in gone if not item.whole]
+        parts = [item for item in gone if not item.whole]
+        kept = self._let_go(
+            {item.unit.id: item.indices for item in parts},
+            [(item.unit, dict.fromkeys(item.indices)) for item in parts],
+        )
         plan.change(kept=kept, dropped=dropped)
         found.pruned = found.gone
         self._say(found, f"let go of {what}")
 
     # -- slices -------------------------------------------------------------------------------------------
 
-    def _let_go(self, plan: Plan, unit: Unit, indices: Sequence[int], same: Mapping[int, Entry]) -> Unit:
-        """Let go of images of a slice, rows first, and take on the version of others."""
-        if indices:
+    def _let_go(
+        self, indices: Mapping[str, Sequence[int]], entries: Iterable[tuple[Unit, Mapping[int, Entry | None]]]
+    ) -> list[Unit]:
+        """Let go of images of slices, rows first, and change entries of their key lists.
+
+        Args:
+            indices: Of the images to let go of, by the id of their slice.
+            entries: Each slice with its entries as they are now, None for what is let go of.
+
+        Returns:
+            The slices as they are then.
+        """
+        if any(indices.values()):
             self._ledger.remove_success()
-            held = {index for index, _ in held_entries(unit, self._storage)}
-            if held <= set(indices):
-                return dataclasses.replace(unit, num_samples=0)
-            for part in plan.progress.get(unit.id, Progress()).parts(self.fingerprint, unit.id):
-                self._rewriter.remove_rows(part, indices)
-        return change_entries(unit, self._storage, {**same, **dict.fromkeys(indices)})
+            self._rewriter.remove_rows(indices)
+        with ThreadPoolExecutor(UNITS_AT_ONCE) as pool:
+            return list(pool.map(lambda item: change_entries(item[0], self._storage, item[1]), entries))
 
     def _say(self, found: Changes, line: str) -> None:
         found.notes.append(line)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipeline.errors import ObjectMissing, OutputError, StorageError
+from pipeline.errors import ObjectDamaged, ObjectMissing, OutputError, StorageError
 from pipeline.inputs.find import Inputs
 from pipeline.inputs.same_content import Touched
 from pipeline.inputs.units import held_entries, read_units, tar_unit, to_parquet, unit_id, write_units
@@ -219,8 +219,13 @@ class Plan:
         they are now. Only slices that overlap the current place of the listing are in memory.
         """
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-            starts = zip(pool.map(lambda unit: self._read_keys(unit)[0][1].uri, known), known, strict=True)
-            waiting = deque(sorted(starts, key=lambda start: start[0]))
+            firsts = zip(pool.map(self._first_key, known), known, strict=True)
+            waiting: deque[tuple[str, Unit]] = deque()
+            for first, unit in sorted(firsts, key=lambda item: item[0]):
+                if first:
+                    waiting.append((first, unit))
+                else:  # nobody knows what was in it: its images are new
+                    self._drop(unit)
         open_slices: list[tuple[str, str, _OpenSlice]] = []
         for entry in listing:
             while waiting and waiting[0][0] <= entry.uri:
@@ -264,6 +269,15 @@ class Plan:
             return None
         except StorageError:
             return entry
+
+    def _first_key(self, unit: Unit) -> str:
+        """URI of the first entry of a slice; empty if its key list is lost."""
+        try:
+            return held_entries(unit, self._storage)[0][1].uri
+        except (ObjectMissing, ObjectDamaged):
+            return ""
+        except StorageError as error:
+            raise OutputError(f"the plan in OUT cannot be read: {error}") from error
 
     def _read_keys(self, unit: Unit) -> list[tuple[int, Entry]]:
         """Read the entries that a slice holds from its key list, each with its index."""

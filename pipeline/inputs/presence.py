@@ -38,9 +38,6 @@ def find_gone(units: Sequence[Unit], storage: Storage, most: int | None = None) 
         units: The units.
         storage: How to reach them.
         most: Number of objects that are looked up at most; None for all.
-
-    Raises:
-        StorageError: A key list cannot be read.
     """
     left = len(units) if most is None else most
     tars = [unit for unit in units if unit.kind == UnitKind.TAR][:left]
@@ -53,8 +50,8 @@ def find_gone(units: Sequence[Unit], storage: Storage, most: int | None = None) 
         left -= unit.num_samples or 0
         if most is not None and left < 0:
             return
-        held = held_entries(unit, storage)
         try:
+            held = held_entries(unit, storage)
             present = find_present([entry for _, entry in held], unit.uri, storage)
         except StorageError:
             continue

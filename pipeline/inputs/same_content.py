@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -147,15 +148,18 @@ class ContentCheck:
     def _same_images(self, touched: Touched) -> Iterator[int]:
         """Indices of the loose images that are what was labelled."""
         rows: dict[int | None, list[_Row]] = {}
+        end = 0
         for part in self._parts(touched.unit):
-            rows |= self._read_part(part)[1]
+            footer, own = self._read_part(part)
+            rows |= own
+            end = sys.maxsize if footer.last else footer.next.index
+        left = {index: entry for index, entry in touched.entries.items() if index < end}
+        yield from touched.entries.keys() - left.keys()
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-            found = pool.map(lambda item: self._is_same_image(item[1], rows.get(item[0])), touched.entries.items())
-            yield from (index for index, same in zip(touched.entries, found, strict=True) if same)
+            found = pool.map(lambda item: self._is_same_image(item[1], rows.get(item[0], ())), left.items())
+            yield from (index for index, same in zip(left, found, strict=True) if same)
 
-    def _is_same_image(self, entry: Entry, rows: Sequence[_Row] | None) -> bool:
-        if rows is None:
-            return True
+    def _is_same_image(self, entry: Entry, rows: Sequence[_Row]) -> bool:
         if len(rows) != 1 or (rows[0].num_bytes is not None and rows[0].num_bytes != entry.size_bytes):
             return False
         if rows[0].sha256 is None:

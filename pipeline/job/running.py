@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pipeline.config.settings import EngineConfig, RunConfig
 from pipeline.engines.inline import InlineEngine
@@ -21,9 +20,10 @@ from pipeline.job.metering import JobMeter
 from pipeline.job.pending import PendingWork
 from pipeline.job.progress import Reporter
 from pipeline.job.stopping import stop_on_signals
+from pipeline.job.success import write_success
 from pipeline.job.summary import Budget, LabelSummary, sum_up
 from pipeline.job.tracking import Tracker
-from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, UNITS, Ledger
+from pipeline.output.ledger import SUCCESS, UNITS, Ledger
 from pipeline.output.parts import Progress
 from pipeline.records import Receipt
 from pipeline.storage import Storage
@@ -148,24 +148,7 @@ class JobRun:
             return
         ledger.remove_jobs(replaced_jobs(ledger.job()))
         ledger.remove_unreadable({unit.id for unit in units})
-        predictions = [name for unit in units for name in progress[unit.id].names(fingerprint, unit.id)]
-        listed = ledger.read_json(SUCCESS) or {}
-        present = {PREDICTIONS: set(predictions), QUARANTINE: set(ledger.names(QUARANTINE)) & set(predictions)}
-        if any(set(listed.get(folder) or ()) != names for folder, names in present.items()):
-            _write_success(ledger, len(units), fingerprint, tracker, predictions)
+        counts = {name: rows for receipt in tracker.receipts.values() for name, rows in receipt.parts.items()}
+        write_success(ledger, fingerprint, units, progress, counts)
         if ledger.version(UNITS) != version:
             ledger.remove_success()
-
-
-def _write_success(ledger: Ledger, num_units: int, fingerprint: str, tracker: Tracker, predictions: list[str]) -> None:
-    """The exact list of parts with row counts; counts not seen in this run are read from the footers."""
-    seen = {name: counts for receipt in tracker.receipts.values() for name, counts in receipt.parts.items()}
-    content: dict[str, Any] = {"fingerprint": fingerprint, "finished_at": int(time.time()), "units": num_units}
-    for folder, position, names in (
-        (PREDICTIONS, 0, predictions),
-        (QUARANTINE, 1, sorted(set(ledger.names(QUARANTINE)) & set(predictions))),
-    ):
-        known = {name: seen[name][position] for name in names if name in seen}
-        known |= ledger.count_rows(folder, [name for name in names if name not in known])
-        content[folder] = {name: known[name] for name in names}
-    ledger.write_json(SUCCESS, content, indent=None)
