@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ from small_jobs import options, predictions, rows
 
 from pipeline import label, verify
 from pipeline.errors import RequestError
+from pipeline.inputs.plan import Plan
+from pipeline.storage import Storage
 
 
 @pytest.fixture
@@ -274,6 +277,83 @@ def test_an_output_is_never_emptied(shards, out, sample_data, tmp_path):
     with pytest.raises(RequestError, match="no INPUT is left"):
         run(shards, out, sample_data, prune=True)
     assert len(rows(out)) == 11
+
+
+# -- kills, and two at once ---------------------------------------------------------------------------------
+
+
+def shuffle(shards: Path, photos: Path) -> None:
+    """Everything is touched, some of it is another one, and some is gone."""
+    touch(*shards.iterdir(), *photos.iterdir())
+    make_tar(shards / "b.tar", sample_members(3, start=30))
+    (photos / "2.jpg").write_bytes(jpeg(42))
+    (photos / "4.jpg").write_bytes(jpeg(44))
+    (photos / "5.jpg").unlink()
+
+
+class Killed(BaseException):
+    """Instead of a write."""
+
+
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_any_write_the_next_run_finishes(shards, photos, out, sample_data, tmp_path, monkeypatch, step):
+    inputs = [str(shards), str(photos)]
+    run(inputs, out, sample_data, rows_per_part=100)
+    shutil.copytree(out, tmp_path / "whole")
+    shuffle(shards, photos)
+    run(inputs, tmp_path / "fresh", sample_data, rows_per_part=100)
+    expected = {(row["shard"], row["key"], row["sha256"]) for row in rows(tmp_path / "fresh").to_pylist()}
+    for number in range(0, 100, step):
+        shutil.rmtree(out)
+        shutil.copytree(tmp_path / "whole", out)
+        left = number
+
+        def dying(name):
+            call = getattr(Storage, name)
+
+            def method(self, *words):
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    raise Killed
+                return call(self, *words)
+
+            return method
+
+        finished = False
+        with monkeypatch.context() as patch:
+            for name in ("replace", "replace_if_unchanged", "publish", "delete"):
+                patch.setattr(Storage, name, dying(name))
+            with contextlib.suppress(Killed):
+                run(inputs, out, sample_data, rows_per_part=100, prune=True)
+                finished = True
+        run(inputs, out, sample_data, rows_per_part=100, prune=True)
+        assert verify(out, deep=True).discrepancies == (), number
+        table = rows(out).to_pylist()
+        assert {(row["shard"], row["key"], row["sha256"]) for row in table} == expected
+        assert len(table) == len(expected)
+        if finished:
+            break
+    assert 10 < number < 99
+
+
+def test_two_runs_that_settle_the_same_changes_agree(shards, photos, out, sample_data, monkeypatch):
+    inputs = [str(shards), str(photos)]
+    run(inputs, out, sample_data)
+    shuffle(shards, photos)
+    other = []
+    write = Plan.write
+
+    def slow(self):
+        if not other:  # the other run has done everything before this one writes its plan
+            other.append(None)
+            other[0] = run(inputs, out, sample_data, prune=True)
+        return write(self)
+
+    monkeypatch.setattr(Plan, "write", slow)
+    assert run(inputs, out, sample_data, prune=True).images == 0
+    assert other[0].images == 5
+    assert_right(out)
 
 
 @pytest.mark.parametrize("engine", [pytest.param("ray", marks=pytest.mark.slow)])
