@@ -16,6 +16,7 @@ from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.units import count_samples
 from pipeline.job.claim import claim
+from pipeline.job.comparing import EngineCompare
 from pipeline.job.description import describe_job, fit_memory
 from pipeline.job.job_plan import plan_inputs
 from pipeline.job.pending import PendingWork, is_progress, pending_work
@@ -100,7 +101,10 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
 
 def _plan(config: LabelConfig, run: JobRun, inputs: Inputs) -> tuple[PendingWork, Changes]:
     """Plan the inputs; count the samples that are left, where that can be done quickly."""
-    changes = ChangedInputs(run.ledger, run.storage, run.job.content, prune=config.prune, note=run.reporter.note)
+    compare = EngineCompare(run.engine, run.started, None if config.workers == "auto" else config.workers)
+    changes = ChangedInputs(
+        run.ledger, run.storage, run.job.content, prune=config.prune, compare=compare, note=run.reporter.note
+    )
     plan, found = plan_inputs(config, run.ledger, run.storage, inputs, changes)
     work = pending_work(plan, run.ledger, run.job.fingerprint)
     counts = count_samples(work.units, run.storage, _COUNT_BUDGET_S)

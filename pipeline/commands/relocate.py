@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import OutputError, RequestError, StorageError
 from pipeline.inputs.moving import Move
+from pipeline.inputs.same_content import Compare, compare_in_threads
 from pipeline.inputs.units import read_units
+from pipeline.job.comparing import EngineCompare
+from pipeline.job.running import make_engine
 from pipeline.job.success import write_success
 from pipeline.output.ledger import JOB, SUCCESS, Ledger, open_ledger, to_json
 from pipeline.output.parts import Progress
 from pipeline.storage import absolute_uri
 
 _UNREAD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Cluster:
+    """An engine's settings."""
+
+    ray_address: str | None
+    engine: Literal["ray", "inline"] = "ray"
+    verbose: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,7 @@ def relocate(
     old: str | os.PathLike[str],
     new: str | os.PathLike[str],
     *,
+    ray_address: str | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
     note: Callable[[str], object] = lambda line: None,
@@ -62,6 +77,7 @@ def relocate(
         out: Directory or ``s3://`` prefix of a job's output.
         old: Where the inputs were: a folder, a prefix or one shard.
         new: Where they are now.
+        ray_address: A running cluster, whose machines compare the inputs if these are more than 16 GiB.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
         note: Called with lines that say what is being done.
@@ -74,8 +90,13 @@ def relocate(
     job = ledger.job()
     places = (_place("OLD", old), _place("NEW", new))
     was_finished = ledger.read_json(SUCCESS) is not None
-    move = Move(ledger, storage, job, places, note)
-    found = move.run()
+    with contextlib.ExitStack() as stack:
+        compare: Compare = compare_in_threads
+        if ray_address is not None:
+            engine = stack.enter_context(contextlib.closing(make_engine(_Cluster(ray_address))))
+            compare = EngineCompare(engine, threading.Event(), None)
+        move = Move(ledger, storage, job, places, compare, note)
+        found = move.run()
     _rename_inputs(ledger, move)
     fingerprint = str(job["fingerprint"])
     progress, units = ledger.progress(fingerprint), read_units(ledger, storage, fingerprint)

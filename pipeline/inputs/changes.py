@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.errors import OutputError, StorageError
 from pipeline.inputs.plan import Plan
 from pipeline.inputs.presence import Gone, find_gone
-from pipeline.inputs.same_content import Compared, ContentCheck, Touched
+from pipeline.inputs.same_content import UNITS_AT_ONCE, Compare, Comparer, ContentCheck, Touched
 from pipeline.inputs.units import change_entries, tar_unit
 from pipeline.output.ledger import Ledger
 from pipeline.output.parts import Progress
@@ -27,7 +27,6 @@ from pipeline.records import Unit, UnitKind
 from pipeline.storage import Entry, Storage
 from pipeline.text import fmt
 
-UNITS_AT_ONCE = 8
 _MOST_LOOKED_UP = 10_000  # objects, only to say that they are gone
 _MAX_NAMED = 3
 
@@ -61,6 +60,7 @@ class ChangedInputs:
         storage: How to reach it and the inputs.
         job: Its ``job.json``.
         prune: Whether to let go of inputs that are gone.
+        compare: Compares units with their rows.
         note: Called with lines for the user.
 
     Attributes:
@@ -68,7 +68,14 @@ class ChangedInputs:
     """
 
     def __init__(
-        self, ledger: Ledger, storage: Storage, job: Mapping[str, Any], *, prune: bool, note: Callable[[str], object]
+        self,
+        ledger: Ledger,
+        storage: Storage,
+        job: Mapping[str, Any],
+        *,
+        prune: bool,
+        compare: Compare,
+        note: Callable[[str], object],
     ) -> None:
         self._ledger = ledger
         self._storage = storage
@@ -77,7 +84,7 @@ class ChangedInputs:
         self._prune = prune
         self._note = note
         self._rewriter = PartRewriter(ledger, storage, stored_aliases(job))
-        self._known: dict[tuple[str, tuple[tuple[int, Entry], ...]], Compared] = {}
+        self._comparer = Comparer(ContentCheck(ledger, storage, job), compare, note)
 
     def settle(self, plan: Plan) -> Changes:
         """Settle what a plan found. Where it is called again for another plan, nothing is read twice.
@@ -104,7 +111,7 @@ class ChangedInputs:
         images: list[tuple[str, list[Entry]]] = []
         slices: list[tuple[Unit, dict[int, Entry | None]]] = []
         touched = _merge(plan.touched)
-        for item, compared in zip(touched, self._compare(plan, touched), strict=True):
+        for item, compared in zip(touched, self._comparer.compare(touched), strict=True):
             if compared.problem:
                 found.problems.append((item.unit, compared.problem))
                 continue
@@ -131,22 +138,9 @@ class ChangedInputs:
         self._rewriter.remove_uncommitted({unit.id for unit in kept} - complete)
         plan.change(kept=kept, dropped=dropped, added=added, images=images)
         if found.same:
-            self._say(
-                found,
-                f"{_count(found.same, touched)} with another version, and the bytes that were labelled: "
-                "nothing of that is labelled again",
-            )
-
-    def _compare(self, plan: Plan, touched: Sequence[Touched]) -> list[Compared]:
-        keys = [(item.unit.id, tuple(item.entries.items())) for item in touched]
-        new = [(key, item) for key, item in zip(keys, touched, strict=True) if key not in self._known]
-        if new:
-            num_bytes = sum(entry.size_bytes for _, item in new for entry in item.entries.values())
-            self._note(f"reading {fmt.size(num_bytes)} of inputs whose version changed, to compare them with OUT")
-        check = ContentCheck(self._ledger, self._storage, self._job, plan.progress)
-        with ThreadPoolExecutor(UNITS_AT_ONCE, thread_name_prefix="compare") as pool:
-            self._known |= zip((key for key, _ in new), pool.map(check, [item for _, item in new]), strict=True)
-        return [self._known[key] for key in keys]
+            num_shards = sum(unit.kind == UnitKind.TAR for unit in kept)
+            what = _count(num_shards, found.same - num_shards)
+            self._say(found, f"of another version, but with the bytes that were labelled: {what}, not labelled again")
 
     # -- gone ---------------------------------------------------------------------------------------------
 
@@ -157,16 +151,17 @@ class ChangedInputs:
         found.gone = sum(len(item.indices) for item in gone)
         if not gone:
             return
-        what = f"{found.gone:,} planned inputs are gone ({_name(gone)})"
+        num_shards = sum(item.unit.kind == UnitKind.TAR for item in gone)
+        what, where = _count(num_shards, found.gone - num_shards), _name(gone)
         if not self._prune:
             self._say(
                 found,
-                f"{what}; what was labelled of them stays. Put them back, or say where they are now (shardlabel "
-                f"relocate {self._ledger.out} OLD NEW), or let go of them: the same command with --prune",
+                f"gone: {what} ({where}). What was labelled of that stays. Put it back; say where it is now, with "
+                f"shardlabel relocate {self._ledger.out} OLD NEW; or let go of it, with --prune",
             )
             return
         if sum(item.whole for item in gone) == len(plan.units):
-            raise OutputError(f"--prune: {what}, and nothing else is in {self._ledger.out}; remove it instead")
+            raise OutputError(f"--prune: all that was labelled is gone ({where}); remove {self._ledger.out} instead")
         dropped = [item.unit for item in gone if item.whole]
         parts = [item for item in gone if not item.whole]
         kept = self._let_go(
@@ -175,7 +170,7 @@ class ChangedInputs:
         )
         plan.change(kept=kept, dropped=dropped)
         found.pruned = found.gone
-        self._say(found, f"let go of {what}")
+        self._say(found, f"let go of what is gone: {what} ({where})")
 
     # -- slices -------------------------------------------------------------------------------------------
 
@@ -207,14 +202,16 @@ def _merge(touched: Iterable[Touched]) -> list[Touched]:
     merged: dict[str, Touched] = {}
     for item in touched:
         older = merged.get(item.unit.id)
-        merged[item.unit.id] = item if older is None else Touched(item.unit, {**older.entries, **item.entries})
+        merged[item.unit.id] = (
+            item if older is None else dataclasses.replace(item, entries={**older.entries, **item.entries})
+        )
     return list(merged.values())
 
 
-def _count(number: int, touched: Sequence[Touched]) -> str:
-    kinds = {item.unit.kind for item in touched}
-    what = "inputs" if len(kinds) > 1 else "shards" if UnitKind.TAR in kinds else "images"
-    return f"{number:,} {what}" if number != 1 else f"1 {what[:-1]}"
+def _count(shards: int, images: int) -> str:
+    """How many shards and loose images."""
+    counts = [fmt.plural(shards, "shard", "shards")] * (shards > 0)
+    return " and ".join(counts + [fmt.plural(images, "image", "images")] * (images > 0))
 
 
 def _name(gone: Sequence[Gone]) -> str:

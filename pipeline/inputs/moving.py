@@ -14,10 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import ObjectMissing, OutputError, RequestError, StorageError
-from pipeline.inputs.changes import UNITS_AT_ONCE
 from pipeline.inputs.plan import Plan
 from pipeline.inputs.presence import find_present
-from pipeline.inputs.same_content import Compared, ContentCheck, Touched
+from pipeline.inputs.same_content import (
+    UNITS_AT_ONCE,
+    Compare,
+    Compared,
+    Comparer,
+    ContentCheck,
+    Touched,
+)
 from pipeline.inputs.units import change_entries, held_entries, unit_id
 from pipeline.output.ledger import Ledger
 from pipeline.output.parts import PartName, Progress
@@ -25,7 +31,6 @@ from pipeline.output.probabilities import stored_aliases
 from pipeline.output.rewriting import PartRewriter
 from pipeline.records import Unit, UnitKind
 from pipeline.storage import Entry, Storage
-from pipeline.text import fmt
 
 
 @dataclass(slots=True)
@@ -87,6 +92,7 @@ class Move:
         storage: How to reach it, and both places.
         job: Its ``job.json``.
         places: The old and the new one: folders, prefixes, or single tars.
+        compare: Compares units with their rows.
         note: Called with lines for the user.
     """
 
@@ -96,16 +102,15 @@ class Move:
         storage: Storage,
         job: Mapping[str, Any],
         places: tuple[str, str],
+        compare: Compare,
         note: Callable[[str], object],
     ) -> None:
         self._ledger = ledger
         self._storage = storage
         self._old, self._new = (place.rstrip("/") for place in places)
-        self._note = note
-        self._job = job
         self._fingerprint = str(job["fingerprint"])
         self._rewriter = PartRewriter(ledger, storage, stored_aliases(job))
-        self._known: dict[tuple[str, tuple[tuple[int, Entry], ...]], Compared] = {}
+        self._comparer = Comparer(ContentCheck(ledger, storage, job), compare, note)
 
     def run(self) -> Moved:
         """Move them.
@@ -221,16 +226,9 @@ class Move:
             return list(pool.map(look_up, units))
 
     def _compare(self, plan: Plan, moves: Sequence[_Move]) -> list[Compared]:
-        keys = [(move.unit.id, tuple(move.there.items())) for move in moves]
-        new = [(key, move) for key, move in zip(keys, moves, strict=True) if key not in self._known and move.there]
-        num_bytes = sum(entry.size_bytes for _, move in new for entry in move.there.values())
-        if num_bytes:
-            self._note(f"reading {fmt.size(num_bytes)} below {self._new}, to compare them with OUT")
-        check = ContentCheck(self._ledger, self._storage, self._job, plan.progress)
-        with ThreadPoolExecutor(UNITS_AT_ONCE, thread_name_prefix="compare") as pool:
-            results = pool.map(lambda item: check(Touched(item[1].unit, item[1].there)), new)
-            self._known |= zip((key for key, _ in new), results, strict=True)
-        return [self._known.get(key, Compared()) for key in keys]
+        touched = [Touched(move.unit, move.there, plan.progress.get(move.unit.id, Progress())) for move in moves]
+        found = iter(self._comparer.compare([item for item in touched if item.entries]))
+        return [next(found) if item.entries else Compared() for item in touched]
 
     def _leave_behind(self, plan: Plan, unit: Unit, indices: tuple[int, ...]) -> Unit:
         """Make a unit of the images of a slice that are not moved, with their rows under its own name."""

@@ -15,7 +15,7 @@ import heapq
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -125,7 +125,7 @@ class Plan:
                 if _is_version(older, unit):
                     continue
                 if older.size_bytes == unit.size_bytes and self._has_labels(older):
-                    self.touched.append(Touched(older, {0: Entry(unit.uri, unit.size_bytes, unit.etag)}))
+                    self._touch(older, {0: Entry(unit.uri, unit.size_bytes, unit.etag)})
                     continue
             if older is not None:
                 self._drop(older)
@@ -158,6 +158,9 @@ class Plan:
         self._by_id |= {unit.id: unit for unit in (*added, *slices)}
         self.units = list(self._by_id.values())
         self._by_id = {}
+
+    def _touch(self, unit: Unit, entries: Mapping[int, Entry]) -> None:
+        self.touched.append(Touched(unit, entries, self.progress[unit.id]))
 
     def _has_labels(self, unit: Unit) -> bool:
         return self.progress.get(unit.id, Progress()).num_parts > 0
@@ -250,7 +253,7 @@ class Plan:
         """Yield a slice that has been compared, or the slice that replaces it; nothing if it is gone."""
         unit = piece.unit
         if piece.changed and self._has_labels(unit):
-            self.touched.append(Touched(unit, piece.changed))
+            self._touch(unit, piece.changed)
         elif piece.changed:
             now = (piece.changed.get(index) or self._stat_again(entry) for index, entry in piece.planned)
             self._drop(unit)

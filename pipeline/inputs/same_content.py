@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +23,11 @@ from pipeline.output.parts import PartFooter, PartName, Progress
 from pipeline.records import Reason, Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Entry, Storage
+from pipeline.text import fmt
 
+UNITS_AT_ONCE = 8
 _PARALLEL_READS = 32
+_NOTE_EVERY_S = 30.0
 _DECIDED_BY_SIZE = (Reason.EMPTY, Reason.TOO_LARGE)  # read no further, so that equal sizes give equal rows
 
 
@@ -35,10 +39,28 @@ class Touched:
         unit: As planned.
         entries: Its objects as they are now: of a tar, under 0; of a slice, those with another version or place, by
             index.
+        progress: Which of its parts are published.
     """
 
     unit: Unit
     entries: Mapping[int, Entry]
+    progress: Progress
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the objects."""
+        return sum(entry.size_bytes for entry in self.entries.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        entries = [[index, entry.uri, entry.size_bytes, entry.etag] for index, entry in self.entries.items()]
+        return {"unit": self.unit.to_dict(), "entries": entries, "progress": dataclasses.asdict(self.progress)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Touched:
+        """Make one from its JSON-able form."""
+        entries = {index: Entry(*entry) for index, *entry in values["entries"]}
+        return cls(Unit.from_dict(values["unit"]), entries, Progress(**values["progress"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +115,20 @@ class ContentCheck:
         ledger: The output.
         storage: How to reach it and the inputs.
         job: Its ``job.json``.
-        progress: Which parts of each unit are published.
     """
 
-    def __init__(
-        self, ledger: Ledger, storage: Storage, job: Mapping[str, Any], progress: Mapping[str, Progress]
-    ) -> None:
+    def __init__(self, ledger: Ledger, storage: Storage, job: Mapping[str, Any]) -> None:
         self._ledger = ledger
         self._storage = storage
         self._fingerprint = str(job["fingerprint"])
         self._keep = tuple(job.get("results", {}).get("keep", ()))
-        self._progress = progress
 
     def __call__(self, touched: Touched) -> Compared:
         """Compare the objects of a unit with its rows. What is not labelled yet counts as the same."""
-        unit = touched.unit
         try:
-            if unit.kind == UnitKind.SLICE:
+            if touched.unit.kind == UnitKind.SLICE:
                 return Compared(frozenset(self._same_images(touched)))
-            return Compared(frozenset({0}) if self._is_same_tar(unit, touched.entries[0]) else frozenset())
+            return Compared(frozenset({0} if self._is_same_tar(touched) else ()))
         except _NotProved:
             return Compared()
         except StorageError as error:
@@ -119,15 +136,16 @@ class ContentCheck:
 
     # -- shards -------------------------------------------------------------------------------------------
 
-    def _is_same_tar(self, unit: Unit, entry: Entry) -> bool:
+    def _is_same_tar(self, touched: Touched) -> bool:
         """Whether every sample that is accounted for is there under its index, with the same fields and bytes."""
+        unit, entry = touched.unit, touched.entries[0]
         if entry.size_bytes != unit.size_bytes:
             return False
         now = dataclasses.replace(unit, uri=entry.uri, etag=entry.etag)
         samples = _Samples(UnitReader(now, self._storage, keep=self._keep))
         noted: Counter[tuple[str | None, int | None, int | None]] = Counter()
         footer: PartFooter | None = None
-        for part in self._parts(unit):
+        for part in self._parts(touched):
             footer, rows = self._read_part(part)
             for row in rows.pop(None, ()):
                 noted[row.reason, row.offset, row.num_bytes] += 1
@@ -149,7 +167,7 @@ class ContentCheck:
         """Indices of the loose images that are what was labelled."""
         rows: dict[int | None, list[_Row]] = {}
         end = 0
-        for part in self._parts(touched.unit):
+        for part in self._parts(touched):
             footer, own = self._read_part(part)
             rows |= own
             end = sys.maxsize if footer.last else footer.next.index
@@ -171,8 +189,8 @@ class ContentCheck:
 
     # -- rows ---------------------------------------------------------------------------------------------
 
-    def _parts(self, unit: Unit) -> Iterator[PartName]:
-        return self._progress.get(unit.id, Progress()).parts(self._fingerprint, unit.id)
+    def _parts(self, touched: Touched) -> Iterator[PartName]:
+        return touched.progress.parts(self._fingerprint, touched.unit.id)
 
     def _read_part(self, part: PartName) -> tuple[PartFooter, dict[int | None, list[_Row]]]:
         """The rows of a part by index, those of damage to the shard under None.
@@ -232,3 +250,44 @@ class _Samples:
                 return item
             self.events[item.reason, item.offset, item.num_bytes] += 1
         return None
+
+
+Compare = Callable[[ContentCheck, Sequence[Touched]], Iterable[Compared]]
+
+
+def compare_in_threads(check: ContentCheck, touched: Sequence[Touched]) -> Iterator[Compared]:
+    """Compare units in threads of this process, and yield the results in order."""
+    with ThreadPoolExecutor(UNITS_AT_ONCE, thread_name_prefix="compare") as pool:
+        yield from pool.map(check, touched)
+
+
+class Comparer:
+    """Compares units, each once, however often it is asked.
+
+    Args:
+        check: Compares one.
+        run: Compares several, and yields the results in order.
+        note: Called with lines for the user.
+    """
+
+    def __init__(self, check: ContentCheck, run: Compare, note: Callable[[str], object]) -> None:
+        self._check = check
+        self._run = run
+        self._note = note
+        self._known: dict[tuple[str, tuple[tuple[int, Entry], ...]], Compared] = {}
+
+    def compare(self, touched: Sequence[Touched]) -> list[Compared]:
+        """Compare units with their rows."""
+        keys = [(item.unit.id, tuple(item.entries.items())) for item in touched]
+        new = {key: item for key, item in zip(keys, touched, strict=True) if key not in self._known}
+        if new:
+            total = sum(item.size_bytes for item in new.values())
+            self._note(f"reading {fmt.size(total)} of inputs, to compare them with what was labelled")
+            done, said = 0, time.monotonic()
+            for (key, item), compared in zip(new.items(), self._run(self._check, list(new.values())), strict=True):
+                self._known[key] = compared
+                done += item.size_bytes
+                if time.monotonic() - said > _NOTE_EVERY_S:
+                    said = time.monotonic()
+                    self._note(f"compared {fmt.size(done)} of {fmt.size(total)}")
+        return [self._known[key] for key in keys]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pipeline.config.settings import EngineConfig, RunConfig
@@ -49,6 +49,7 @@ class JobRun:
         storage: How to reach it.
         engine: Runs the labelers.
         reporter: Shows the progress.
+        started: Set once the engine is started.
     """
 
     config: RunConfig
@@ -57,6 +58,7 @@ class JobRun:
     storage: Storage
     engine: Engine
     reporter: Reporter
+    started: threading.Event = field(default_factory=threading.Event)
 
     def prepare(self, plan: Callable[[], Planned]) -> Planned:
         """Plan in a thread while the engine starts, unless there may be nothing to start it for."""
@@ -73,6 +75,7 @@ class JobRun:
         # not an executor's thread: Ctrl-C would wait for it
         threading.Thread(target=run, name="plan", daemon=True).start()
         self.engine.start()
+        self.started.set()
         return planned.result()
 
     def complete(self, work: PendingWork, make_workload: Callable[[], Workload]) -> LabelSummary:

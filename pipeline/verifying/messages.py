@@ -45,7 +45,7 @@ def relabel(unit: Unit) -> str:
 def describe_unread(unit: Unit, error: StorageError) -> str:
     """Why a unit's input could not be read, and what to do about it."""
     if isinstance(error, ObjectChanged):
-        return f"{error}; {RERUN}, which compares it with what was labelled, and labels it again if it is another"
+        return f"{error}; {RERUN}: what has the bytes that were labelled is not labelled again"
     if isinstance(error, ObjectDamaged | ObjectMissing) and unit.keys_uri is not None:
         return f"{unit.uri}: the list of its images in OUT is missing or damaged: {error}; {RERUN}, which makes another"
     if isinstance(error, ObjectMissing):

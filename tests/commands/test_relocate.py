@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,10 @@ from servers import S3Server
 from small_jobs import options, predictions, rows
 
 from pipeline import export, label, relocate, review, verify
+from pipeline.engines.inline import InlineEngine
 from pipeline.errors import RequestError
+from pipeline.job.comparing import EngineCompare
+from pipeline.storage import Storage
 
 
 @pytest.fixture
@@ -146,6 +150,19 @@ def test_what_was_labelled_at_both_places_is_there_once_afterwards(data, out, sa
     assert len({(row["shard"], row["key"]) for row in table}) == len(table) == 16
 
 
+def test_a_cluster_compares_where_it_is_much(data, out, sample_data, tmp_path, monkeypatch):
+    run(data, out, sample_data)
+    shutil.move(data, tmp_path / "new")
+    engines = []
+    monkeypatch.setattr("pipeline.commands.relocate.EngineCompare", functools.partial(EngineCompare, least_bytes=0))
+    monkeypatch.setattr(
+        "pipeline.commands.relocate.make_engine", lambda config: engines.append(config) or InlineEngine()
+    )
+    assert relocate(out, data, tmp_path / "new", ray_address="a cluster").moved == 9
+    assert (engines[0].engine, engines[0].ray_address) == ("ray", "a cluster")
+    assert_right(out)
+
+
 def test_a_place_that_holds_something_else_changes_nothing(data, out, sample_data, tmp_path):
     run(data, out, sample_data)
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
@@ -176,8 +193,6 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_write_the_same_command_finishes(data, out, sample_data, tmp_path, monkeypatch, step):
-    from pipeline.storage import Storage
-
     run(data, out, sample_data)
     expected = renamed(rows(out), data, tmp_path / "new")
     new = tmp_path / "new"
@@ -226,9 +241,9 @@ def test_the_command_line(shardlabel, data, out, sample_data, tmp_path):
     done = shardlabel("relocate", out, data, tmp_path / "new")
     assert (done.returncode, done.stdout) == (
         0,
-        f"{out}: 9 shards and images are now below {tmp_path}/new, with their labels\n",
+        f"{out}: 9 inputs are below {tmp_path}/new now, with their labels\n",
     )
-    assert f"below {tmp_path}/new, to compare them with OUT" in done.stderr
+    assert done.stderr == "reading 60.7 kB of inputs, to compare them with what was labelled\n"
     done = shardlabel("relocate", out, tmp_path / "new", data, "--json")
     assert done.returncode == 2
     shutil.move(tmp_path / "new", data)
