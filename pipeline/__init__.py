@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.commands.export import export
     from pipeline.commands.label import label
     from pipeline.commands.plan import plan
+    from pipeline.commands.relocate import relocate
     from pipeline.commands.report import report
     from pipeline.commands.review import review
     from pipeline.commands.sample import sample
@@ -34,6 +35,7 @@ __all__ = [
     "export",
     "label",
     "plan",
+    "relocate",
     "report",
     "review",
     "sample",
@@ -49,6 +51,7 @@ _MODULES = {
     "export": "pipeline.commands.export",
     "label": "pipeline.commands.label",
     "plan": "pipeline.commands.plan",
+    "relocate": "pipeline.commands.relocate",
     "report": "pipeline.commands.report",
     "review": "pipeline.commands.review",
     "sample": "pipeline.commands.sample",

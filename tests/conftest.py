@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
 SAMPLE_DATA = REPOSITORY / "examples" / "data"
 # folders of tests that label, and are not about networks themselves
-LABELLING = {"commands", "cli", "exporting", "faults", "inputs", "labeler", "page", "project", "security"}
+LABELLING = {"commands", "cli", "verifying", "exporting", "faults", "inputs", "labeler", "page", "project", "security"}
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

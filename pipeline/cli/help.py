@@ -22,6 +22,7 @@ GUIDES_OF = {
     "combine": ("trust",),
     "status": ("outputs", "troubleshooting"),
     "verify": ("outputs", "troubleshooting"),
+    "relocate": ("inputs",),
     "evaluate": ("trust",),
     "calibrate": ("trust",),
     "sample": ("trust",),

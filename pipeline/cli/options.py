@@ -155,6 +155,10 @@ Overwrite = Annotated[
     bool | None,
     typer.Option("--overwrite", help="Replace an OUT made by a different job.", rich_help_panel=ROWS),
 ]
+Prune = Annotated[
+    bool | None,
+    typer.Option("--prune", help="Let go of inputs that are gone: remove their rows.", rich_help_panel=ROWS),
+]
 Progress = Annotated[
     Literal["auto", "bar", "plain", "json", "none"] | None,
     typer.Option(help="auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout.  [default: auto]"),

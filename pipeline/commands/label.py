@@ -12,16 +12,18 @@ from typing import Any
 from pipeline.config.parse import parse_label_config
 from pipeline.config.settings import LabelConfig
 from pipeline.engines.workload import Engine, Workload
+from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.units import count_samples
 from pipeline.job.claim import claim
+from pipeline.job.comparing import EngineCompare
 from pipeline.job.description import describe_job, fit_memory
 from pipeline.job.job_plan import plan_inputs
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, make_reporter
 from pipeline.job.reuse import SharedMembers, open_older_output, shared_members
 from pipeline.job.running import JobRun, make_engine
-from pipeline.job.summary import LabelSummary
+from pipeline.job.summary import LabelSummary, add_changes
 from pipeline.job.unread import retry_unread
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import LabelerWorker
@@ -70,7 +72,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
     earlier = ledger.owner()
     requested = config.members
     older = None if config.reuse is None else open_older_output(config.reuse, ledger, storage)
-    inputs = find_inputs(config.inputs, storage)
+    inputs = find_inputs(config.inputs, storage, prune=config.prune)
     with (
         contextlib.closing(make_engine(config)) as engine,
         contextlib.closing(reporter or make_reporter(config.progress)) as shown,
@@ -85,7 +87,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
         for note in notes:
             shown.note(note)
         run = JobRun(config, job, ledger, storage, engine, shown)
-        work = run.prepare(functools.partial(_plan, config, run, inputs))
+        work, changes = run.prepare(functools.partial(_plan, config, run, inputs))
         del inputs  # of a million tars, 300 MB
         shared = None
         if older is not None:
@@ -97,21 +99,24 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
         if (advice := advise_images_all(summary)) and config.images == "auto":
             shown.note(advice)
             notes = (*notes, advice)
-        summary = dataclasses.replace(summary, notes=notes)
+        summary = add_changes(dataclasses.replace(summary, notes=notes), changes)
         shown.finish(summary.to_dict())
     return summary
 
 
-def _plan(config: LabelConfig, run: JobRun, inputs: Inputs) -> PendingWork:
+def _plan(config: LabelConfig, run: JobRun, inputs: Inputs) -> tuple[PendingWork, Changes]:
     """Plan the inputs; count the samples that are left, where that can be done quickly."""
-    fingerprint = run.job.fingerprint
-    plan = plan_inputs(config, run.ledger, run.storage, inputs, fingerprint)
+    compare = EngineCompare(run.engine, run.started, None if config.workers == "auto" else config.workers)
+    changes = ChangedInputs(
+        run.ledger, run.storage, run.job.content, prune=config.prune, compare=compare, note=run.reporter.note
+    )
+    plan, found = plan_inputs(config, run.ledger, run.storage, inputs, changes)
     retry_unread(run.ledger, plan.units)
-    work = pending_work(plan, run.ledger, fingerprint)
+    work = pending_work(plan, run.ledger, run.job.fingerprint)
     counts = count_samples(work.units, run.storage, _COUNT_BUDGET_S, config.images)
     done = {unit.id: work.parts_done.get(unit.id, 0) * run.job.rows_per_part for unit in work.units}
     left = {unit_id: max(0, count - done[unit_id]) for unit_id, count in counts.items() if count is not None}
-    return dataclasses.replace(work, samples_left=left)
+    return dataclasses.replace(work, samples_left=left), found
 
 
 def _workload(

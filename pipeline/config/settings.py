@@ -122,6 +122,7 @@ class LabelConfig(EnsembleConfig):
     max_bad_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
     max_failed_units: AutoNumber = "auto"
     overwrite: bool = False
+    prune: bool = False
     verbose: bool = False
 
     @field_validator("keep")

@@ -47,12 +47,13 @@ def is_tar_name(name: str) -> bool:
     return name.lower().endswith(_TAR_SUFFIXES)
 
 
-def find_inputs(names: Sequence[str], storage: Storage) -> Inputs:
+def find_inputs(names: Sequence[str], storage: Storage, *, prune: bool = False) -> Inputs:
     """Find the tars and loose images of all INPUTs.
 
     Args:
         names: INPUT arguments: paths, directories, patterns, brace ranges, prefixes, ``@`` lists.
         storage: How to reach them.
+        prune: Whether INPUTs that are missing are left out, as long as there are others.
 
     Raises:
         InputError: An INPUT is malformed, missing, forbidden, or holds nothing to label.
@@ -63,16 +64,36 @@ def find_inputs(names: Sequence[str], storage: Storage) -> Inputs:
         try:
             _find(name, storage, found)
         except StorageError as error:
+            if prune and isinstance(error, ObjectMissing):
+                inputs.notes.append(f"left out, because missing: INPUT {name}")
+                continue
             raise InputError(f"INPUT {error}") from error
+        if prune:
+            found.tars = {uri: entry for uri, entry in found.tars.items() if not _is_missing(entry, storage)}
+            if not found.tars and not found.loose:
+                inputs.notes += found.notes or [f"left out, because nothing is there: INPUT {name}"]
+                continue
         if not found.tars and not found.loose:
             raise InputError("; ".join([f"INPUT {name}: no images found", *found.notes]))
         _check_names(found)
         inputs.tars |= found.tars
         inputs.loose += found.loose
         inputs.notes += found.notes
+    if prune and not inputs.tars and not inputs.loose:
+        raise InputError("; ".join(["--prune: no INPUT is left that holds images", *inputs.notes]))
     if inputs.tars and all(entry.size_bytes < 0 for entry in inputs.tars.values()) and not inputs.loose:
         raise InputError(f"none of the inputs can be read: {_shorten(list(inputs.tars))}")
     return inputs
+
+
+def _is_missing(entry: Entry, storage: Storage) -> bool:
+    """Whether a shard is gone, and not only out of reach."""
+    if entry.size_bytes >= 0:
+        return False
+    try:
+        return not storage.exists(entry.uri)
+    except StorageError:
+        return False
 
 
 def _check_names(inputs: Inputs) -> None:

@@ -3,30 +3,33 @@
 Each tar becomes one unit. Loose images are listed in order and cut into slices of at most ``SLICE_KEYS`` keys. The keys
 of each slice go to a file of their own, so neither driver nor worker ever holds the whole listing. A plan only grows:
 units of earlier runs stay, a shard that changed replaces its older version, and loose keys that are already planned
-keep their slice.
+keep their slice. Labelled units whose input has another version are left to :mod:`pipeline.inputs.changes`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import heapq
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from pipeline.config.option_types import Images
-from pipeline.errors import ObjectMissing, OutputError, StorageError
+from pipeline.errors import ObjectDamaged, ObjectMissing, OutputError, StorageError
 from pipeline.inputs.find import Inputs
-from pipeline.inputs.units import read_units, tar_unit, to_parquet, unit_id, write_units
+from pipeline.inputs.same_content import Touched
+from pipeline.inputs.units import held_entries, read_units, tar_unit, to_parquet, unit_id, write_units
 from pipeline.output.ledger import UNITS, Ledger
+from pipeline.output.parts import Progress
 from pipeline.records import Sample, Unit, UnitKind
-from pipeline.stages.read import UnitReader, slice_entries
+from pipeline.stages.read import UnitReader
 from pipeline.storage import Entry, Storage
 
 SLICE_KEYS = 2048
@@ -35,13 +38,14 @@ _PARALLEL_READS = 32
 _KEYS_SCHEMA = pa.schema([("key", pa.binary()), ("size_bytes", pa.int64()), ("etag", pa.string())])
 
 
-def _covers(older: Unit, unit: Unit) -> bool:
-    """Whether a tar's older unit holds all samples of a newer one."""
-    if older.id == unit.id:
-        return True
-    same = (older.size_bytes, older.etag) == (unit.size_bytes, unit.etag)
-    enough = older.max_samples is None or (unit.max_samples is not None and older.max_samples >= unit.max_samples)
-    return same and enough
+def _is_version(older: Unit, unit: Unit) -> bool:
+    """Whether a tar is the version that was planned. Its id does not tell: a tar that was touched keeps it."""
+    return (older.size_bytes, older.etag) == (unit.size_bytes, unit.etag)
+
+
+def _is_enough(older: Unit, unit: Unit) -> bool:
+    """Whether a tar's older unit goes as far as a newer one."""
+    return older.max_samples is None or (unit.max_samples is not None and older.max_samples >= unit.max_samples)
 
 
 @dataclass(slots=True)
@@ -50,25 +54,26 @@ class _OpenSlice:
 
     Attributes:
         unit: The slice.
-        planned: Its entries as planned, in order.
-        found: Those that the listing holds, as they are now, by URI.
-        changed: Whether one of them has another size or version than planned.
+        planned: Its entries as planned, by index, in order.
+        found: How many of them the listing holds.
+        changed: Those that have another size or version than planned, as they are now, by index.
     """
 
     unit: Unit
-    planned: list[Entry]
-    found: dict[str, Entry] = field(default_factory=dict)
-    changed: bool = False
+    planned: list[tuple[int, Entry]]
+    found: int = 0
+    changed: dict[int, Entry] = field(default_factory=dict)
     _position: int = 0
 
     def advance(self, entry: Entry | None) -> str | None:
         """Go on to the next planned entry, the current one as listed (None: not found); its URI, None at the end."""
-        planned = self.planned[self._position]
+        index, planned = self.planned[self._position]
         if entry is not None:
-            self.found[entry.uri] = entry
-            self.changed |= (planned.size_bytes, planned.etag) != (entry.size_bytes, entry.etag)
+            self.found += 1
+            if (planned.size_bytes, planned.etag) != (entry.size_bytes, entry.etag):
+                self.changed[index] = entry
         self._position += 1
-        return self.planned[self._position].uri if self._position < len(self.planned) else None
+        return self.planned[self._position][1].uri if self._position < len(self.planned) else None
 
 
 class Plan:
@@ -82,6 +87,8 @@ class Plan:
     Attributes:
         units: The units to label.
         replaced: Ids of units that are no longer in the plan.
+        touched: Units with labels whose input has another version now; they stay in the plan as they are.
+        unlisted: Units of which the inputs do not hold everything: it may be gone, or this run does not name it.
         version: Version of ``plan/units.parquet`` that this plan was read from; None if there is none.
     """
 
@@ -92,7 +99,15 @@ class Plan:
         self.version = ledger.version(UNITS)
         self.units: list[Unit] = read_units(ledger, storage, fingerprint)
         self.replaced: set[str] = set()
+        self.touched: list[Touched] = []
+        self.unlisted: list[Unit] = []
+        self._whole: set[str] = set()
         self._by_id: dict[str, Unit] = {}
+
+    @functools.cached_property
+    def progress(self) -> dict[str, Progress]:
+        """How much of each unit is published; listed on first use."""
+        return self._ledger.progress(self._fingerprint)
 
     def add(self, inputs: Inputs, limit: int | None = None, images: Images = "auto") -> None:
         """Add inputs: new ones become units, and changed ones replace their older version.
@@ -112,13 +127,49 @@ class Plan:
             candidates = self._limit(candidates, limit, images)
         for unit in candidates:
             older = tars.get(unit.uri) if unit.kind == UnitKind.TAR else None
-            if older is not None and _covers(older, unit):
-                continue
+            if older is not None and _is_enough(older, unit):
+                if _is_version(older, unit):
+                    continue
+                if older.size_bytes == unit.size_bytes and self._has_labels(older):
+                    self._touch(older, {0: Entry(unit.uri, unit.size_bytes, unit.etag)})
+                    continue
             if older is not None:
                 self._drop(older)
             self._by_id[unit.id] = unit
         self.units = list(self._by_id.values())
         self._by_id = {}
+        listed = {uri for uri, entry in inputs.tars.items() if entry.size_bytes >= 0} | self._whole
+        self.unlisted = [unit for unit in self.units if not {unit.id, unit.uri} & listed]
+
+    def change(
+        self,
+        *,
+        kept: Iterable[Unit] = (),
+        dropped: Iterable[Unit] = (),
+        added: Iterable[Unit] = (),
+        images: Iterable[tuple[str, Sequence[Entry]]] = (),
+    ) -> None:
+        """Change what is planned already.
+
+        Args:
+            kept: Units in the place of those of the same id, whose parts stay.
+            dropped: Units to drop, with their parts.
+            added: New units.
+            images: Loose images that no unit holds any more, by their prefix; they get slices of their own.
+        """
+        self._by_id = {unit.id: unit for unit in self.units} | {unit.id: unit for unit in kept}
+        for unit in dropped:
+            self._drop(unit)
+        slices = (unit for prefix, entries in images for unit in self._cut_slices(prefix, entries))
+        self._by_id |= {unit.id: unit for unit in (*added, *slices)}
+        self.units = list(self._by_id.values())
+        self._by_id = {}
+
+    def _touch(self, unit: Unit, entries: Mapping[int, Entry]) -> None:
+        self.touched.append(Touched(unit, entries, self.progress[unit.id]))
+
+    def _has_labels(self, unit: Unit) -> bool:
+        return self.progress.get(unit.id, Progress()).num_parts > 0
 
     def copy_units(self, units: Iterable[Unit]) -> None:
         """Add the units of another output, and copy its key lists.
@@ -177,8 +228,13 @@ class Plan:
         they are now. Only slices that overlap the current place of the listing are in memory.
         """
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-            starts = zip(pool.map(lambda unit: self._read_keys(unit)[0].uri, known), known, strict=True)
-            waiting = deque(sorted(starts, key=lambda start: start[0]))
+            firsts = zip(pool.map(self._first_key, known), known, strict=True)
+            waiting: deque[tuple[str, Unit]] = deque()
+            for first, unit in sorted(firsts, key=lambda item: item[0]):
+                if first:
+                    waiting.append((first, unit))
+                else:  # nobody knows what was in it: its images are new
+                    self._drop(unit)
         open_slices: list[tuple[str, str, _OpenSlice]] = []
         for entry in listing:
             while waiting and waiting[0][0] <= entry.uri:
@@ -202,11 +258,15 @@ class Plan:
     def _close(self, piece: _OpenSlice) -> Iterator[Unit]:
         """Yield a slice that has been compared, or the slice that replaces it; nothing if it is gone."""
         unit = piece.unit
-        if piece.changed:
-            now = (piece.found.get(entry.uri) or self._stat_again(entry) for entry in piece.planned)
+        if piece.changed and self._has_labels(unit):
+            self._touch(unit, piece.changed)
+        elif piece.changed:
+            now = (piece.changed.get(index) or self._stat_again(entry) for index, entry in piece.planned)
             self._drop(unit)
             unit = self._make_slice(unit.uri, [entry for entry in now if entry is not None])
             self._by_id[unit.id] = unit
+        if piece.found == len(piece.planned):
+            self._whole.add(unit.id)
         if piece.found:
             yield unit
 
@@ -219,11 +279,19 @@ class Plan:
         except StorageError:
             return entry
 
-    def _read_keys(self, unit: Unit) -> list[Entry]:
-        """Read the entries of a slice from its key list."""
-        assert unit.keys_uri is not None
+    def _first_key(self, unit: Unit) -> str:
+        """URI of the first entry of a slice; empty if its key list is lost."""
         try:
-            return [entry for _, entry in slice_entries(unit, self._storage.read(unit.keys_uri))]
+            return held_entries(unit, self._storage)[0][1].uri
+        except (ObjectMissing, ObjectDamaged):
+            return ""
+        except StorageError as error:
+            raise OutputError(f"the plan in OUT cannot be read: {error}") from error
+
+    def _read_keys(self, unit: Unit) -> list[tuple[int, Entry]]:
+        """Read the entries that a slice holds from its key list, each with its index."""
+        try:
+            return held_entries(unit, self._storage)
         except StorageError as error:
             raise OutputError(f"the plan in OUT is damaged: {error}") from error
 
@@ -283,4 +351,4 @@ class Plan:
     def _truncate(self, unit: Unit, num_samples: int) -> Unit:
         if unit.kind == UnitKind.TAR:
             return tar_unit(Entry(unit.uri, unit.size_bytes, unit.etag), num_samples)
-        return self._make_slice(unit.uri, self._read_keys(unit)[:num_samples])
+        return self._make_slice(unit.uri, [entry for _, entry in self._read_keys(unit)[:num_samples]])

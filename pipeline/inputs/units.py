@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +16,7 @@ from pipeline.config.option_types import Images
 from pipeline.errors import ObjectMissing, OutputError, StorageError
 from pipeline.output.ledger import UNITS, Ledger
 from pipeline.records import Omitted, Sample, Unit, UnitKind
-from pipeline.stages.read import UnitReader
+from pipeline.stages.read import LET_GO, UnitReader, slice_entries
 from pipeline.storage import Entry, Storage
 
 _FINGERPRINT = b"fingerprint"
@@ -95,10 +95,51 @@ def read_units(ledger: Ledger, storage: Storage, fingerprint: str = "") -> list[
         for batch in file.iter_batches():
             for row in batch.to_pylist():
                 known = {name: value for name, value in row.items() if name in names}
-                units.append(Unit(**known | {"kind": UnitKind(row["kind"])}))  # one string for all units
+                known["kind"] = UnitKind(row["kind"])  # one string for all units
+                if row["keys_uri"] is not None:  # OUT may have been moved since
+                    known["keys_uri"] = ledger.uri("plan", row["keys_uri"].rpartition("/")[2])
+                units.append(Unit(**known))
     except (TypeError, KeyError, ValueError, OSError) as error:
         raise OutputError(f"{ledger.uri(UNITS)}: damaged: {error}") from error
     return units
+
+
+def held_entries(unit: Unit, storage: Storage) -> list[tuple[int, Entry]]:
+    """Read the entries that a slice holds from its key list, each with its index.
+
+    Raises:
+        StorageError: The key list cannot be read.
+    """
+    assert unit.keys_uri is not None
+    entries = slice_entries(unit, storage.read(unit.keys_uri))
+    return [(index, entry) for index, (_, entry) in enumerate(entries) if entry.size_bytes != LET_GO]
+
+
+def change_entries(unit: Unit, storage: Storage, changes: Mapping[int, Entry | None]) -> Unit:
+    """Change entries of a slice's key list, under its name.
+
+    Args:
+        unit: The slice.
+        storage: How to reach it.
+        changes: Another version of entries by index; None to let go of them.
+
+    Returns:
+        The slice with the sizes of what it holds then.
+
+    Raises:
+        StorageError: The key list cannot be read or written.
+    """
+    assert unit.keys_uri is not None
+    table = pq.read_table(io.BytesIO(storage.read(unit.keys_uri)))
+    sizes, etags = table["size_bytes"].to_pylist(), table["etag"].to_pylist()
+    for index, entry in changes.items():
+        sizes[index], etags[index] = (LET_GO, "") if entry is None else (entry.size_bytes, entry.etag)
+    for name, values in (("size_bytes", sizes), ("etag", etags)):
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
+    storage.replace(unit.keys_uri, to_parquet(table))
+    held = [size for size in sizes if size != LET_GO]
+    return dataclasses.replace(unit, size_bytes=sum(held), num_samples=len(held))
 
 
 def count_samples(

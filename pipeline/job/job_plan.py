@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pipeline.config.settings import LabelConfig
 from pipeline.errors import InputError, OutputError, StorageError
+from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.plan import Plan
 from pipeline.output.ledger import Ledger
@@ -32,21 +33,28 @@ def write_plan(ledger: Ledger, storage: Storage, fingerprint: str, add: Callable
             return plan
 
 
-def plan_inputs(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs, fingerprint: str) -> Plan:
-    """Plan the units of a label job.
+def plan_inputs(
+    config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs, changes: ChangedInputs
+) -> tuple[Plan, Changes]:
+    """Plan the units of a label job, and settle what has become of those that were planned before.
 
     Args:
         config: The job's inputs, and its limit.
         ledger: Of the output.
         storage: How to reach inputs and output.
         inputs: What was found.
-        fingerprint: Of the job.
+        changes: Settles what the plan finds changed.
 
     Raises:
         InputError: The inputs cannot be listed, or hold no samples.
         OutputError: OUT cannot be used.
     """
+    fingerprint = changes.fingerprint
     found: list[Inputs] = [inputs]
+    settled: list[Changes] = []
+
+    def find_again() -> Inputs:
+        return find_inputs(config.inputs, storage, prune=config.prune)
 
     def add(plan: Plan) -> None:
         try:
@@ -54,10 +62,11 @@ def plan_inputs(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: I
         except StorageError as error:
             raise OutputError(f"OUT cannot be used: {error}") from error
         try:
-            plan.add(found.pop() if found else find_inputs(config.inputs, storage), config.limit, config.images)
+            plan.add(found.pop() if found else find_again(), config.limit, config.images)
         except StorageError as error:
             raise InputError(f"the inputs cannot be listed: {error}") from error
         if not plan.units:
             raise InputError("no samples were found in the inputs")
+        settled.append(changes.settle(plan))
 
-    return write_plan(ledger, storage, fingerprint, add)
+    return write_plan(ledger, storage, fingerprint, add), settled[-1]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pipeline.config.settings import EngineConfig, RunConfig
 from pipeline.engines.inline import InlineEngine
@@ -22,15 +21,16 @@ from pipeline.job.metering import JobMeter
 from pipeline.job.pending import PendingWork
 from pipeline.job.progress import Reporter
 from pipeline.job.stopping import stop_on_signals
+from pipeline.job.success import write_success
 from pipeline.job.summary import Budget, LabelSummary, sum_up
 from pipeline.job.tracking import Tracker
 from pipeline.job.unread import find_unread
-from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, UNITS, Ledger
+from pipeline.output.ledger import SUCCESS, UNITS, Ledger
 from pipeline.output.parts import Progress
 from pipeline.records import Omitted, Receipt
 from pipeline.storage import Storage
 
-_OMITTED = {item.name for item in dataclasses.fields(Omitted)}
+Planned = TypeVar("Planned")
 
 
 def make_engine(config: EngineConfig) -> Engine:
@@ -51,6 +51,7 @@ class JobRun:
         storage: How to reach it.
         engine: Runs the labelers.
         reporter: Shows the progress.
+        started: Set once the engine is started.
     """
 
     config: RunConfig
@@ -59,12 +60,13 @@ class JobRun:
     storage: Storage
     engine: Engine
     reporter: Reporter
+    started: threading.Event = field(default_factory=threading.Event)
 
-    def prepare(self, plan: Callable[[], PendingWork]) -> PendingWork:
+    def prepare(self, plan: Callable[[], Planned]) -> Planned:
         """Plan in a thread while the engine starts, unless there may be nothing to start it for."""
         if self.ledger.read_json(SUCCESS) is not None:
             return plan()
-        planned: Future[PendingWork] = Future()
+        planned: Future[Planned] = Future()
 
         def run() -> None:
             try:
@@ -75,6 +77,7 @@ class JobRun:
         # not an executor's thread: Ctrl-C would wait for it
         threading.Thread(target=run, name="plan", daemon=True).start()
         self.engine.start()
+        self.started.set()
         return planned.result()
 
     def complete(self, work: PendingWork, make_workload: Callable[[], Workload]) -> LabelSummary:
@@ -158,37 +161,8 @@ class JobRun:
         if not all(progress.get(unit.id, Progress()).complete for unit in units):
             return None
         ledger.remove_jobs(replaced_jobs(ledger.job()))
-        predictions = [name for unit in units for name in progress[unit.id].names(fingerprint, unit.id)]
-        success = ledger.read_json(SUCCESS) or {}
-        listed = success.get(PREDICTIONS)
-        if not isinstance(listed, dict) or listed.keys() != set(predictions):
-            success = _write_success(ledger, len(units), fingerprint, tracker, predictions)
+        ledger.remove_unreadable({unit.id for unit in units})
+        omitted = write_success(ledger, fingerprint, units, progress, tracker.receipts.values())
         if ledger.version(UNITS) != version:
             ledger.remove_success()
-        omitted = success.get("omitted", {})
-        return Omitted.from_dict(omitted) if isinstance(omitted, dict) and omitted.keys() <= _OMITTED else None
-
-
-def _write_success(
-    ledger: Ledger, num_units: int, fingerprint: str, tracker: Tracker, predictions: list[str]
-) -> dict[str, Any]:
-    """The exact list of parts with row counts; what was not seen in this run is read from the footers."""
-    seen = {name: counts for receipt in tracker.receipts.values() for name, counts in receipt.parts.items()}
-    content: dict[str, Any] = {"fingerprint": fingerprint, "finished_at": int(time.time()), "units": num_units}
-    omitted = Omitted()
-    for receipt in tracker.receipts.values():
-        omitted.add(receipt.omitted)
-    for folder, position, names in (
-        (PREDICTIONS, 0, predictions),
-        (QUARANTINE, 1, sorted(set(ledger.names(QUARANTINE)) & set(predictions))),
-    ):
-        known = {name: seen[name][position] for name in names if name in seen}
-        for name, footer in ledger.footers(folder, [name for name in names if name not in known]).items():
-            known[name] = footer.num_rows
-            if folder == PREDICTIONS:
-                omitted.add(footer.omitted)
-        content[folder] = {name: known[name] for name in names}
-    if omitted:
-        content["omitted"] = omitted.to_dict()
-    ledger.write_json(SUCCESS, content, indent=None)
-    return content
+        return omitted

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.errors import BudgetError, Interrupted
+from pipeline.inputs.changes import Changes
 from pipeline.job.tracking import Tracker
-from pipeline.records import Counted, Omitted, Unit
+from pipeline.records import UNAVAILABLE, Counted, Omitted, Unit
 
 _MIN_SAMPLES = 1_000  # before the rate of bad ones is judged
 _UNITS_FAILED = 4
@@ -52,6 +53,8 @@ class LabelSummary:
         other_images, other_images_example, separate_images, passed_over, passed_over_example: See
             :class:`pipeline.records.Omitted`: of the whole output
             where it is finished, else of this run.
+        gone: Planned shards and images that are no longer there.
+        pruned: Of these, those that were let go of.
     """
 
     out: str
@@ -80,6 +83,8 @@ class LabelSummary:
     separate_images: int = 0
     passed_over: int = 0
     passed_over_example: str = ""
+    gone: int = 0
+    pruned: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -188,4 +193,17 @@ def sum_up(
         truths_not_understood=truths.count,
         truth_examples=tuple(truths.examples),
         **omitted.to_dict(),
+    )
+
+
+def add_changes(summary: LabelSummary, changes: Changes) -> LabelSummary:
+    """Add to a summary what has become of inputs that were planned before."""
+    failures = tuple(FailedUnit(unit.uri, UNAVAILABLE, message) for unit, message in changes.problems)
+    return dataclasses.replace(
+        summary,
+        failures=summary.failures + failures,
+        failed_units=summary.failed_units + len(failures),
+        notes=(*summary.notes, *changes.notes),
+        gone=changes.gone,
+        pruned=changes.pruned,
     )

@@ -26,6 +26,7 @@ from pipeline.stages.unsorted import Signs, index_shard, tail_has_signs
 from pipeline.storage import ByteStream, Entry, Storage
 from pipeline.text.safe import printable
 
+LET_GO = -1  # the size, in a key list, of an image that the unit no longer holds: the others keep their positions
 _EVERY = range(1 << 62)
 _LOOSE_IN_FLIGHT = {"s3": 32, "file": 4}
 _KEY_LIST = pa.schema(
@@ -168,18 +169,17 @@ class UnitReader:
 
     def _slice(self) -> Generator[Sample, None, None]:
         assert self.unit.keys_uri is not None
-        entries = slice_entries(self.unit, self._storage.read(self.unit.keys_uri))[self._cursor.index :]
+        start = self._cursor.index
+        entries = slice_entries(self.unit, self._storage.read(self.unit.keys_uri))[start:]
         width = _LOOSE_IN_FLIGHT["s3" if self.unit.uri.startswith("s3://") else "file"]
         with ThreadPoolExecutor(width, thread_name_prefix="loose") as pool:
             ahead: deque[tuple[str, Entry, Future[Sample]]] = deque()
-            index = self._cursor.index
-            waiting = iter(entries)
+            waiting = ((index, *item) for index, item in enumerate(entries, start) if item[1].size_bytes != LET_GO)
             try:
                 while True:
                     while len(ahead) < width and (following := next(waiting, None)) is not None:
-                        key, entry = following
+                        index, key, entry = following
                         ahead.append((key, entry, pool.submit(self._read_loose, index, key, entry)))
-                        index += 1
                     if not ahead:
                         return
                     _, entry, future = ahead.popleft()
@@ -209,7 +209,7 @@ class UnitReader:
 
 
 def slice_entries(unit: Unit, keys_file: bytes) -> list[tuple[str, Entry]]:
-    """Parse the key list of a slice: (key, entry) pairs.
+    """Parse the key list of a slice: (key, entry) pairs by index. The size of what was let go of is :data:`LET_GO`.
 
     Raises:
         ObjectDamaged: It is no key list.

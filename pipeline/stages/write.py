@@ -7,20 +7,19 @@ writers of one part publish the same bytes, whoever comes first.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectChanged
 from pipeline.models.ensemble import MemberPredictions, Predictions
 from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.output.parts import METADATA_KEY, PartName, unreadable_name
 from pipeline.output.probabilities import probabilities_table
+from pipeline.output.rewriting import constant_text, encode_part
 from pipeline.records import (
     QUARANTINE_SCHEMA,
     Counted,
@@ -203,14 +202,7 @@ class Writer:
         self, folder: str, name: str, table: pa.Table, metadata: Mapping[str, object], *, dictionary: bool = True
     ) -> None:
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-        # In memory first: a writer that an error leaves publishes what it has (findings/parquet-writer-publishes).
-        buffer = io.BytesIO()
-        with pq.ParquetWriter(
-            buffer, table.schema, compression="zstd", write_page_checksum=True, use_dictionary=dictionary
-        ) as writer:
-            if table.num_rows:  # a row group of no rows would end datasets' load (findings/datasets-empty-row-group)
-                writer.write_table(table)
-        self._storage.publish(self._ledger.uri(folder, name), buffer.getvalue())
+        self._storage.publish(self._ledger.uri(folder, name), encode_part(table, dictionary=dictionary))
 
     def _predictions_table(self, unit: Unit, part: Part) -> pa.Table:
         pictures, batches = part.pictures, part.predictions
@@ -220,7 +212,7 @@ class Writer:
         ]
         member_type = self._schema.field("members").type
         columns: dict[str, pa.Array] = {
-            "shard": _constant(unit.uri, len(pictures)),
+            "shard": constant_text(unit.uri, len(pictures)),
             "key": pa.array([picture.key for picture in pictures], pa.string()),
             "index": pa.array([picture.index for picture in pictures], pa.int64()),
             "sha256": pa.array([picture.sha256 for picture in pictures], pa.string()),
@@ -254,12 +246,7 @@ class Writer:
             name: pa.array([getattr(row, name) for row in rows], QUARANTINE_SCHEMA.field(name).type)
             for name in QUARANTINE_SCHEMA.names[1:]
         }
-        return pa.table({"shard": _constant(unit.uri, len(rows)), **columns}, schema=QUARANTINE_SCHEMA)
-
-
-def _constant(text: str, num_rows: int) -> pa.DictionaryArray:
-    codes = pa.array(np.zeros(num_rows, np.int32))
-    return pa.DictionaryArray.from_arrays(codes, pa.array([text] if num_rows else [], pa.string()))
+        return pa.table({"shard": constant_text(unit.uri, len(rows)), **columns}, schema=QUARANTINE_SCHEMA)
 
 
 def _column(batches: Sequence[np.ndarray], dtype: type[np.generic]) -> np.ndarray:

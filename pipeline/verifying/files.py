@@ -42,7 +42,7 @@ def find_foreign_files(names: dict[str, list[str]], units: list[Unit], fingerpri
             if unit_id is None or not name.startswith(f"part-{fingerprint[:8]}-") or unit_id not in planned:
                 yield f"{folder}/{name}: a foreign file, not of this job; move it away, or it is read with the others"
             elif folder == QUARANTINE and PartName.parse(name) is not None and name not in committed:
-                yield f"{folder}/{name}: quarantine without the predictions part that commits it; {RERUN}"
+                yield f"{folder}/{name}: quarantine without the predictions part that commits it; delete it and {RERUN}"
 
 
 def find_foreign_probabilities(ledger: Ledger, committed: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
@@ -53,7 +53,10 @@ def find_foreign_probabilities(ledger: Ledger, committed: Sequence[str], kept: S
         if alias not in kept or PartName.parse(name) is None:
             yield f"{PROBABILITIES}/{path}: a foreign file, not of this job; move it away"
         elif name not in present:
-            yield f"{PROBABILITIES}/{path}: probabilities without the predictions part that commits them; {RERUN}"
+            yield (
+                f"{PROBABILITIES}/{path}: probabilities without the predictions part that commits them; delete the "
+                f"file, and {RERUN}"
+            )
 
 
 def compare_with_success(ledger: Ledger, names: dict[str, list[str]], num_rows: dict[str, int]) -> Iterator[str]:

@@ -25,14 +25,14 @@ class InputSamples:
         events: Damage to the shard so far, by reason.
         omitted: What has no row, so far.
         failure: Why reading ended before the end; None while it did not.
-        position: Index after the last sample that was read.
+        count: Number of samples so far.
     """
 
     def __init__(self, unit: Unit, storage: Storage, *, deep: bool, images: Images) -> None:
         self.events: Counter[str] = Counter()
         self.omitted = Omitted()
         self.failure: StorageError | None = None
-        self.position = 0
+        self.count = 0
         self._items = iter(UnitReader(unit, storage, images=images, payloads=deep and unit.kind == UnitKind.TAR))
         self._held: Sample | None = None
 
@@ -42,7 +42,7 @@ class InputSamples:
             if stop is not None and sample.index >= stop:
                 self._held = sample
                 return
-            self.position = sample.index + 1
+            self.count += 1
             yield sample
 
     def _next(self) -> Sample | None:

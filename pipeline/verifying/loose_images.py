@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline.errors import ObjectMissing, StorageError
+from pipeline.errors import StorageError
+from pipeline.inputs.presence import find_present
 from pipeline.records import Unit
 from pipeline.stages.grouping import MAX_IMAGE_BYTES
-from pipeline.stages.read import slice_entries
+from pipeline.stages.read import LET_GO, slice_entries
 from pipeline.storage import Entry, Storage
-from pipeline.verifying.messages import RERUN, SampleNames
+from pipeline.verifying.messages import PRUNE, RERUN, SampleNames
 
 _PARALLEL_READS = 32
-_LISTING_SLACK = 4  # a listing may pass so many times the keys of a slice before each key is looked up alone
 
 
 def check_loose_images(unit: Unit, storage: Storage, *, deep: bool) -> tuple[list[str], dict[int, str] | None]:
@@ -33,12 +33,14 @@ def check_loose_images(unit: Unit, storage: Storage, *, deep: bool) -> tuple[lis
     except StorageError:
         return [], None  # reading the slice fails as well, and reports it
     try:
-        present = find_present([entry for _, entry in planned], unit.uri, storage)
+        present = find_present([entry for _, entry in planned if entry.size_bytes != LET_GO], unit.uri, storage)
     except StorageError as error:
         return [f"{unit.uri}: its images cannot be checked: {error}; verify again"], None
     changed, missing = SampleNames(), SampleNames()
     unchanged: dict[int, Entry] = {}
     for index, (key, entry) in enumerate(planned):
+        if entry.size_bytes == LET_GO:
+            continue
         now = present.get(entry.uri)
         if now is None:
             missing.add(index, key)
@@ -50,9 +52,7 @@ def check_loose_images(unit: Unit, storage: Storage, *, deep: bool) -> tuple[lis
     if changed.count:
         discrepancies.append(f"{unit.uri}: {changed.count} images changed since they were planned: {changed}; {RERUN}")
     if missing.count:
-        discrepancies.append(
-            f"{unit.uri}: {missing.count} images are missing: {missing}; put them back, or {RERUN} on what is there"
-        )
+        discrepancies.append(f"{unit.uri}: {missing.count} images are missing: {missing}; put them back, or {PRUNE}")
     return discrepancies, _hash_all(unchanged, storage) if deep else None
 
 
@@ -69,41 +69,3 @@ def _hash_all(entries: dict[int, Entry], storage: Storage) -> dict[int, str]:
     with ThreadPoolExecutor(_PARALLEL_READS) as pool:
         hashes = zip(entries, pool.map(read, entries.values()), strict=True)
         return {index: sha256 for index, sha256 in hashes if sha256 is not None}
-
-
-def find_present(planned: list[Entry], prefix: str, storage: Storage) -> dict[str, Entry]:
-    """The planned objects that are there, as they are now, by URI.
-
-    Args:
-        planned: Sorted by URI.
-        prefix: Of all of them.
-        storage: How to reach them.
-
-    Raises:
-        StorageError: They cannot be listed or looked at.
-    """
-    uris = {entry.uri for entry in planned}
-    found: dict[str, Entry] = {}
-    if prefix.startswith("s3://") and planned:
-        found |= {entry.uri: entry for entry in [_stat(planned[0].uri, storage)] if entry is not None}
-        listing = storage.list(prefix, planned[0].uri)
-        for number, entry in enumerate(listing):
-            if entry.uri > planned[-1].uri:
-                return found
-            if number > _LISTING_SLACK * len(planned):
-                break  # the keys are far apart
-            if entry.uri in uris:
-                found[entry.uri] = entry
-        else:
-            return found
-    left = [entry.uri for entry in planned if entry.uri not in found]
-    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-        entries = pool.map(lambda uri: _stat(uri, storage), left)
-        return found | {entry.uri: entry for entry in entries if entry is not None}
-
-
-def _stat(uri: str, storage: Storage) -> Entry | None:
-    try:
-        return storage.stat(uri)
-    except ObjectMissing:
-        return None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from pipeline.errors import ObjectChanged, ObjectMissing, StorageError
-from pipeline.output.ledger import PREDICTIONS, QUARANTINE
+from collections.abc import Sequence
+
+from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, StorageError
+from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE
 from pipeline.records import Unit
 
 RERUN = "run the same label command again"
+MOVED = "say where it is now with shardlabel relocate"
+PRUNE = "run the same label command with --prune, which lets go of what is gone"
 _MAX_NAMED = 3
 
 
@@ -34,13 +38,35 @@ def name_sample(index: int, key: str) -> str:
 
 def relabel(unit: Unit) -> str:
     """How to label a unit again."""
-    return f"delete what is called part-*-{unit.id}-* in {PREDICTIONS} and {QUARANTINE}, and {RERUN}"
+    where = f"{PREDICTIONS}, {QUARANTINE} and below {PROBABILITIES}"
+    return f"delete what is called part-*-{unit.id}-* in {where}, and {RERUN}"
 
 
 def describe_unread(unit: Unit, error: StorageError) -> str:
     """Why a unit's input could not be read, and what to do about it."""
     if isinstance(error, ObjectChanged):
-        return f"{error}; {RERUN}, which labels it again"
+        return f"{error}; {RERUN}: what has the bytes that were labelled is not labelled again"
+    if isinstance(error, ObjectDamaged | ObjectMissing) and unit.keys_uri is not None:
+        return f"{unit.uri}: the list of its images in OUT is missing or damaged: {error}; {RERUN}, which makes another"
     if isinstance(error, ObjectMissing):
-        return f"{error}; put the shard back: what was labelled of it cannot be proved"
-    return f"{unit.uri}: cannot be checked: {error}"
+        return f"{error}; put it back, {MOVED}, or {PRUNE}"
+    return f"{unit.uri}: cannot be checked: {error}; mend that, and verify again"
+
+
+def describe_bad_part(error: StorageError, folder: str, name: str) -> str:
+    """What is wrong with the file of a part, and what to do about it."""
+    if isinstance(error, ObjectMissing):
+        return f"{error}; {RERUN}"
+    if not isinstance(error, ObjectDamaged):
+        return f"{folder}/{name}: cannot be checked: {error}; mend that, and verify again"
+    also = "" if folder == PREDICTIONS else f" and {PREDICTIONS}/{name}"
+    return f"{error}; delete it{also}, and {RERUN}"
+
+
+def describe_other_shards(unit: Unit, folder: str, name: str, shards: Sequence[str]) -> str:
+    """That rows of a part name another shard than the plan, and what to do about it."""
+    files = f"{PREDICTIONS}/{name}" if folder == PREDICTIONS else f"{folder}/{name} and {PREDICTIONS}/{name}"
+    return (
+        f"{folder}/{name}: rows of another shard: {', '.join(shards)}; if it was moved, run shardlabel relocate OUT "
+        f"{shards[0]} {unit.uri} again, otherwise delete {files}, and {RERUN}"
+    )

@@ -22,7 +22,7 @@ from pipeline.storage import Storage
 from pipeline.verifying.comparison import Comparison, SampleRow
 from pipeline.verifying.input_samples import InputSamples
 from pipeline.verifying.loose_images import check_loose_images
-from pipeline.verifying.messages import RERUN, describe_unread
+from pipeline.verifying.messages import RERUN, describe_bad_part, describe_other_shards, describe_unread
 from pipeline.verifying.unit_files import UnitFiles, find_part_faults
 
 
@@ -57,6 +57,10 @@ class _PartRows:
     rows: dict[int, list[SampleRow]]
 
 
+class _BadPart(Exception):  # noqa: N818 - the part is bad, and the message says what to do about it
+    pass
+
+
 class Reconciler:
     """Reconciles units. Safe to call from several threads.
 
@@ -89,7 +93,6 @@ class Reconciler:
     def __call__(self, files: UnitFiles) -> Reconciliation:
         """Reconcile one unit."""
         unit, found = files.unit, Reconciliation()
-        found.discrepancies += find_part_faults(files)
         loose = unit.kind == UnitKind.SLICE
         hashes = None
         if loose:
@@ -101,8 +104,8 @@ class Reconciler:
         for part in files.parts:
             try:
                 account = self._read_part(part, files, found, events)
-            except StorageError as error:
-                found.discrepancies.append(f"{error}; delete it and {RERUN}")
+            except _BadPart as error:
+                found.discrepancies.append(str(error))
                 continue
             for sample in inputs.up_to(account.start):
                 comparison.add(sample, ())
@@ -112,9 +115,11 @@ class Reconciler:
                 comparison.add_unmatched(account.rows)
         for sample in inputs.up_to(None):
             comparison.add(sample, ())
-        found.samples = inputs.position
+        found.samples = inputs.count
         found.omitted = inputs.omitted
         found.discrepancies += comparison.altered
+        if not isinstance(inputs.failure, ObjectMissing):  # nothing can be labelled of what is gone
+            found.discrepancies[:0] = find_part_faults(files)
         if inputs.failure is not None:
             found.discrepancies.append(describe_unread(unit, inputs.failure))
         else:
@@ -122,19 +127,26 @@ class Reconciler:
         return found
 
     def _read_part(self, part: PartName, files: UnitFiles, found: Reconciliation, events: Counter[str]) -> _PartRows:
-        """Read the rows of a part, and count them and the events of its quarantine."""
+        """Read the rows of a part, and count them and the events of its quarantine.
+
+        Raises:
+            _BadPart: It cannot be read, or is not what the plan says.
+        """
         account = _PartRows(0, None, {})
         for folder in (PREDICTIONS, QUARANTINE):
             if folder == QUARANTINE and str(part) not in files.quarantine:
                 break
             name = f"{folder}/{part}"
-            footer = self._ledger.footer(folder, str(part))
-            if (footer.unit_id, footer.part, footer.last) != (part.unit_id, part.part, part.last):
-                raise ObjectDamaged(f"{name}: holds another part under this name")
-            table = self._ledger.read_part(folder, str(part))  # every column: a damaged byte may be anywhere
-            shards = set(table.column("shard").to_pylist()) - {files.unit.uri}
+            try:
+                footer = self._ledger.footer(folder, str(part))
+                if (footer.unit_id, footer.part, footer.last) != (part.unit_id, part.part, part.last):
+                    raise ObjectDamaged(f"{name}: holds another part under this name")
+                table = self._ledger.read_part(folder, str(part))  # every column: a damaged byte may be anywhere
+            except StorageError as error:
+                raise _BadPart(describe_bad_part(error, folder, str(part))) from error
+            shards = sorted(set(map(str, table.column("shard").to_pylist())) - {files.unit.uri})
             if shards:
-                raise ObjectDamaged(f"{name}: rows of another shard: {', '.join(sorted(map(str, shards)))}")
+                raise _BadPart(describe_other_shards(files.unit, folder, str(part), shards))
             reasons = table.column("reason").to_pylist() if folder == QUARANTINE else [None] * len(table)
             columns = (table.column(column).to_pylist() for column in ("index", "key", "sha256"))
             account.start, account.stop = footer.first_index, None if footer.last else footer.next.index

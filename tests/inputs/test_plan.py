@@ -400,14 +400,20 @@ def test_a_larger_limit_adds_to_a_smaller_one(data: Path, out: Ledger):
 
 def test_a_damaged_plan_is_named(data: Path, out: Ledger):
     touch(data, "1.jpg")
-    (unit,) = planned(out, ".").units
-    assert unit.keys_uri is not None
-    STORAGE.replace(unit.keys_uri, b"no parquet")
-    with pytest.raises(OutputError, match=f"damaged: {unit.keys_uri}"):
-        planned(out, ".")
+    planned(out, ".")
     STORAGE.replace(out.uri("plan/units.parquet"), b"no parquet")
     with pytest.raises(OutputError, match="damaged"):
         Plan(out, STORAGE)
+
+
+@pytest.mark.parametrize("damage", [b"no parquet", None])
+def test_images_whose_list_is_lost_are_planned_again(data: Path, out: Ledger, damage: bytes | None):
+    touch(data, "1.jpg")
+    (unit,) = planned(out, ".").units
+    assert unit.keys_uri is not None
+    STORAGE.delete(unit.keys_uri) if damage is None else STORAGE.replace(unit.keys_uri, damage)
+    again = planned(out, ".")
+    assert (uris(again.units), again.replaced) == ([f"{data}/1.jpg"], {unit.id})
 
 
 def test_local_samples_are_counted_within_the_budget(data: Path, out: Ledger):

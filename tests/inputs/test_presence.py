@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from servers import FaultProxy, S3Server, both_servers
 
-from pipeline.verifying.loose_images import find_present
+from pipeline.inputs.presence import find_present
 
 
 @both_servers

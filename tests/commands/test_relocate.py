@@ -1,0 +1,252 @@
+"""The data set was moved: the output follows it, and nothing is labelled again."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import jpeg, make_tar, sample_members
+from servers import S3Server
+from small_jobs import options, predictions, rows
+
+from pipeline import export, label, relocate, review, verify
+from pipeline.engines.inline import InlineEngine
+from pipeline.errors import RequestError
+from pipeline.job.comparing import EngineCompare
+from pipeline.storage import Storage
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Shards and loose images, some of which cannot be labelled."""
+    folder = tmp_path / "data"
+    (folder / "photos" / "deep").mkdir(parents=True)
+    make_tar(folder / "a.tar", [*sample_members(6), ("bad.jpg", b"no image"), ("empty.jpg", b"")])
+    make_tar(folder / "b.tar", sample_members(3, start=10))
+    for number in range(5):
+        (folder / "photos" / f"{number}.jpg").write_bytes(jpeg(number))
+    (folder / "photos" / "deep" / "bad.jpg").write_bytes(b"no image")
+    (folder / "photos" / "deep" / "good.jpg").write_bytes(jpeg(7))
+    return folder
+
+
+def places(folder: Path | str) -> list[str]:
+    return [f"{folder}/a.tar", f"{folder}/b.tar", f"{folder}/photos"]
+
+
+def run(folder: Path | str, out: Path | str, sample_data: Path, **more):
+    return label(places(folder), out, **options(sample_data, **{"rows_per_part": 4, "keep_probs": True} | more))
+
+
+def assert_right(out: Path | str, **more) -> None:
+    assert verify(out, deep=True, **more).discrepancies == ()
+
+
+def upload(s3: S3Server, folder: Path, bucket: str) -> str:
+    for path in folder.rglob("*.*"):
+        s3.put(bucket, f"set/{path.relative_to(folder)}", path.read_bytes())
+    return f"s3://{bucket}/set"
+
+
+def renamed(table, old: Path, new: Path):
+    shards = [shard.replace(str(old), str(new)) for shard in table["shard"].to_pylist()]
+    return table.set_column(0, "shard", [shards])
+
+
+def test_a_folder_that_was_moved(data, out, sample_data, tmp_path):
+    run(data, out, sample_data)
+    expected = [renamed(rows(out, folder), data, tmp_path / "new") for folder in ("predictions", "quarantine")]
+    names = sorted(path.relative_to(out) for path in out.rglob("part-*"))
+    shutil.move(data, tmp_path / "new")
+    found = relocate(out, data, tmp_path / "new")
+    assert (found.moved, found.changed, found.missing, found.exit_code) == (9, 0, 0, 0)
+    assert_right(out)
+    assert [rows(out, folder) for folder in ("predictions", "quarantine")] == expected
+    assert sorted(path.relative_to(out) for path in out.rglob("part-*")) == names
+    assert json.loads((out / "job.json").read_text())["inputs"] == places(tmp_path / "new")
+    summary = run(tmp_path / "new", out, sample_data)
+    assert (summary.images, summary.notes) == (0, ())
+    assert export(out, to=tmp_path / "set", format="imagefolder", engine="inline").images == 10  # each image once
+    assert review(out, save=tmp_path / "look.csv", num=3).images == 3
+    assert relocate(out, data, tmp_path / "new").moved == 0  # again: nothing is left to do
+
+
+def test_from_a_disk_to_s3_and_back(s3: S3Server, data, out, sample_data, tmp_path):
+    run(data, out, sample_data)
+    before = rows(out)
+    bucket = s3.bucket()
+    place = upload(s3, data, bucket)
+    assert relocate(out, data, place, s3_endpoint=s3.endpoint).moved == 9
+    assert_right(out, s3_endpoint=s3.endpoint)
+    assert run(place, out, sample_data, s3_endpoint=s3.endpoint).images == 0
+    assert relocate(out, place, data, s3_endpoint=s3.endpoint).moved == 9
+    assert rows(out).equals(before)
+    assert_right(out)
+
+
+def test_an_output_on_s3(s3: S3Server, data, sample_data):
+    bucket, elsewhere = s3.bucket(), s3.bucket()
+    out, place = f"s3://{bucket}/out", upload(s3, data, bucket)
+    run(place, out, sample_data, s3_endpoint=s3.endpoint)
+    before = predictions(s3, bucket, "out")
+    new = upload(s3, data, elsewhere)
+    assert relocate(out, place, new + "/", s3_endpoint=s3.endpoint).moved == 9
+    assert_right(out, s3_endpoint=s3.endpoint)
+    assert run(new, out, sample_data, s3_endpoint=s3.endpoint).images == 0
+    after = predictions(s3, bucket, "out")
+    assert [row | {"shard": row["shard"].replace(elsewhere, bucket)} for row in after] == before
+
+
+def test_one_shard_that_was_renamed(data, out, sample_data):
+    run(data, out, sample_data)
+    (data / "a.tar").rename(data / "c.tar")
+    assert relocate(out, data / "a.tar", data / "c.tar").moved == 1
+    assert_right(out)
+
+
+def test_what_is_not_there_as_it_was_stays_where_it_was(data, out, sample_data, tmp_path):
+    run(data, out, sample_data)
+    count = len(rows(out))
+    new = tmp_path / "new"
+    shutil.copytree(data, new)
+    make_tar(new / "b.tar", sample_members(3, start=20))
+    (new / "photos" / "1.jpg").write_bytes(jpeg(41))
+    (new / "photos" / "2.jpg").unlink()
+    found = relocate(out, data, new)
+    assert (found.moved, found.changed, found.missing) == (6, 2, 1)
+    assert_right(out)  # both places are there
+    assert len(rows(out)) == count
+    assert len({(row["shard"], row["key"]) for row in rows(out).to_pylist()}) == count
+    shutil.rmtree(data)
+    summary = run(new, out, sample_data)
+    assert (summary.images, summary.gone) == (4, 3)
+    summary = run(new, out, sample_data, prune=True)
+    assert (summary.images, summary.pruned) == (0, 3)
+    assert_right(out)
+    assert all(row["shard"].startswith(str(new)) for row in rows(out).to_pylist())
+
+
+def test_what_was_labelled_at_both_places_is_there_once_afterwards(data, out, sample_data, tmp_path):
+    run(data, out, sample_data)
+    new = tmp_path / "new"
+    shutil.move(data, new)
+    (new / "photos" / "9.jpg").write_bytes(jpeg(9))
+    summary = run(new, out, sample_data)
+    assert summary.gone == 9
+    assert "relocate" in summary.notes[0]
+    found = relocate(out, data, new)
+    assert (found.moved, found.labelled_twice) == (0, 9)
+    assert_right(out)
+    table = rows(out).to_pylist()
+    assert len({(row["shard"], row["key"]) for row in table}) == len(table) == 16
+
+
+def test_a_cluster_compares_where_it_is_much(data, out, sample_data, tmp_path, monkeypatch):
+    run(data, out, sample_data)
+    shutil.move(data, tmp_path / "new")
+    engines = []
+    monkeypatch.setattr("pipeline.commands.relocate.EngineCompare", functools.partial(EngineCompare, least_bytes=0))
+    monkeypatch.setattr(
+        "pipeline.commands.relocate.make_engine", lambda config: engines.append(config) or InlineEngine()
+    )
+    assert relocate(out, data, tmp_path / "new", ray_address="a cluster").moved == 9
+    assert (engines[0].engine, engines[0].ray_address) == ("ray", "a cluster")
+    assert_right(out)
+
+
+def test_a_place_that_holds_something_else_changes_nothing(data, out, sample_data, tmp_path):
+    run(data, out, sample_data)
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    (tmp_path / "new").mkdir()
+    make_tar(tmp_path / "new" / "a.tar", sample_members(6, start=30))
+    with pytest.raises(RequestError, match=r"none of the 9 inputs .* \(1 differ, 8 are missing, .*nothing was changed"):
+        relocate(out, data, tmp_path / "new")
+    with pytest.raises(RequestError, match="none of its inputs is below"):
+        relocate(out, tmp_path / "never", tmp_path / "new")
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
+def test_a_job_that_is_not_finished_goes_on_at_the_new_place(data, out, sample_data, tmp_path):
+    run(data, out, sample_data)
+    expected = renamed(rows(out), data, tmp_path / "new")
+    for path in (out / "predictions").glob("*-last.parquet"):
+        path.unlink()
+    shutil.move(data, tmp_path / "new")
+    relocate(out, data, tmp_path / "new")
+    assert 0 < run(tmp_path / "new", out, sample_data).images < 17
+    assert rows(out).equals(expected)
+    assert_right(out)
+
+
+class Killed(BaseException):
+    """Instead of a write."""
+
+
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_any_write_the_same_command_finishes(data, out, sample_data, tmp_path, monkeypatch, step):
+    run(data, out, sample_data)
+    expected = renamed(rows(out), data, tmp_path / "new")
+    new = tmp_path / "new"
+    shutil.move(data, new)
+    (new / "photos" / "2.jpg").unlink()
+    shutil.copytree(out, tmp_path / "whole")
+    expected = expected.filter([key != "2.jpg" for key in expected["key"].to_pylist()])
+    for number in range(0, 100, step):
+        shutil.rmtree(out)
+        shutil.copytree(tmp_path / "whole", out)
+        left = number
+
+        def dying(name):
+            call = getattr(Storage, name)
+
+            def method(self, *words):
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    raise Killed
+                return call(self, *words)
+
+            return method
+
+        with monkeypatch.context() as patch:
+            for name in ("replace", "replace_if_unchanged", "publish", "delete"):
+                patch.setattr(Storage, name, dying(name))
+            try:
+                relocate(out, data, new)
+                finished = True
+            except Killed:
+                finished = False
+        relocate(out, data, new)
+        run(new, out, sample_data, prune=True)
+        found = verify(out, deep=True)
+        assert found.discrepancies == (), number
+        assert rows(out).equals(expected), number
+        if finished:
+            break
+    assert 10 < number < 99
+
+
+def test_the_command_line(shardlabel, data, out, sample_data, tmp_path):
+    run(data, out, sample_data)
+    shutil.move(data, tmp_path / "new")
+    done = shardlabel("relocate", out, data, tmp_path / "new")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"{out}: 9 inputs are below {tmp_path}/new now, with their labels\n",
+    )
+    assert done.stderr == "reading 60.7 kB of inputs, to compare them with what was labelled\n"
+    done = shardlabel("relocate", out, tmp_path / "new", data, "--json")
+    assert done.returncode == 2
+    shutil.move(tmp_path / "new", data)
+    done = shardlabel("relocate", out, tmp_path / "new", data, "--json")
+    assert json.loads(done.stdout)["moved"] == 9
+    assert pq.read_table(next((out / "predictions").iterdir()))["shard"][0].as_py().startswith(str(data))
