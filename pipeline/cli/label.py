@@ -24,6 +24,7 @@ from pipeline.cli.options import (
     Precision,
     Progress,
     RayAddress,
+    RequestPayer,
     S3Endpoint,
     TopK,
     Verbose,
@@ -127,6 +128,7 @@ def label(
     overwrite: Overwrite = None,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
     progress: Progress = None,
     verbose: Verbose = None,
 ) -> int:

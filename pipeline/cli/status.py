@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint
+from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import format_counts, print_json, print_line, print_rows
 
 EXAMPLES = examples("shardlabel status labels", "shardlabel status s3://bucket/labels --plan plan.json --json")
@@ -21,11 +21,18 @@ def status(
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
 ) -> int:
     """Show the progress of a job: units, images, rate, quarantine."""
     import pipeline
 
-    found = pipeline.status(out, plan=plan, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request))
+    found = pipeline.status(
+        out,
+        plan=plan,
+        s3_endpoint=s3_endpoint,
+        no_sign_request=bool(no_sign_request),
+        request_payer=bool(request_payer),
+    )
     if json_:
         print_json(found)
         return 0

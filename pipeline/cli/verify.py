@@ -8,7 +8,7 @@ import typer
 
 from pipeline.cli.completion import complete_auto
 from pipeline.cli.help import examples
-from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint
+from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import print_json, print_line
 
 EXAMPLES = examples("shardlabel verify labels", "shardlabel verify s3://bucket/labels --deep")
@@ -30,6 +30,7 @@ def verify(
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
 ) -> int:
     """Prove that every sample of the inputs is accounted for exactly once; exit 1 if not."""
     import pipeline
@@ -40,6 +41,7 @@ def verify(
         workers=int(workers) if workers.isdecimal() else workers,  # type: ignore[arg-type]  # verify checks it
         s3_endpoint=s3_endpoint,
         no_sign_request=bool(no_sign_request),
+        request_payer=bool(request_payer),
     )
     if json_:
         print_json(found)

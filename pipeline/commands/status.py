@@ -73,6 +73,7 @@ def status(
     plan: str | os.PathLike[str] | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
+    request_payer: bool = False,
 ) -> Status:
     """Find how far a job has come.
 
@@ -81,12 +82,13 @@ def status(
         plan: File with the output of ``shardlabel plan --json``, to compare with.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
+        request_payer: As for ``label``.
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
         InputError: The file is missing, or holds no plan.
     """
-    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     fingerprint = str(ledger.job()["fingerprint"])
     units = {unit.id: unit for unit in read_units(ledger, storage)}
     progress = ledger.progress(fingerprint)

@@ -55,6 +55,7 @@ def verify(
     workers: int | Literal["auto"] = 1,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
+    request_payer: bool = False,
 ) -> Verification:
     """Verify an output against its inputs.
 
@@ -65,6 +66,7 @@ def verify(
             ``if __name__ == "__main__"``. ``auto``: as many as pay off, at most one for each CPU.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
+        request_payer: As for ``label``.
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
@@ -73,7 +75,7 @@ def verify(
     """
     if workers != "auto" and not (isinstance(workers, int) and workers > 0):
         raise RequestError(f"--workers: 'auto' or a whole number above 0 is expected, not {workers!r}")
-    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
     fingerprint = str(job["fingerprint"])
     units = read_units(ledger, storage)
