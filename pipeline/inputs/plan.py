@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipeline.errors import ObjectMissing, OutputError, StorageError
-from pipeline.inputs.find import Inputs
-from pipeline.inputs.units import read_units, tar_unit, to_parquet, unit_id, write_units
+from pipeline.inputs.find import Inputs, is_tar_name
+from pipeline.inputs.units import read_plan, tar_unit, to_parquet, unit_id, write_units
 from pipeline.output.ledger import UNITS, Ledger
 from pipeline.records import Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader, slice_entries
-from pipeline.storage import Entry, Storage
+from pipeline.storage import LISTED, Entry, Storage, is_settled, look_at
 
 SLICE_KEYS = 2048
 _PARALLEL_READS = 32
@@ -41,6 +41,13 @@ def _covers(older: Unit, unit: Unit) -> bool:
     same = (older.size_bytes, older.etag) == (unit.size_bytes, unit.etag)
     enough = older.max_samples is None or (unit.max_samples is not None and older.max_samples >= unit.max_samples)
     return same and enough
+
+
+def _is_over(unit: Unit) -> bool:
+    """Whether a unit stands for a link that led nowhere and is gone, or for a folder that can be listed by now."""
+    if unit.size_bytes >= 0 or unit.etag != LISTED:
+        return False
+    return look_at(unit.uri) is None if is_tar_name(unit.uri) else is_settled(unit.uri)
 
 
 @dataclass(slots=True)
@@ -63,9 +70,13 @@ class _OpenSlice:
     def advance(self, entry: Entry | None) -> str | None:
         """Go on to the next planned entry, the current one as listed (None: not found); its URI, None at the end."""
         planned = self.planned[self._position]
-        if entry is not None:
+        if entry is not None and entry.size_bytes < 0:  # not readable now: as planned, until it is
+            self.found[entry.uri] = planned
+        elif entry is not None:
             self.found[entry.uri] = entry
             self.changed |= (planned.size_bytes, planned.etag) != (entry.size_bytes, entry.etag)
+        elif planned.etag == LISTED:  # it led nowhere, and may be gone by now
+            self.changed |= look_at(planned.uri) is None
         self._position += 1
         return self.planned[self._position].uri if self._position < len(self.planned) else None
 
@@ -81,6 +92,7 @@ class Plan:
     Attributes:
         units: The units to label.
         replaced: Ids of units that are no longer in the plan.
+        left_out_of: Number of files that each INPUT leaves out for their names, by extension.
         version: Version of ``plan/units.parquet`` that this plan was read from; None if there is none.
     """
 
@@ -89,7 +101,7 @@ class Plan:
         self._storage = storage
         self._fingerprint = fingerprint
         self.version = ledger.version(UNITS)
-        self.units: list[Unit] = read_units(ledger, storage, fingerprint)
+        self.units, self.left_out_of = read_plan(ledger, storage, fingerprint)
         self.replaced: set[str] = set()
         self._by_id: dict[str, Unit] = {}
 
@@ -101,6 +113,10 @@ class Plan:
         """
         self._by_id = {unit.id: unit for unit in self.units}
         tars = {unit.uri: unit for unit in self.units if unit.kind == UnitKind.TAR}
+        self.left_out_of |= inputs.left_out_of
+        for unit in tars.values():
+            if unit.uri not in inputs.tars and _is_over(unit):
+                self._drop(unit)
         candidates: Iterator[Unit] = itertools.chain(self._tar_units(inputs, tars), self._slice_units(inputs))
         if limit is not None:
             candidates = self._limit(candidates, limit)
@@ -151,7 +167,9 @@ class Plan:
         Raises:
             OutputError: OUT cannot be written.
         """
-        if not self._ledger.write_if_unchanged(UNITS, write_units(self.units, self._fingerprint), self.version):
+        if not self._ledger.write_if_unchanged(
+            UNITS, write_units(self.units, self._fingerprint, self.left_out_of), self.version
+        ):
             return False
         self.version = self._ledger.version(UNITS)
         return True
@@ -191,6 +209,8 @@ class Plan:
             if not is_known:
                 yield entry
         for _, _, piece in sorted(open_slices, key=lambda item: item[0]):
+            while piece.advance(None) is not None:
+                pass
             yield from self._close(piece)
 
     def _close(self, piece: _OpenSlice) -> Iterator[Unit]:
@@ -198,14 +218,19 @@ class Plan:
         unit = piece.unit
         if piece.changed:
             now = (piece.found.get(entry.uri) or self._stat_again(entry) for entry in piece.planned)
+            left = [entry for entry in now if entry is not None]
             self._drop(unit)
-            unit = self._make_slice(unit.uri, [entry for entry in now if entry is not None])
+            if not left:
+                return
+            unit = self._make_slice(unit.uri, left)
             self._by_id[unit.id] = unit
         if piece.found:
             yield unit
 
     def _stat_again(self, entry: Entry) -> Entry | None:
         """Look an entry up again: None if it is gone, unchanged if it cannot be reached."""
+        if entry.etag == LISTED:
+            return look_at(entry.uri)
         try:
             return self._storage.stat(entry.uri)
         except ObjectMissing:
@@ -214,10 +239,11 @@ class Plan:
             return entry
 
     def _read_keys(self, unit: Unit) -> list[Entry]:
-        """Read the entries of a slice from its key list."""
+        """Read the entries of a slice from its key list, in order: that of older plans is their store's."""
         assert unit.keys_uri is not None
         try:
-            return [entry for _, entry in slice_entries(unit, self._storage.read(unit.keys_uri))]
+            entries = (entry for _, entry in slice_entries(unit, self._storage.read(unit.keys_uri)))
+            return sorted(entries, key=lambda entry: entry.uri)
         except StorageError as error:
             raise OutputError(f"the plan in OUT is damaged: {error}") from error
 
@@ -248,7 +274,7 @@ class Plan:
             self._storage.replace(keys_uri, to_parquet(table))
         except StorageError as error:
             raise OutputError(f"OUT cannot be written: {error}") from error
-        return Unit(own_id, UnitKind.SLICE, prefix, sum(sizes), "", keys_uri, len(batch))
+        return Unit(own_id, UnitKind.SLICE, prefix, sum(max(0, size) for size in sizes), "", keys_uri, len(batch))
 
     # -- limit --------------------------------------------------------------------------------------------
 

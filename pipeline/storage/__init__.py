@@ -8,11 +8,22 @@ from urllib.parse import unquote
 
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import ObjectMissing, StorageError
-from pipeline.storage.base import ByteStream, Entry, Store
-from pipeline.storage.local import LocalStore
+from pipeline.storage.base import LISTED, ByteStream, Entry, Store, is_hidden
+from pipeline.storage.local import LocalStore, is_closed, is_settled, look_at
 from pipeline.text.safe import holds_secret
 
-__all__ = ["ByteStream", "Entry", "Storage", "absolute_uri", "join"]
+__all__ = [
+    "LISTED",
+    "ByteStream",
+    "Entry",
+    "Storage",
+    "absolute_uri",
+    "is_closed",
+    "is_hidden",
+    "is_settled",
+    "join",
+    "look_at",
+]
 
 
 def absolute_uri(uri: str) -> str:
@@ -94,6 +105,22 @@ class Storage:
     def stat(self, uri: str) -> Entry:
         """Look up the size and version of an object."""
         return self._store(uri).stat(uri)
+
+    def check_readable(self, uri: str) -> None:
+        """Read the first byte of an object, or list a folder.
+
+        Raises:
+            StorageError: What keeps it from being read.
+        """
+        if uri.endswith("/"):
+            next(iter(self.list(uri)), None)
+            return
+        found = self.stat(uri)
+        stream = self.open(Entry(uri, min(found.size_bytes, 1), found.etag))
+        try:
+            stream.read(1)
+        finally:
+            stream.close()
 
     def exists(self, uri: str) -> bool:
         """Whether there is such an object."""

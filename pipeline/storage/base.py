@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+LISTED = "listed"  # the version of what is listed, but cannot be read
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError
-from pipeline.storage.base import Entry, is_hidden
+from pipeline.storage.base import LISTED, Entry, is_hidden
 
 _BUFFER_BYTES = 1 << 20
 _TEMPORARY = ".tmp-"  # hidden, so that listings leave it out
@@ -117,6 +117,38 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
         return False
 
 
+def look_at(path: str) -> Entry | None:
+    """The entry of a name in a folder: of size -1 for a link that leads nowhere, a pipe, or what nobody may open.
+
+    None if it is gone since the folder was listed.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return Entry(path, -1, LISTED) if os.path.islink(path) else None
+    except OSError:
+        return Entry(path, -1, LISTED)
+    return _entry(path, status) if stat.S_ISREG(status.st_mode) and _may_read(path, status) else Entry(path, -1, LISTED)
+
+
+def is_closed(folder: str) -> bool:
+    """Whether a folder may not be listed by this process."""
+    try:
+        os.scandir(folder).close()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def is_settled(uri: str) -> bool:
+    """Whether what was listed as unreadable, a folder or a link without extension, is gone or can be listed now."""
+    if uri.endswith("/"):
+        return not is_closed(uri)
+    return look_at(uri) is None or os.path.isdir(uri)
+
+
 def _may_read(path: str, status: os.stat_result) -> bool:
     """Whether this process may read a file; asked only where its mode leaves a doubt."""
     if status.st_mode & 0o444 == 0o444:
@@ -186,7 +218,7 @@ class LocalStore:
         except OSError as error:
             if not above or not unreadable:
                 raise _storage_error(folder, error) from error
-            yield Entry(folder, -1, "")  # below it may be anything
+            yield Entry(folder, -1, LISTED)  # below it may be anything
             return
         identity = (status.st_dev, status.st_ino)
         if identity in above:  # a link to a folder above: what is in it is listed there
@@ -194,23 +226,8 @@ class LocalStore:
         for name in names:
             if name.endswith("/"):
                 yield from self._walk(folder + name, above | {identity}, unreadable=unreadable)
-            elif (entry := self._file(folder + name, unreadable=unreadable)) is not None:
+            elif (entry := look_at(folder + name)) is not None and (unreadable or entry.size_bytes >= 0):
                 yield entry
-
-    @staticmethod
-    def _file(path: str, *, unreadable: bool) -> Entry | None:
-        """Entry of a regular file; None for a pipe, or a link that leads nowhere, unless ``unreadable``."""
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            if unreadable:
-                return Entry(path, -1, "") if os.path.lexists(path) else None
-            if isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP:
-                return None
-            raise _storage_error(path, error) from error
-        if unreadable and not (stat.S_ISREG(status.st_mode) and _may_read(path, status)):
-            return Entry(path, -1, "")
-        return _entry(path, status) if stat.S_ISREG(status.st_mode) else None
 
     def stat(self, uri: str) -> Entry:
         """Look up size and modification time."""
