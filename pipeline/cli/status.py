@@ -9,6 +9,7 @@ import typer
 from pipeline.cli.help import examples
 from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import format_counts, print_json, print_line, print_rows
+from pipeline.cli.summaries import left_out_row
 
 EXAMPLES = examples("shardlabel status labels", "shardlabel status s3://bucket/labels --plan plan.json --json")
 
@@ -44,6 +45,7 @@ def status(
         ("rate", "-" if found.images_per_s is None else f"{found.images_per_s:,.1f} images/s between commits"),
         ("quarantined", format_counts(found.quarantined)),
         ("shard damage", format_counts(found.events)),
+        *left_out_row(found.left_out),
     ]
     for compared in found.comparisons:
         actual = "-" if compared.actual is None else f"{compared.actual:,.0f}"

@@ -10,6 +10,7 @@ from pipeline.cli.completion import complete_auto
 from pipeline.cli.help import examples
 from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import print_json, print_line
+from pipeline.inputs.left_out import describe_left_out
 
 EXAMPLES = examples("shardlabel verify labels", "shardlabel verify s3://bucket/labels --deep")
 
@@ -48,6 +49,8 @@ def verify(
         return found.exit_code
     for line in found.discrepancies:
         print_line(f"DISCREPANCY  {line}")
+    if found.left_out:
+        print_line(f"left out of the inputs: {describe_left_out(found.left_out)}")
     verdict = "every sample is accounted for exactly once"
     if deep:
         verdict += ", and every image is the one that was labelled"

@@ -13,6 +13,7 @@ from pipeline.config.parse import parse_label_config
 from pipeline.config.settings import LabelConfig
 from pipeline.engines.workload import Engine, Workload
 from pipeline.inputs.find import Inputs, find_inputs
+from pipeline.inputs.left_out import total_left_out
 from pipeline.inputs.units import count_samples
 from pipeline.job.claim import claim
 from pipeline.job.description import describe_job, fit_memory
@@ -22,6 +23,7 @@ from pipeline.job.progress import Reporter, make_reporter
 from pipeline.job.reuse import SharedMembers, open_older_output, shared_members
 from pipeline.job.running import JobRun, make_engine
 from pipeline.job.summary import LabelSummary
+from pipeline.job.unread import find_unread
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import LabelerWorker
 from pipeline.metrics import job_labels
@@ -33,6 +35,7 @@ from pipeline.storage import Storage
 
 _COUNT_BUDGET_S = 2.0
 _USUAL_IMAGE_BYTES = 100_000
+_MOST_UNREAD = 20  # in a summary
 
 
 def label(
@@ -92,9 +95,21 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
             work = dataclasses.replace(work, stored=stored)
             shown.note(shared.note(len(stored), len(work.units)))
         summary = run.complete(work, functools.partial(_workload, config, run, members, work, shared))
-        summary = dataclasses.replace(summary, notes=notes)
+        summary = _with_inputs(summary, work, run, notes)
         shown.finish(summary.to_dict())
     return summary
+
+
+def _with_inputs(summary: LabelSummary, work: PendingWork, run: JobRun, notes: tuple[str, ...]) -> LabelSummary:
+    """Add to a summary what became of the inputs that no unit counts."""
+    unread = [image for _, found in find_unread(work.plan.units, run.ledger, run.job.fingerprint) for image in found]
+    return dataclasses.replace(
+        summary,
+        unread_images=len(unread),
+        unread=tuple(unread[:_MOST_UNREAD]),
+        left_out=total_left_out(work.plan.left_out_of),
+        notes=notes,
+    )
 
 
 def _plan(config: LabelConfig, run: JobRun, inputs: Inputs) -> PendingWork:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import InputError, StorageError
-from pipeline.inputs.units import read_units
+from pipeline.inputs.left_out import total_left_out
+from pipeline.inputs.units import read_plan
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, open_ledger
 from pipeline.output.parts import PartName, unit_of
 from pipeline.storage import Storage, absolute_uri
@@ -46,6 +47,7 @@ class Status:
         unreadable: URIs of units that could not be read at all.
         finished: Whether ``_SUCCESS`` exists.
         num_bytes: Size of the predictions.
+        left_out: Files of the inputs that are left out for their names: their number by extension.
         comparisons: Planned and actual values; empty without a plan.
     """
 
@@ -59,6 +61,7 @@ class Status:
     unreadable: tuple[str, ...]
     finished: bool
     num_bytes: int = 0
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     comparisons: tuple[Comparison, ...] = ()
 
     @property
@@ -90,7 +93,8 @@ def status(
     """
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     fingerprint = str(ledger.job()["fingerprint"])
-    units = {unit.id: unit for unit in read_units(ledger, storage)}
+    planned, left_out_of = read_plan(ledger, storage)
+    units = {unit.id: unit for unit in planned}
     progress = ledger.progress(fingerprint)
     listing = [(name, entry) for name, entry in ledger.listing(PREDICTIONS) if unit_of(name) in units]
     counts = ledger.count_rows(PREDICTIONS, [name for name, _ in listing])
@@ -123,6 +127,7 @@ def status(
         unreadable=tuple(unreadable),
         finished=ledger.read_json(SUCCESS) is not None,
         num_bytes=sum(entry.size_bytes for _, entry in listing),
+        left_out=total_left_out(left_out_of),
     )
     return found if plan is None else dataclasses.replace(found, comparisons=_compare(found, _read_plan(plan, storage)))
 

@@ -8,11 +8,12 @@ discrepancy is named, with what to do about it.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.errors import RequestError
-from pipeline.inputs.units import read_units
+from pipeline.inputs.left_out import total_left_out
+from pipeline.inputs.units import read_plan
 from pipeline.machine import num_local_cpus
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, open_ledger
 from pipeline.output.probabilities import stored_aliases
@@ -32,6 +33,7 @@ class Verification:
         predictions, quarantined: Number of rows that account for them.
         discrepancies: One line each; empty if everything is right.
         deep: Whether the images were read and hashed.
+        left_out: Files of the inputs that are left out for their names: their number by extension.
     """
 
     out: str
@@ -41,6 +43,7 @@ class Verification:
     quarantined: int
     discrepancies: tuple[str, ...]
     deep: bool = False
+    left_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -78,7 +81,7 @@ def verify(
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
     fingerprint = str(job["fingerprint"])
-    units = read_units(ledger, storage)
+    units, left_out_of = read_plan(ledger, storage)
     names = {folder: ledger.names(folder) for folder in (PREDICTIONS, QUARANTINE)}
     kept = stored_aliases(job)
     reconciler = Reconciler(ledger, storage, deep=deep, kept=kept, num_classes=len(job.get("class_names", ())))
@@ -102,4 +105,5 @@ def verify(
         quarantined=total.quarantined,
         discrepancies=(*lines, *total.discrepancies),
         deep=deep,
+        left_out=total_left_out(left_out_of),
     )

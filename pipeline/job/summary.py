@@ -41,10 +41,13 @@ class LabelSummary:
         units_done, units_total: Of the whole plan.
         failed_units: Units that could not be read to their end.
         failures: These units.
+        unread_images: Loose images that could not be read, of the whole plan: missing, forbidden or archived.
+        unread: The first few of these.
         interrupted: Whether the run was stopped by a signal.
         bad_rate_exceeded: Whether it stopped because too many samples were bad.
         failed_units_exceeded: Whether it stopped because too many units could not be read.
         stage_s: Seconds per stage, summed over threads.
+        left_out: Files of the inputs that are left out for their names: their number by extension.
         notes: Things about the inputs that the user should know.
     """
 
@@ -61,10 +64,13 @@ class LabelSummary:
     units_total: int
     failed_units: int
     failures: tuple[FailedUnit, ...]
+    unread_images: int = 0
+    unread: tuple[FailedUnit, ...] = ()
     interrupted: bool = False
     bad_rate_exceeded: bool = False
     failed_units_exceeded: bool = False
     stage_s: dict[str, float] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -76,7 +82,7 @@ class LabelSummary:
             return _UNITS_FAILED
         if self.interrupted:
             return Interrupted.exit_code
-        return _UNITS_FAILED if self.failed_units else 0
+        return _UNITS_FAILED if self.failed_units or self.unread_images else 0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form."""

@@ -12,7 +12,6 @@ Each part's Parquet footer records where the next part starts, so a restart goes
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -26,11 +25,11 @@ from pipeline.config.settings import StorageConfig
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, PublishError, StorageError
 from pipeline.output.parts import (
     PARSE_ERRORS,
-    PART_NAME,
     UNREADABLE_NAME,
     PartFooter,
     PartName,
     Progress,
+    parts_by_unit,
     progress_of,
     read_footer,
     unit_of,
@@ -216,13 +215,13 @@ class Ledger:
     # -- parts ----------------------------------------------------------------------------------------
 
     def listing(self, folder: str) -> list[tuple[str, Entry]]:
-        """List all files in a folder of OUT, as (name, entry); empty if there is no such folder."""
-        return list(self._listed(folder))
+        """List all files in a folder of OUT, as (name, entry), by name; empty if there is no such folder."""
+        return sorted(self._listed(folder), key=lambda item: item[0])
 
     def _listed(self, folder: str) -> Iterator[tuple[str, Entry]]:
         start = len(self.uri(folder)) + 1
         try:
-            for entry in self._storage.list(self.uri(folder) + "/"):
+            for entry in self._storage.list(self.uri(folder) + "/", any_order=True):
                 yield entry.uri[start:], entry
         except ObjectMissing:
             return
@@ -230,8 +229,8 @@ class Ledger:
             raise OutputError(str(error)) from error
 
     def names(self, folder: str) -> list[str]:
-        """List the names of all files in a folder of OUT."""
-        return [name for name, _ in self._listed(folder)]
+        """List the names of all files in a folder of OUT, sorted."""
+        return sorted(name for name, _ in self._listed(folder))
 
     def prediction_parts(self, fingerprint: str) -> list[PartName]:
         """The predictions parts of a job, sorted by name: one listing, nothing is opened."""
@@ -258,14 +257,16 @@ class Ledger:
     def progress(self, fingerprint: str) -> dict[str, Progress]:
         """Find how far a job has come with each unit, by unit id, from one listing of names.
 
-        Parts of a unit are neighbours in a listing, so only one unit's parts are in memory at a time.
+        Parts of a unit are neighbours in an ordered listing, so only one unit's parts are in memory at a time. Where
+        they are not, the names are sorted first.
         """
-        matches = (PART_NAME.fullmatch(name) for name, _ in self._listed(PREDICTIONS))
-        own = (match for match in matches if match and match[1] == fingerprint[:8])
         progress: dict[str, Progress] = {}
         seen: dict[Progress, Progress] = {}
-        for unit_id, parts in itertools.groupby(own, key=lambda match: match[2]):
-            found = progress_of({int(match[3]): match[4] is not None for match in parts})
+        for unit_id, parts in parts_by_unit((name for name, _ in self._listed(PREDICTIONS)), fingerprint):
+            if unit_id in progress:
+                sorted_parts = parts_by_unit(self.names(PREDICTIONS), fingerprint)
+                return {unit_id: progress_of(parts) for unit_id, parts in sorted_parts}
+            found = progress_of(parts)
             progress[unit_id] = seen.setdefault(found, found)  # a million finished units share one object
         return progress
 

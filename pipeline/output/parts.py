@@ -7,9 +7,10 @@ names shows what is done. The Parquet footer of a part holds the same, and where
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -99,6 +100,14 @@ def unit_of(name: str) -> str | None:
         return parsed.unit_id
     match = UNREADABLE_NAME.fullmatch(name)
     return match[2] if match else None
+
+
+def parts_by_unit(names: Iterable[str], fingerprint: str) -> Iterator[tuple[str, dict[int, bool]]]:
+    """Parts of a job that are neighbours in a listing, by unit: their numbers, and whether each is its last one."""
+    matches = (PART_NAME.fullmatch(name) for name in names)
+    own = (match for match in matches if match and match[1] == fingerprint[:8])
+    for unit_id, parts in itertools.groupby(own, key=lambda match: match[2]):
+        yield unit_id, {int(match[3]): match[4] is not None for match in parts}
 
 
 def read_footer(tail: bytes, uri: str) -> PartFooter:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline.errors import ObjectMissing, StorageError
+from pipeline.errors import ListingUnordered, ObjectMissing, StorageError
 from pipeline.records import Unit
 from pipeline.stages.read import MAX_IMAGE_BYTES, slice_entries
 from pipeline.storage import Entry, Storage
@@ -39,7 +40,10 @@ def check_loose_images(unit: Unit, storage: Storage, *, deep: bool) -> tuple[lis
     unchanged: dict[int, Entry] = {}
     for index, (key, entry) in enumerate(planned):
         now = present.get(entry.uri)
-        if now is None:
+        if entry.size_bytes < 0:  # it could not be read when it was planned: its row says so, as long as it is so
+            if now is not None and _is_readable(entry.uri, storage):
+                changed.add(index, key)
+        elif now is None:
             missing.add(index, key)
         elif (now.size_bytes, now.etag) != (entry.size_bytes, entry.etag):
             changed.add(index, key)
@@ -74,31 +78,45 @@ def find_present(planned: list[Entry], prefix: str, storage: Storage) -> dict[st
     """The planned objects that are there, as they are now, by URI.
 
     Args:
-        planned: Sorted by URI.
+        planned: Objects of a slice.
         prefix: Of all of them.
         storage: How to reach them.
 
     Raises:
         StorageError: They cannot be listed or looked at.
     """
-    uris = {entry.uri for entry in planned}
+    uris = sorted(entry.uri for entry in planned)
     found: dict[str, Entry] = {}
     if prefix.startswith("s3://") and planned:
-        found |= {entry.uri: entry for entry in [_stat(planned[0].uri, storage)] if entry is not None}
-        listing = storage.list(prefix, planned[0].uri)
-        for number, entry in enumerate(listing):
-            if entry.uri > planned[-1].uri:
+        with contextlib.suppress(ListingUnordered):  # then each is looked up alone
+            if _find_in_listing(uris, prefix, storage, found):
                 return found
-            if number > _LISTING_SLACK * len(planned):
-                break  # the keys are far apart
-            if entry.uri in uris:
-                found[entry.uri] = entry
-        else:
-            return found
-    left = [entry.uri for entry in planned if entry.uri not in found]
+    left = [uri for uri in uris if uri not in found]
     with ThreadPoolExecutor(_PARALLEL_READS) as pool:
         entries = pool.map(lambda uri: _stat(uri, storage), left)
         return found | {entry.uri: entry for entry in entries if entry is not None}
+
+
+def _find_in_listing(uris: list[str], prefix: str, storage: Storage, found: dict[str, Entry]) -> bool:
+    """Find sorted URIs in the listing of a prefix; False if that was given up, because they are far apart."""
+    wanted = frozenset(uris)
+    found |= {entry.uri: entry for entry in [_stat(uris[0], storage)] if entry is not None}
+    for number, entry in enumerate(storage.list(prefix, uris[0])):
+        if entry.uri > uris[-1]:
+            return True
+        if number > _LISTING_SLACK * len(uris):
+            return False
+        if entry.uri in wanted:
+            found[entry.uri] = entry
+    return True
+
+
+def _is_readable(uri: str, storage: Storage) -> bool:
+    try:
+        storage.check_readable(uri)
+    except StorageError:
+        return False
+    return True
 
 
 def _stat(uri: str, storage: Storage) -> Entry | None:
