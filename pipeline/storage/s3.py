@@ -104,15 +104,10 @@ class S3Store:
         ``unreadable`` changes nothing: what may be listed need not be readable, and only reading tells.
         """
         bucket, _ = split_uri(prefix)
-        if any_order:
-            for page in self._pages(prefix, after):
-                self._is_ordered(bucket, page, "")
-                yield from page
-            return
         last = ""
-        if bucket not in self._unordered and not _is_directory_bucket(bucket):
+        if any_order or not (bucket in self._unordered or _is_directory_bucket(bucket)):
             for page in self._pages(prefix, after):
-                if not self._is_ordered(bucket, page, last):
+                if not self._is_ordered(bucket, page, last) and not any_order:
                     break
                 yield from page
                 last = page[-1].uri if page else last
