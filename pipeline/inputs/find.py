@@ -253,7 +253,12 @@ def _find_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
 def _find_local_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
     folders: dict[str, None] = {}
     files: list[Entry] = []
-    names = {name.rstrip("/") for name in glob.glob(uri, recursive=True)}
+    steps = uri.split("/")  # glob leaves out what begins with a dot, unless the pattern does
+    names = {
+        name.rstrip("/")
+        for name in glob.glob(uri, recursive=True)
+        if not any(is_hidden(step) and step[0] != "." and step not in steps for step in name.split("/"))
+    }
     for path in sorted(names, key=lambda name: (not os.path.isdir(name), name)):
         if any(str(parent) in folders for parent in PurePosixPath(path).parents):
             continue  # inside a directory that matches as well

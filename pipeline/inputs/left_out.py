@@ -34,13 +34,17 @@ def total_left_out(by_input: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for counts in by_input.values():
         total.update(counts)
-    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+    return dict(_by_frequency(total))
 
 
 def describe_left_out(counts: Mapping[str, int]) -> str:
     """One line: ``4 files, for their names (3 .txt, 1 without extension)``."""
-    shown = [f"{count:,} {extension or 'without extension'}" for extension, count in counts.items()]
-    if len(shown) > _MOST_SHOWN:
-        shown[_MOST_SHOWN:] = [f"{sum(list(counts.values())[_MOST_SHOWN:]):,} others"]
-    total = sum(counts.values())
+    total, in_order = sum(counts.values()), _by_frequency(counts)
+    shown = [f"{count:,} {extension or 'without extension'}" for extension, count in in_order[:_MOST_SHOWN]]
+    if rest := sum(count for _, count in in_order[_MOST_SHOWN:]):
+        shown.append(f"{rest:,} others")
     return f"{total:,} {'file' if total == 1 else 'files'}, for their names ({', '.join(shown)})"
+
+
+def _by_frequency(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

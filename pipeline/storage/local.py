@@ -34,6 +34,8 @@ def _translate_errors(path: str, call: Callable[[], T]) -> T:
 def _storage_error(path: str, error: OSError) -> StorageError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return ObjectMissing(f"{path}: no such file")
+    if error.errno == errno.ELOOP:
+        return ObjectMissing(f"{path}: a link that leads to itself")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return ObjectForbidden(f"{path}: {error.strerror}")
     return StorageError(f"{path}: {error.strerror or error}")
