@@ -15,7 +15,7 @@ from pipeline.engines.workload import Engine, Workload
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.left_out import total_left_out
 from pipeline.inputs.units import count_samples
-from pipeline.job.claim import claim
+from pipeline.job.claim import claimed
 from pipeline.job.description import describe_job, fit_memory
 from pipeline.job.job_plan import plan_inputs
 from pipeline.job.pending import PendingWork, is_progress, pending_work
@@ -80,13 +80,13 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
         job = describe_job(config, members, engine, storage, earlier, older.job if older else None)
         fitting = fit_memory(config, members, job, engine)
         config = config.model_copy(update={"batch_size": fitting.batch_size or "auto"})
-        claim(ledger, job, overwrite=config.overwrite)
-        ledger.sweep()
-        notes = (*inputs.notes, *([fitting.note] if fitting.note else []))
-        for note in notes:
-            shown.note(note)
         run = JobRun(config, job, ledger, storage, engine, shown)
-        work = run.prepare(functools.partial(_plan, config, run, inputs))
+        notes = (*inputs.notes, *([fitting.note] if fitting.note else []))
+        with claimed(ledger, job, overwrite=config.overwrite):
+            ledger.sweep()
+            for note in notes:
+                shown.note(note)
+            work = run.prepare(functools.partial(_plan, config, run, inputs))
         del inputs  # of a million tars, 300 MB
         shared = None
         if older is not None:

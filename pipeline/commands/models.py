@@ -84,10 +84,4 @@ def fetch(
 
 
 def _storage(s3_endpoint: str | None, *, no_sign_request: bool, request_payer: bool) -> Storage:
-    return Storage(
-        StorageConfig(
-            s3_endpoint=s3_endpoint,
-            no_sign_request=no_sign_request,
-            request_payer=request_payer,
-        )
-    )
+    return Storage(StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer))

@@ -1,7 +1,7 @@
 """The files of OUT: their layout, and which units are done.
 
-The published parts alone decide what is done. Their names are a pure function of the fingerprint, the unit and
-the part number. So a listing of names, without opening any file, shows what is left::
+The published parts alone decide what is done. Their names are a pure function of the fingerprint, the unit and the part
+number. So a listing of names, without opening any file, shows what is left::
 
     predictions/part-FFFFFFFF-UUUUUUUUUUUUUUUU-00003.parquet        part 3 of a unit, more to come
     predictions/part-FFFFFFFF-UUUUUUUUUUUUUUUU-00004-last.parquet   its last part: the unit is complete
@@ -190,6 +190,11 @@ class Ledger:
             for name in self.names(folder):
                 self._delete(folder, name)
         self._delete("report.html")
+
+    def withdraw(self) -> None:
+        """Remove what a job has written that could not even be planned."""
+        self.clear()
+        self._delete(JOB)
 
     def sweep(self) -> None:
         """Remove temporary files of writers that were killed."""
@@ -382,11 +387,7 @@ def open_ledger(
         OutputError: ``out`` is not the output of a job, or cannot be read.
     """
     storage = Storage(
-        StorageConfig(
-            s3_endpoint=s3_endpoint,
-            no_sign_request=no_sign_request,
-            request_payer=request_payer,
-        )
+        StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     )
     ledger = Ledger(os.fspath(out), storage)
     ledger.job()

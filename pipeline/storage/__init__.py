@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import ObjectMissing, StorageError
 from pipeline.storage.base import LISTED, ByteStream, Entry, Store, is_hidden
-from pipeline.storage.local import LocalStore, is_closed, is_settled, look_at
+from pipeline.storage.local import LocalStore, is_closed, is_settled, look_at, missing_folders, remove_empty
 from pipeline.text.safe import holds_secret
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
     "is_settled",
     "join",
     "look_at",
+    "missing_folders",
+    "remove_empty",
 ]
 
 

@@ -90,7 +90,7 @@ def _where_supported() -> Iterator[None]:
             raise
 
 
-def _missing_folders(folder: str) -> list[str]:
+def missing_folders(folder: str) -> list[str]:
     """Of a folder and those above it, what is not there, the deepest first."""
     missing = []
     while not os.path.lexists(folder):
@@ -99,7 +99,7 @@ def _missing_folders(folder: str) -> list[str]:
     return missing
 
 
-def _remove_empty(folders: list[str]) -> None:
+def remove_empty(folders: list[str]) -> None:
     """Remove folders, the deepest first, as far as they are empty."""
     with contextlib.suppress(OSError):
         for folder in folders:
@@ -280,7 +280,7 @@ class LocalStore:
 
     def _write(self, uri: str, data: bytes, *, exclusive: bool) -> bool:
         folder = os.path.dirname(uri)
-        made = _missing_folders(folder)
+        made = missing_folders(folder)
         try:
             os.makedirs(folder, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
@@ -305,7 +305,7 @@ class LocalStore:
             with _where_supported():
                 self._sync_directory(folder)
         except OSError as error:
-            _remove_empty(made)  # a first write that fails leaves nothing
+            remove_empty(made)  # a first write that fails leaves nothing
             raise _write_error(uri, error) from error
         return True
 
