@@ -42,7 +42,7 @@ def left_out_row(left_out: Mapping[str, int]) -> list[tuple[str, str]]:
 
 def print_failures(summary: Any) -> None:  # noqa: ANN401 - likewise
     """Print on stderr what went wrong in a run."""
-    unread = getattr(summary, "unread", ())  # of labelling alone
+    unread = getattr(summary, "unread_examples", ())  # of labelling alone
     for failed in (*summary.failures, *unread):
         named = failed.message.startswith(failed.uri)
         print_stderr(f"not read: {failed.message if named else f'{failed.uri}: {failed.message}'}")

@@ -23,7 +23,7 @@ from pipeline.job.progress import Reporter, make_reporter
 from pipeline.job.reuse import SharedMembers, open_older_output, shared_members
 from pipeline.job.running import JobRun, make_engine
 from pipeline.job.summary import LabelSummary
-from pipeline.job.unread import find_unread
+from pipeline.job.unread_images import find_unread_images
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import LabelerWorker
 from pipeline.metrics import job_labels
@@ -102,11 +102,13 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
 
 def _with_inputs(summary: LabelSummary, work: PendingWork, run: JobRun, notes: tuple[str, ...]) -> LabelSummary:
     """Add to a summary what became of the inputs that no unit counts."""
-    unread = [image for _, found in find_unread(work.plan.units, run.ledger, run.job.fingerprint) for image in found]
+    unread = [
+        image for _, found in find_unread_images(work.plan.units, run.ledger, run.job.fingerprint) for image in found
+    ]
     return dataclasses.replace(
         summary,
         unread_images=len(unread),
-        unread=tuple(unread[:_MOST_UNREAD]),
+        unread_examples=tuple(unread[:_MOST_UNREAD]),
         left_out=total_left_out(work.plan.left_out_of),
         notes=notes,
     )

@@ -30,6 +30,7 @@ from pipeline.storage import LISTED, Entry, Storage, is_settled, look_at
 
 SLICE_KEYS = 2048
 _PARALLEL_READS = 32
+_UNREADABLE = -2  # the size, in a key list, of an image that is missing or forbidden
 
 _KEYS_SCHEMA = pa.schema([("key", pa.binary()), ("size_bytes", pa.int64()), ("etag", pa.string())])
 
@@ -264,7 +265,7 @@ class Plan:
     def _make_slice(self, prefix: str, batch: list[Entry]) -> Unit:
         """Write the key list of a slice, and make its unit."""
         keys = [os.fsencode(entry.uri[len(prefix) :]) for entry in batch]
-        sizes = [entry.size_bytes for entry in batch]
+        sizes = [entry.size_bytes if entry.size_bytes >= 0 else _UNREADABLE for entry in batch]
         etags = [entry.etag for entry in batch]
         content = hashlib.sha256(b"\0".join(keys) + repr((sizes, etags)).encode()).hexdigest()
         own_id = unit_id("slice", prefix, content)

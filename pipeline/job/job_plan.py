@@ -8,7 +8,7 @@ from pipeline.config.settings import LabelConfig
 from pipeline.errors import InputError, OutputError, StorageError
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.plan import Plan
-from pipeline.job.unread import retry_unread
+from pipeline.job.unread_images import retry_unread_images
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
 
@@ -58,7 +58,7 @@ def plan_inputs(config: LabelConfig, ledger: Ledger, storage: Storage, inputs: I
             plan.add(found.pop() if found else find_inputs(config.inputs, storage), config.limit)
         except StorageError as error:
             raise InputError(f"the inputs cannot be listed: {error}") from error
-        retry_unread(plan, ledger, storage, fingerprint)
+        retry_unread_images(plan, ledger, storage, fingerprint)
         if not plan.units:
             raise InputError("no samples were found in the inputs")
 

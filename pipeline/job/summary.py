@@ -42,7 +42,7 @@ class LabelSummary:
         failed_units: Units that could not be read to their end.
         failures: These units.
         unread_images: Loose images that could not be read, of the whole plan: missing, forbidden or archived.
-        unread: The first few of these.
+        unread_examples: The first few of these.
         interrupted: Whether the run was stopped by a signal.
         bad_rate_exceeded: Whether it stopped because too many samples were bad.
         failed_units_exceeded: Whether it stopped because too many units could not be read.
@@ -65,7 +65,7 @@ class LabelSummary:
     failed_units: int
     failures: tuple[FailedUnit, ...]
     unread_images: int = 0
-    unread: tuple[FailedUnit, ...] = ()
+    unread_examples: tuple[FailedUnit, ...] = ()
     interrupted: bool = False
     bad_rate_exceeded: bool = False
     failed_units_exceeded: bool = False

@@ -103,7 +103,8 @@ def remove_empty(folders: list[str]) -> None:
     """Remove folders, the deepest first, as far as they are empty."""
     with contextlib.suppress(OSError):
         for folder in folders:
-            os.rmdir(folder)
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(folder)
 
 
 def _names(folder: str) -> list[str]:

@@ -105,7 +105,7 @@ def test_an_archived_image_is_named_and_labelled_once_it_is_restored(s3, run, ki
     for images in (4, 0):  # a second run tries it again, and labels nothing twice
         summary = run(bucket, "p/")
         assert (summary.exit_code, summary.images, summary.unread_images) == (4, images, 1)
-        (image,) = summary.unread
+        (image,) = summary.unread_examples
         assert (image.uri, image.reason) == (f"s3://{bucket}/p/9.jpg", "shard_archived")
         assert f"in an archive class ({kind}): it must be restored" in image.message
     out = f"s3://{bucket}/out"

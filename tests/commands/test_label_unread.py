@@ -52,7 +52,7 @@ def test_a_link_that_leads_nowhere_is_one_image_that_could_not_be_read(
     Path("list").write_text("photos/a.jpg\nphotos/b.jpg\nphotos/z.jpg\n")
     summary = run(word)
     assert (summary.exit_code, summary.unread_images, summary.failed_units) == (4, 1, 0)
-    (unread,) = summary.unread
+    (unread,) = summary.unread_examples
     assert unread.uri == f"{photos}/z.jpg"
     assert unread.reason == "shard_missing"
     found = verify("out")
@@ -122,7 +122,9 @@ def test_what_nobody_may_open_is_named_and_read_when_it_may(photos: Path, tmp_pa
         assert verify(tmp_path / "out").exit_code == 1
     assert [(failure.uri, failure.reason) for failure in summary.failures] == [(f"{photos}/closed/", "shard_forbidden")]
     assert "Permission denied" in summary.failures[0].message
-    assert [(image.uri, image.reason) for image in summary.unread] == [(f"{photos}/sub/e.jpg", "shard_forbidden")]
+    assert [(image.uri, image.reason) for image in summary.unread_examples] == [
+        (f"{photos}/sub/e.jpg", "shard_forbidden")
+    ]
     assert (counted.unreadable, counted.unreadable_images) == (1, 1)
     (photos / "closed").chmod(0o755)
     (photos / "sub" / "e.jpg").chmod(0o644)
@@ -136,7 +138,7 @@ def test_what_is_not_a_file_does_not_block(photos: Path, tmp_path: Path, run):
     os.mkfifo(photos / "pipe.jpg")
     summary = run(photos)
     assert (summary.exit_code, summary.labelled, summary.unread_images) == (4, 3, 1)
-    assert "not a regular file" in summary.unread[0].message
+    assert "not a regular file" in summary.unread_examples[0].message
     assert verify(tmp_path / "out").discrepancies == ()
 
 

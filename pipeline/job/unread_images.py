@@ -22,7 +22,9 @@ from pipeline.storage import Entry, Storage
 _PARALLEL_READS = 32
 
 
-def find_unread(units: Sequence[Unit], ledger: Ledger, fingerprint: str) -> Iterator[tuple[Unit, list[FailedUnit]]]:
+def find_unread_images(
+    units: Sequence[Unit], ledger: Ledger, fingerprint: str
+) -> Iterator[tuple[Unit, list[FailedUnit]]]:
     """Find the loose images that could not be read, slice by slice; slices without any are left out.
 
     Only quarantine of slices is looked at, part by part.
@@ -51,13 +53,13 @@ def find_unread(units: Sequence[Unit], ledger: Ledger, fingerprint: str) -> Iter
         yield from ((unit, images) for unit, images in pool.map(read, own) if images)
 
 
-def retry_unread(plan: Plan, ledger: Ledger, storage: Storage, fingerprint: str) -> None:
+def retry_unread_images(plan: Plan, ledger: Ledger, storage: Storage, fingerprint: str) -> None:
     """Have slices labelled again of which an image can be read by now.
 
     Raises:
         OutputError: OUT cannot be read.
     """
-    for unit, images in find_unread(plan.units, ledger, fingerprint):
+    for unit, images in find_unread_images(plan.units, ledger, fingerprint):
         if unit.id in plan.replaced:
             continue
         assert unit.keys_uri is not None
