@@ -9,7 +9,7 @@ import pytest
 from conftest import jpeg, make_tar, sample_members
 from small_jobs import keys, options
 
-from pipeline import label, plan, status, verify
+from pipeline import export, label, plan, status, verify
 from pipeline.inputs import plan as planning
 
 
@@ -75,7 +75,7 @@ def test_shards_on_a_store_that_lists_in_no_order(s3, fault_proxy, run, tmp_path
 
 
 @pytest.mark.parametrize("fold", ["/", "a//", "a//b/"])
-def test_keys_with_empty_steps_are_labelled_and_verified(s3, run, fold: str):
+def test_keys_with_empty_steps_are_labelled_verified_and_exported(s3, run, tmp_path: Path, fold: str):
     bucket = s3.bucket()
     for number, key in enumerate([f"{fold}1.jpg", f"{fold}2.jpg", fold.replace("//", "/").strip("/") + "x/1.jpg"]):
         s3.put(bucket, key, jpeg(number))
@@ -83,6 +83,13 @@ def test_keys_with_empty_steps_are_labelled_and_verified(s3, run, fold: str):
         run(bucket, word)
     found = verify(f"s3://{bucket}/out", s3_endpoint=s3.endpoint, deep=True)
     assert (found.discrepancies, found.predictions) == ((), 2)
+    for kind in ("imagefolder", "webdataset"):
+        dataset = tmp_path / kind
+        summary = export(f"s3://{bucket}/out", to=dataset, format=kind, s3_endpoint=s3.endpoint)
+        assert summary.images == 2
+        assert len([path for path in dataset.rglob("*") if path.suffix in {".jpg", ".tar"}]) == (
+            2 if kind == "imagefolder" else 1
+        )
 
 
 # -- archives ---------------------------------------------------------------------------------------------

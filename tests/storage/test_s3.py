@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from servers import Fault, FaultProxy, S3Server, both_servers
 
-from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError, StoreUnavailable
+from pipeline.errors import ObjectArchived, ObjectChanged, ObjectForbidden, ObjectMissing, StorageError, StoreUnavailable
 from pipeline.storage import Entry, Storage, s3_retry, s3_stream
 from pipeline.storage import s3 as module
 
@@ -466,6 +466,7 @@ def test_a_conflict_is_no_proof_that_the_name_is_taken(s3: S3Server):
         (403, "AccessDenied", ObjectForbidden),
         (403, "SomethingElse", ObjectForbidden),
         (400, "ExpiredToken", ObjectForbidden),
+        (403, "InvalidObjectState", ObjectArchived),
         (404, "NoSuchBucket", ObjectMissing),
     ],
 )
