@@ -16,8 +16,10 @@
     `-- StorageError                 an object could not be read or written; callers turn it into one of the above
         |-- ObjectMissing
         |-- ObjectForbidden
+        |   `-- ObjectArchived       it lies in an archive class: to be restored before it can be read
         |-- ObjectChanged            the object is no longer the planned version
         |-- ObjectDamaged            a file of OUT is not what was published
+        |-- ListingUnordered         the store lists in no order, and what was asked needs one
         `-- StoreUnavailable         no answer, retries included
 
     ImageError                       not a ShardlabelError: it becomes a quarantine row inside the worker
@@ -102,12 +104,20 @@ class ObjectForbidden(StorageError):
     """The credentials do not give access to the object."""
 
 
+class ObjectArchived(ObjectForbidden):
+    """The object lies in an archive class, and must be restored before it can be read."""
+
+
 class ObjectChanged(StorageError):
     """The object's size or ETag is no longer that of the plan."""
 
 
 class ObjectDamaged(StorageError):
     """A file of an output is damaged, or not what was published under its name."""
+
+
+class ListingUnordered(StorageError):
+    """The store lists its objects in no order, and what was asked needs one."""
 
 
 class StoreUnavailable(StorageError):

@@ -44,6 +44,7 @@ class Reason(StrEnum):
     SHARD_CORRUPT = "shard_corrupt"
     SHARD_MISSING = "shard_missing"
     SHARD_FORBIDDEN = "shard_forbidden"
+    SHARD_ARCHIVED = "shard_archived"
 
 
 REASON_MEANINGS: Mapping[Reason, str] = {
@@ -59,7 +60,11 @@ REASON_MEANINGS: Mapping[Reason, str] = {
     Reason.SHARD_CORRUPT: "a range of the tar is damaged; reading goes on behind it",
     Reason.SHARD_MISSING: "the shard is gone; the next run tries it again",
     Reason.SHARD_FORBIDDEN: "the credentials do not give access to the shard; the next run tries it again",
+    Reason.SHARD_ARCHIVED: "the shard lies in an archive class: restore it first; the next run tries it again",
 }
+
+# The shard or the loose image may be sound, but could not be read; the next run tries it again.
+UNREAD_REASONS = frozenset({Reason.SHARD_MISSING, Reason.SHARD_FORBIDDEN, Reason.SHARD_ARCHIVED})
 
 # Failures of a unit that quarantine nothing:
 UNAVAILABLE = "unavailable"  # the store did not answer, or the object changed meanwhile

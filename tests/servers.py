@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import re
 import socket
 import struct
 import tempfile
@@ -183,12 +184,14 @@ class FaultProxy:
         endpoint: Its URL.
         faults: Asked in order for each request; the first that hits is used.
         requests: What has come in.
+        reverses: Whether each page of a listing is turned around, as by a store that lists in no order.
     """
 
     def __init__(self, upstream: str) -> None:
         self._upstream = urlsplit(upstream)
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
+        self.reverses = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._thread.start()
@@ -248,6 +251,8 @@ class FaultProxy:
         upstream, upward = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
         try:
             upward.write(head + body)
+            if self.reverses and method == "GET" and "list-type=2" in target:
+                return await _answer_reversed(upstream, writer)
             return await self._answer(method, upstream, writer, fault)
         finally:
             await _shut(upward)
@@ -284,6 +289,18 @@ class FaultProxy:
             await asyncio.sleep(0.05)  # a reset overtakes what the client has not read yet
             _reset(writer)
         return False
+
+
+async def _answer_reversed(upstream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    head = await upstream.readuntil(b"\r\n\r\n")
+    _, headers = _parsed(head)
+    chunked = headers.get("transfer-encoding") == "chunked"
+    body = await _chunks(upstream) if chunked else await upstream.readexactly(int(headers["content-length"]))
+    turned = iter(re.findall(rb"<Contents>.*?</Contents>", body, re.DOTALL)[::-1])
+    body = re.sub(rb"<Contents>.*?</Contents>", lambda _: next(turned), body, flags=re.DOTALL)
+    writer.write((_with_length(head, len(body)) if chunked else head) + body)
+    await writer.drain()
+    return True
 
 
 def _parsed(head: bytes) -> tuple[list[str], dict[str, str]]:

@@ -19,6 +19,7 @@ from pipeline.cli.options import (
     Model,
     NoSignRequest,
     Precision,
+    RequestPayer,
     S3Endpoint,
     StepProgress,
     TopK,
@@ -54,6 +55,7 @@ def bench(
     decode_threads: DecodeThreads = None,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
     progress: StepProgress = "auto",
     json_: AsJson = False,
 ) -> int:

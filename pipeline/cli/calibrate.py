@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint, TruthFile
+from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint, TruthFile
 from pipeline.cli.printing import print_json
 
 EXAMPLES = examples(
@@ -30,13 +30,20 @@ def calibrate(
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
 ) -> int:
     """Fit a temperature, or a weight for each member, to known truth; `label --calibration FILE` applies it."""
     from pipeline.cli.trust_tables import print_calibration
     from pipeline.commands.calibrate import calibrate_and_count
 
     fitted, counts = calibrate_and_count(
-        out, truth=truth, save=save, method=method, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
+        out,
+        truth=truth,
+        save=save,
+        method=method,
+        s3_endpoint=s3_endpoint,
+        no_sign_request=bool(no_sign_request),
+        request_payer=bool(request_payer),
     )
     if json_:
         print_json(fitted.model_dump(mode="json"))

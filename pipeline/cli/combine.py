@@ -16,6 +16,7 @@ from pipeline.cli.options import (
     Overwrite,
     Progress,
     RayAddress,
+    RequestPayer,
     S3Endpoint,
     TopK,
     Verbose,
@@ -50,6 +51,7 @@ def combine(
     overwrite: Overwrite = None,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
     progress: Progress = None,
     verbose: Verbose = None,
 ) -> int:

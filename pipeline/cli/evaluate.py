@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint, TruthFile
+from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint, TruthFile
 from pipeline.cli.printing import print_result
 
 EXAMPLES = examples("shardlabel evaluate labels", "shardlabel evaluate s3://bucket/labels --truth truth.csv --json")
@@ -15,10 +15,17 @@ def evaluate(
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
 ) -> int:
     """Measure accuracy and calibration of each member and of the consensus on images with known truth."""
     import pipeline
     from pipeline.cli.trust_tables import print_evaluation
 
-    found = pipeline.evaluate(out, truth=truth, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request))
+    found = pipeline.evaluate(
+        out,
+        truth=truth,
+        s3_endpoint=s3_endpoint,
+        no_sign_request=bool(no_sign_request),
+        request_payer=bool(request_payer),
+    )
     return print_result(found, print_evaluation, as_json=json_)

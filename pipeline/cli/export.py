@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import NoSignRequest, Out, S3Endpoint
+from pipeline.cli.options import NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import format_counts, print_line, print_rows, print_stderr
 from pipeline.cli.summaries import configure_logging
 
@@ -81,6 +81,7 @@ def export(
     overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace another export.")] = None,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
     progress: Annotated[
         Literal["auto", "bar", "plain", "json", "none"] | None,
         typer.Option(help="auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout."),

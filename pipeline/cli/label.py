@@ -25,6 +25,7 @@ from pipeline.cli.options import (
     Progress,
     Prune,
     RayAddress,
+    RequestPayer,
     S3Endpoint,
     TopK,
     Verbose,
@@ -131,6 +132,7 @@ def label(
     prune: Prune = None,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
     progress: Progress = None,
     verbose: Verbose = None,
 ) -> int:

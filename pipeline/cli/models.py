@@ -8,7 +8,7 @@ import typer
 
 from pipeline.cli.completion import complete_members
 from pipeline.cli.help import GroupedCommand, GroupedCommands, examples
-from pipeline.cli.options import AsJson, NoSignRequest, S3Endpoint, WeightsDir
+from pipeline.cli.options import AsJson, NoSignRequest, RequestPayer, S3Endpoint, WeightsDir
 from pipeline.cli.printing import print_json, print_line
 
 
@@ -55,13 +55,18 @@ def show(
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
 ) -> int:
     """List architectures and their published weights, or show one in full. `show` may be left out."""
     from pipeline.cli import model_tables
     from pipeline.commands import models as model_commands
 
     found = model_commands.list_architectures(
-        name, weights_dir=weights_dir, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request)
+        name,
+        weights_dir=weights_dir,
+        s3_endpoint=s3_endpoint,
+        no_sign_request=bool(no_sign_request),
+        request_payer=bool(request_payer),
     )
     one = found[0] if len(found) == 1 and found[0].name == name else None
     if json_:
@@ -95,6 +100,7 @@ def fetch(
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
 ) -> int:
     """Put weights into a directory or bucket, for machines without internet: found or downloaded, checked, copied."""
     import contextlib
@@ -110,6 +116,7 @@ def fetch(
             weights_dir=weights_dir,
             s3_endpoint=s3_endpoint,
             no_sign_request=bool(no_sign_request),
+            request_payer=bool(request_payer),
             watch=reporter.download,
         )
     if json_:

@@ -27,6 +27,12 @@ NoSignRequest = Annotated[
     bool | None,
     typer.Option("--no-sign-request", help="Read public buckets without credentials.", rich_help_panel=S3),
 ]
+RequestPayer = Annotated[
+    bool | None,
+    typer.Option(
+        "--request-payer", help="Pay for requests to buckets whose owner does not (requester pays).", rich_help_panel=S3
+    ),
+]
 Out = Annotated[
     str, typer.Argument(metavar="OUT", help="A job's output: directory or s3:// prefix.", show_default=False)
 ]

@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import AsJson, Images, ListFile, ListFormat, NoSignRequest, Out, S3Endpoint, Seed, Unique
+from pipeline.cli.options import (
+    AsJson,
+    Images,
+    ListFile,
+    ListFormat,
+    NoSignRequest,
+    Out,
+    RequestPayer,
+    S3Endpoint,
+    Seed,
+    Unique,
+)
 from pipeline.cli.printing import print_result
 
 EXAMPLES = examples("shardlabel review labels --save look.csv --num 100 --order entropy")
@@ -28,6 +39,7 @@ def review(
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
 ) -> int:
     """List the images that most need a look, with their labels; largest disagreement first."""
     import pipeline
@@ -44,5 +56,6 @@ def review(
         images=images,
         s3_endpoint=s3_endpoint,
         no_sign_request=bool(no_sign_request),
+        request_payer=bool(request_payer),
     )
     return print_result(found, print_annotation_list, as_json=json_)

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import AsJson, Images, ListFile, ListFormat, NoSignRequest, Out, S3Endpoint, Seed, Unique
+from pipeline.cli.options import (
+    AsJson,
+    Images,
+    ListFile,
+    ListFormat,
+    NoSignRequest,
+    Out,
+    RequestPayer,
+    S3Endpoint,
+    Seed,
+    Unique,
+)
 from pipeline.cli.printing import print_result
 
 EXAMPLES = examples(
@@ -30,6 +41,7 @@ def sample(
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
 ) -> int:
     """Draw a random sample for annotators; the filled-in list is a --truth."""
     import pipeline
@@ -46,5 +58,6 @@ def sample(
         images=images,
         s3_endpoint=s3_endpoint,
         no_sign_request=bool(no_sign_request),
+        request_payer=bool(request_payer),
     )
     return print_result(found, print_annotation_list, as_json=json_)

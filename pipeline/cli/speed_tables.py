@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.cli.summaries import left_out_row
 from pipeline.commands.bench import Benchmark
 from pipeline.commands.plan import Expected, Forecast
 from pipeline.speed.bottleneck import BOTTLENECKS, BottleneckAnalysis
@@ -45,11 +46,13 @@ def print_plan(found: Forecast) -> None:
         _print(console, note)
     rows = [("shards", _format_shards(found))] if found.shards else []
     if found.loose_images:
-        rows.append(("loose images", f"{found.loose_images:,}"))
+        missing = f", and {found.unreadable_images:,} missing or forbidden" if found.unreadable_images else ""
+        rows.append(("loose images", f"{found.loose_images:,}{missing}"))
     rows += [
         ("units", f"{found.units:,}"),
         ("bytes", size(found.size_bytes)),
         ("images", _format_images(found.images, found.images_standard_error)),
+        *left_out_row(found.left_out),
     ]
     rows += omitted_rows(found)
     if advice := advise_images_all(found):

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint
+from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import format_counts, format_examples, print_json, print_line, print_rows
+from pipeline.cli.summaries import left_out_row
 from pipeline.text.omissions import omitted_rows
 
 EXAMPLES = examples("shardlabel status labels", "shardlabel status s3://bucket/labels --plan plan.json --json")
@@ -22,11 +23,18 @@ def status(
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
 ) -> int:
     """Show the progress of a job: units, images, rate, quarantine."""
     import pipeline
 
-    found = pipeline.status(out, plan=plan, s3_endpoint=s3_endpoint, no_sign_request=bool(no_sign_request))
+    found = pipeline.status(
+        out,
+        plan=plan,
+        s3_endpoint=s3_endpoint,
+        no_sign_request=bool(no_sign_request),
+        request_payer=bool(request_payer),
+    )
     if json_:
         print_json(found)
         return 0
@@ -38,6 +46,7 @@ def status(
         ("rate", "-" if found.images_per_s is None else f"{found.images_per_s:,.1f} images/s between commits"),
         ("quarantined", format_counts(found.quarantined)),
         ("shard damage", format_counts(found.events)),
+        *left_out_row(found.left_out),
     ]
     if found.truths_not_understood:
         shown = format_examples(found.truths_not_understood, found.truth_examples)

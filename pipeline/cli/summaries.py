@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.cli.printing import format_counts, format_examples, print_line, print_rows, print_stderr
+from pipeline.inputs.left_out import describe_left_out
 from pipeline.text.omissions import omitted_rows
 
 
@@ -18,6 +20,8 @@ def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
     """Print the summary of a run."""
     if not summary.images and not summary.events and summary.units_done == summary.units_total:
         print_line(f"nothing left to do: all {summary.units_total:,} units are in {summary.out}")
+        if left_out := left_out_row(summary.left_out):
+            print_rows("", left_out)
         return
     rows = [
         ("images", f"{summary.images:,} in {summary.seconds:,.1f} s, {summary.images_per_s:,.1f} images/s"),
@@ -31,14 +35,25 @@ def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
         rows.append(("truths", f".cls that names no class of this job: {shown}"))
     rows += omitted_rows(summary)
     rows.append(("units", f"{summary.units_done:,} of {summary.units_total:,} done"))
+    rows += left_out_row(summary.left_out)
     rows.append(("predictions", f"{summary.out}/predictions/*.parquet"))
     print_rows("", rows)
 
 
+def left_out_row(left_out: Mapping[str, int]) -> list[tuple[str, str]]:
+    """The row about files that are left out for their names; none where there are none."""
+    return [("left out", describe_left_out(left_out))] if left_out else []
+
+
 def print_failures(summary: Any) -> None:  # noqa: ANN401 - likewise
     """Print on stderr what went wrong in a run."""
-    for failed in (*summary.failures, *summary.unread):
-        print_stderr(f"not read: {failed.uri}: {failed.message}")
+    unread = getattr(summary, "unread_examples", ())  # of labelling alone
+    for failed in (*summary.failures, *getattr(summary, "unread", ()), *unread):
+        named = failed.message.startswith(failed.uri)
+        print_stderr(f"not read: {failed.message if named else f'{failed.uri}: {failed.message}'}")
+    num_unread = getattr(summary, "unread_images", 0)
+    if num_unread > len(unread):
+        print_stderr(f"not read: {num_unread - len(unread):,} more images; see OUT/quarantine")
     if summary.bad_rate_exceeded:
         print_stderr("shardlabel: stopped: too many samples are quarantined (--max-bad-rate); see OUT/quarantine")
     elif summary.failed_units_exceeded:
@@ -48,11 +63,11 @@ def print_failures(summary: Any) -> None:  # noqa: ANN401 - likewise
         )
     elif summary.interrupted:
         print_stderr("shardlabel: stopped; run the same command again to go on from here")
-    elif summary.unread:
+    elif getattr(summary, "unread", ()):
         print_stderr(
             "shardlabel: nothing could be read of any input; see OUT/quarantine. The same command tries them again"
         )
-    elif summary.failed_units:
-        print_stderr(
-            f"shardlabel: {summary.failed_units} units could not be read; run the same command to try them again"
-        )
+    elif summary.failed_units or num_unread:
+        counts = ((summary.failed_units, "units"), (num_unread, "images"))
+        what = " and ".join(f"{count} {kind}" for count, kind in counts if count)
+        print_stderr(f"shardlabel: {what} could not be read; run the same command to try them again")

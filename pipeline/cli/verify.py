@@ -8,8 +8,9 @@ import typer
 
 from pipeline.cli.completion import complete_auto
 from pipeline.cli.help import examples
-from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint
+from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import format_examples, print_json, print_line
+from pipeline.inputs.left_out import describe_left_out
 from pipeline.text.omissions import omitted_rows
 
 EXAMPLES = examples("shardlabel verify labels", "shardlabel verify s3://bucket/labels --deep")
@@ -31,6 +32,7 @@ def verify(
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
 ) -> int:
     """Prove that every sample of the inputs is accounted for exactly once; exit 1 if not."""
     import pipeline
@@ -41,6 +43,7 @@ def verify(
         workers=int(workers) if workers.isdecimal() else workers,  # type: ignore[arg-type]  # verify checks it
         s3_endpoint=s3_endpoint,
         no_sign_request=bool(no_sign_request),
+        request_payer=bool(request_payer),
     )
     if json_:
         print_json(found)
@@ -52,6 +55,8 @@ def verify(
         print_line(f".cls that names no class of this job: {shown}")
     for name, value in omitted_rows(found):
         print_line(f"{name}: {value}")
+    if found.left_out:
+        print_line(f"left out of the inputs: {describe_left_out(found.left_out)}")
     verdict = "every sample is accounted for exactly once"
     if deep:
         verdict += ", and every image is the one that was labelled"

@@ -30,6 +30,7 @@ def calibrate(
     method: Method = "auto",
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
+    request_payer: bool = False,
 ) -> Calibration:
     """Fit a calibration to the members of an output; ``label(..., calibration=FILE)`` and ``combine`` use it.
 
@@ -41,12 +42,19 @@ def calibrate(
             pool; their probabilities must be stored. ``auto``: the better one on images that it was not fitted on.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
+        request_payer: As for ``label``.
 
     Raises:
         RequestError: There are too few truths, or the output is of a kind that cannot be calibrated.
     """
     found, _ = calibrate_and_count(
-        out, truth=truth, save=save, method=method, s3_endpoint=s3_endpoint, no_sign_request=no_sign_request
+        out,
+        truth=truth,
+        save=save,
+        method=method,
+        s3_endpoint=s3_endpoint,
+        no_sign_request=no_sign_request,
+        request_payer=request_payer,
     )
     return found
 
@@ -59,6 +67,7 @@ def calibrate_and_count(
     method: Method,
     s3_endpoint: str | None,
     no_sign_request: bool,
+    request_payer: bool,
 ) -> tuple[Calibration, TruthCounts]:
     """Do the same, and return how much of the truth was used.
 
@@ -67,7 +76,7 @@ def calibrate_and_count(
     """
     if method not in METHODS:
         raise RequestError(f"--method: one of {', '.join(METHODS)} is expected, not {method!r}")
-    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     obstacle = temperature_obstacle(ledger.out, job)

@@ -61,7 +61,9 @@ def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> Labe
         RequestError: The request is wrong; nothing was written.
         EngineError: The engine failed for good; what was published stays.
     """
-    older, storage = open_ledger(config.source, config.s3_endpoint, no_sign_request=config.no_sign_request)
+    older, storage = open_ledger(
+        config.source, config.s3_endpoint, no_sign_request=config.no_sign_request, request_payer=config.request_payer
+    )
     ledger = Ledger(config.out, storage)
     if ledger.out == older.out:
         raise OutputError(f"--out {ledger.out}: is the output to combine; write the new one to another place")
@@ -112,7 +114,11 @@ def _workload(config: CombineConfig, run: JobRun, source: StoredProbs, work: Pen
         MemberSpec(**member | {"recipe": Recipe.from_dict(member["recipe"]), "weights_file": ""})
         for member in job.content["results"]["members"]
     ]
-    storage = StorageConfig(s3_endpoint=config.s3_endpoint, no_sign_request=config.no_sign_request)
+    storage = StorageConfig(
+        s3_endpoint=config.s3_endpoint,
+        no_sign_request=config.no_sign_request,
+        request_payer=config.request_payer,
+    )
     settings = job.labeler_settings(run.ledger.out, specs, storage)
     settings |= {
         "batch_size": None,

@@ -16,6 +16,7 @@ def evaluate(
     truth: str | os.PathLike[str] | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
+    request_payer: bool = False,
 ) -> Evaluation:
     """Compare the labels of an output with the truth.
 
@@ -27,12 +28,13 @@ def evaluate(
             ``.cls``.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
+        request_payer: As for ``label``.
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
         InputError: The truth file is missing, or is not valid.
     """
-    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     return compute_evaluation(ledger.out, job, read_matched_images(ledger, job, given))

@@ -14,8 +14,9 @@ from pipeline.config.settings import LabelConfig
 from pipeline.engines.workload import Engine, Workload
 from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs, find_inputs
+from pipeline.inputs.left_out import total_left_out
 from pipeline.inputs.units import count_samples
-from pipeline.job.claim import claim
+from pipeline.job.claim import claimed
 from pipeline.job.comparing import EngineCompare
 from pipeline.job.description import describe_job, fit_memory
 from pipeline.job.job_plan import plan_inputs
@@ -25,6 +26,7 @@ from pipeline.job.reuse import SharedMembers, open_older_output, shared_members
 from pipeline.job.running import JobRun, make_engine
 from pipeline.job.summary import LabelSummary, add_changes
 from pipeline.job.unread import retry_unread
+from pipeline.job.unread_images import find_unread_images
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import LabelerWorker
 from pipeline.metrics import job_labels
@@ -37,6 +39,7 @@ from pipeline.text.omissions import advise_images_all
 
 _COUNT_BUDGET_S = 2.0
 _USUAL_IMAGE_BYTES = 100_000
+_MOST_UNREAD = 20  # in a summary
 
 
 def label(
@@ -81,13 +84,13 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
         job = describe_job(config, members, engine, storage, earlier, older.job if older else None)
         fitting = fit_memory(config, members, job, engine)
         config = config.model_copy(update={"batch_size": fitting.batch_size or "auto"})
-        claim(ledger, job, overwrite=config.overwrite)
-        ledger.sweep()
-        notes = (*inputs.notes, *([fitting.note] if fitting.note else []))
-        for note in notes:
-            shown.note(note)
         run = JobRun(config, job, ledger, storage, engine, shown)
-        work, changes = run.prepare(functools.partial(_plan, config, run, inputs))
+        notes = (*inputs.notes, *([fitting.note] if fitting.note else []))
+        with claimed(ledger, job, overwrite=config.overwrite):
+            ledger.sweep()
+            for note in notes:
+                shown.note(note)
+            work, changes = run.prepare(functools.partial(_plan, config, run, inputs))
         del inputs  # of a million tars, 300 MB
         shared = None
         if older is not None:
@@ -99,9 +102,23 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
         if (advice := advise_images_all(summary)) and config.images == "auto":
             shown.note(advice)
             notes = (*notes, advice)
-        summary = add_changes(dataclasses.replace(summary, notes=notes), changes)
+        summary = add_changes(_with_inputs(summary, work, run, notes), changes)
         shown.finish(summary.to_dict())
     return summary
+
+
+def _with_inputs(summary: LabelSummary, work: PendingWork, run: JobRun, notes: tuple[str, ...]) -> LabelSummary:
+    """Add to a summary what became of the inputs that no unit counts."""
+    unread = [
+        image for _, found in find_unread_images(work.plan.units, run.ledger, run.job.fingerprint) for image in found
+    ]
+    return dataclasses.replace(
+        summary,
+        unread_images=len(unread),
+        unread_examples=tuple(unread[:_MOST_UNREAD]),
+        left_out=total_left_out(work.plan.left_out_of),
+        notes=notes,
+    )
 
 
 def _plan(config: LabelConfig, run: JobRun, inputs: Inputs) -> tuple[PendingWork, Changes]:

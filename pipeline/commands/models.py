@@ -24,6 +24,7 @@ def list_architectures(
     weights_dir: str | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
+    request_payer: bool = False,
 ) -> list[ArchitectureCard]:
     """List architectures with their published weights.
 
@@ -33,11 +34,12 @@ def list_architectures(
         weights_dir: Where to look for files first, besides the local caches.
         s3_endpoint: S3 endpoint; None for that of AWS's own variables.
         no_sign_request: Read public buckets without credentials.
+        request_payer: Pay for requests to buckets whose owner does not.
 
     Raises:
         ModelError: No architecture has that name.
     """
-    locator = Locator(weights_dir, _storage(s3_endpoint, no_sign_request=no_sign_request))
+    locator = Locator(weights_dir, _storage(s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer))
     names = list_names(name)
     counted = sum(found.startswith(TIMM_PREFIX) for found in names) <= _MOST_COUNTED
     return [make_card(find(found), locator, counted=counted) for found in names]
@@ -50,6 +52,7 @@ def fetch(
     weights_dir: str | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
+    request_payer: bool = False,
     watch: ProgressCallback = ignore_progress,
 ) -> list[Fetched]:
     """Copy the weights of members to a directory or bucket, for machines without internet.
@@ -63,6 +66,7 @@ def fetch(
         weights_dir: Where to look for files first, besides the local caches.
         s3_endpoint: S3 endpoint; None for that of AWS's own variables.
         no_sign_request: Read public buckets without credentials.
+        request_payer: Pay for requests to buckets whose owner does not.
         watch: Called with the progress of downloads.
 
     Raises:
@@ -70,7 +74,7 @@ def fetch(
         WeightsError: Its file is missing, damaged, refused, or does not fit.
         InputError: ``to`` cannot be written.
     """
-    storage = _storage(s3_endpoint, no_sign_request=no_sign_request)
+    storage = _storage(s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     locator = Locator(weights_dir, storage, watch)
     try:
         target = absolute_uri(to)
@@ -79,5 +83,5 @@ def fetch(
     return [copy_weights(request, target, locator, storage) for request in parse_members(tuple(specs))]
 
 
-def _storage(s3_endpoint: str | None, *, no_sign_request: bool) -> Storage:
-    return Storage(StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request))
+def _storage(s3_endpoint: str | None, *, no_sign_request: bool, request_payer: bool) -> Storage:
+    return Storage(StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer))

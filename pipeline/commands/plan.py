@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config.parse import parse_config
@@ -54,13 +54,15 @@ class Forecast:
     Attributes:
         inputs: INPUTs.
         shards: Number of tars.
-        unreadable: Number of tars that are missing or forbidden.
+        unreadable: Number of tars that are missing or forbidden, and of folders and links that lead nowhere.
         loose_images: Number of loose images.
+        unreadable_images: Number of loose images that are missing or forbidden, not among these.
         units: Number of units: tars, and slices of loose images.
         size_bytes: Size of all inputs.
         images: Number of samples.
         images_standard_error: Standard error of that number; 0 if they were counted; None if unknown.
         notes: Messages about the inputs, one line each.
+        left_out: Files that are left out for their names: their number by extension.
         time: Expected time and cost; None if nothing was measured.
         rates: The measured rates; None if nothing was measured.
         other_images, other_images_example, separate_images, passed_over, passed_over_example: See
@@ -76,6 +78,8 @@ class Forecast:
     images: int
     images_standard_error: float | None
     notes: tuple[str, ...]
+    unreadable_images: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
     time: Expected | None = None
     rates: Rates | None = None
     other_images: int = 0
@@ -121,6 +125,8 @@ def plan(
         "images": counted.images,
         "images_standard_error": counted.standard_error,
         "notes": tuple(found.notes),
+        "unreadable_images": loose.num_unreadable,
+        "left_out": dict(found.left_out),
         **omitted.to_dict(),
     }
     if measured_job is None:

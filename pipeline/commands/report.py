@@ -48,6 +48,7 @@ def report(
     images: bool = True,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
+    request_payer: bool = False,
 ) -> Report:
     """Write one self-contained HTML page about an output; a job need not be finished.
 
@@ -58,13 +59,14 @@ def report(
         images: Whether to show thumbnails; for them a few originals are read again from the inputs.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
+        request_payer: As for ``label``.
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read; or the page cannot be written there.
         InputError: The truth file is missing, or is not valid.
         RequestError: The page cannot be written to ``save``.
     """
-    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     content = collect_content(ledger, storage, job, given, images=images)

@@ -25,6 +25,7 @@ def review(
     images: bool = True,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
+    request_payer: bool = False,
 ) -> AnnotationList:
     """List the images that people should look at first, with their labels.
 
@@ -39,11 +40,12 @@ def review(
         images: As for :func:`sample`.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
+        request_payer: As for ``label``.
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
         RequestError: There is nothing to list, or the list cannot be written.
     """
-    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     request = ListRequest(save, format, num, order, seed, with_labels=True, unique=unique, images=images)
     return list_images(ledger, storage, request)

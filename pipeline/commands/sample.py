@@ -25,6 +25,7 @@ def sample(
     images: bool = True,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
+    request_payer: bool = False,
 ) -> AnnotationList:
     """Draw labelled images at random, without replacement, for people to label.
 
@@ -40,11 +41,12 @@ def sample(
         images: Write the images beside the list, unchanged. Only a CSV may be without images.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
+        request_payer: As for ``label``.
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
         RequestError: There is nothing to draw from, or the list cannot be written.
     """
-    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     request = ListRequest(save, format, num, "random", seed, with_labels=with_labels, unique=unique, images=images)
     return list_images(ledger, storage, request)

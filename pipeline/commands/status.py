@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import InputError, StorageError
-from pipeline.inputs.units import read_units
+from pipeline.inputs.left_out import total_left_out
+from pipeline.inputs.units import read_plan
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, open_ledger
 from pipeline.output.parts import PartName, unit_of
 from pipeline.records import Counted, Omitted
@@ -47,6 +48,7 @@ class Status:
         unreadable: URIs of units that could not be read at all.
         finished: Whether ``_SUCCESS`` exists.
         num_bytes: Size of the predictions.
+        left_out: Files of the inputs that are left out for their names: their number by extension.
         truths_not_understood: Labelled samples whose ``.cls`` names no class.
         truth_examples: What stands in some of these.
         comparisons: Planned and actual values; empty without a plan.
@@ -64,6 +66,7 @@ class Status:
     unreadable: tuple[str, ...]
     finished: bool
     num_bytes: int = 0
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     comparisons: tuple[Comparison, ...] = ()
     truths_not_understood: int = 0
     truth_examples: tuple[str, ...] = ()
@@ -85,6 +88,7 @@ def status(
     plan: str | os.PathLike[str] | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
+    request_payer: bool = False,
 ) -> Status:
     """Find how far a job has come.
 
@@ -93,14 +97,16 @@ def status(
         plan: File with the output of ``shardlabel plan --json``, to compare with.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
+        request_payer: As for ``label``.
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
         InputError: The file is missing, or holds no plan.
     """
-    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     fingerprint = str(ledger.job()["fingerprint"])
-    units = {unit.id: unit for unit in read_units(ledger, storage)}
+    planned, left_out_of = read_plan(ledger, storage)
+    units = {unit.id: unit for unit in planned}
     progress = ledger.progress(fingerprint)
     listing = [(name, entry) for name, entry in ledger.listing(PREDICTIONS) if unit_of(name) in units]
     footers = ledger.footers(PREDICTIONS, [name for name, _ in listing])
@@ -140,6 +146,7 @@ def status(
         unreadable=tuple(unreadable),
         finished=ledger.read_json(SUCCESS) is not None,
         num_bytes=sum(entry.size_bytes for _, entry in listing),
+        left_out=total_left_out(left_out_of),
         truths_not_understood=truths.count,
         truth_examples=tuple(truths.examples),
         **omitted.to_dict(),

@@ -8,11 +8,12 @@ discrepancy is named, with what to do about it.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.errors import RequestError
-from pipeline.inputs.units import read_units
+from pipeline.inputs.left_out import total_left_out
+from pipeline.inputs.units import read_plan
 from pipeline.machine import num_local_cpus
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, open_ledger
 from pipeline.output.probabilities import stored_aliases
@@ -32,6 +33,7 @@ class Verification:
         predictions, quarantined: Number of rows that account for them.
         discrepancies: One line each; empty if everything is right.
         deep: Whether the images were read and hashed.
+        left_out: Files of the inputs that are left out for their names: their number by extension.
         truths_not_understood: Labelled samples whose ``.cls`` names no class; no discrepancy.
         truth_examples: What stands in some of these.
         other_images, other_images_example, separate_images, passed_over, passed_over_example: See
@@ -45,6 +47,7 @@ class Verification:
     quarantined: int
     discrepancies: tuple[str, ...]
     deep: bool = False
+    left_out: dict[str, int] = field(default_factory=dict)
     truths_not_understood: int = 0
     truth_examples: tuple[str, ...] = ()
     other_images: int = 0
@@ -66,6 +69,7 @@ def verify(
     workers: int | Literal["auto"] = 1,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
+    request_payer: bool = False,
 ) -> Verification:
     """Verify an output against its inputs.
 
@@ -76,6 +80,7 @@ def verify(
             ``if __name__ == "__main__"``. ``auto``: as many as pay off, at most one for each CPU.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
+        request_payer: As for ``label``.
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
@@ -84,10 +89,10 @@ def verify(
     """
     if workers != "auto" and not (isinstance(workers, int) and workers > 0):
         raise RequestError(f"--workers: 'auto' or a whole number above 0 is expected, not {workers!r}")
-    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
     fingerprint = str(job["fingerprint"])
-    units = read_units(ledger, storage)
+    units, left_out_of = read_plan(ledger, storage)
     names = {folder: ledger.names(folder) for folder in (PREDICTIONS, QUARANTINE)}
     kept = stored_aliases(job)
     reconciler = Reconciler(
@@ -120,6 +125,7 @@ def verify(
         quarantined=total.quarantined,
         discrepancies=(*lines, *total.discrepancies),
         deep=deep,
+        left_out=total_left_out(left_out_of),
         truths_not_understood=total.truths_not_understood.count,
         truth_examples=tuple(total.truths_not_understood.examples),
         **total.omitted.to_dict(),

@@ -38,6 +38,7 @@ class StorageConfig(BaseModel):
 
     s3_endpoint: str | None = None
     no_sign_request: bool = False
+    request_payer: bool = False
 
 
 class EnsembleConfig(BaseModel):
@@ -58,6 +59,7 @@ class EnsembleConfig(BaseModel):
     decode_threads: AutoInt = "auto"
     s3_endpoint: str | None = None
     no_sign_request: bool = False
+    request_payer: bool = False
     progress: Literal["auto", "bar", "plain", "json", "none"] = "auto"
 
     @property
@@ -68,7 +70,11 @@ class EnsembleConfig(BaseModel):
     @property
     def storage(self) -> StorageConfig:
         """The part of the settings that the storage layer needs."""
-        return StorageConfig(s3_endpoint=self.s3_endpoint, no_sign_request=self.no_sign_request)
+        return StorageConfig(
+            s3_endpoint=self.s3_endpoint,
+            no_sign_request=self.no_sign_request,
+            request_payer=self.request_payer,
+        )
 
     @property
     def ensemble_options(self) -> dict[str, Any]:
@@ -195,6 +201,7 @@ class CombineConfig(BaseModel):
     overwrite: bool = False
     s3_endpoint: str | None = None
     no_sign_request: bool = False
+    request_payer: bool = False
     progress: Literal["auto", "bar", "plain", "json", "none"] = "auto"
     verbose: bool = False
 

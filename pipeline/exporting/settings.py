@@ -56,6 +56,7 @@ class ExportConfig(BaseModel):
     overwrite: bool = False
     s3_endpoint: str | None = None
     no_sign_request: bool = False
+    request_payer: bool = False
     progress: Literal["auto", "bar", "plain", "json", "none"] = "auto"
     verbose: bool = False
 
@@ -68,7 +69,11 @@ class ExportConfig(BaseModel):
     @property
     def storage(self) -> StorageConfig:
         """The part of the settings that the storage layer needs."""
-        return StorageConfig(s3_endpoint=self.s3_endpoint, no_sign_request=self.no_sign_request)
+        return StorageConfig(
+            s3_endpoint=self.s3_endpoint,
+            no_sign_request=self.no_sign_request,
+            request_payer=self.request_payer,
+        )
 
     @property
     def choices(self) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Target:
 
     def _is_occupied(self) -> bool:
         try:
-            return next(iter(self._storage.list(self.ledger.out + "/")), None) is not None
+            return next(iter(self._storage.list(self.ledger.out + "/", any_order=True)), None) is not None
         except ObjectMissing:
             return False
         except StorageError as error:

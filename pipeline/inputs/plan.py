@@ -23,17 +23,18 @@ import pyarrow as pa
 
 from pipeline.config.option_types import Images
 from pipeline.errors import ObjectDamaged, ObjectMissing, OutputError, StorageError
-from pipeline.inputs.find import Inputs
+from pipeline.inputs.find import Inputs, is_tar_name
 from pipeline.inputs.same_content import Touched
-from pipeline.inputs.units import held_entries, read_units, tar_unit, to_parquet, unit_id, write_units
+from pipeline.inputs.units import held_entries, read_plan, tar_unit, to_parquet, unit_id, write_units
 from pipeline.output.ledger import UNITS, Ledger
 from pipeline.output.parts import Progress
 from pipeline.records import Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader
-from pipeline.storage import Entry, Storage
+from pipeline.storage import LISTED, Entry, Storage, is_settled, look_at
 
 SLICE_KEYS = 2048
 _PARALLEL_READS = 32
+_UNREADABLE = -2  # the size, in a key list, of an image that is missing or forbidden
 
 _KEYS_SCHEMA = pa.schema([("key", pa.binary()), ("size_bytes", pa.int64()), ("etag", pa.string())])
 
@@ -46,6 +47,13 @@ def _is_version(older: Unit, unit: Unit) -> bool:
 def _is_enough(older: Unit, unit: Unit) -> bool:
     """Whether a tar's older unit goes as far as a newer one."""
     return older.max_samples is None or (unit.max_samples is not None and older.max_samples >= unit.max_samples)
+
+
+def _is_over(unit: Unit) -> bool:
+    """Whether a unit stands for a link that led nowhere and is gone, or for a folder that can be listed by now."""
+    if unit.size_bytes >= 0 or unit.etag != LISTED:
+        return False
+    return look_at(unit.uri) is None if is_tar_name(unit.uri) else is_settled(unit.uri)
 
 
 @dataclass(slots=True)
@@ -70,7 +78,8 @@ class _OpenSlice:
         index, planned = self.planned[self._position]
         if entry is not None:
             self.found += 1
-            if (planned.size_bytes, planned.etag) != (entry.size_bytes, entry.etag):
+            readable = entry.size_bytes >= 0  # what is not stays as planned, until it is
+            if readable and (planned.size_bytes, planned.etag) != (entry.size_bytes, entry.etag):
                 self.changed[index] = entry
         self._position += 1
         return self.planned[self._position][1].uri if self._position < len(self.planned) else None
@@ -87,6 +96,7 @@ class Plan:
     Attributes:
         units: The units to label.
         replaced: Ids of units that are no longer in the plan.
+        left_out_of: Number of files that each INPUT leaves out for their names, by extension.
         touched: Units with labels whose input has another version now; they stay in the plan as they are.
         unlisted: Units of which the inputs do not hold everything: it may be gone, or this run does not name it.
         version: Version of ``plan/units.parquet`` that this plan was read from; None if there is none.
@@ -97,7 +107,7 @@ class Plan:
         self._storage = storage
         self._fingerprint = fingerprint
         self.version = ledger.version(UNITS)
-        self.units: list[Unit] = read_units(ledger, storage, fingerprint)
+        self.units, self.left_out_of = read_plan(ledger, storage, fingerprint)
         self.replaced: set[str] = set()
         self.touched: list[Touched] = []
         self.unlisted: list[Unit] = []
@@ -122,6 +132,10 @@ class Plan:
         """
         self._by_id = {unit.id: unit for unit in self.units}
         tars = {unit.uri: unit for unit in self.units if unit.kind == UnitKind.TAR}
+        self.left_out_of |= inputs.left_out_of
+        for unit in tars.values():
+            if unit.uri not in inputs.tars and _is_over(unit):
+                self._drop(unit)
         candidates: Iterator[Unit] = itertools.chain(self._tar_units(inputs, tars), self._slice_units(inputs))
         if limit is not None:
             candidates = self._limit(candidates, limit, images)
@@ -208,7 +222,9 @@ class Plan:
         Raises:
             OutputError: OUT cannot be written.
         """
-        if not self._ledger.write_if_unchanged(UNITS, write_units(self.units, self._fingerprint), self.version):
+        if not self._ledger.write_if_unchanged(
+            UNITS, write_units(self.units, self._fingerprint, self.left_out_of), self.version
+        ):
             return False
         self.version = self._ledger.version(UNITS)
         return True
@@ -253,6 +269,8 @@ class Plan:
             if not is_known:
                 yield entry
         for _, _, piece in sorted(open_slices, key=lambda item: item[0]):
+            while piece.advance(None) is not None:
+                pass
             yield from self._close(piece)
 
     def _close(self, piece: _OpenSlice) -> Iterator[Unit]:
@@ -262,8 +280,11 @@ class Plan:
             self._touch(unit, piece.changed)
         elif piece.changed:
             now = (piece.changed.get(index) or self._stat_again(entry) for index, entry in piece.planned)
+            left = [entry for entry in now if entry is not None]
             self._drop(unit)
-            unit = self._make_slice(unit.uri, [entry for entry in now if entry is not None])
+            if not left:
+                return
+            unit = self._make_slice(unit.uri, left)
             self._by_id[unit.id] = unit
         if piece.found == len(piece.planned):
             self._whole.add(unit.id)
@@ -272,6 +293,8 @@ class Plan:
 
     def _stat_again(self, entry: Entry) -> Entry | None:
         """Look an entry up again: None if it is gone, unchanged if it cannot be reached."""
+        if entry.etag == LISTED:
+            return look_at(entry.uri)
         try:
             return self._storage.stat(entry.uri)
         except ObjectMissing:
@@ -282,16 +305,16 @@ class Plan:
     def _first_key(self, unit: Unit) -> str:
         """URI of the first entry of a slice; empty if its key list is lost."""
         try:
-            return held_entries(unit, self._storage)[0][1].uri
+            return min(entry.uri for _, entry in held_entries(unit, self._storage))
         except (ObjectMissing, ObjectDamaged):
             return ""
         except StorageError as error:
             raise OutputError(f"the plan in OUT cannot be read: {error}") from error
 
     def _read_keys(self, unit: Unit) -> list[tuple[int, Entry]]:
-        """Read the entries that a slice holds from its key list, each with its index."""
+        """Read the entries that a slice holds, each with its index, in order: that of older plans is their store's."""
         try:
-            return held_entries(unit, self._storage)
+            return sorted(held_entries(unit, self._storage), key=lambda item: item[1].uri)
         except StorageError as error:
             raise OutputError(f"the plan in OUT is damaged: {error}") from error
 
@@ -312,7 +335,7 @@ class Plan:
     def _make_slice(self, prefix: str, batch: list[Entry]) -> Unit:
         """Write the key list of a slice, and make its unit."""
         keys = [os.fsencode(entry.uri[len(prefix) :]) for entry in batch]
-        sizes = [entry.size_bytes for entry in batch]
+        sizes = [entry.size_bytes if entry.size_bytes >= 0 else _UNREADABLE for entry in batch]
         etags = [entry.etag for entry in batch]
         content = hashlib.sha256(b"\0".join(keys) + repr((sizes, etags)).encode()).hexdigest()
         own_id = unit_id("slice", prefix, content)
@@ -322,7 +345,7 @@ class Plan:
             self._storage.replace(keys_uri, to_parquet(table))
         except StorageError as error:
             raise OutputError(f"OUT cannot be written: {error}") from error
-        return Unit(own_id, UnitKind.SLICE, prefix, sum(sizes), "", keys_uri, len(batch))
+        return Unit(own_id, UnitKind.SLICE, prefix, sum(max(0, size) for size in sizes), "", keys_uri, len(batch))
 
     # -- limit --------------------------------------------------------------------------------------------
 

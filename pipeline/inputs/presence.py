@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipeline.errors import ObjectMissing, StorageError
+from pipeline.errors import ListingUnordered, ObjectMissing, StorageError
 from pipeline.inputs.units import held_entries
 from pipeline.records import Unit, UnitKind
-from pipeline.storage import Entry, Storage
+from pipeline.storage import LISTED, Entry, Storage, look_at
 
 _PARALLEL_READS = 32
 _LISTING_SLACK = 4  # a listing may pass so many times the keys of a slice before each key is looked up alone
@@ -43,7 +44,7 @@ def find_gone(units: Sequence[Unit], storage: Storage, most: int | None = None) 
     tars = [unit for unit in units if unit.kind == UnitKind.TAR][:left]
     left -= len(tars)
     with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-        for unit, gone in zip(tars, pool.map(lambda unit: _is_gone(unit.uri, storage), tars), strict=True):
+        for unit, gone in zip(tars, pool.map(lambda unit: _is_gone(unit, storage), tars), strict=True):
             if gone:
                 yield Gone(unit, (0,), whole=True)
     for unit in itertools.filterfalse(lambda unit: unit.kind == UnitKind.TAR, units):
@@ -60,39 +61,50 @@ def find_gone(units: Sequence[Unit], storage: Storage, most: int | None = None) 
 
 
 def find_present(planned: list[Entry], prefix: str, storage: Storage) -> dict[str, Entry]:
-    """The planned objects that are there, as they are now, by URI.
+    """The planned objects that are there, as they are now, by URI; links that lead nowhere and the like with size -1.
 
     Args:
-        planned: Sorted by URI.
+        planned: Objects of a slice.
         prefix: Of all of them.
         storage: How to reach them.
 
     Raises:
         StorageError: They cannot be listed or looked at.
     """
-    uris = {entry.uri for entry in planned}
+    by_uri = {entry.uri: entry for entry in sorted(planned, key=lambda entry: entry.uri)}
     found: dict[str, Entry] = {}
     if prefix.startswith("s3://") and planned:
-        found |= {entry.uri: entry for entry in [_stat(planned[0].uri, storage)] if entry is not None}
-        listing = storage.list(prefix, planned[0].uri)
-        for number, entry in enumerate(listing):
-            if entry.uri > planned[-1].uri:
+        with contextlib.suppress(ListingUnordered):  # then each is looked up alone
+            if _find_in_listing(list(by_uri), prefix, storage, found):
                 return found
-            if number > _LISTING_SLACK * len(planned):
-                break  # the keys are far apart
-            if entry.uri in uris:
-                found[entry.uri] = entry
-        else:
-            return found
-    left = [entry.uri for entry in planned if entry.uri not in found]
+    left = [entry for uri, entry in by_uri.items() if uri not in found]
     with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-        entries = pool.map(lambda uri: _stat(uri, storage), left)
+        entries = pool.map(lambda entry: _look_up(entry, storage), left)
         return found | {entry.uri: entry for entry in entries if entry is not None}
 
 
-def _is_gone(uri: str, storage: Storage) -> bool:
+def _find_in_listing(uris: list[str], prefix: str, storage: Storage, found: dict[str, Entry]) -> bool:
+    """Find sorted URIs in the listing of a prefix; False if that was given up, because they are far apart."""
+    wanted = frozenset(uris)
+    found |= {entry.uri: entry for entry in [_stat(uris[0], storage)] if entry is not None}
+    for number, entry in enumerate(storage.list(prefix, uris[0])):
+        if entry.uri > uris[-1]:
+            return True
+        if number > _LISTING_SLACK * len(uris):
+            return False
+        if entry.uri in wanted:
+            found[entry.uri] = entry
+    return True
+
+
+def _look_up(entry: Entry, storage: Storage) -> Entry | None:
+    """An object as it is now; None if it is gone."""
+    return look_at(entry.uri) if entry.etag == LISTED else _stat(entry.uri, storage)
+
+
+def _is_gone(unit: Unit, storage: Storage) -> bool:
     try:
-        return _stat(uri, storage) is None
+        return _look_up(Entry(unit.uri, unit.size_bytes, unit.etag), storage) is None
     except StorageError:
         return False
 

@@ -19,7 +19,8 @@ from pipeline.records import Omitted, Sample, Unit, UnitKind
 from pipeline.stages.read import LET_GO, UnitReader, slice_entries
 from pipeline.storage import Entry, Storage
 
-_FINGERPRINT = b"fingerprint"
+_FINGERPRINT, _LEFT_OUT = b"fingerprint", b"left_out"
+LeftOut = Mapping[str, Mapping[str, int]]
 _UNITS_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -45,18 +46,20 @@ def tar_unit(entry: Entry, max_samples: int | None = None) -> Unit:
     return Unit(own_id, UnitKind.TAR, entry.uri, entry.size_bytes, entry.etag, max_samples=max_samples)
 
 
-def write_units(units: Sequence[Unit], fingerprint: str) -> bytes:
+def write_units(units: Sequence[Unit], fingerprint: str, left_out_of: LeftOut | None = None) -> bytes:
     """Make ``plan/units.parquet``.
 
     Args:
         units: The units of the plan.
         fingerprint: Fingerprint of the job that planned them.
+        left_out_of: Number of files that each INPUT leaves out, by extension.
     """
     columns = {
         name: pa.array([getattr(unit, name) for unit in units], _UNITS_SCHEMA.field(name).type)
         for name in _UNITS_SCHEMA.names
     }
-    schema = _UNITS_SCHEMA.with_metadata({_FINGERPRINT: fingerprint})
+    left_out = json.dumps({name: counts for name, counts in (left_out_of or {}).items() if counts})
+    schema = _UNITS_SCHEMA.with_metadata({_FINGERPRINT: fingerprint, _LEFT_OUT: left_out})
     return to_parquet(pa.table(columns, schema=schema))
 
 
@@ -68,12 +71,20 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def read_units(ledger: Ledger, storage: Storage, fingerprint: str = "") -> list[Unit]:
-    """Read the planned units of an output; empty if there is no plan yet.
+    """Read the planned units of an output: see :func:`read_plan`."""
+    return read_plan(ledger, storage, fingerprint)[0]
+
+
+def read_plan(ledger: Ledger, storage: Storage, fingerprint: str = "") -> tuple[list[Unit], dict[str, dict[str, int]]]:
+    """Read the planned units of an output, and what its inputs leave out; both empty if there is no plan yet.
 
     Args:
         ledger: The output.
         storage: How to reach it.
         fingerprint: Fingerprint of a job: the plan of another job counts as none. Empty for any job's plan.
+
+    Returns:
+        The units; and of each INPUT the number of files that are left out, by extension.
 
     Raises:
         OutputError: The plan cannot be read.
@@ -81,16 +92,19 @@ def read_units(ledger: Ledger, storage: Storage, fingerprint: str = "") -> list[
     try:
         data = storage.read(ledger.uri(UNITS))
     except ObjectMissing:
-        return []
+        return [], {}
     except StorageError as error:
         raise OutputError(str(error)) from error
     names = {item.name for item in dataclasses.fields(Unit)}
     units: list[Unit] = []
     try:
         file = pq.ParquetFile(io.BytesIO(data))
-        planned_by = (file.schema_arrow.metadata or {}).get(_FINGERPRINT, b"").decode()
+        metadata = file.schema_arrow.metadata or {}
+        planned_by = metadata.get(_FINGERPRINT, b"").decode()
         if planned_by and fingerprint and planned_by != fingerprint:
-            return []
+            return [], {}
+        left_out = json.loads(metadata.get(_LEFT_OUT, b"{}"))
+        _check_counts(left_out)
         # batch by batch, because rows as dicts take several times the memory of units
         for batch in file.iter_batches():
             for row in batch.to_pylist():
@@ -101,7 +115,18 @@ def read_units(ledger: Ledger, storage: Storage, fingerprint: str = "") -> list[
                 units.append(Unit(**known))
     except (TypeError, KeyError, ValueError, OSError) as error:
         raise OutputError(f"{ledger.uri(UNITS)}: damaged: {error}") from error
-    return units
+    return units, left_out
+
+
+def _check_counts(left_out: object) -> None:
+    """Check that this is a number by extension by INPUT.
+
+    Raises:
+        TypeError: It is not.
+    """
+    inputs = left_out.values() if isinstance(left_out, dict) else [None]
+    if not all(isinstance(counts, dict) and all(isinstance(n, int) for n in counts.values()) for counts in inputs):
+        raise TypeError("what is left out is not counted by extension")
 
 
 def held_entries(unit: Unit, storage: Storage) -> list[tuple[int, Entry]]:
@@ -139,7 +164,7 @@ def change_entries(unit: Unit, storage: Storage, changes: Mapping[int, Entry | N
         table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
     storage.replace(unit.keys_uri, to_parquet(table))
     held = [size for size in sizes if size != LET_GO]
-    return dataclasses.replace(unit, size_bytes=sum(held), num_samples=len(held))
+    return dataclasses.replace(unit, size_bytes=sum(max(0, size) for size in held), num_samples=len(held))
 
 
 def count_samples(

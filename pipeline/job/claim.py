@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.errors import OutputError
+from pipeline.errors import OutputError, RequestError
 from pipeline.job.description import Job, merge_inputs
-from pipeline.output.ledger import JOB, PREDICTIONS, Ledger, to_json
+from pipeline.output.ledger import JOB, PREDICTIONS, UNITS, Ledger, to_json
+from pipeline.storage import missing_folders, remove_empty
 
 _MAX_CLAIMS = 20
+
+
+@contextlib.contextmanager
+def claimed(ledger: Ledger, job: Job, *, overwrite: bool) -> Iterator[None]:
+    """Claim OUT, as :func:`claim`, for a block that plans the job: if that is refused, a new OUT is left as it was.
+
+    Raises:
+        OutputError: It belongs to another job, or cannot be written.
+    """
+    is_new = ledger.version(JOB) is None
+    folders = [] if ledger.out.startswith("s3://") else missing_folders(ledger.uri("plan"))
+    claim(ledger, job, overwrite=overwrite)
+    version = ledger.version(JOB)
+    try:
+        yield
+    except RequestError:
+        # another run of this job that has come meanwhile has written it again
+        if is_new and ledger.version(UNITS) is None and ledger.version(JOB) == version:
+            ledger.withdraw()
+            remove_empty(folders)
+        raise
 
 
 def claim(ledger: Ledger, job: Job, *, overwrite: bool) -> None:

@@ -9,6 +9,7 @@ from pipeline.errors import InputError, OutputError, StorageError
 from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.plan import Plan
+from pipeline.job.unread_images import retry_unread_images
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
 
@@ -65,6 +66,7 @@ def plan_inputs(
             plan.add(found.pop() if found else find_again(), config.limit, config.images)
         except StorageError as error:
             raise InputError(f"the inputs cannot be listed: {error}") from error
+        retry_unread_images(plan, ledger, storage, fingerprint)
         if not plan.units:
             raise InputError("no samples were found in the inputs")
         settled.append(changes.settle(plan))

@@ -45,10 +45,13 @@ class LabelSummary:
         failed_units: Units that could not be read to their end.
         failures: These units.
         unread: In a job that has no sample at all, the shards of which nothing but damage could be read.
+        unread_images: Loose images that could not be read, of the whole plan: missing, forbidden or archived.
+        unread_examples: The first few of these.
         interrupted: Whether the run was stopped by a signal.
         bad_rate_exceeded: Whether it stopped because too many samples were bad.
         failed_units_exceeded: Whether it stopped because too many units could not be read.
         stage_s: Seconds per stage, summed over threads.
+        left_out: Files of the inputs that are left out for their names: their number by extension.
         notes: Things about the inputs that the user should know.
         other_images, other_images_example, separate_images, passed_over, passed_over_example: See
             :class:`pipeline.records.Omitted`: of the whole output
@@ -70,10 +73,13 @@ class LabelSummary:
     units_total: int
     failed_units: int
     failures: tuple[FailedUnit, ...]
+    unread_images: int = 0
+    unread_examples: tuple[FailedUnit, ...] = ()
     interrupted: bool = False
     bad_rate_exceeded: bool = False
     failed_units_exceeded: bool = False
     stage_s: dict[str, float] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     unread: tuple[FailedUnit, ...] = ()
     truths_not_understood: int = 0
@@ -95,7 +101,7 @@ class LabelSummary:
             return _UNITS_FAILED
         if self.interrupted:
             return Interrupted.exit_code
-        return _UNITS_FAILED if self.failed_units or self.unread else 0
+        return _UNITS_FAILED if self.failed_units or self.unread or self.unread_images else 0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form."""

@@ -136,8 +136,8 @@ class Locator:
     def _names(self) -> frozenset[str]:
         """Names of the files in the weights directory."""
         try:
-            start = absolute_uri(self._weights_dir or "").rstrip("/") + "/"
-            uris = [entry.uri.removeprefix(start) for entry in self._storage.list(start)]
+            start = join(absolute_uri(self._weights_dir or ""), "")
+            uris = [entry.uri.removeprefix(start) for entry in self._storage.list(start, any_order=True)]
         except StorageError as error:
             raise WeightsError(f"--weights-dir {error}") from error
         return frozenset(name for name in uris if "/" not in name)

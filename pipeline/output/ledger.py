@@ -1,7 +1,7 @@
 """The files of OUT: their layout, and which units are done.
 
-The published parts alone decide what is done. Their names are a pure function of the fingerprint, the unit and
-the part number. So a listing of names, without opening any file, shows what is left::
+The published parts alone decide what is done. Their names are a pure function of the fingerprint, the unit and the part
+number. So a listing of names, without opening any file, shows what is left::
 
     predictions/part-FFFFFFFF-UUUUUUUUUUUUUUUU-00003.parquet        part 3 of a unit, more to come
     predictions/part-FFFFFFFF-UUUUUUUUUUUUUUUU-00004-last.parquet   its last part: the unit is complete
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -27,11 +26,11 @@ from pipeline.config.settings import StorageConfig
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, PublishError, StorageError
 from pipeline.output.parts import (
     PARSE_ERRORS,
-    PART_NAME,
     UNREADABLE_NAME,
     PartFooter,
     PartName,
     Progress,
+    parts_by_unit,
     progress_of,
     read_footer,
     unit_of,
@@ -191,6 +190,11 @@ class Ledger:
                 self._delete(folder, name)
         self._delete("report.html")
 
+    def withdraw(self) -> None:
+        """Remove what a job has written that could not even be planned."""
+        self.clear()
+        self._delete(JOB)
+
     def sweep(self) -> None:
         """Remove temporary files of writers that were killed."""
         job = self.read_json(JOB) or {}
@@ -215,13 +219,13 @@ class Ledger:
     # -- parts ----------------------------------------------------------------------------------------
 
     def listing(self, folder: str) -> list[tuple[str, Entry]]:
-        """List all files in a folder of OUT, as (name, entry); empty if there is no such folder."""
-        return list(self._listed(folder))
+        """List all files in a folder of OUT, as (name, entry), by name; empty if there is no such folder."""
+        return sorted(self._listed(folder), key=lambda item: item[0])
 
     def _listed(self, folder: str) -> Iterator[tuple[str, Entry]]:
         start = len(self.uri(folder)) + 1
         try:
-            for entry in self._storage.list(self.uri(folder) + "/"):
+            for entry in self._storage.list(self.uri(folder) + "/", any_order=True):
                 yield entry.uri[start:], entry
         except ObjectMissing:
             return
@@ -229,8 +233,8 @@ class Ledger:
             raise OutputError(str(error)) from error
 
     def names(self, folder: str) -> list[str]:
-        """List the names of all files in a folder of OUT."""
-        return [name for name, _ in self._listed(folder)]
+        """List the names of all files in a folder of OUT, sorted."""
+        return sorted(name for name, _ in self._listed(folder))
 
     def prediction_parts(self, fingerprint: str) -> list[PartName]:
         """The predictions parts of a job, sorted by name: one listing, nothing is opened."""
@@ -266,14 +270,16 @@ class Ledger:
     def progress(self, fingerprint: str) -> dict[str, Progress]:
         """Find how far a job has come with each unit, by unit id, from one listing of names.
 
-        Parts of a unit are neighbours in a listing, so only one unit's parts are in memory at a time.
+        Parts of a unit are neighbours in an ordered listing, so only one unit's parts are in memory at a time. Where
+        they are not, the names are sorted first.
         """
-        matches = (PART_NAME.fullmatch(name) for name, _ in self._listed(PREDICTIONS))
-        own = (match for match in matches if match and match[1] == fingerprint[:8])
         progress: dict[str, Progress] = {}
         seen: dict[Progress, Progress] = {}
-        for unit_id, parts in itertools.groupby(own, key=lambda match: match[2]):
-            found = progress_of({int(match[3]): match[4] is not None for match in parts})
+        for unit_id, parts in parts_by_unit((name for name, _ in self._listed(PREDICTIONS)), fingerprint):
+            if unit_id in progress:
+                sorted_parts = parts_by_unit(self.names(PREDICTIONS), fingerprint)
+                return {unit_id: progress_of(parts) for unit_id, parts in sorted_parts}
+            found = progress_of(parts)
             progress[unit_id] = seen.setdefault(found, found)  # a million finished units share one object
         return progress
 
@@ -382,14 +388,16 @@ def _file_name(name: str) -> str:
 
 
 def open_ledger(
-    out: str | os.PathLike[str], s3_endpoint: str | None, *, no_sign_request: bool
+    out: str | os.PathLike[str], s3_endpoint: str | None, *, no_sign_request: bool, request_payer: bool = False
 ) -> tuple[Ledger, Storage]:
     """Open an existing output: its ledger, and the storage that reads it.
 
     Raises:
         OutputError: ``out`` is not the output of a job, or cannot be read.
     """
-    storage = Storage(StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request))
+    storage = Storage(
+        StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
+    )
     ledger = Ledger(os.fspath(out), storage)
     ledger.job()
     return ledger, storage

@@ -7,9 +7,10 @@ names shows what is done. The Parquet footer of a part holds the same, and where
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -112,6 +113,14 @@ def truths_not_understood(table: pa.Table) -> Counted:
         return Counted.from_dict(own["truths_not_understood"])
     except PARSE_ERRORS:  # there are none, or the footer is no part's
         return Counted()
+
+
+def parts_by_unit(names: Iterable[str], fingerprint: str) -> Iterator[tuple[str, dict[int, bool]]]:
+    """Parts of a job that are neighbours in a listing, by unit: their numbers, and whether each is its last one."""
+    matches = (PART_NAME.fullmatch(name) for name in names)
+    own = (match for match in matches if match and match[1] == fingerprint[:8])
+    for unit_id, parts in itertools.groupby(own, key=lambda match: match[2]):
+        yield unit_id, {int(match[3]): match[4] is not None for match in parts}
 
 
 def read_footer(tail: bytes, uri: str) -> PartFooter:

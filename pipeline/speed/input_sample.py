@@ -114,12 +114,14 @@ class LooseCount:
 
     Attributes:
         num_images, num_bytes, num_slices: Totals.
+        num_unreadable: Images that are missing or forbidden, not among these.
         entries: Each prefix with a random sample of its entries, sorted.
     """
 
     num_images: int = 0
     num_bytes: int = 0
     num_slices: int = 0
+    num_unreadable: int = 0
     entries: list[tuple[str, list[Entry]]] = field(default_factory=list)
 
 
@@ -139,7 +141,11 @@ def count_loose(inputs: Inputs, keep: int) -> LooseCount:
         kept: list[Entry] = []
         number = 0
         try:
-            for number, entry in enumerate(listing, start=1):
+            for entry in listing:
+                if entry.size_bytes < 0:
+                    count.num_unreadable += 1
+                    continue
+                number += 1
                 count.num_bytes += entry.size_bytes
                 if len(kept) < keep:
                     kept.append(entry)
@@ -190,7 +196,9 @@ def draw_sample(
         sample.tars.append((entry, images))
         sample.clusters.append(Cluster(len(images), entry.size_bytes) if whole else cluster)
     for prefix, entries in loose.entries:
-        taken, content = _loose_samples(entries[:: max(1, len(entries) // share)][:share], storage, share_bytes)
+        taken, content, problem = _loose_samples(
+            entries[:: max(1, len(entries) // share)][:share], storage, share_bytes, problem
+        )
         sample.loose.append((prefix, taken, content))
     if not sample.images:
         raise InputError(f"no image could be read from the inputs{': ' if problem else ''}{problem}")
@@ -217,19 +225,21 @@ def _first_samples(reader: UnitReader, max_bytes: int) -> tuple[list[bytes | Non
 
 
 def _loose_samples(
-    entries: Sequence[Entry], storage: Storage, max_bytes: int
-) -> tuple[list[Entry], list[bytes | None]]:
+    entries: Sequence[Entry], storage: Storage, max_bytes: int, problem: str
+) -> tuple[list[Entry], list[bytes | None], str]:
+    """Sampled entries, their images, and the last problem there was."""
     taken: list[Entry] = []
     images: list[bytes | None] = []
     for entry in entries:
         try:
             images.append(storage.fetch(entry) or None)
-        except StorageError:
+        except StorageError as error:
             images.append(None)
+            problem = str(error)
         taken.append(entry)
         if sum(len(image or b"") for image in images) >= max_bytes:
             break
-    return taken, images
+    return taken, images, problem
 
 
 def count_tars(

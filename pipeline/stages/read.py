@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.option_types import Images
-from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectForbidden, ObjectMissing, StorageError
+from pipeline.errors import ObjectArchived, ObjectChanged, ObjectDamaged, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.records import Cursor, Item, Reason, Sample, Unit, UnitKind
 from pipeline.stages.grouping import MAX_IMAGE_BYTES, Grouping, SampleGrouper, too_many_bytes
 from pipeline.stages.tar import Reopen, TarReader
@@ -96,7 +96,7 @@ class UnitReader:
     def _tar(self) -> Generator[Item, None, None]:
         entry = Entry(self.unit.uri, self.unit.size_bytes, self.unit.etag)
         if entry.size_bytes < 0:  # it did not exist when the plan was made
-            self._storage.stat(entry.uri)
+            self._storage.check_readable(entry.uri)
             raise ObjectChanged(f"{entry.uri}: appeared after the plan was made; run the command again")
         if self.unsorted is None and (self._cursor.index > 0 or self._cursor.offset > 0):
             self.unsorted = self._has_signs(entry)
@@ -184,14 +184,14 @@ class UnitReader:
                         return
                     _, entry, future = ahead.popleft()
                     sample = future.result()
-                    self.bytes_done += entry.size_bytes
+                    self.bytes_done += max(0, entry.size_bytes)
                     yield sample
             finally:
                 for _, _, future in ahead:
                     future.cancel()
 
     def _read_loose(self, index: int, key: str, entry: Entry) -> Sample:
-        sample = Sample(index, key, None, entry.size_bytes)
+        sample = Sample(index, key, None, max(0, entry.size_bytes))
         if index not in self._only:
             return sample
         if entry.size_bytes == 0:
@@ -200,11 +200,12 @@ class UnitReader:
             sample.reason, sample.message = Reason.TOO_LARGE, too_many_bytes(entry.size_bytes)
         else:
             try:
+                if entry.size_bytes < 0:  # it could not be read when the plan was made
+                    self._storage.check_readable(entry.uri)
+                    raise ObjectChanged(f"{entry.uri}: appeared after the plan was made; run the command again")
                 sample.image = self._storage.fetch(entry)
-            except ObjectMissing as error:
-                sample.reason, sample.message = Reason.SHARD_MISSING, printable(error)
-            except ObjectForbidden as error:
-                sample.reason, sample.message = Reason.SHARD_FORBIDDEN, printable(error)
+            except (ObjectMissing, ObjectForbidden) as error:
+                sample.reason, sample.message = failure_reason(error), printable(error)
         return sample
 
 
@@ -214,14 +215,13 @@ def slice_entries(unit: Unit, keys_file: bytes) -> list[tuple[str, Entry]]:
     Raises:
         ObjectDamaged: It is no key list.
     """
-    prefix = unit.uri.rstrip("/")
     try:
         table = pq.read_table(io.BytesIO(keys_file), columns=_KEY_LIST.names).cast(_KEY_LIST)
         columns = [table.column(name).to_pylist() for name in _KEY_LIST.names]  # text that is not UTF-8 fails here
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ObjectDamaged(f"{unit.keys_uri}: damaged: {error}") from error
     return [
-        (key.decode("utf-8", "backslashreplace"), Entry(f"{prefix}/{os.fsdecode(key)}", size, etag))
+        (key.decode("utf-8", "backslashreplace"), Entry(unit.uri + os.fsdecode(key), size, etag))
         for key, size, etag in zip(*columns, strict=True)
     ]
 
@@ -230,4 +230,6 @@ def failure_reason(error: StorageError) -> Reason | None:
     """The reason for quarantine of a unit that cannot be read at all; None if the error is no such reason."""
     if isinstance(error, ObjectMissing):
         return Reason.SHARD_MISSING
+    if isinstance(error, ObjectArchived):
+        return Reason.SHARD_ARCHIVED
     return Reason.SHARD_FORBIDDEN if isinstance(error, ObjectForbidden) else None

@@ -8,11 +8,24 @@ from urllib.parse import unquote
 
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import ObjectMissing, StorageError
-from pipeline.storage.base import ByteStream, Entry, Store
-from pipeline.storage.local import LocalStore
+from pipeline.storage.base import LISTED, ByteStream, Entry, Store, is_hidden
+from pipeline.storage.local import LocalStore, is_closed, is_settled, look_at, missing_folders, remove_empty
 from pipeline.text.safe import holds_secret
 
-__all__ = ["ByteStream", "Entry", "Storage", "absolute_uri", "join"]
+__all__ = [
+    "LISTED",
+    "ByteStream",
+    "Entry",
+    "Storage",
+    "absolute_uri",
+    "is_closed",
+    "is_hidden",
+    "is_settled",
+    "join",
+    "look_at",
+    "missing_folders",
+    "remove_empty",
+]
 
 
 def absolute_uri(uri: str) -> str:
@@ -37,6 +50,7 @@ def absolute_uri(uri: str) -> str:
     if not _is_path(uri):
         raise StorageError(f"{uri!r}: holds a character that no path can")
     path = os.path.abspath(os.path.expanduser(uri))
+    path = "/" + path.lstrip("/")  # POSIX leaves two leading slashes alone; here they are one place
     return path + "/" if uri.endswith("/") and path != "/" else path
 
 
@@ -50,7 +64,7 @@ def _is_path(text: str) -> bool:
 
 def join(base: str, *names: str) -> str:
     """Append names to a directory or prefix."""
-    return "/".join([base.rstrip("/"), *names])
+    return "/".join([base.removesuffix("/"), *names])  # one slash: an S3 prefix may end in several
 
 
 class Storage:
@@ -73,17 +87,42 @@ class Storage:
             self._s3 = S3Store(self._config)
         return self._s3
 
-    def list(self, prefix: str, after: str = "") -> Iterator[Entry]:
-        """List all objects below a directory or prefix, ascending by URI; with ``after``, only those behind that URI.
+    def list(
+        self, prefix: str, after: str = "", *, unreadable: bool = False, any_order: bool = False
+    ) -> Iterator[Entry]:
+        """List all objects below a directory or prefix, ascending by URI, without hidden files.
+
+        Args:
+            prefix: A directory, or an ``s3://`` prefix: exactly the text that keys begin with.
+            after: Only objects behind this URI.
+            unreadable: Also links that lead nowhere, and files and folders that nobody may open, as entries of size -1.
+            any_order: In the store's own order. Stores that list in none need no sort then.
 
         Raises:
             ObjectMissing: There is no such directory or bucket.
+            ListingUnordered: The store lists in no order, and it was noticed too late, or with ``after``.
         """
-        return self._store(prefix).list(prefix, after)
+        return self._store(prefix).list(prefix, after, unreadable=unreadable, any_order=any_order)
 
     def stat(self, uri: str) -> Entry:
         """Look up the size and version of an object."""
         return self._store(uri).stat(uri)
+
+    def check_readable(self, uri: str) -> None:
+        """Read the first byte of an object, or list a folder.
+
+        Raises:
+            StorageError: What keeps it from being read.
+        """
+        if uri.endswith("/"):
+            next(iter(self.list(uri)), None)
+            return
+        found = self.stat(uri)
+        stream = self.open(Entry(uri, min(found.size_bytes, 1), found.etag))
+        try:
+            stream.read(1)
+        finally:
+            stream.close()
 
     def exists(self, uri: str) -> bool:
         """Whether there is such an object."""

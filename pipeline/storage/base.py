@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+LISTED = "listed"  # the version of what is listed, but cannot be read
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One object.
 
     Attributes:
-        uri: Its absolute path or URI.
-        size_bytes: Its size.
+        uri: Its absolute path or URI; a folder's ends with a slash.
+        size_bytes: Its size; -1 if it is missing, or may not be read, as far as is known.
         etag: A token that changes when the object does.
         modified_s: When it was last written, Unix seconds; 0 if unknown.
     """
@@ -22,6 +24,11 @@ class Entry:
     size_bytes: int
     etag: str
     modified_s: float = 0.0
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is passed over: hidden ones, and the companions that macOS adds to zips."""
+    return (name[:1] == "." and name not in {".", ".."}) or name == "__MACOSX"
 
 
 class ByteStream(Protocol):
@@ -48,8 +55,17 @@ class ByteStream(Protocol):
 class Store(Protocol):
     """A store of objects. Methods raise :class:`pipeline.errors.StorageError` and its subclasses only."""
 
-    def list(self, prefix: str, after: str = "") -> Iterator[Entry]:
-        """List all objects below a prefix whose URI is above ``after``, ascending by URI (code points)."""
+    def list(
+        self, prefix: str, after: str = "", *, unreadable: bool = False, any_order: bool = False
+    ) -> Iterator[Entry]:
+        """List all objects below a prefix whose URI is above ``after``, ascending by URI (code points).
+
+        With ``unreadable``, also what is known to be unreadable: links that lead nowhere, files and folders that nobody
+        may open. With ``any_order``, as the store lists them.
+
+        Raises:
+            ListingUnordered: The store lists in no order, and it was noticed too late, or with ``after``.
+        """
 
     def stat(self, uri: str) -> Entry:
         """Look up the size and version of an object."""

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError
-from pipeline.storage.base import Entry
+from pipeline.storage.base import LISTED, Entry, is_hidden
 
 _BUFFER_BYTES, _BLOCK_BYTES = 1 << 20, 4096
 _TEMPORARY = ".tmp-"  # hidden, so that listings leave it out
 _STALE_S = 3600.0  # a file takes seconds to write
-_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+# What file systems answer that lack something: FAT, SMB, NFS, FUSE, each in its own way.
+_UNSUPPORTED = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
+_NO_HARD_LINKS = (_UNSUPPORTED - {errno.EACCES}) | {errno.EMLINK, errno.EXDEV}
 T = TypeVar("T")
 
 
@@ -32,6 +34,8 @@ def _translate_errors(path: str, call: Callable[[], T]) -> T:
 def _storage_error(path: str, error: OSError) -> StorageError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return ObjectMissing(f"{path}: no such file")
+    if error.errno == errno.ELOOP:
+        return ObjectMissing(f"{path}: a link that leads to itself")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return ObjectForbidden(f"{path}: {error.strerror}")
     return StorageError(f"{path}: {error.strerror or error}")
@@ -76,19 +80,83 @@ def _refuse_device(uri: str) -> None:
             raise OSError(errno.EINVAL, "neither a file nor a folder", uri)
 
 
+@contextlib.contextmanager
+def _where_supported() -> Iterator[None]:
+    """Let a file system that lacks something do without it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def missing_folders(folder: str) -> list[str]:
+    """Of a folder and those above it, what is not there, the deepest first."""
+    missing = []
+    while not os.path.lexists(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    return missing
+
+
+def remove_empty(folders: list[str]) -> None:
+    """Remove folders, the deepest first, as far as they are empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(folder)
+
+
 def _names(folder: str) -> list[str]:
     """Names in a folder without hidden ones, in the order of the full paths below it."""
     with os.scandir(folder) as scan:
-        return sorted(item.name + "/" if _is_folder(item) else item.name for item in scan if item.name[0] != ".")
+        return sorted(item.name + "/" if _is_folder(item) else item.name for item in scan if not is_hidden(item.name))
 
 
 def _is_folder(item: os.DirEntry[str]) -> bool:
     try:
         return item.is_dir()
-    except OSError as error:
-        if error.errno == errno.ELOOP:  # a link to itself
-            return False
-        raise
+    except OSError:  # a link to itself, or to where nobody may look: it is listed as what cannot be read
+        return False
+
+
+def look_at(path: str) -> Entry | None:
+    """The entry of a name in a folder: of size -1 for a link that leads nowhere, a pipe, or what nobody may open.
+
+    None if it is gone since the folder was listed.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return Entry(path, -1, LISTED) if os.path.islink(path) else None
+    except OSError:
+        return Entry(path, -1, LISTED)
+    return _entry(path, status) if stat.S_ISREG(status.st_mode) and _may_read(path, status) else Entry(path, -1, LISTED)
+
+
+def is_closed(folder: str) -> bool:
+    """Whether a folder may not be listed by this process."""
+    try:
+        os.scandir(folder).close()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def is_settled(uri: str) -> bool:
+    """Whether what was listed as unreadable, a folder or a link without extension, is gone or can be listed now."""
+    if uri.endswith("/"):
+        return not is_closed(uri)
+    return look_at(uri) is None or os.path.isdir(uri)
+
+
+def _may_read(path: str, status: os.stat_result) -> bool:
+    """Whether this process may read a file; asked only where its mode leaves a doubt."""
+    if status.st_mode & 0o444 == 0o444:
+        return True
+    return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 @contextlib.contextmanager
@@ -145,32 +213,30 @@ class FileStream:
 class LocalStore:
     """Objects are files; their URI is the absolute path."""
 
-    def list(self, prefix: str, after: str = "") -> Iterator[Entry]:
-        """List all regular files below a directory, ascending by path, without hidden ones."""
-        walk = self._walk(prefix.rstrip("/") + "/", frozenset())
+    def list(
+        self, prefix: str, after: str = "", *, unreadable: bool = False, any_order: bool = False
+    ) -> Iterator[Entry]:
+        """List all regular files below a directory, ascending by path (also ``any_order``), without hidden ones."""
+        walk = self._walk(prefix.rstrip("/") + "/", frozenset(), unreadable=unreadable)
         return (entry for entry in walk if entry.uri > after) if after else walk
 
-    def _walk(self, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
-        status = _translate_errors(folder, lambda: os.stat(folder))
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:  # a link to a folder above
-            return
-        for name in _translate_errors(folder, lambda: _names(folder)):
-            if name.endswith("/"):
-                yield from self._walk(folder + name, above | {identity})
-            elif (entry := self._file(folder + name)) is not None:
-                yield entry
-
-    @staticmethod
-    def _file(path: str) -> Entry | None:
-        """Entry of a regular file; None for a pipe, a broken link, or a file that is gone since the listing."""
+    def _walk(self, folder: str, above: frozenset[tuple[int, int]], *, unreadable: bool) -> Iterator[Entry]:
         try:
-            status = os.stat(path)
+            status = os.stat(folder)
+            names = _names(folder)
         except OSError as error:
-            if isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP:
-                return None
-            raise _storage_error(path, error) from error
-        return _entry(path, status) if stat.S_ISREG(status.st_mode) else None
+            if not above or not unreadable:
+                raise _storage_error(folder, error) from error
+            yield Entry(folder, -1, LISTED)  # below it may be anything
+            return
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:  # a link to a folder above: what is in it is listed there
+            return
+        for name in names:
+            if name.endswith("/"):
+                yield from self._walk(folder + name, above | {identity}, unreadable=unreadable)
+            elif (entry := look_at(folder + name)) is not None and (unreadable or entry.size_bytes >= 0):
+                yield entry
 
     def stat(self, uri: str) -> Entry:
         """Look up size and modification time."""
@@ -221,6 +287,7 @@ class LocalStore:
 
     def _write(self, uri: str, data: bytes, *, exclusive: bool) -> bool:
         folder = os.path.dirname(uri)
+        made = missing_folders(folder)
         try:
             os.makedirs(folder, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
@@ -228,8 +295,10 @@ class LocalStore:
                 with open(handle, "wb") as file:
                     file.write(data)
                     file.flush()
-                    os.fsync(file.fileno())
-                os.chmod(temporary, 0o644)
+                    with _where_supported():
+                        os.fsync(file.fileno())
+                with _where_supported():
+                    os.chmod(temporary, 0o644)
                 if exclusive:
                     _link(temporary, uri)
                 else:
@@ -240,8 +309,10 @@ class LocalStore:
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
-            self._sync_directory(folder)
+            with _where_supported():
+                self._sync_directory(folder)
         except OSError as error:
+            remove_empty(made)  # a first write that fails leaves nothing
             raise _write_error(uri, error) from error
         return True
 

@@ -7,18 +7,21 @@ pinned to one ETag. Writes build the bytes first and publish them by one conditi
 from __future__ import annotations
 
 import functools
+import itertools
 import mimetypes
+import operator
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.settings import StorageConfig
-from pipeline.errors import ObjectChanged, ObjectMissing, StorageError, StoreUnavailable
+from pipeline.errors import ListingUnordered, ObjectChanged, ObjectMissing, StorageError, StoreUnavailable
 from pipeline.storage.base import Entry
 from pipeline.storage.s3_client import connect
 from pipeline.storage.s3_retry import call_with_retries, is_unsupported, translate_errors
 from pipeline.storage.s3_stream import RangeStream
+from pipeline.storage.sorting import sort_entries
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -37,6 +40,23 @@ def split_uri(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
+def _is_directory_bucket(bucket: str) -> bool:
+    """Whether a bucket is one of S3 Express, by the end of its name that AWS reserves for them."""
+    return bucket.endswith("--x-s3")
+
+
+def _entry(prefix: str, bucket: str, item: Mapping[str, Any]) -> Entry:
+    """The entry of an object that a store lists.
+
+    Raises:
+        StorageError: It is not described.
+    """
+    if not {"Key", "LastModified", "ETag", "Size"} <= item.keys():
+        raise StorageError(f"{prefix}: the store lists an object without its size, version or time")
+    uri, modified_s = f"s3://{bucket}/{item['Key']}", item["LastModified"].timestamp()
+    return Entry(uri, item["Size"], item["ETag"].strip('"'), modified_s)
+
+
 class S3Store:
     """Objects of any bucket that one set of credentials opens. Safe to share between threads."""
 
@@ -45,6 +65,7 @@ class S3Store:
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._readers: ThreadPoolExecutor | None = None
+        self._unordered: set[str] = set()  # buckets that were seen to list in no order
 
     def __getstate__(self) -> StorageConfig:
         return self._config
@@ -74,28 +95,59 @@ class S3Store:
                 self._readers = ThreadPoolExecutor(_MAX_CONNECTIONS, thread_name_prefix="s3-range")
             return self._readers
 
-    def list(self, prefix: str, after: str = "") -> Iterator[Entry]:
-        """List all objects below a prefix, in S3's order (of UTF-8 bytes, which is that of code points)."""
+    def list(
+        self, prefix: str, after: str = "", *, unreadable: bool = False, any_order: bool = False
+    ) -> Iterator[Entry]:
+        """List all objects below a prefix, in S3's order (of UTF-8 bytes, which is that of code points).
+
+        The order is checked, not believed: the objects of a bucket that was seen to list otherwise are sorted here.
+        ``unreadable`` changes nothing: what may be listed need not be readable, and only reading tells.
+        """
+        bucket, _ = split_uri(prefix)
+        last = ""
+        if any_order or not (bucket in self._unordered or _is_directory_bucket(bucket)):
+            for page in self._pages(prefix, after):
+                if not self._is_ordered(bucket, page, last) and not any_order:
+                    break
+                yield from page
+                last = page[-1].uri if page else last
+            else:
+                return
+        if last or after:  # too late to sort, or the place to begin at means nothing there
+            raise ListingUnordered(f"{prefix}: the store lists its objects in no order")
+        try:
+            yield from sort_entries(itertools.chain.from_iterable(self._pages(prefix, "")))
+        except OSError as error:
+            raise StorageError(f"{prefix}: its listing cannot be sorted on this disk: {error}") from error
+
+    def _is_ordered(self, bucket: str, page: Sequence[Entry], last: str) -> bool:
+        """Whether a page goes on in order behind a URI; a bucket of which one does not is remembered."""
+        uris = [last, *(entry.uri for entry in page)]
+        if not all(map(operator.lt, uris, uris[1:])):
+            self._unordered.add(bucket)
+        return bucket not in self._unordered
+
+    def _pages(self, prefix: str, after: str) -> Iterator[Sequence[Entry]]:
+        """The pages of a listing, as the store sends them."""
         bucket, key = split_uri(prefix)
         more: dict[str, Any] = {"StartAfter": split_uri(after)[1]} if after else {}
+        # a directory bucket lists folders only, and knows no place to begin at
+        listed = key[: key.rfind("/") + 1] if _is_directory_bucket(bucket) else key
         while True:
             page = call_with_retries(
                 prefix,
-                lambda more=more: self.client.list_objects_v2(Bucket=bucket, Prefix=key, **more),  # type: ignore[misc]  # its default
+                lambda more=more: self.client.list_objects_v2(Bucket=bucket, Prefix=listed, **more),  # type: ignore[misc]  # its default
             )
             if "IsTruncated" not in page:  # an empty answer, or one of another kind, must not look like an empty prefix
                 raise StorageError(f"{prefix}: the store's answer is no listing")
-            for item in page.get("Contents", ()):
-                if not {"Key", "LastModified", "ETag", "Size"} <= item.keys():
-                    raise StorageError(f"{prefix}: the store lists an object without its size, version or time")
-                if not item["Key"].endswith("/"):
-                    uri, modified_s = f"s3://{bucket}/{item['Key']}", item["LastModified"].timestamp()
-                    yield Entry(uri, item["Size"], item["ETag"].strip('"'), modified_s)
-            if not page["IsTruncated"]:
-                return
-            token = page.get("NextContinuationToken")
+            token = page.get("NextContinuationToken") if page["IsTruncated"] else ""
             if token in {None, more.get("ContinuationToken")}:
                 raise StorageError(f"{prefix}: the store says that there is more to list, but not how to ask for it")
+            entries = [_entry(prefix, bucket, item) for item in page.get("Contents", ())]
+            # an object whose name ends with a slash is the console's mark of a folder
+            yield [entry for entry in entries if entry.uri.startswith(prefix) and not entry.uri.endswith("/")]
+            if not page["IsTruncated"]:
+                return
             more = {"ContinuationToken": token}
 
     def stat(self, uri: str) -> Entry:

@@ -26,7 +26,7 @@ def connect(config: StorageConfig, options: Mapping[str, Any]) -> S3Client:
     """Make a client.
 
     Args:
-        config: Which endpoint, and whether requests are signed.
+        config: Which endpoint, whether requests are signed, and who pays for them.
         options: Options of botocore's ``Config``: retries, connections, time limits.
 
     Raises:
@@ -43,14 +43,32 @@ def connect(config: StorageConfig, options: Mapping[str, Any]) -> S3Client:
     client: S3Client = client_for(config=Config(**options))
     endpoint = client.meta.endpoint_url  # from the option, AWS's variables, a profile, or AWS's own
     _refuse_credentials(endpoint)
-    if not _AWS_HOST.search(urlsplit(endpoint).hostname or ""):
-        # Stores other than AWS often refuse trailing checksums (411) and virtual-host addresses.
-        options["s3"] = {"addressing_style": "path"}
-        if "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
-            options["request_checksum_calculation"] = "when_required"
-            options["response_checksum_validation"] = "when_required"
-        client = client_for(config=Config(**options))
+    if not _AWS_HOST.search(urlsplit(endpoint).hostname or "") and (defaults := _defaults_elsewhere(session)):
+        client = client_for(config=Config(**options, **defaults))
+    if config.request_payer:
+        client.meta.events.register("before-call.s3", _accept_charges)
     return client
+
+
+def _defaults_elsewhere(session: boto3.session.Session) -> dict[str, Any]:
+    """Options for a store that is not AWS: what the user's own settings leave open.
+
+    Such stores often refuse trailing checksums (411) and virtual-host addresses.
+    """
+    profile = session._session.get_scoped_config()  # boto3 has no other way to them
+    defaults: dict[str, Any] = {}
+    for name in ("request_checksum_calculation", "response_checksum_validation"):
+        if f"AWS_{name.upper()}" not in os.environ and name not in profile:
+            defaults[name] = "when_required"
+    own = profile.get("s3")
+    if not isinstance(own, dict) or "addressing_style" not in own:
+        defaults["s3"] = {"addressing_style": "path"}  # the rest of the section counts as it is
+    return defaults
+
+
+def _accept_charges(params: dict[str, Any], **_: object) -> None:
+    """Say with a request that whoever sends it pays for it; it is signed after that."""
+    params["headers"]["x-amz-request-payer"] = "requester"
 
 
 def _refuse_credentials(endpoint: str) -> None:

@@ -20,7 +20,14 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError, StoreUnavailable
+from pipeline.errors import (
+    ObjectArchived,
+    ObjectChanged,
+    ObjectForbidden,
+    ObjectMissing,
+    StorageError,
+    StoreUnavailable,
+)
 
 _MAX_TRIES = 6
 _BACKOFF_S = 0.2
@@ -81,6 +88,11 @@ def _storage_error(uri: str, error: ClientError) -> StorageError:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if status == 404:
         return ObjectMissing(f"{uri}: no such {'bucket' if code == 'NoSuchBucket' else 'object'}")
+    if code == "InvalidObjectState":
+        where = error.response.get("Error", {})
+        kind = where.get("AccessTier") or where.get("StorageClass")  # which of the two depends on the class
+        shown = f" ({kind})" if isinstance(kind, str) else ""
+        return ObjectArchived(f"{uri}: in an archive class{shown}: it must be restored before it can be read")
     details = [code, " ".join((error.response.get("Error", {}).get("Message") or "").split())]
     if code == "403":  # the answer to a HEAD has no body with details
         details = ["forbidden: the credentials are wrong or do not open it"]

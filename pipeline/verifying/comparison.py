@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from pipeline.records import Reason, Sample, Unit
+from pipeline.records import UNREAD_REASONS, Sample, Unit
 from pipeline.verifying.messages import SampleNames, name_sample, relabel
 
 _MAX_ALTERED = 100
-_UNREAD_REASONS = (Reason.SHARD_MISSING, Reason.SHARD_FORBIDDEN)  # the image could not be read when it was labelled
 
 
 class SampleRow(NamedTuple):
@@ -60,7 +59,7 @@ class Comparison:
             now = self._hashes.get(sample.index)
         else:
             now = None if sample.image is None else hashlib.sha256(sample.image).hexdigest()
-        if row.sha256 == now or row.reason in _UNREAD_REASONS or len(self.altered) > _MAX_ALTERED:
+        if row.sha256 == now or row.reason in UNREAD_REASONS or len(self.altered) > _MAX_ALTERED:
             return
         if len(self.altered) == _MAX_ALTERED:
             self.altered.append(f"{self._unit.uri}: and more images that are not those that were labelled")

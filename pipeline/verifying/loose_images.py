@@ -42,7 +42,10 @@ def check_loose_images(unit: Unit, storage: Storage, *, deep: bool) -> tuple[lis
         if entry.size_bytes == LET_GO:
             continue
         now = present.get(entry.uri)
-        if now is None:
+        if entry.size_bytes < 0:  # it could not be read when it was planned: its row says so, as long as it is so
+            if now is not None and _is_readable(entry.uri, storage):
+                changed.add(index, key)
+        elif now is None:
             missing.add(index, key)
         elif (now.size_bytes, now.etag) != (entry.size_bytes, entry.etag):
             changed.add(index, key)
@@ -69,3 +72,11 @@ def _hash_all(entries: dict[int, Entry], storage: Storage) -> dict[int, str]:
     with ThreadPoolExecutor(_PARALLEL_READS) as pool:
         hashes = zip(entries, pool.map(read, entries.values()), strict=True)
         return {index: sha256 for index, sha256 in hashes if sha256 is not None}
+
+
+def _is_readable(uri: str, storage: Storage) -> bool:
+    try:
+        storage.check_readable(uri)
+    except StorageError:
+        return False
+    return True

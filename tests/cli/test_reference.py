@@ -46,6 +46,12 @@ def test_every_command_and_option_is_explained():
         assert [parameter.name for parameter in command.params if len(parameter.help or "") < 5] == [], path
 
 
+def test_whoever_may_name_a_store_may_say_who_pays():
+    for path, command in commands(typer.main.get_command(app)):
+        names = {name for parameter in command.params for name in parameter.opts}
+        assert ("--s3-endpoint" in names) == ("--request-payer" in names) == ("--no-sign-request" in names), path
+
+
 def test_every_column_and_reason_has_a_meaning():
     assert {*COLUMN_MEANINGS} == {*predictions_schema(["m"]).names, *QUARANTINE_SCHEMA.names}
     assert {*REASON_MEANINGS} == {*Reason}

@@ -44,13 +44,14 @@ def test_a_full_disk_ends_the_job_and_room_mends_it(job, small_disk):
     job.check(out)
 
 
-def test_a_disk_that_is_full_from_the_start_is_refused(job, small_disk):
+def test_a_disk_that_is_full_from_the_start_is_refused_and_left_as_it_was(job, small_disk):
     with (small_disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
         while filler.write(bytes(4096)):
             pass
     refused = attacks.start(job.inputs, small_disk / "out", job.words)
     assert refused.wait() == 2
     assert "OUT cannot be written" in refused.message
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
 
 
 def test_a_read_only_out_is_refused(job, small_disk):

@@ -132,12 +132,11 @@ def test_a_list(data: Path):
     assert loose(inputs, data) == [("d/", ["d/x.jpg", "d/y/a.jpg", "d/y/b.jpg"])]
 
 
-def test_missing_images_of_a_list_are_noted_in_one_line(data: Path):
+def test_missing_images_of_a_list_have_a_size_that_is_unknown(data: Path):
     touch(data, "a.jpg")
     (data / "list").write_text("a.jpg\n" + "\n".join(f"no{n}.jpg" for n in range(9)))
-    (note,) = find("@list").notes
-    assert note.startswith("left out")
-    assert note.endswith("no2.jpg and 6 more")
+    ((_, listing),) = find("@list").loose
+    assert [entry.size_bytes for entry in listing] == [5, *[-1] * 9]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +154,7 @@ def test_missing_images_of_a_list_are_noted_in_one_line(data: Path):
         ("@no.txt", r"INPUT @no\.txt: .*/no\.txt: no such file"),
         ("@blank", r"INPUT @blank: the list is empty"),
         ("@latin1", r"INPUT @latin1: not UTF-8"),
-        ("@gone", r"INPUT @gone: no images found; left out"),
+        ("@gone", r"INPUT @gone: no images found; missing or forbidden: .*/gone\.jpg"),
         ("", r"INPUT '': the path is empty"),
         ("s3://buck*/x.tar", r"INPUT s3://buck\*/x\.tar: the name of a bucket holds no wildcards"),
     ],
@@ -215,6 +214,56 @@ def test_s3_ranges_wildcards_and_lists(s3: S3Server, bucket: str, data: Path):
     listed = find(f"@{base}/lists/all.txt", storage=storage)
     assert tars(listed, base) == ["t/a-1.tar", "t/sub/ü b.tar"]
     assert loose(listed, base) == [("i/", ["i/1.jpg"])]
+
+
+def test_hidden_objects_on_s3_are_passed_over_like_hidden_files(s3: S3Server, data: Path):
+    keys = [
+        "p/a.jpg",
+        "p/.b.jpg",
+        "p/._a.jpg",
+        "p/.DS_Store",
+        "p/.git/c.jpg",
+        "p/__MACOSX/d.jpg",
+        "p/s/._e.jpg",
+        "p/s/f.jpg",
+    ]
+    bucket, storage = s3.bucket(), s3.storage()
+    for key in [*keys, ".q/g.jpg", "p/../h.jpg"]:  # the last is no path, and not hidden
+        s3.put(bucket, key, b"x")
+    touch(data, *keys)
+    base = f"s3://{bucket}"
+    seen = ["p/../h.jpg", "p/a.jpg", "p/s/f.jpg"]
+    for word in ("p/", "p", "", "p/*", "p/**"):
+        ((_, found),) = loose(find(f"{base}/{word}", storage=storage), base)
+        assert found == seen
+    ((_, found),) = loose(find("p"), data)
+    assert found == seen[1:]
+    assert loose(find(f"{base}/.q/", storage=storage), base) == [(".q/", [".q/g.jpg"])]  # what was asked for
+    assert loose(find(f"{base}/p/.b*", storage=storage), base) == [("p/", ["p/.b.jpg"])]
+    assert loose(find(f"{base}/p/*/._*", storage=storage), base)[0][1] == ["p/s/._e.jpg"]
+    assert loose(find(f"{base}/p/a*.jpg", storage=storage), base) == [("p/", ["p/a.jpg"])]
+    assert find(f"{base}/p/", storage=storage).left_out == {}
+
+
+@pytest.mark.parametrize("fold", ["/", "a//", "a/b//c/", "a///"])
+def test_keys_with_empty_steps_are_the_keys_that_were_asked_for(s3: S3Server, data: Path, fold: str):
+    bucket, storage = s3.bucket(), s3.storage()
+    base, plain = f"s3://{bucket}", fold.replace("///", "/").replace("//", "/").removeprefix("/")
+    for key in (f"{fold}1.jpg", f"{fold}2.jpg", f"{fold}s-1.tar", f"{fold}s-2.tar", f"{plain}1.jpg", f"{plain}s-1.tar"):
+        s3.put(bucket, key, key.encode())
+    images, shards = [f"{fold}1.jpg", f"{fold}2.jpg"], [f"{fold}s-1.tar", f"{fold}s-2.tar"]
+    assert loose(find(f"{base}/{fold}1.jpg", storage=storage), base) == [(fold, images[:1])]
+    assert loose(find(f"{base}/{fold}{{1..2}}.jpg", storage=storage), base) == [(fold, images)]
+    assert loose(find(f"{base}/{fold}?.jpg", storage=storage), base) == [(fold, images)]
+    (data / "list").write_text("".join(f"{base}/{key}\n" for key in [*images, *shards]))
+    found = find("@list", storage=storage)
+    assert (loose(found, base), tars(found, base)) == ([(fold, images)], shards)
+    assert tars(find(f"{base}/{fold}", storage=storage), base) == shards
+    assert tars(find(f"{base}/{fold}s-*.tar", storage=storage), base) == shards
+    plan = Plan(Ledger(str(data / "out"), STORAGE), storage)
+    plan.add(find(f"{base}/{fold}?.jpg", storage=storage))
+    (unit,) = plan.units
+    assert [sample.image for sample in UnitReader(unit, storage)] == [key.encode() for key in images]
 
 
 def test_what_is_missing_on_s3_is_named(s3: S3Server, bucket: str):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from modes import modes_count
 
 from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.storage import Storage, absolute_uri, join
@@ -53,6 +54,7 @@ def names_below(folder: Path) -> list[str]:
         ("file://localhost/data/x.tar", "/data/x.tar"),
         ("file:///data/%FF.jpg", "/data/\udcff.jpg"),
         ("s3://bucket/a b/../c", "s3://bucket/a b/../c"),
+        ("//data/x.tar", "/data/x.tar"),
         ("/", "/"),
     ],
 )
@@ -113,6 +115,40 @@ def test_hidden_files_pipes_and_dangling_links_are_left_out(tmp_path: Path):
     (tmp_path / "itself").symlink_to("itself")
     (tmp_path / "seen.jpg").write_bytes(b"")
     assert names_below(tmp_path) == ["seen.jpg"]
+
+
+def test_what_cannot_be_read_is_listed_where_that_is_asked_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "nowhere.jpg").symlink_to("missing")
+    (tmp_path / "itself").symlink_to("itself")
+    (tmp_path / "below").symlink_to("itself/more")
+    (tmp_path / ".hidden").symlink_to("missing")
+    (tmp_path / "seen.jpg").write_bytes(b"")
+    sizes = {entry.uri.rpartition("/")[2]: entry.size_bytes for entry in STORAGE.list(f"{tmp_path}/", unreadable=True)}
+    assert sizes == {"pipe.jpg": -1, "nowhere.jpg": -1, "itself": -1, "below": -1, "seen.jpg": 0}
+    for name in ("pipe.jpg", "nowhere.jpg", "itself", "below"):
+        with pytest.raises(ObjectMissing):
+            STORAGE.check_readable(f"{tmp_path}/{name}")
+    STORAGE.check_readable(f"{tmp_path}/seen.jpg")
+
+
+def test_a_closed_folder_or_file_is_listed_where_that_is_asked_for(tmp_path: Path):
+    closed, image = tmp_path / "closed", tmp_path / "image.jpg"
+    closed.mkdir()
+    image.write_bytes(b"x")
+    closed.chmod(0)
+    image.chmod(0)
+    with modes_count():
+        listed = list(STORAGE.list(f"{tmp_path}/", unreadable=True))
+        assert [(entry.uri, entry.size_bytes) for entry in listed] == [(f"{closed}/", -1), (str(image), -1)]
+        for call in (
+            lambda: list(STORAGE.list(f"{tmp_path}/")),
+            lambda: list(STORAGE.list(f"{closed}/", unreadable=True)),
+            lambda: STORAGE.check_readable(f"{closed}/"),
+            lambda: STORAGE.check_readable(str(image)),
+        ):
+            with pytest.raises(ObjectForbidden, match="Permission denied"):
+                call()
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path):
@@ -217,7 +253,10 @@ def test_of_racing_publishers_one_wins(tmp_path: Path):
     assert [STORAGE.read(f"{tmp_path}/part")] == won
 
 
-@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+LACKING = [errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS]  # as FAT, SMB, NFS and FUSE answer
+
+
+@pytest.mark.parametrize("code", [*LACKING, errno.EXDEV])
 def test_a_file_system_without_hard_links_is_written_by_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ):
@@ -229,6 +268,42 @@ def test_a_file_system_without_hard_links_is_written_by_rename(
     assert STORAGE.publish(f"{tmp_path}/part", b"second") is False
     assert STORAGE.read(f"{tmp_path}/part") == b"first"
     assert os.listdir(tmp_path) == ["part"]
+
+
+@pytest.mark.parametrize("code", [*LACKING, errno.EACCES])
+@pytest.mark.parametrize("missing", ["chmod", "fsync", "open"])
+def test_a_file_system_without_modes_or_sync_of_folders_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, missing: str
+):
+    real = getattr(os, missing)
+
+    def lacking(target: object, *words: object, **more: object) -> object:
+        is_folder = os.path.isdir(target if missing != "fsync" else f"/proc/self/fd/{target}")  # type: ignore[arg-type]
+        if missing == "chmod" or is_folder:
+            raise OSError(code, os.strerror(code))
+        return real(target, *words, **more)
+
+    monkeypatch.setattr(os, missing, lacking)
+    uri = f"{tmp_path}/new/part"
+    assert STORAGE.publish(uri, b"first") is True
+    assert STORAGE.publish(uri, b"second") is False
+    STORAGE.replace(uri, b"third")
+    assert (STORAGE.read(uri), os.listdir(tmp_path / "new")) == (b"third", ["part"])
+
+
+@pytest.mark.parametrize("fails", ["chmod", "fsync", "link", "replace"])
+def test_a_first_write_that_fails_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str):
+    def broken(*words: object, **more: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "there").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, fails, broken)
+        write = STORAGE.replace if fails == "replace" else STORAGE.publish
+        for name in ("a/b/part", "there/c/part", "there/part"):
+            with pytest.raises(StorageError, match="Input/output error"):
+                write(f"{tmp_path}/{name}", b"x")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["there"]
 
 
 def test_a_kill_in_mid_write_leaves_nothing_to_see(tmp_path: Path):

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 from servers import Fault, FaultProxy, S3Server, both_servers
 
-from pipeline.errors import ObjectChanged, ObjectForbidden, ObjectMissing, StorageError, StoreUnavailable
+from pipeline.errors import (
+    ObjectArchived,
+    ObjectChanged,
+    ObjectForbidden,
+    ObjectMissing,
+    StorageError,
+    StoreUnavailable,
+)
 from pipeline.storage import Entry, Storage, s3_retry, s3_stream
 from pipeline.storage import s3 as module
 
@@ -466,6 +473,7 @@ def test_a_conflict_is_no_proof_that_the_name_is_taken(s3: S3Server):
         (403, "AccessDenied", ObjectForbidden),
         (403, "SomethingElse", ObjectForbidden),
         (400, "ExpiredToken", ObjectForbidden),
+        (403, "InvalidObjectState", ObjectArchived),
         (404, "NoSuchBucket", ObjectMissing),
     ],
 )
@@ -485,3 +493,57 @@ def test_storage_survives_pickling_after_use(s3: S3Server):
     assert pickle.loads(pickle.dumps(storage)).read(uri) == DATA
     store = pickle.loads(pickle.dumps(storage._store(uri)))
     assert store.read(uri) == DATA
+
+
+SETTINGS = {
+    "addressing_style": ("s3 =\n    addressing_style = virtual\n", "virtual", "when_required", "when_required"),
+    "another setting of s3": ("s3 =\n    payload_signing_enabled = true\n", "path", "when_required", "when_required"),
+    "request": ("request_checksum_calculation = when_supported\n", "path", "when_supported", "when_required"),
+    "response": ("response_checksum_validation = when_supported\n", "path", "when_required", "when_supported"),
+}
+
+
+@pytest.mark.parametrize("how", ["default", "profile"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_aws_own_settings_count(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, how: str):
+    text, style, request, response = SETTINGS[setting]
+    section = "default" if how == "default" else "profile mine"
+    (tmp_path / "config").write_text(f"[{section}]\n{text}")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    if how == "profile":
+        monkeypatch.setenv("AWS_PROFILE", "mine")
+    config = s3.storage()._store("s3://bucket/x").client.meta.config
+    assert config.s3["addressing_style"] == style
+    assert (config.request_checksum_calculation, config.response_checksum_validation) == (request, response)
+    if setting.startswith("another"):
+        assert config.s3["payload_signing_enabled"] is True
+
+
+@pytest.mark.parametrize("name", ["request_checksum_calculation", "response_checksum_validation"])
+def test_aws_own_variables_count_each_by_itself(s3: S3Server, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setenv(f"AWS_{name.upper()}", "when_supported")
+    storage, uri = s3.storage(), f"s3://{s3.bucket()}/x"
+    config = storage._store(uri).client.meta.config
+    values = {one: getattr(config, one) for one in ("request_checksum_calculation", "response_checksum_validation")}
+    assert values.pop(name) == "when_supported"
+    assert set(values.values()) == {"when_required"}
+    assert config.s3["addressing_style"] == "path"
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_the_requester_pays_for_every_kind_of_request(
+    s3: S3Server, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, pays: bool
+):
+    monkeypatch.setattr(module, "_MAX_CONNECTIONS", 4)
+    bucket = s3.bucket()
+    storage = s3.storage(s3_endpoint=fault_proxy.endpoint, request_payer=pays)
+    storage = pickle.loads(pickle.dumps(storage))  # as it goes to workers
+    uri = f"s3://{bucket}/x"
+    storage.publish(uri, DATA)
+    storage.replace_if_unchanged(uri, DATA, storage.stat(uri))
+    assert storage.open(storage.stat(uri)).read(10) == DATA[:10]
+    assert len(list(storage.list(f"s3://{bucket}/"))) == 1
+    storage.delete(uri)
+    assert {request.method for request in fault_proxy.requests} == {"PUT", "HEAD", "GET", "DELETE"}
+    said = {request.headers.get("x-amz-request-payer") for request in fault_proxy.requests}
+    assert said == {"requester" if pays else None}
