@@ -126,7 +126,9 @@ class SampleGrouper:
             elif not (item.special and item.special.startswith(_NO_SAMPLE)) and not is_archive_metadata(item.name):
                 key, field = key_and_field(item.name)
                 if may_be_passed_over(item.name, key, field) and self._is_passed_over(item, key, field):
-                    self._omitted.add(Omitted(passed_over=1, passed_over_example=shorten(item.name)))
+                    self._omitted.add(
+                        Omitted(passed_over=1, passed_over_example=shorten(item.name) or "a member without a name")
+                    )
                 else:
                     name = item.name if key is None else key
                     if run is not None and (key is None or run.key != name or field in run.fields):
