@@ -50,6 +50,7 @@ class Run:
         fields: Its fields, in order; the values are unused.
         num_bytes: Size of its members.
         num_images: Number of images among them.
+        image_fields: Their fields.
         best_rank: The least rank of these; None without an image.
         special: What a link or the like in the place of an image is.
         contents: Contents of wanted fields.
@@ -63,13 +64,13 @@ class Run:
 
     __slots__ = (
         "_example",
-        "_fields_of_images",
         "_passed_on",
         "alone",
         "best_rank",
         "contents",
         "fields",
         "held_bytes",
+        "image_fields",
         "image_keys",
         "index",
         "joint",
@@ -97,13 +98,13 @@ class Run:
         self._passed_on: set[str] = set()
         self.image_keys: dict[str, None] = {}
         self.late_fields: list[str] = []
-        self._fields_of_images: list[str] = []
+        self.image_fields: list[str] = []
         self._example = ""
 
     def add_image(self, image_field: str, rank: tuple[bool, str]) -> bool:
         """Count an image; whether it comes before the others."""
         self.num_images += 1
-        self._fields_of_images.append(image_field)
+        self.image_fields.append(image_field)
         if self.best_rank is None:
             self.best_rank = rank
             return True
@@ -133,7 +134,7 @@ class Run:
         return Omitted(
             other_images=count,
             other_images_example=shorten(self._example or self.best_rank[1]),
-            separate_images=count if are_separate(self._fields_of_images) else 0,
+            separate_images=count if are_separate(self.image_fields) else 0,
         )
 
 

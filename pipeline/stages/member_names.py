@@ -114,6 +114,13 @@ def are_separate(fields: Collection[str]) -> bool:
     return all("." in field and _is_of_its_own(stem_of(field)) for field in fields)
 
 
+def kind_of_image(field: str) -> str:
+    """What kind of image a field holds: ``depth.png``; one kind for all plain ones, and for those that are separate."""
+    if "." not in field:
+        return "plain"
+    return "separate" if are_separate([field]) else field
+
+
 def _is_of_its_own(text: str) -> bool:
     at = 0
     while at < len(text):

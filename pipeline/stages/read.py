@@ -134,7 +134,7 @@ class UnitReader:
         for item in items:
             held.append(item)
             if signs.enough:
-                return signs.found or (not walk.compressed and tail_has_signs(entry, self._storage))
+                return signs.found or (not walk.compressed and tail_has_signs(entry, self._storage, signs))
         return signs.found
 
     @contextlib.contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pipeline.records import Cursor, Reason, ShardEvent
 from pipeline.stages.grouping import Grouping, SampleGrouper
 from pipeline.stages.joining import Joins, Run
-from pipeline.stages.member_names import is_image_name, key_and_field
+from pipeline.stages.member_names import is_image_name, key_and_field, kind_of_image
 from pipeline.stages.tar import BLOCK_BYTES, TarReader
 from pipeline.storage import Entry, Storage
 
@@ -27,10 +27,12 @@ class Signs:
     Attributes:
         found: Whether there is one.
         enough: Whether these are all runs that are looked at.
+        kinds: The kinds of images in them.
     """
 
     def __init__(self) -> None:
         self.found = self.enough = False
+        self.kinds: set[str] = set()
         self._keys: set[str] = set()
         self._num_runs = self._num_bytes = 0
 
@@ -40,14 +42,18 @@ class Signs:
             return
         self._num_runs += 1
         self._num_bytes += run.num_bytes
+        self.kinds.update(map(kind_of_image, run.image_fields))
         if not run.alone:
             self.found |= run.key in self._keys or not run.num_images
             self._keys.add(run.key)
         self.enough = self.found or self._num_runs >= _HEAD_RUNS or self._num_bytes >= _HEAD_BYTES
 
 
-def tail_has_signs(entry: Entry, storage: Storage) -> bool:
-    """Whether the last members of a shard that is not compressed show signs; it is read with one small request."""
+def tail_has_signs(entry: Entry, storage: Storage, head: Signs) -> bool:
+    """Whether the last members of a shard that is not compressed show signs; it is read with one small request.
+
+    Images of other kinds than the first ones are a sign, too.
+    """
     start = max(0, entry.size_bytes - _TAIL_BYTES) // BLOCK_BYTES * BLOCK_BYTES
     stream = storage.open(entry, start)
     try:
@@ -55,7 +61,7 @@ def tail_has_signs(entry: Entry, storage: Storage) -> bool:
     finally:
         stream.close()
     headers = _header_places(data)
-    if not _may_have_signs([data[at : at + _NAME_BYTES] for at in headers[-_TAIL_HEADERS:]]):
+    if not _may_have_signs([data[at : at + _NAME_BYTES] for at in headers[-_TAIL_HEADERS:]], head.kinds):
         return False
     walk = TarReader(_Bytes(data, headers[-_TAIL_HEADERS:][0]), sniff=False, resumed=True)
     runs: list[Run] = []
@@ -65,7 +71,8 @@ def tail_has_signs(entry: Entry, storage: Storage) -> bool:
     signs = Signs()
     for run in runs[1:]:  # of the first one the beginning may be missing
         signs.take(run)
-    return signs.found
+    kinds = signs.kinds.union(*(map(kind_of_image, run.image_fields) for run in runs[:1]))
+    return signs.found or (bool(kinds) and kinds.isdisjoint(head.kinds))
 
 
 def index_shard(walk: TarReader, grouping: Grouping) -> Joins | None:
@@ -78,13 +85,18 @@ def index_shard(walk: TarReader, grouping: Grouping) -> Joins | None:
     return joins
 
 
-def _may_have_signs(names: list[bytes]) -> bool:
+def _may_have_signs(names: list[bytes], kinds: set[str]) -> bool:
     """Whether names as they stand in headers allow for signs: a quick look, which mostly spares the exact one."""
     keys: dict[str, bool] = {}  # in order; whether there is an image
+    found = set()
     for name in names:
         text = name.partition(b"\0")[0].decode("utf-8", "replace")
         key, field = key_and_field(text)
-        keys[key or text] = keys.get(key or text, key is None) or is_image_name(field)
+        if is_image := is_image_name(field):
+            found.add(kind_of_image(field))
+        keys[key or text] = keys.get(key or text, key is None) or is_image
+    if found and found.isdisjoint(kinds):
+        return True
     return not all(list(keys.values())[1:]) or len(keys) == 1 < len(names)
 
 
