@@ -9,7 +9,7 @@
 # Seen: tar -t lists ./0001.cls and ./0001.jpg; webdataset gives two samples of one field each,
 # 14524734400/./0001 and 14524734462/./0001.
 # Upstream: cpython#155629 (open) shows it of a header made by hand, without the everyday option that writes it.
-# Depends on it: pipeline/stages/tar.py, which has tarfile parse the headers.
+# Depends on it: pipeline/stages/tar_headers.py, which takes the prefix only where the magic is that of ustar.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
