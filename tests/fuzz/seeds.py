@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fuzz.damage import sealed
 from PIL import Image
+from tiffs import Kind, encode
 
 from pipeline.output.parts import METADATA_KEY
 from pipeline.records import Cursor
@@ -142,12 +143,20 @@ def images() -> dict[str, bytes]:
         found[name] = buffer.getvalue()
     found["xpm"] = b'/* XPM */\nstatic char *a[] = {\n"2 1 2 1",\n"a c #ff0000",\n"b c #00ff00",\n"ab"\n};\n'
     found["psd"] = b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\0\2\0\0\0\2\0\x08\0\3" + bytes(12) + bytes(2) + bytes(range(12))
+    for name, kind in _TIFFS.items():
+        found[name] = encode(kind)
     for path in sorted(NASTY.glob("*.*")) if NASTY.is_dir() else ():
         if path.suffix != ".csv" and path.stat().st_size <= _MAX_SEED_BYTES and not path.name.startswith("bomb_"):
             found[path.name] = path.read_bytes()
     return found
 
 
+_TIFFS = {
+    "tiff-planes-16": Kind(b"II", 2, 1, 1, (16, 16, 16), (), planar=2),
+    "tiff-white-16": Kind(b"II", 0, 1, 1, (16,), ()),
+    "tiff-floats": Kind(b"MM", 1, 3, 1, (32,), (), compression=8),
+    "tiff-ycbcr": Kind(b"MM", 6, 1, 1, (8, 8, 8), (), planar=2),
+}
 _WRITABLE = "JPEG PNG GIF WEBP AVIF BMP DIB TIFF JPEG2000 PPM ICO ICNS TGA DDS PCX SGI QOI".split()
 
 
