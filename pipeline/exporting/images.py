@@ -18,6 +18,7 @@ from enum import StrEnum
 
 from pipeline.config.option_types import Images
 from pipeline.errors import ObjectChanged, ObjectMissing
+from pipeline.inputs.units import held_entries
 from pipeline.records import Cursor, Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader, slice_entries
 from pipeline.storage import Entry, Storage
@@ -99,8 +100,7 @@ def _is_unchanged(unit: Unit, storage: Storage) -> bool:
     """Whether a shard is the version that was labelled, or any of the first images of a slice is."""
     planned = [Entry(unit.uri, unit.size_bytes, unit.etag)]
     if unit.kind == UnitKind.SLICE:
-        assert unit.keys_uri is not None
-        planned = [entry for _, entry in slice_entries(unit, storage.read(unit.keys_uri))][:_MAX_STATS]
+        planned = [entry for _, entry in held_entries(unit, storage)][:_MAX_STATS]
     for entry in planned:
         with contextlib.suppress(ObjectMissing):
             now = storage.stat(entry.uri)
