@@ -9,7 +9,7 @@ import os
 from typing import Literal
 
 from pipeline.errors import RequestError
-from pipeline.output.ledger import open_ledger
+from pipeline.output.opening import open_ledger
 from pipeline.output.probabilities import stored_aliases
 from pipeline.trust.calibration import Calibration, write_calibration
 from pipeline.trust.fitting import fit_stack_calibration, fit_temperature_calibration, temperature_obstacle

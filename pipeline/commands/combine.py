@@ -29,7 +29,8 @@ from pipeline.labeler.worker import ReplayWorker
 from pipeline.metrics import job_labels
 from pipeline.models.preprocessing import Recipe
 from pipeline.models.weights import MemberSpec
-from pipeline.output.ledger import Ledger, open_ledger
+from pipeline.output.ledger import Ledger
+from pipeline.output.opening import open_ledger
 from pipeline.output.parts import Progress
 from pipeline.output.probabilities import StoredProbs, find_stored_probs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pipeline.output.ledger import open_ledger
+from pipeline.output.opening import open_ledger
 from pipeline.trust.evaluation import Evaluation, compute_evaluation
 from pipeline.trust.matched import read_matched_images
 from pipeline.trust.truth_file import read_truth

@@ -16,7 +16,8 @@ from pipeline.inputs.units import read_units
 from pipeline.job.comparing import EngineCompare
 from pipeline.job.running import make_engine
 from pipeline.job.success import write_success
-from pipeline.output.ledger import JOB, SUCCESS, Ledger, open_ledger, to_json
+from pipeline.output.ledger import JOB, SUCCESS, Ledger, to_json
+from pipeline.output.opening import open_ledger
 from pipeline.output.parts import Progress
 from pipeline.storage import absolute_uri
 

@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 
 from pipeline.errors import OutputError, RequestError, StorageError
-from pipeline.output.ledger import Ledger, open_ledger
+from pipeline.output.ledger import Ledger
+from pipeline.output.opening import open_ledger
 from pipeline.page.content import collect_content
 from pipeline.page.render import render_page
 from pipeline.storage import Storage, absolute_uri

@@ -10,7 +10,7 @@ import os
 from pipeline.annotation.list_writer import ListFormat
 from pipeline.annotation.listing import AnnotationList, ListRequest, list_images
 from pipeline.annotation.sampling import Order
-from pipeline.output.ledger import open_ledger
+from pipeline.output.opening import open_ledger
 
 
 def review(

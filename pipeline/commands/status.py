@@ -12,7 +12,8 @@ from typing import Any
 from pipeline.errors import InputError, StorageError
 from pipeline.inputs.left_out import total_left_out
 from pipeline.inputs.units import read_plan
-from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, open_ledger
+from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS
+from pipeline.output.opening import open_ledger
 from pipeline.output.parts import PartName, unit_of
 from pipeline.records import Counted, Omitted
 from pipeline.storage import Storage, absolute_uri

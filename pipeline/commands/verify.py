@@ -15,7 +15,8 @@ from pipeline.errors import RequestError
 from pipeline.inputs.left_out import total_left_out
 from pipeline.inputs.units import read_plan
 from pipeline.machine import num_local_cpus
-from pipeline.output.ledger import PREDICTIONS, QUARANTINE, open_ledger
+from pipeline.output.ledger import PREDICTIONS, QUARANTINE
+from pipeline.output.opening import open_ledger
 from pipeline.output.probabilities import stored_aliases
 from pipeline.verifying.files import compare_with_success, find_foreign_files, find_foreign_probabilities, group_by_unit
 from pipeline.verifying.parallel import reconcile_all, useful_workers

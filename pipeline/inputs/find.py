@@ -13,9 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-import braceexpand
-
 from pipeline.errors import InputError, ObjectForbidden, ObjectMissing, StorageError
+from pipeline.inputs.given_names import expand_braces, read_list
 from pipeline.inputs.left_out import count_left_out, describe_left_out, extension_of, total_left_out
 from pipeline.stages.member_names import is_image_name
 from pipeline.storage import LISTED, Entry, Storage, absolute_uri, is_closed, is_hidden, look_at
@@ -25,8 +24,6 @@ _TAR_SUFFIXES = tuple(
 )  # what is inside is told by its content
 _WILDCARDS = frozenset("*?[")
 _PARALLEL_READS = 32
-_MAX_NAMES = 10_000_000  # of one brace range: 2 GB
-_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?\}")
 
 
 @dataclass(slots=True)
@@ -124,47 +121,11 @@ def _check_names(inputs: Inputs) -> None:
 
 def _find(name: str, storage: Storage, inputs: Inputs) -> None:
     if name.startswith("@"):
-        _find_listed(_read_list(name[1:], storage), storage, inputs)
-    elif len(names := _expand_braces(name)) > 1:
+        _find_listed(read_list(name[1:], storage), storage, inputs)
+    elif len(names := expand_braces(name)) > 1:
         _find_listed(names, storage, inputs)
     else:
         _find_one(absolute_uri(names[0]), storage, inputs)
-
-
-def _expand_braces(name: str) -> list[str]:
-    """Expand a brace range; a name without one, or of a file with braces in its name, stays as it is."""
-    if "{" not in name or (not name.startswith("s3://") and os.path.exists(absolute_uri(name))):
-        return [name]
-    try:
-        # a range is held as a whole before the first name comes out of it
-        longest = max((_count_names(*range_) for range_ in _RANGE.findall(name)), default=0)
-        names = [] if longest > _MAX_NAMES else braceexpand.braceexpand(name)
-        found = list(itertools.islice(names, _MAX_NAMES + 1))
-    except ValueError as error:  # UnbalancedBracesError is one
-        raise InputError(f"INPUT {name}: malformed brace range: {error}") from error
-    if not 0 < len(found) <= _MAX_NAMES:
-        raise InputError(f"INPUT {name}: a brace range of more than {_MAX_NAMES:,} names; give several commands fewer")
-    return found
-
-
-def _count_names(first: str, last: str, step: str) -> int:
-    """How many names a range of numbers stands for."""
-    return abs(int(last) - int(first)) // (abs(int(step or 1)) or 1) + 1
-
-
-def _read_list(path: str, storage: Storage) -> list[str]:
-    """Read the names of an ``@`` list, brace ranges expanded."""
-    try:
-        text = storage.read(absolute_uri(path)).decode("utf-8-sig")
-    except StorageError as error:
-        raise InputError(f"INPUT @{path}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"INPUT @{path}: not UTF-8 text") from error
-    lines = [line.strip() for line in text.split("\n")]
-    listed = [line for line in lines if line and not line.startswith("#")]
-    if not listed:
-        raise InputError(f"INPUT @{path}: the list is empty")
-    return [name for line in listed for name in _expand_braces(line)]
 
 
 def _find_listed(names: list[str], storage: Storage, inputs: Inputs) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,7 +21,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.settings import StorageConfig
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputError, PublishError, StorageError
 from pipeline.output.parts import (
     PARSE_ERRORS,
@@ -385,22 +383,6 @@ def translate_out_errors() -> Iterator[None]:
 def _file_name(name: str) -> str:
     """Name of a part without the folder of a member."""
     return name.rpartition("/")[2]
-
-
-def open_ledger(
-    out: str | os.PathLike[str], s3_endpoint: str | None, *, no_sign_request: bool, request_payer: bool = False
-) -> tuple[Ledger, Storage]:
-    """Open an existing output: its ledger, and the storage that reads it.
-
-    Raises:
-        OutputError: ``out`` is not the output of a job, or cannot be read.
-    """
-    storage = Storage(
-        StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
-    )
-    ledger = Ledger(os.fspath(out), storage)
-    ledger.job()
-    return ledger, storage
 
 
 def to_json(content: dict[str, Any], indent: int | None = 2) -> bytes:

@@ -10,7 +10,7 @@ from made_up_outputs import calibrated, write_csv, write_output
 from scipy.stats import beta, binom
 
 from pipeline.errors import RequestError
-from pipeline.output.ledger import open_ledger
+from pipeline.output.opening import open_ledger
 from pipeline.trust.intervals import binomial_tail, clopper_pearson_lower, wilson_upper
 from pipeline.trust.matched import read_matched_images
 from pipeline.trust.promise import NUM_LEVELS, certify, certifying_mask
