@@ -21,6 +21,7 @@ from built_once import networks_built_once
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.records import Sample
 from pipeline.vision import timm_package
 
 timm_package()  # before a test imports timm or torchvision, which would load torch's compiler
@@ -97,6 +98,11 @@ def sample_members(count: int, start: int = 0) -> list[tuple[str, bytes]]:
     for number in range(start, start + count):
         members += [(f"{number:05d}.jpg", jpeg(number)), (f"{number:05d}.cls", str(number % 14).encode())]
     return members
+
+
+def truth_of(sample: Sample) -> int | None:
+    """The class that a sample's ``.cls`` gives as a number; None without one."""
+    return None if sample.cls is None else int(sample.cls)
 
 
 @pytest.fixture(scope="module", autouse=True)

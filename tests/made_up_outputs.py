@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.output.ledger import to_json
-from pipeline.output.parts import PartName
-from pipeline.records import predictions_schema
+from pipeline.output.parts import METADATA_KEY, PartName
+from pipeline.records import Cursor, predictions_schema
 
 MARK = "ab" * 32
 
@@ -67,8 +67,13 @@ def write_output(
     (out / "predictions").mkdir(parents=True)
     schema = predictions_schema(aliases)
     for part, start in enumerate(range(0, num_images, rows_per_part)):
-        table = pa.Table.from_pylist(rows[start : start + rows_per_part], schema)
-        pq.write_table(table, out / "predictions" / str(PartName(MARK, "0" * 16, part, last=False)))
+        end = min(start + rows_per_part, num_images)
+        name = PartName(MARK, "0" * 16, part, last=False)
+        footer = {"unit": name.unit_id, "fingerprint": MARK, "part": part, "last": False, "first_index": start}
+        footer["next"] = Cursor(part + 1, end).to_dict()
+        own_schema = schema.with_metadata({METADATA_KEY: json.dumps(footer)})
+        table = pa.Table.from_pylist(rows[start:end], own_schema)
+        pq.write_table(table, out / "predictions" / str(name))
     members = [
         {"alias": alias, "arch": "made_up", "factor": 1.0, "num_classes": num_classes, "weights_sha256": alias * 32}
         for alias in aliases

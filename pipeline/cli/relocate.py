@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import AsJson, NoSignRequest, Out, S3Endpoint
+from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import print_json, print_line, print_stderr
 
 EXAMPLES = examples(
@@ -33,6 +33,7 @@ def relocate(
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
+    request_payer: RequestPayer = None,
 ) -> int:
     """Say that inputs have moved; nothing is labelled again where the bytes are the same."""
     import pipeline
@@ -44,7 +45,8 @@ def relocate(
         ray_address=ray_address,
         s3_endpoint=s3_endpoint,
         no_sign_request=bool(no_sign_request),
-        note=(lambda line: None) if json_ else print_stderr,
+        request_payer=bool(request_payer),
+        note=None if json_ else print_stderr,
     )
     if json_:
         print_json(found)

@@ -70,7 +70,8 @@ def relocate(
     ray_address: str | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
-    note: Callable[[str], object] = lambda line: None,
+    request_payer: bool = False,
+    note: Callable[[str], object] | None = None,
 ) -> Relocation:
     """Say that inputs below OLD are below NEW now. What has the same bytes there is not labelled again.
 
@@ -81,13 +82,14 @@ def relocate(
         ray_address: A running cluster, whose machines compare the inputs if these are more than 16 GiB.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
+        request_payer: As for ``label``.
         note: Called with lines that say what is being done.
 
     Raises:
         OutputError: ``out`` is not the output of a job, or cannot be read or written.
         RequestError: None of its inputs is below OLD, or none of them is below NEW as it was labelled.
     """
-    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request)
+    ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
     places = (_place("OLD", old), _place("NEW", new))
     was_finished = ledger.read_json(SUCCESS) is not None
@@ -96,7 +98,7 @@ def relocate(
         if ray_address is not None:
             engine = stack.enter_context(contextlib.closing(make_engine(_Cluster(ray_address))))
             compare = EngineCompare(engine, threading.Event(), None)
-        move = Move(ledger, storage, job, places, compare, note)
+        move = Move(ledger, storage, job, places, compare, note or _say_nothing)
         found = move.run()
     _rename_inputs(ledger, move)
     fingerprint = str(job["fingerprint"])
@@ -135,3 +137,7 @@ def _rename_inputs(ledger: Ledger, move: Move) -> None:
         content: dict[str, Any] = {**job, "inputs": renamed}
         if renamed == inputs or ledger.write_if_unchanged(JOB, to_json(content), version):
             return
+
+
+def _say_nothing(_line: str) -> None:
+    pass

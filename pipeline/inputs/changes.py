@@ -148,6 +148,11 @@ class ChangedInputs:
         ids = {unit.id for unit in plan.unlisted}
         units = [unit for unit in plan.units if unit.id in ids]
         gone = list(find_gone(units, self._storage, None if self._prune else _MOST_LOOKED_UP))
+        if not self._prune:  # what was never read has no label to lose
+            split = [item.split() for item in gone]
+            if unread := [lost for lost, _ in split if lost is not None]:
+                self._forget(plan, unread)
+            gone = [rest for _, rest in split if rest is not None]
         found.gone = sum(len(item.indices) for item in gone)
         if not gone:
             return
@@ -162,6 +167,12 @@ class ChangedInputs:
             return
         if sum(item.whole for item in gone) == len(plan.units):
             raise OutputError(f"--prune: all that was labelled is gone ({where}); remove {self._ledger.out} instead")
+        self._forget(plan, gone)
+        found.pruned = found.gone
+        self._say(found, f"let go of what is gone: {what} ({where})")
+
+    def _forget(self, plan: Plan, gone: Sequence[Gone]) -> None:
+        """Let go of inputs that are gone."""
         dropped = [item.unit for item in gone if item.whole]
         parts = [item for item in gone if not item.whole]
         kept = self._let_go(
@@ -169,8 +180,6 @@ class ChangedInputs:
             [(item.unit, dict.fromkeys(item.indices)) for item in parts],
         )
         plan.change(kept=kept, dropped=dropped)
-        found.pruned = found.gone
-        self._say(found, f"let go of what is gone: {what} ({where})")
 
     # -- slices -------------------------------------------------------------------------------------------
 

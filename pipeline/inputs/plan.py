@@ -131,6 +131,7 @@ class Plan:
             OutputError: OUT cannot be written.
         """
         self._by_id = {unit.id: unit for unit in self.units}
+        before = frozenset(self._by_id)
         tars = {unit.uri: unit for unit in self.units if unit.kind == UnitKind.TAR}
         self.left_out_of |= inputs.left_out_of
         for unit in tars.values():
@@ -153,7 +154,7 @@ class Plan:
         self.units = list(self._by_id.values())
         self._by_id = {}
         listed = {uri for uri, entry in inputs.tars.items() if entry.size_bytes >= 0} | self._whole
-        self.unlisted = [unit for unit in self.units if not {unit.id, unit.uri} & listed]
+        self.unlisted = [unit for unit in self.units if unit.id in before and not {unit.id, unit.uri} & listed]
 
     def change(
         self,

@@ -25,11 +25,19 @@ class Gone:
         unit: The unit.
         indices: Of the loose images that are gone; 0 for a tar.
         whole: Whether nothing of the unit is left.
+        unread: Of the indices, those of links that led nowhere, or of what nobody may open.
     """
 
     unit: Unit
     indices: tuple[int, ...]
     whole: bool
+    unread: tuple[int, ...] = ()
+
+    def split(self) -> tuple[Gone | None, Gone | None]:
+        """What never could be read, and the rest; None for nothing."""
+        rest = tuple(index for index in self.indices if index not in self.unread)
+        lost = Gone(self.unit, self.unread, self.whole and not rest) if self.unread else None
+        return lost, Gone(self.unit, rest, self.whole and lost is None) if rest else None
 
 
 def find_gone(units: Sequence[Unit], storage: Storage, most: int | None = None) -> Iterator[Gone]:
@@ -57,7 +65,8 @@ def find_gone(units: Sequence[Unit], storage: Storage, most: int | None = None) 
         except StorageError:
             continue
         if missing := tuple(index for index, entry in held if entry.uri not in present):
-            yield Gone(unit, missing, whole=len(missing) == len(held))
+            unread = tuple(index for index, entry in held if index in missing and entry.etag == LISTED)
+            yield Gone(unit, missing, whole=len(missing) == len(held), unread=unread)
 
 
 def find_present(planned: list[Entry], prefix: str, storage: Storage) -> dict[str, Entry]:

@@ -66,6 +66,7 @@ def test_the_columns_are_those_of_the_contract(undisturbed):
     assert fields == {
         "shard": "dictionary<values=string, indices=int32, ordered=0>",
         "key": "string",
+        "field": "dictionary<values=string, indices=int32, ordered=0>",
         "index": "int64",
         "sha256": "string",
         "width": "int32",

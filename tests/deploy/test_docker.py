@@ -28,7 +28,7 @@ def instructions() -> list[tuple[str, str]]:
     return [(name, words) for name, _, words in (line.partition(" ") for line in joined.splitlines() if line)]
 
 
-def member_probs_of(name: str) -> list[str]:
+def arguments_of(name: str) -> list[str]:
     return [words for instruction, words in instructions() if instruction == name]
 
 
@@ -69,7 +69,7 @@ def test_the_linter_has_nothing_to_say():
 
 def test_the_context_is_what_is_copied_and_no_more():
     paths = context()
-    copied = [words.split()[:-1] for words in member_probs_of("COPY") if not words.startswith("--from")]
+    copied = [words.split()[:-1] for words in arguments_of("COPY") if not words.startswith("--from")]
     sources = [source for group in copied for source in group]
     assert sources
     for source in sources:
@@ -98,16 +98,19 @@ def test_the_project_builds_from_the_context_alone(tmp_path: Path):
 
 
 def test_packages_are_hashed_and_versions_are_pinned():
-    (base,) = {words.removeprefix("BASE=") for words in member_probs_of("ARG") if words.startswith("BASE=")}
+    (base,) = {words.removeprefix("BASE=") for words in arguments_of("ARG") if words.startswith("BASE=")}
     assert re.fullmatch(r"python:3\.11\.\d+-slim-[a-z]+(@sha256:[0-9a-f]{64})?", base)
-    assert [words.split()[0] for words in member_probs_of("FROM")] == ["${BASE}"] * 2
-    steps = "\n".join(member_probs_of("RUN"))
+    assert [words.split()[0] for words in arguments_of("FROM")] == ["${BASE}"] * 2
+    steps = "\n".join(arguments_of("RUN"))
     assert "uv pip sync --require-hashes --compile-bytecode deploy/requirements.lock" in steps
     assert "--build-constraints requirements.lock" in steps
     (by_make,) = re.findall(r"^UV_VERSION := (\S+)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     assert f'"uv=={by_make}"' in steps
     # nothing is fetched but packages and the base
-    assert not re.search(r"\b(curl|wget|git|apt-get|ADD)\b|://", "\n".join(f"{a} {b}" for a, b in instructions()))
+    assert not re.search(r"\b(curl|wget|git|ADD)\b|://", "\n".join(f"{a} {b}" for a, b in instructions()))
+    assert re.findall(r"apt-get install .*", steps) == [
+        "apt-get install --yes --no-install-recommends libheif1 libheif-plugin-libde265 && rm -rf /var/lib/apt/lists/*"
+    ]
     # what is built is not shaped by the machine's own index settings, and names none
     assert "index" not in DOCKERFILE.read_text()
 
@@ -129,23 +132,23 @@ def test_the_base_is_pinned_by_the_command_that_the_file_shows(tmp_path: Path):
 
 
 def test_it_runs_as_nobody_in_particular_and_finds_its_commands():
-    assert member_probs_of("USER") == ["1000:1000"]
+    assert arguments_of("USER") == ["1000:1000"]
     names = [name for name, _ in instructions()]
     assert names[names.index("USER") :] == ["USER", "WORKDIR", "ENTRYPOINT", "CMD"]  # nothing as root after it
     scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
-    (entry,) = re.findall(r'^\["(\w+)"\]$', "\n".join(member_probs_of("ENTRYPOINT")))
+    (entry,) = re.findall(r'^\["(\w+)"\]$', "\n".join(arguments_of("ENTRYPOINT")))
     assert entry in scripts
-    linked = re.findall(r"/opt/shardlabel/bin/(\w+)", member_probs_of("RUN")[-1])
+    linked = re.findall(r"/opt/shardlabel/bin/(\w+)", arguments_of("RUN")[-1])
     assert linked == ["ray", "shardlabel"]
     assert all((BIN / name).exists() for name in linked)
-    environment = " ".join(member_probs_of("ENV"))
+    environment = " ".join(arguments_of("ENV"))
     for needed in ("PATH=/opt/shardlabel/bin:$PATH", "HOME=/home/shardlabel", "RAY_AUTH_MODE=token"):
         assert needed in environment
 
 
 def removed() -> tuple[list[str], str]:
     """The packages, and the pattern of the files, that the CPU variant does without."""
-    (step,) = [words for words in member_probs_of("RUN") if "VARIANT" in words]
+    (step,) = [words for words in arguments_of("RUN") if "VARIANT" in words]
     return re.findall(r"uv pip uninstall ([^&]+?) +&&", step)[0].split(), re.findall(r'-name "([^"]+)"', step)[0]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import ObjectChanged
 from pipeline.exporting.images import ExpectedImage, Image, OmissionReason, read_images
-from pipeline.inputs.plan import read_units
+from pipeline.inputs.units import read_units
 from pipeline.output.ledger import Ledger
 from pipeline.records import Cursor
 from pipeline.storage import Storage

@@ -32,6 +32,7 @@ def test_the_public_surface():
         "export",
         "label",
         "plan",
+        "relocate",
         "report",
         "review",
         "sample",

@@ -39,7 +39,7 @@ class ListedStorage(Storage):
     num_shards = 0
     published: list[str]
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str, *_words, **_options) -> Iterator[Entry]:
         folder = Path(prefix).name
         if folder == "shards":
             for number in range(self.num_shards):
@@ -66,7 +66,8 @@ class IdleLabeler:
         ListedStorage.published.append(name)
         counts = {"corrupt_image": 1}
         seconds = {"read": 1.0, "decode": 2.0, "classify": 3.0, "write": 0.1}
-        done = Receipt(unit_id, SHARD_SAMPLES, SHARD_SAMPLES - 1, counts, {}, SHARD_BYTES, {name: [9_999, 1]}, True)
+        done = Receipt(unit_id, SHARD_SAMPLES, SHARD_SAMPLES - 1, counts, num_bytes=SHARD_BYTES)
+        done.parts, done.finished = {name: [9_999, 1]}, True
         done.stage_s, done.started_at, done.committed_at = seconds, time.time() - 1, time.time()
         yield json.loads(json.dumps(done.to_dict()))  # as from another process
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import webdataset
-from conftest import jpeg
+from conftest import jpeg, truth_of
 from fuzz.properties import read_shard, shard_is_accounted_for
 
 from pipeline.records import Sample, ShardEvent
@@ -89,7 +89,7 @@ def check_images(path: Path, prefix: str = "") -> None:
     data = path.read_bytes()
     items = shard_is_accounted_for(data)
     assert [item for item in items if isinstance(item, ShardEvent)] == []
-    found = {item.key: (item.image, item.truth) for item in items}
+    found = {item.key: (item.image, truth_of(item)) for item in items}
     assert found == {f"{prefix}{number:04d}": (jpeg(number), number) for number in range(COUNT)}
     assert len(items) == COUNT
 
@@ -194,7 +194,7 @@ def test_hard_links_are_read_as_what_they_name(images, tmp_path, writer, pack):
     items = shard_is_accounted_for(pack((tmp_path / "a.tar").read_bytes()))
     linked = {f"1{number:03d}": (jpeg(number), 1 if number == 1 else None) for number in range(COUNT)}
     whole = {f"{number:04d}": (jpeg(number), number) for number in range(COUNT)}
-    assert {item.key: (item.image, item.truth) for item in items} == {**whole, **linked, "2000": (None, None)}
+    assert {item.key: (item.image, truth_of(item)) for item in items} == {**whole, **linked, "2000": (None, None)}
     assert items[-1].message == "2000.jpg is a symbolic link to 0001.jpg, which is not followed"
 
 
