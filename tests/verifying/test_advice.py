@@ -54,8 +54,9 @@ def part(job: Path, name: str, shard: str = "a.tar", folder: str = "predictions"
 
 
 def flip(path: Path) -> None:
+    """Damage a Parquet file in the last byte of its data, which lie before the footer and its length."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 4] ^= 0xFF
+    data[-9 - int.from_bytes(data[-8:-4], "little")] ^= 0xFF
     path.write_bytes(data)
 
 
