@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,7 +27,7 @@ from pipeline.inputs.plan import Plan
 from pipeline.inputs.units import read_units
 from pipeline.output.ledger import JOB, PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
-from pipeline.records import Receipt, UnitKind
+from pipeline.records import Omitted, Receipt, UnitKind
 from pipeline.storage import Entry, Storage
 
 SAMPLE_DATA = Path(__file__).parents[2] / "examples" / "data"
@@ -102,7 +103,8 @@ def run(num_units: int, share_done: float, out: Path):
         patch.setattr(pipeline.commands.label, "Storage", lambda config: ListedStorage(config))
         patch.setattr(pipeline.commands.label, "LabelerWorker", IdleLabeler)
         # of parts of earlier runs, for _SUCCESS: two requests each, to files that are only names here
-        patch.setattr(Ledger, "count_rows", lambda self, folder, names: dict.fromkeys(names, SHARD_SAMPLES - 1))
+        footer = SimpleNamespace(num_rows=SHARD_SAMPLES - 1, omitted=Omitted())
+        patch.setattr(Ledger, "footers", lambda self, folder, names: dict.fromkeys(names, footer))
         summary = label(
             str(out.parent / "shards"),
             out,
