@@ -86,15 +86,22 @@ def find_inputs(names: Sequence[str], storage: Storage, *, prune: bool = False) 
         inputs.tars |= found.tars
         inputs.loose += found.loose
         inputs.any_readable |= found.any_readable
-        inputs.left_out_of[name if name.startswith("@") else absolute_uri(name)] = found.left_out
+        inputs.left_out_of[_spelled_once(name)] = found.left_out
         inputs.notes += found.notes
     if prune and not inputs.tars and not inputs.loose:
         raise InputError("; ".join(["--prune: no INPUT is left that holds images", *inputs.notes]))
     inputs.left_out = Counter(total_left_out(inputs.left_out_of))
     if names and not inputs.any_readable:
         unread = itertools.chain(inputs.tars, (entry.uri for _, listing in inputs.loose for entry in listing))
-        raise InputError(f"none of the inputs can be read: {_shorten(list(unread))}")
+        lines = [f"none of the inputs can be read: {_shorten(list(unread))}", *inputs.notes]
+        raise InputError("; ".join(lines))
     return inputs
+
+
+def _spelled_once(name: str) -> str:
+    """An INPUT by one spelling, so that what it leaves out is counted once."""
+    uri = name if name.startswith("@") else absolute_uri(name)
+    return uri if uri.startswith("s3://") else uri.rstrip("/") or "/"
 
 
 def _is_missing(entry: Entry, storage: Storage) -> bool:
@@ -287,6 +294,7 @@ def _find_in_directory(folder: str, storage: Storage, inputs: Inputs) -> None:
         inputs.loose.append((folder, listing))
         inputs.any_readable |= found.any_readable_image
     elif found.num_images:
+        inputs.left_out += found.images
         inputs.notes.append(f"{folder} holds tars: its {found.num_images} loose images are left out")
 
 
@@ -297,16 +305,21 @@ class _Scan:
     Attributes:
         tars: Entries with the name of a shard.
         unreadable: Folders that nobody may open, and links that lead nowhere and have no extension.
-        num_images: Number of entries with the name of an image.
+        images: Number of entries with the name of an image, by extension.
         any_readable_image: Whether one of these can be read, as far as is known.
-        left_out: Number of other files, by extension.
+        left_out: Number of other files, by extension, those that nobody may open included.
     """
 
     tars: list[Entry] = field(default_factory=list)
     unreadable: list[Entry] = field(default_factory=list)
-    num_images: int = 0
+    images: Counter[str] = field(default_factory=Counter)
     any_readable_image: bool = False
     left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def num_images(self) -> int:
+        """Number of entries with the name of an image."""
+        return self.images.total()
 
     def add(self, entry: Entry) -> None:
         """Count an entry."""
@@ -314,9 +327,9 @@ class _Scan:
         if is_tar_name(uri):
             self.tars.append(entry)
         elif is_image_name(uri):
-            self.num_images += 1
+            count_left_out(self.images, uri)
             self.any_readable_image |= entry.size_bytes >= 0
-        elif entry.size_bytes < 0 and (uri.endswith("/") or not extension_of(uri)):
+        elif entry.size_bytes < 0 and (uri.endswith("/") or not extension_of(uri)) and not os.path.isfile(uri):
             self.unreadable.append(entry)
         else:
             count_left_out(self.left_out, uri)

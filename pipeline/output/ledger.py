@@ -253,7 +253,7 @@ class Ledger:
         except PARSE_ERRORS as error:
             raise ObjectDamaged(f"{uri}: damaged: {error}") from error
         if columns is not None and folder in {PREDICTIONS, QUARANTINE}:
-            check_columns(uri, table, columns)
+            check_columns(uri, table, columns, gaps=folder == QUARANTINE)
         if folder == PREDICTIONS and self._num_classes:
             check_labels(uri, table, self._num_classes)
         return table

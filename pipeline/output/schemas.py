@@ -125,13 +125,14 @@ def check_shape(shape: type[_Shape], uri: str, content: Mapping[str, Any]) -> No
         ) from error
 
 
-def check_columns(uri: str, table: pa.Table, columns: Sequence[str]) -> None:
+def check_columns(uri: str, table: pa.Table, columns: Sequence[str], *, gaps: bool = False) -> None:
     """Make sure that a part has some columns, of the type that they are written with.
 
     Args:
         uri: Of the part, for the message.
         table: What was read of it.
         columns: What was asked for; of members, ``members.ALIAS.FIELD``.
+        gaps: Whether an index may be null, as that of damage to a shard is in quarantine.
 
     Raises:
         ObjectDamaged: It has not.
@@ -142,7 +143,7 @@ def check_columns(uri: str, table: pa.Table, columns: Sequence[str]) -> None:
         kind, wanted = table.schema.field(name).type, _TYPES.get(name)
         if wanted is not None and _as_text(kind) != _as_text(wanted) and not pa.types.is_struct(wanted):
             raise ObjectDamaged(f"{uri}: damaged: its column {name} holds {kind}, not {wanted}")
-        if name in _NEVER_NULL and table[name].null_count:
+        if not gaps and name in _NEVER_NULL and table[name].null_count:
             raise ObjectDamaged(f"{uri}: damaged: its column {name} has gaps")
 
 

@@ -123,9 +123,11 @@ class SampleGrouper:
         for item in self._walk:
             if isinstance(item, ShardEvent):
                 self._events.append(item)
-            elif not (item.special and item.special.startswith(_NO_SAMPLE)) and not is_archive_metadata(item.name):
+            elif not (item.special and item.special.startswith(_NO_SAMPLE)):
                 key, field = key_and_field(item.name)
-                if may_be_passed_over(item.name, key, field) and self._is_passed_over(item, key, field):
+                if is_archive_metadata(item.name) or (
+                    may_be_passed_over(item.name, key, field) and self._is_passed_over(item, key, field)
+                ):
                     self._omitted.add(Omitted(passed_over=1, passed_over_example=shorten(item.name) or _NAMELESS))
                 else:
                     name = item.name if key is None else key

@@ -14,7 +14,7 @@ IMAGE_EXTENSIONS = frozenset(
     "ppm pgm pbm pnm pfm ico icns cur tga vda dds psd pcx sgi qoi xbm xpm jxl dng cr2 nef arw".split()
 )
 TRUTH_FIELD = "cls"
-# WebDataset's metadata, by its own pattern; it is not even counted.
+# WebDataset's metadata, by its own pattern.
 _ARCHIVE_METADATA = re.compile(r"__[^/]*__($|/)")
 _MAC_FOLDER, _MAC_COMPANION = "__MACOSX", "._"
 _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})

@@ -14,6 +14,7 @@ from conftest import jpeg, make_tar, sample_members
 from servers import S3Server
 from small_jobs import options, predictions, rows
 
+import pipeline
 from pipeline import label, verify
 from pipeline.errors import RequestError
 from pipeline.inputs.plan import Plan
@@ -371,3 +372,17 @@ def test_workers_compare_where_it_is_much(shards, photos, out, sample_data, monk
     touch(*shards.iterdir(), *photos.iterdir())
     assert run(inputs, out, sample_data, engine=engine).images == 0
     assert_right(out)
+
+
+def test_a_damaged_shard_that_was_touched_is_not_labelled_again(tmp_path: Path, out: Path, sample_data: Path):
+    """Damage to a shard is a row without an index."""
+    tar = make_tar(tmp_path / "a.tar", sample_members(5))
+    tar.write_bytes(tar.read_bytes()[: 10 * 1024])  # without its end
+    first = run(tar, out, sample_data)
+    assert first.events
+    pipeline.report(out)
+    before = files(out)
+    os.utime(tar, (1, 1))
+    assert run(tar, out, sample_data).labelled == 0
+    assert files(out) == before
+    assert verify(out).discrepancies == ()

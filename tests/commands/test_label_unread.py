@@ -213,6 +213,27 @@ def test_what_several_inputs_leave_out_is_added_up(photos: Path, tmp_path: Path,
     assert status(tmp_path / "out").left_out == {".idx": 1}
 
 
+def test_one_folder_by_two_names_leaves_out_once(photos: Path, run):
+    (photos / "a.idx").write_bytes(b"")
+    assert run(photos, f"{photos}/").left_out == {".idx": 1}
+    assert run(f"{photos}/../{photos.name}").left_out == {".idx": 1}
+
+
+def test_a_closed_file_that_is_left_out_anyway_is_left_out(photos: Path, run, monkeypatch: pytest.MonkeyPatch):
+    for name in ("LICENSE", "a.jpg.bak"):
+        (photos / name).write_bytes(b"x")
+    monkeypatch.setattr("pipeline.storage.local._may_read", lambda path, _status: "LICENSE" not in path)
+    summary = run(photos)
+    assert (summary.exit_code, summary.left_out) == (0, {"": 1, ".bak": 1})
+
+
+def test_images_beside_a_dead_link_that_is_called_a_tar_are_named(photos: Path, tmp_path: Path, shardlabel):
+    (photos / "old.tar").symlink_to("gone.tar")
+    refused = shardlabel("label", photos, "--out", tmp_path / "out")
+    assert refused.returncode == 2
+    assert "its 3 loose images are left out" in refused.stderr
+
+
 def test_an_input_of_which_all_is_left_out_is_refused_with_the_counts(tmp_path: Path, shardlabel):
     folder = tmp_path / "others"
     folder.mkdir()

@@ -81,6 +81,7 @@ def test_where_there_are_tars_loose_images_are_left_out_and_counted(data: Path):
     inputs = find(str(data))
     assert (tars(inputs, data), inputs.loose) == (["a.tar"], [])
     assert inputs.notes == [f"{data}/ holds tars: its 2 loose images are left out"]
+    assert inputs.left_out == {".jpg": 2}
 
 
 def test_globs(data: Path):

@@ -239,9 +239,9 @@ def runs_of(members: list[Drawn]) -> tuple[list[ModelRun], int]:
     runs: list[ModelRun] = []
     passed_over, last = 0, None
     for item in as_files(members):
-        if item.kind in IN_NO_SAMPLE or re.match(r"__[^/]*__($|/)", item.name):
+        if item.kind in IN_NO_SAMPLE:
             continue
-        if is_passed_over(item):
+        if re.match(r"__[^/]*__($|/)", item.name) or is_passed_over(item):
             passed_over += 1
             continue
         key, extension, alone = split(item.name)
