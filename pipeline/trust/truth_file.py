@@ -90,7 +90,10 @@ def _parse_labels(path: str, column: pa.ChunkedArray, class_names: Sequence[str]
     indices = encoded.indices.fill_null(len(texts)).to_numpy()
     labels = np.append(parsed, np.int32(_BLANK))[indices]
     unknown = [text for text, label in zip(texts, parsed, strict=True) if label == _UNKNOWN]
-    return labels.astype(np.int32), tuple(unknown[:_EXAMPLES])
+    examples = Counted()
+    for text in unknown[:_EXAMPLES]:
+        examples.add(text)
+    return labels.astype(np.int32), tuple(examples.examples)
 
 
 def _parse_label(text: str, label: int | None) -> int:
