@@ -60,6 +60,7 @@ def read_colours(image: Image.Image, data: bytes) -> Colours:
     """Find what the values of a loaded picture mean.
 
     Integers within 0-65535 use that range, and floats within 0-1 or 0-255 use that one. Others use their own extremes.
+    For the integers of TIFF see :func:`pipeline.stages.tiff.find_integer_range`.
 
     Raises:
         ImageError: Pillow may have read other values than the file has.
@@ -135,6 +136,9 @@ def _find_grey_range(image: Image.Image, most: float, *, unsigned: bool) -> tupl
     if not math.isfinite(high - low):
         finite = values[np.isfinite(values)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    tags = getattr(image, "tag_v2", None)
+    if image.mode == "I" and tags:
+        return tiff.find_integer_range(tags, low, high)
     likely = (65535.0,) if image.mode == "I" else (1.0, 255.0)
     return next(((0.0, most) for most in likely if low >= 0 and high <= most), (low, high))
 

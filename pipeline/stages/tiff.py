@@ -26,6 +26,7 @@ DNG_VERSION = 50706
 UNSIGNED, SIGNED = 1, 2
 WHITE_IS_ZERO, YCBCR, COLOUR_FILTERS, LINEAR_RAW = 0, 6, 32803, 34892
 _DEFLATE = 8
+_FAINT = 16  # a picture that reaches less than this part of its type's range is nearly black
 _MAX_PAGES = 64  # that are looked at for the picture behind its thumbnails
 _COLOURS = {
     0: "white is zero", 1: "black is zero", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIELab",
@@ -78,6 +79,27 @@ def first(tags: Tags, tag: int, default: int) -> int:
     value = tags.get(tag, default)
     value = value[0] if isinstance(value, tuple) and value else value
     return value if isinstance(value, int) else default
+
+
+def find_integer_range(tags: Tags, low: float, high: float) -> tuple[float, float]:
+    """Find which values are black and white in a grey picture of 32-bit or signed 16-bit integers.
+
+    Args:
+        tags: Of the page.
+        low: Its lowest value.
+        high: Its highest value.
+    """
+    bits, signed = first(tags, BITS, 32), first(tags, SAMPLE_FORMAT, UNSIGNED) == SIGNED
+    white = 2.0 ** (bits - signed) - 1
+    # No camera writes these types: programs do, and keep the values that they had, of 8 or 16 bits, of the whole type,
+    # or measured ones (heights, counts). So the smallest of these ranges that holds the values is meant. Values that
+    # would be nearly black in the whole 32 bits, and negative ones of 16, are measured: their extremes show most.
+    if low >= 0:
+        for most in (255.0, 65535.0):
+            if high <= most < white:
+                return 0.0, most
+    whole = low >= 0 if bits == 16 else max(high, -low) >= white / _FAINT
+    return (0.0 if low >= 0 else -white - 1, white) if whole else (low, high)
 
 
 def _bits(tags: Tags) -> tuple[int, ...]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import zlib
 from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiffs import HEIGHT, WIDTH, Kind, encode, every_kind, meaning, shown, write
 
 from pipeline.errors import ImageError
@@ -152,6 +155,47 @@ def test_raw_files_of_cameras_are_not_their_thumbnails():
         write([({258: (16,), 259: (1,), 262: (32803,), 277: (1,), 284: (1,)}, [bytes(2 * WIDTH * HEIGHT)])]),
     ):
         assert refusal(data).reason == Reason.UNSUPPORTED_FORMAT
+
+
+@pytest.mark.parametrize(
+    ("stored", "values", "grey"),
+    [
+        ("i4", [0, 100, 200], [0, 100, 200]),
+        ("u4", [3, 100, 255], [3, 100, 255]),
+        ("i2", [3, 100, 255], [3, 100, 255]),
+        ("i4", [0, 256, 25700], [0, 1, 100]),
+        ("u4", [0, 32768, 65535], [0, 128, 255]),
+        ("i2", [0, 256, 16384], [0, 2, 128]),
+        ("u4", [2**28, 2**30, 2**31], [16, 64, 128]),
+        ("u4", [0, 2**31, 2**32 - 1], [0, 128, 255]),
+        ("i4", [0, 2**29, 2**30], [0, 64, 128]),
+        ("i4", [-(2**30), 0, 2**30], [64, 128, 191]),
+        ("i4", [-(2**31), 0, 2**31 - 1], [0, 128, 255]),
+        ("u4", [0, 65536, 131072], [0, 128, 255]),
+        ("i4", [-1000, 0, 1000], [0, 128, 255]),
+        ("i2", [-1000, 0, 1000], [0, 128, 255]),
+        ("u2", [0, 257, 25700], [0, 1, 100]),
+    ],
+)
+@pytest.mark.parametrize("compression", [1, 8])
+def test_integers_of_more_bits_than_a_picture_needs(stored, values, grey, compression):
+    data = np.tile(np.array(values, f"<{stored}"), (2, 1)).tobytes()
+    tags = {258: (8 * int(stored[1]),), 259: (compression,), 262: (1,), 277: (1,), 284: (1,)}
+    tags[339] = (2 if stored[0] == "i" else 1,)
+    file = write([(tags, [zlib.compress(data) if compression == 8 else data])], size=(3, 2))
+    assert pixels(file).tolist() == [[[value] * 3 for value in grey]] * 2
+
+
+def test_a_grey_picture_of_eight_bits_saved_in_thirty_two():
+    gradient = Image.radial_gradient("L")
+    for mode in ("I", "F"):
+        file = io.BytesIO()
+        gradient.convert(mode).save(file, "TIFF")
+        assert pixels(file.getvalue())[..., 0].tolist() == np.asarray(gradient).tolist()
+
+
+def test_a_dark_picture_of_another_format_stays_dark():
+    assert pixels(b"P5\n3 1\n65535\n" + np.array([0, 100, 255], ">u2").tobytes()).max() <= 1
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
