@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.exporting.default_readers import by_frequency, describe_readers
+from pipeline.exporting.default_readers import by_frequency, describe_readers, list_some
 from pipeline.exporting.rows import ROW_SCHEMA, card_features
 from pipeline.exporting.target import DATA
 from pipeline.text.safe import one_line, printable
@@ -41,7 +41,11 @@ _MEANINGS = {
 
 
 def make_card(
-    description: Mapping[str, Any], class_names: Sequence[str], images: int, extensions: Mapping[str, int]
+    description: Mapping[str, Any],
+    class_names: Sequence[str],
+    images: int,
+    extensions: Mapping[str, int],
+    unread_classes: Sequence[str] = (),
 ) -> str:
     """The card, as Markdown with YAML front matter.
 
@@ -50,6 +54,7 @@ def make_card(
         class_names: Of the K classes, each once.
         images: Images in the dataset.
         extensions: Images by extension.
+        unread_classes: Folders of classes in which torchvision's ``ImageFolder`` finds no image.
     """
     front = yaml.safe_dump(
         _front_matter(description, class_names, images, extensions), sort_keys=False, allow_unicode=True, width=1000
@@ -57,7 +62,7 @@ def make_card(
     lines = [f"# {images:,} images, labelled by an ensemble of classifiers", "", *_origin_section(description), ""]
     lines += ["## How far to trust the labels", "", *_trust_section(description), ""]
     lines += ["## What was selected", "", *_selection_section(description, images), ""]
-    lines += ["## What is in it", "", *_content_section(description, extensions), ""]
+    lines += ["## What is in it", "", *_content_section(description, extensions, unread_classes), ""]
     return f"---\n{front}---\n\n" + "\n".join(lines)
 
 
@@ -170,7 +175,9 @@ def _limit_text(description: Mapping[str, Any], name: str) -> str:
     return f" {value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 
-def _content_section(description: Mapping[str, Any], extensions: Mapping[str, int]) -> list[str]:
+def _content_section(
+    description: Mapping[str, Any], extensions: Mapping[str, int], unread_classes: Sequence[str]
+) -> list[str]:
     kind = description["asked"]["format"]
     how = {
         "parquet": "Rows with `image` (bytes and file name), `label` and the columns below, in `data/*.parquet`: "
@@ -180,12 +187,12 @@ def _content_section(description: Mapping[str, Any], extensions: Mapping[str, in
         "Where a class has no image there is no folder: readers that number the folders count otherwise than `label`.",
         "webdataset": "Samples of an image, `.cls` (the label) and `.json` (the columns below), in `data/*.tar`"
         + (
-            f": {', '.join(f'`.{name}`' for name in by_frequency(extensions))}, each in files of its own."
+            f": {list_some([f'`.{name}`' for name in by_frequency(extensions)])}, each in files of its own."
             if len(extensions) > 1
             else "."
         ),
     }[kind]
-    lines = [how, *(f"\n- {line}." for line in describe_readers(kind, extensions))]
+    lines = [how, *(f"\n- {_safe_text(line)}." for line in describe_readers(kind, extensions, unread_classes))]
     lines += ["", "`classes.txt` names all classes, by index, one a line.", ""]
     lines += [f"- `{name}`: {meaning}" for name, meaning in _MEANINGS.items()]
     assert {word for name in _MEANINGS for word in name.split(", ")} == set(ROW_SCHEMA.names)

@@ -39,7 +39,7 @@ def conclude_export(
         success = target.read_success() if finished else None
         found = Totals.from_commits(target.read_commits(done)) if success is None else Totals.from_success(success)
         if finished and success is None:
-            finish_export(source, target, about, found, done)
+            found = finish_export(source, target, about, found, done)
     except (StorageError, OutputError) as error:
         raise PublishError(f"{error}; what was exported stays, the same command goes on from there") from error
     summary = summarize(source, target, plan, about, tracker, found, len(done))

@@ -48,7 +48,8 @@ class Destination:
         name: Of the part, without extension.
         put: Writes a file: path below TO, bytes.
         pool: Threads that may call ``put``.
-        loose: Whether the images are loose: their keys have an extension, and dots before it are part of the key.
+        loose: Whether the images are loose: their keys have an extension.
+        keeps_field: Whether extensions keep the name of the image's field (``left.jpg``), which is not in the key.
         class_names: Of the K classes, each once.
         class_folders: Names of their folders, distinct on every file system.
     """
@@ -57,6 +58,7 @@ class Destination:
     put: Put
     pool: ThreadPoolExecutor
     loose: bool
+    keeps_field: bool
     class_names: Sequence[str]
     class_folders: Sequence[str]
 
@@ -66,4 +68,4 @@ class Destination:
 
     def extension(self, image: Image) -> str:
         """The extension that an image is written with, in lower case."""
-        return image_extension(image.name, image.data, loose=self.loose)
+        return image_extension(image.name, image.data, keeps_field=self.keeps_field)

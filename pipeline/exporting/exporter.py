@@ -170,8 +170,11 @@ class Exporter:
     ) -> Iterator[Receipt]:
         """Write the images of a part with their rows, and record that."""
         loose = unit.kind == UnitKind.SLICE
+        keeps_field = self._config.format == "webdataset" and not loose and self._config.images == "auto"
         names = self._config.class_names
-        destination = Destination(self._target.name(part), self._put, self._pool, loose, names, class_folders(names))
+        destination = Destination(
+            self._target.name(part), self._put, self._pool, loose, keeps_field, names, class_folders(names)
+        )
         writer = WRITERS[self._config.format](destination)
         expected = {index: ExpectedImage(row["key"], row["sha256"]) for index, row in rows.items()}
         begun = reported = time.monotonic()

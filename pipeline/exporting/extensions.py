@@ -9,6 +9,7 @@ from pipeline.stages.member_names import is_image_name
 
 UNKNOWN = "img"
 _PLAIN_FIELD = re.compile(r"[a-z0-9][a-z0-9_.]{0,31}")
+_DIGIT = re.compile(r"\d")
 _MAGIC = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -30,22 +31,27 @@ _SAME = {  # of images whose first bytes do not tell
 _RAW = frozenset({"dng", "cr2", "nef", "arw"})  # raw photographs: TIFF, by their first bytes
 
 
-def image_extension(name: str, data: bytes, *, loose: bool) -> str:
+def image_extension(name: str, data: bytes, *, keeps_field: bool) -> str:
     """The extension of an image in lower case: ``jpg`` for ``photo.JPEG``, ``left.png`` for a member ``0001.left.png``.
+
+    Readers take each extension for a kind of its own. A field with a digit, as in ``0001.329.png``, is left out: it may
+    be a time or a hash, another one in each sample.
 
     Args:
         name: Of the member or file.
         data: Its content.
-        loose: Whether dots before the last one belong to the key; in a tar, as in WebDataset, the field is all that
-            follows the first dot.
+        keeps_field: Whether the name of the field stays: all that follows the first dot, as in WebDataset. Otherwise
+            the extension is what follows the last dot.
     """
     base = name.rpartition("/")[2]
     last = base.rpartition(".")[2].lower() if "." in base else ""
-    for field in (last,) if loose else (base.partition(".")[2].lower(), last):
-        if is_image_name(field) and _PLAIN_FIELD.fullmatch(field):
-            before, dot, kind = field.rpartition(".")
-            return before + dot + _kind(kind, data)
-    return _kind(UNKNOWN, data)
+    kind = _kind(last if is_image_name(last) and _PLAIN_FIELD.fullmatch(last) else UNKNOWN, data)
+    field = base.partition(".")[2].lower()
+    if keeps_field and is_image_name(field) and _PLAIN_FIELD.fullmatch(field):
+        before, dot, _ = field.rpartition(".")
+        if not _DIGIT.search(before):
+            return before + dot + kind
+    return kind
 
 
 def _kind(named: str, data: bytes) -> str:

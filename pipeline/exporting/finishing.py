@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 from collections import Counter
@@ -12,7 +13,9 @@ from typing import Any, Self
 import pyarrow.parquet as pq
 
 from pipeline.exporting.card import make_card
+from pipeline.exporting.default_readers import labels_with_images
 from pipeline.exporting.folder_writer import metadata_schema
+from pipeline.exporting.names import class_folders
 from pipeline.exporting.source import Source
 from pipeline.exporting.target import CARD, CLASSES, DATA, METADATA, Target
 from pipeline.output.ledger import SUCCESS, to_json
@@ -27,12 +30,14 @@ class Totals:
         omitted: Selected images that could not be exported, by reason.
         files: Number of images of each file, by path below TO.
         extensions: Number of images of each extension; empty where no images are written.
+        unread_classes: Folders of classes in which torchvision's ``ImageFolder`` finds no image; known at the end.
     """
 
     images: int
     omitted: dict[str, int]
     files: dict[str, int]
     extensions: dict[str, int]
+    unread_classes: tuple[str, ...] = ()
 
     @classmethod
     def from_commits(cls, records: Iterable[Mapping[str, Any]]) -> Self:
@@ -51,12 +56,18 @@ class Totals:
     @classmethod
     def from_success(cls, success: Mapping[str, Any]) -> Self:
         """From the ``_SUCCESS`` of a finished export."""
-        return cls(success["images"], success["omitted"], success["files"], success.get("extensions", {}))
+        return cls(
+            success["images"],
+            success["omitted"],
+            success["files"],
+            success.get("extensions", {}),
+            tuple(success.get("unread_classes", ())),
+        )
 
 
 def finish_export(
     source: Source, target: Target, description: Mapping[str, Any], totals: Totals, parts: Sequence[str]
-) -> None:
+) -> Totals:
     """Write the files that describe the whole, and ``_SUCCESS`` last.
 
     Args:
@@ -66,6 +77,9 @@ def finish_export(
         totals: Over all parts.
         parts: Names of all parts, in order.
 
+    Returns:
+        The totals, complete.
+
     Raises:
         StorageError: The place cannot be read or written.
     """
@@ -74,8 +88,10 @@ def finish_export(
         _remove_unexpected(target, totals, parts)
     target.put(CLASSES, "".join(f"{name}\n" for name in names).encode())
     if description["asked"]["format"] == "imagefolder":
-        target.put(f"{DATA}/metadata.parquet", _join_metadata(target, parts, names))
-    text = make_card(description, names, totals.images, totals.extensions)
+        metadata, unread = _join_metadata(target, parts, names)
+        target.put(f"{DATA}/metadata.parquet", metadata)
+        totals = dataclasses.replace(totals, unread_classes=unread)
+    text = make_card(description, names, totals.images, totals.extensions, totals.unread_classes)
     target.put(CARD, text.encode("utf-8", "backslashreplace"))
     content = {
         "fingerprint": target.fingerprint,
@@ -84,8 +100,10 @@ def finish_export(
         "omitted": totals.omitted,
         "files": totals.files,
         "extensions": totals.extensions,
+        "unread_classes": totals.unread_classes,
     }
     target.put(SUCCESS, to_json(content, None))
+    return totals
 
 
 def _remove_unexpected(target: Target, totals: Totals, parts: Sequence[str]) -> None:
@@ -100,11 +118,20 @@ def _remove_unexpected(target: Target, totals: Totals, parts: Sequence[str]) -> 
     target.prune(DATA)
 
 
-def _join_metadata(target: Target, parts: Sequence[str], class_names: Sequence[str]) -> bytes:
-    """The metadata of all parts as one Parquet file; readers look for it beside the images."""
+def _join_metadata(target: Target, parts: Sequence[str], class_names: Sequence[str]) -> tuple[bytes, tuple[str, ...]]:
+    """The metadata of all parts as one Parquet file, which readers look for beside the images.
+
+    Returns:
+        The file, and the folders of classes in which torchvision's ``ImageFolder`` finds no image.
+    """
     buffer = io.BytesIO()
     schema = metadata_schema(class_names)
+    labels: set[int] = set()
+    found: set[int] = set()
     with pq.ParquetWriter(buffer, schema, compression="zstd") as file:
         for name in parts:
-            file.write_table(target.ledger.read_part(METADATA, f"{name}.parquet").cast(schema))
-    return buffer.getvalue()
+            table = target.ledger.read_part(METADATA, f"{name}.parquet").cast(schema)
+            file.write_table(table)
+            labels, found = (old | new for old, new in zip((labels, found), labels_with_images(table), strict=True))
+    folders = class_folders(class_names)
+    return buffer.getvalue(), tuple(folders[label] for label in sorted(labels - found))

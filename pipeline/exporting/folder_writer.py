@@ -37,8 +37,7 @@ class FolderWriter:
         if shared:
             unit_id = self._to.name.split("-")[2]
             stem = f"{stem}%23{unit_id}-{image.index}"
-        field = self._to.extension(image).rpartition(".")[2]
-        path = f"{self._to.class_folders[row['label']]}/{stem}.{field}"
+        path = f"{self._to.class_folders[row['label']]}/{stem}.{self._to.extension(image)}"
         if len(self._writing) == _WRITES_AT_ONCE:
             self._wait()
         self._writing.append(self._to.pool.submit(self._to.put, f"{DATA}/{path}", image.data))

@@ -139,7 +139,7 @@ def summarize(
             for receipt in receipts
             if receipt.failure
         ),
-        reader_notes=describe_readers(description["asked"]["format"], totals.extensions),
+        reader_notes=describe_readers(description["asked"]["format"], totals.extensions, totals.unread_classes),
     )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
+import tarfile
 import unicodedata
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from conftest import jpeg, make_tar
 from PIL import Image
 from small_jobs import options
@@ -90,6 +93,41 @@ def test_images_have_one_extension_for_each_kind_whatever_they_were_called(tmp_p
     with_png = loaded(tmp_path / "webdataset", tmp_path / "cache", name="png")
     assert (len(loaded(tmp_path / "webdataset", tmp_path / "cache")), len(with_png)) == (4, 1)
     assert len(loaded(tmp_path / "imagefolder", tmp_path / "cache")) == 6
+
+
+@pytest.mark.parametrize(
+    ("images", "keys"),
+    [
+        ("all", {"cam/17000%2E333", "cam/17001%2E342", "pair%2Eleft", "pair%2Eright"}),
+        ("auto", {"cam/17000", "cam/17001"}),
+    ],
+)
+def test_frames_and_stereo_pairs_are_of_one_kind(tmp_path, sample_data, images, keys):
+    frames = ["cam/17000.333.jpg", "cam/17001.342.jpg"]
+    names = [*frames, "pair.left.jpg", "pair.right.jpg"] if images == "all" else frames
+    make_tar(tmp_path / "a.tar", [(name, jpeg(number)) for number, name in enumerate(names)])
+    label(str(tmp_path / "a.tar"), tmp_path / "out", **options(sample_data, images=images))
+    assert export(tmp_path / "out", tmp_path / "to", "webdataset", engine="inline").reader_notes == ()
+    (tar,) = (tmp_path / "to/data").iterdir()
+    with tarfile.open(tar) as file:
+        assert set(file.getnames()) == {f"{key}.{field}" for key in keys for field in ("jpg", "cls", "json")}
+
+
+def test_a_class_that_torchvision_finds_no_image_of_is_named(tmp_path, sample_data):
+    """ImageFolder raises an error then, whatever else there is."""
+    make_tar(tmp_path / "a.tar", [("0.jpg", jpeg(0)), ("1.jpg", jpeg(1)), ("2.gif", encoded("GIF"))])
+    label(str(tmp_path / "a.tar"), tmp_path / "out", **options(sample_data))
+    spread_labels(tmp_path / "out", ["dog", "cat", "retina"])
+    for _ in range(2):  # the second has nothing left to do, and says the same
+        notes = export(tmp_path / "out", tmp_path / "to", "imagefolder", engine="inline").reader_notes
+        assert len(notes) == 2
+        with pytest.raises(FileNotFoundError, match="no valid file for the classes") as raised:
+            ImageFolder(tmp_path / "to/data")
+        (named,) = re.findall("classes: (.*)$", notes[0])
+        assert f"for the classes {named}." in str(raised.value)
+        assert "allow_empty=True loads 2 of 3 images, not .gif (1)" in notes[1]
+        assert len(ImageFolder(tmp_path / "to/data", allow_empty=True)) == 2
+        assert all(note in (tmp_path / "to/README.md").read_text() for note in notes)
 
 
 def encoded(kind: str) -> bytes:

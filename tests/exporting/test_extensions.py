@@ -46,24 +46,28 @@ def encoded(kind: str, mode: str = "RGB") -> bytes:
     ],
 )
 def test_extensions_say_what_an_image_is(name, data, extension):
-    assert image_extension(name, data, loose=True) == image_extension(name, data, loose=False) == extension
+    assert image_extension(name, data, keeps_field=False) == extension
+    assert image_extension(name, data, keeps_field=True) == extension
 
 
 @pytest.mark.parametrize(
-    ("name", "loose", "extension"),
+    ("name", "keeps_field", "extension"),
     [
-        ("0001.left.jpeg", False, "left.jpg"),
-        ("0001.left.jpeg", True, "jpg"),
-        ("v1.0/0001.RGB.PNG", False, "rgb.jpg"),
-        ("0001.\u00fc.jpg", False, "jpg"),
-        ("0001." + "x" * 40 + ".jpg", False, "jpg"),
+        ("0001.left.jpeg", True, "left.jpg"),
+        ("0001.left.jpeg", False, "jpg"),
+        ("v1.0/0001.RGB.PNG", True, "rgb.jpg"),
+        ("0001.\u00fc.jpg", True, "jpg"),
+        ("0001." + "x" * 40 + ".jpg", True, "jpg"),
+        ("170000.333.jpg", True, "jpg"),
+        ("0001.2024-05-01T10:00.left.jpg", True, "jpg"),
+        ("0001.3f9c.jpg", True, "jpg"),
     ],
 )
-def test_a_field_of_a_shard_keeps_its_name(name, loose, extension):
-    assert image_extension(name, jpeg(), loose=loose) == extension
+def test_a_field_of_a_shard_keeps_its_name_unless_it_has_a_digit(name, keeps_field, extension):
+    assert image_extension(name, jpeg(), keeps_field=keeps_field) == extension
 
 
-WRITTEN = {image_extension(f"x.{name}", b"?", loose=True) for name in (*IMAGE_EXTENSIONS, "none")}
+WRITTEN = {image_extension(f"x.{name}", b"?", keeps_field=False) for name in (*IMAGE_EXTENSIONS, "none")}
 
 
 def test_the_readers_take_what_we_think_they_take():
@@ -89,3 +93,17 @@ def test_what_readers_leave_out_is_said():
     assert describe_readers("csv", {}) == ()
     for kind in ("webdataset", "imagefolder", "parquet", "csv"):
         assert describe_readers(kind, {"jpg": 5}) == ()
+
+
+def test_a_line_names_some_kinds_and_counts_the_others():
+    kinds = {"jpg": 50} | {f"kind{chr(97 + number)}.jpg": 1 for number in range(20)}
+    (line,) = describe_readers("webdataset", kinds)
+    assert line.count(".kind") == 8
+    assert line.endswith(".kindh.jpg (1) and 12 more")
+
+
+def test_classes_that_torchvision_finds_no_image_of_are_said():
+    raises, loads = describe_readers("imagefolder", {"jpg": 15, "gif": 2}, ["dog", "retina"])
+    assert raises.startswith("torchvision's ImageFolder raises FileNotFoundError")
+    assert raises.endswith("classes: dog, retina")
+    assert loads == "torchvision's ImageFolder with allow_empty=True loads 15 of 17 images, not .gif (2)"
