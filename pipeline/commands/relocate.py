@@ -43,7 +43,7 @@ class Relocation:
         moved: They are at the new place as they were labelled; the output follows them.
         changed: They are there with other bytes; they stay below the old place.
         missing: They are not there; they stay below the old place.
-        labelled_twice: They were labelled at both places; the rows of the old place are removed.
+        labelled_twice: They were labelled at both places, with the same bytes; the rows of the old place are removed.
         problems: What could not be compared, one line each; it stays below the old place.
     """
 

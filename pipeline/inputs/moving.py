@@ -1,14 +1,14 @@
 """Inputs that lie at another place now: the plan and the rows of an output follow them.
 
 What has the bytes that were labelled at the new place is moved there; everything else stays where it was. The plan is
-written first, and the rows after it. A process that is killed in between leaves rows under their older URI, which
-``verify`` names, and which the same command finds.
+written first, with key lists under new names, and the rows after it. A process that is killed in between leaves rows
+under their older URI, or of images that their slice has let go of, which the same command finds.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,7 @@ from pipeline.inputs.same_content import (
     ContentCheck,
     Touched,
 )
-from pipeline.inputs.units import change_entries, held_entries, unit_id
+from pipeline.inputs.units import change_entries, held_entries, let_go_entries, unit_id
 from pipeline.output.ledger import Ledger
 from pipeline.output.parts import PartName, Progress
 from pipeline.output.probabilities import stored_aliases
@@ -41,7 +41,8 @@ class Moved:
         moved: They are at the new place as they were labelled.
         changed: They are there with other bytes; they stay where they were.
         missing: They are not there; they stay where they were.
-        labelled_twice: They were labelled at both places; the rows of the older place are removed.
+        labelled_twice: They were labelled at both places, and are the same at both; the rows of the older place are
+            removed.
         problems: Units that could not be compared, and why not; they stay where they were.
     """
 
@@ -59,9 +60,9 @@ class _Move:
     Attributes:
         unit: The unit.
         uri: Its URI there.
-        num_objects: Of its objects, those that are wanted there.
+        num_objects: Number of its objects.
         there: Those that are there, by index.
-        doubled: Indices of those that another unit has labelled there already.
+        doubled: Indices of those whose URI there another unit has labelled already.
     """
 
     unit: Unit
@@ -69,19 +70,6 @@ class _Move:
     num_objects: int
     there: Mapping[int, Entry]
     doubled: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Following:
-    """What the rows and the key list of a moved slice are to follow.
-
-    Attributes:
-        there: Its entries at the new place, by index.
-        removed: Indices that are no longer in it.
-    """
-
-    there: Mapping[int, Entry]
-    removed: tuple[int, ...]
 
 
 class Move:
@@ -123,10 +111,9 @@ class Move:
             while True:
                 plan = Plan(self._ledger, self._storage, self._fingerprint)
                 found = Moved()
-                changes = self._change(plan, found)
-                if changes is None or plan.write():
+                if not self._change(plan, found) or plan.write():
                     break
-            self._follow(plan, changes or {})
+            self._follow(plan)
         except StorageError as error:
             raise OutputError(f"{error}; the same command goes on from there") from error
         return found
@@ -139,13 +126,13 @@ class Move:
 
     # -- the plan -----------------------------------------------------------------------------------------
 
-    def _change(self, plan: Plan, found: Moved) -> dict[str, _Following] | None:
-        """Change a plan; what moved slices are to follow, by their id, or None if nothing is below the old place."""
+    def _change(self, plan: Plan, found: Moved) -> bool:
+        """Change a plan; False if nothing is below the old place."""
         places = {unit.id: place for unit in plan.units if (place := self.new_place(unit.uri)) is not None}
         is_begun = any(unit.id not in places and _is_below(unit.uri, self._new) for unit in plan.units)
         if not places:
             if is_begun:
-                return None
+                return False
             raise RequestError(
                 f"{self._ledger.out}: none of its inputs is below {self._old}; the first of them is {plan.units[0].uri}"
                 if plan.units
@@ -155,38 +142,40 @@ class Move:
         moves = self._look_up([unit for unit in plan.units if unit.id in places], places, taken)
         compared = self._compare(plan, moves)
         kept, rests, dropped = [], [], []
-        changes: dict[str, _Following] = {}
         for move, result in zip(moves, compared, strict=True):
-            unit, num_same, num_there = move.unit, len(result.same), len(move.there)
-            found.labelled_twice += len(move.doubled)
+            unit, same = move.unit, result.same
             if result.problem:
                 found.problems.append((unit, result.problem))
                 continue
-            found.moved += num_same
-            found.changed += num_there - num_same
-            found.missing += move.num_objects - num_there
-            if num_same == 0:
-                dropped += [unit] * (move.num_objects == 0)
+            moved, twice = same - move.doubled, same & move.doubled
+            found.moved += len(moved)
+            found.labelled_twice += len(twice)
+            found.changed += len(move.there) - len(same)
+            found.missing += move.num_objects - len(move.there)
+            if not same:
+                continue
+            if len(twice) == move.num_objects:
+                dropped.append(unit)
             elif unit.kind == UnitKind.TAR:
                 kept.append(dataclasses.replace(unit, uri=move.uri, etag=move.there[0].etag))
-            else:
-                there = {index: move.there[index] for index in result.same}
-                removed = tuple(index for index, _ in held_entries(unit, self._storage) if index not in there)
-                if left := tuple(index for index in removed if index not in move.doubled):
+            elif moved:
+                if left := self._held(unit) - same:
                     rests.append(self._leave_behind(plan, unit, left))
-                kept.append(dataclasses.replace(unit, uri=move.uri, num_samples=num_same))
-                changes[unit.id] = _Following(there, removed)
+                kept.append(self._with_entries(unit, move.uri, {index: move.there[index] for index in moved}))
+            else:
+                own = dict(held_entries(unit, self._storage))
+                kept.append(self._with_entries(unit, unit.uri, {i: own[i] for i in own if i not in twice}))
         if not (kept or dropped or found.problems or is_begun):
             raise RequestError(
                 f"{self._new}: none of the {found.changed + found.missing:,} inputs below {self._old} is there as it "
                 f"was labelled ({found.changed:,} differ, {found.missing:,} are missing, the first of them "
                 f"{moves[0].uri}); nothing was changed"
             )
-        if rests or dropped or any(change.removed for change in changes.values()):
+        if rests or dropped or found.labelled_twice:
             self._ledger.remove_success()
         plan.change(kept=kept, added=rests, dropped=dropped)
         self._ledger.remove_units(plan.replaced)
-        return changes
+        return True
 
     def _give_way(self, plan: Plan, places: Mapping[str, str]) -> set[str]:
         """URIs of what was labelled at the new place already; units there that have no labels yet are dropped."""
@@ -214,13 +203,12 @@ class Move:
                 own = held_entries(unit, self._storage)
                 held = [(i, Entry(uri + entry.uri[len(unit.uri) :], entry.size_bytes, "")) for i, entry in own]
             doubled = frozenset(index for index, entry in held if entry.uri in taken)
-            wanted = [(index, entry) for index, entry in held if index not in doubled]
             try:
-                present = find_present([entry for _, entry in wanted], uri, self._storage)
+                present = find_present([entry for _, entry in held], uri, self._storage)
             except ObjectMissing:  # not even the bucket is there
                 present = {}
-            there = {index: present[entry.uri] for index, entry in wanted if entry.uri in present}
-            return _Move(unit, uri, len(wanted), there, doubled)
+            there = {index: present[entry.uri] for index, entry in held if entry.uri in present}
+            return _Move(unit, uri, len(held), there, doubled)
 
         with ThreadPoolExecutor(UNITS_AT_ONCE) as pool:
             return list(pool.map(look_up, units))
@@ -230,32 +218,41 @@ class Move:
         found = iter(self._comparer.compare([item for item in touched if item.entries]))
         return [next(found) if item.entries else Compared() for item in touched]
 
-    def _leave_behind(self, plan: Plan, unit: Unit, indices: tuple[int, ...]) -> Unit:
+    def _held(self, unit: Unit) -> set[int]:
+        return {index for index, _ in held_entries(unit, self._storage)}
+
+    def _leave_behind(self, plan: Plan, unit: Unit, indices: Set[int]) -> Unit:
         """Make a unit of the images of a slice that are not moved, with their rows under its own name."""
-        own_id = unit_id("rest", unit.id, indices)
+        own_id = unit_id("rest", unit.id, sorted(indices))
         keys_uri = self._ledger.uri("plan", f"keys-{own_id}.parquet")
-        assert unit.keys_uri is not None
-        self._storage.replace(keys_uri, self._storage.read(unit.keys_uri))
-        held = [i for i, _ in held_entries(unit, self._storage)]
-        rest = dataclasses.replace(unit, id=own_id, keys_uri=keys_uri)
-        rest = change_entries(rest, self._storage, dict.fromkeys(i for i in held if i not in indices))
+        rest = dataclasses.replace(unit, id=own_id)
+        rest = change_entries(rest, self._storage, dict.fromkeys(self._held(unit) - indices), keys_uri)
         for part in self._parts(plan, unit):
-            self._rewriter.copy_rows(part, own_id, indices)
+            self._rewriter.copy_rows(part, own_id, sorted(indices))
         return rest
+
+    def _with_entries(self, unit: Unit, uri: str, entries: Mapping[int, Entry]) -> Unit:
+        """Make a slice at a place hold these of its entries, and no others.
+
+        The plan in OUT names the older key list until it is written, so the new one has a name of its own.
+        """
+        content = sorted((index, entry.size_bytes, entry.etag) for index, entry in entries.items())
+        keys_uri = self._ledger.uri("plan", f"keys-{unit_id('held', unit.id, uri, content)}.parquet")
+        changes = {**dict.fromkeys(self._held(unit)), **entries}
+        return change_entries(dataclasses.replace(unit, uri=uri), self._storage, changes, keys_uri)
 
     # -- the rows -----------------------------------------------------------------------------------------
 
-    def _follow(self, plan: Plan, changes: Mapping[str, _Following]) -> None:
-        """Make the rows and key lists of everything below the new place follow the plan."""
-        self._rewriter.remove_rows({own_id: change.removed for own_id, change in changes.items()})
-        self._rewriter.rename_shards({unit.id: unit.uri for unit in plan.units if _is_below(unit.uri, self._new)})
-
-        def follow(unit: Unit) -> None:
-            change = changes[unit.id]
-            change_entries(unit, self._storage, {**change.there, **dict.fromkeys(change.removed)})
-
-        with ThreadPoolExecutor(UNITS_AT_ONCE) as pool:
-            list(pool.map(follow, [unit for unit in plan.units if unit.id in changes]))
+    def _follow(self, plan: Plan) -> None:
+        """Make the rows of everything below both places follow the plan."""
+        there = [unit for unit in plan.units if _is_below(unit.uri, self._new)]
+        slices = [unit for unit in plan.units if unit.kind == UnitKind.SLICE]
+        slices = [unit for unit in slices if _is_below(unit.uri, self._new) or _is_below(unit.uri, self._old)]
+        with ThreadPoolExecutor(UNITS_AT_ONCE) as pool:  # from the plan alone: a killed process may have written it
+            let_go = pool.map(lambda unit: let_go_entries(unit, self._storage), slices)
+            removed = {unit.id: indices for unit, indices in zip(slices, let_go, strict=True)}
+        self._rewriter.remove_rows(removed)
+        self._rewriter.rename_shards({unit.id: unit.uri for unit in there})
 
     def _parts(self, plan: Plan, unit: Unit) -> Sequence[PartName]:
         return list(plan.progress.get(unit.id, Progress()).parts(self._fingerprint, unit.id))

@@ -140,16 +140,19 @@ def held_entries(unit: Unit, storage: Storage) -> list[tuple[int, Entry]]:
     return [(index, entry) for index, (_, entry) in enumerate(entries) if entry.size_bytes != LET_GO]
 
 
-def change_entries(unit: Unit, storage: Storage, changes: Mapping[int, Entry | None]) -> Unit:
-    """Change entries of a slice's key list, under its name.
+def change_entries(
+    unit: Unit, storage: Storage, changes: Mapping[int, Entry | None], keys_uri: str | None = None
+) -> Unit:
+    """Change entries of a slice's key list.
 
     Args:
         unit: The slice.
         storage: How to reach it.
         changes: Another version of entries by index; None to let go of them.
+        keys_uri: Where to write the key list; under its own name if None.
 
     Returns:
-        The slice with the sizes of what it holds then.
+        The slice with that key list, and the sizes of what it holds then.
 
     Raises:
         StorageError: The key list cannot be read or written.
@@ -162,9 +165,23 @@ def change_entries(unit: Unit, storage: Storage, changes: Mapping[int, Entry | N
     for name, values in (("size_bytes", sizes), ("etag", etags)):
         at = table.schema.get_field_index(name)
         table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
-    storage.replace(unit.keys_uri, to_parquet(table))
+    keys_uri = keys_uri or unit.keys_uri
+    storage.replace(keys_uri, to_parquet(table))
     held = [size for size in sizes if size != LET_GO]
-    return dataclasses.replace(unit, size_bytes=sum(max(0, size) for size in held), num_samples=len(held))
+    return dataclasses.replace(
+        unit, size_bytes=sum(max(0, size) for size in held), keys_uri=keys_uri, num_samples=len(held)
+    )
+
+
+def let_go_entries(unit: Unit, storage: Storage) -> list[int]:
+    """Read which indices a slice has let go of from its key list.
+
+    Raises:
+        StorageError: The key list cannot be read.
+    """
+    assert unit.keys_uri is not None
+    entries = slice_entries(unit, storage.read(unit.keys_uri))
+    return [index for index, (_, entry) in enumerate(entries) if entry.size_bytes == LET_GO]
 
 
 def count_samples(

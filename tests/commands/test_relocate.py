@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -150,6 +151,46 @@ def test_what_was_labelled_at_both_places_is_there_once_afterwards(data, out, sa
     assert len({(row["shard"], row["key"]) for row in table}) == len(table) == 16
 
 
+def photos(folder: Path, *seeds: int) -> Path:
+    """A folder of loose images, named by their place in the list, of these seeds."""
+    folder.mkdir()
+    for number, seed in enumerate(seeds):
+        (folder / f"{number}.jpg").write_bytes(jpeg(seed))
+    return folder
+
+
+def found_at(out: Path) -> list[str]:
+    """Where the images are that have rows: the folder and the name of each."""
+    return sorted(f"{Path(row['shard']).name}/{row['key']}" for row in rows(out).to_pylist())
+
+
+def test_some_images_of_a_folder_were_labelled_at_both_places(out, sample_data, tmp_path):
+    a, b = photos(tmp_path / "a", 0, 1, 2, 3), photos(tmp_path / "b", 0, 1, 9)
+    for folder in (a, b):
+        label(folder, out, **options(sample_data))
+    (b / "4.jpg").write_bytes(jpeg(4))
+    found = relocate(out, a, b)
+    assert (found.moved, found.changed, found.missing, found.labelled_twice) == (0, 1, 1, 2)
+    assert found_at(out) == ["a/2.jpg", "a/3.jpg", "b/0.jpg", "b/1.jpg", "b/2.jpg"]
+    assert_right(out)
+    found = relocate(out, a, b)
+    assert (found.moved, found.changed, found.missing, found.labelled_twice) == (0, 1, 1, 0)
+    assert label(b, out, **options(sample_data)).images == 1  # b/4.jpg
+
+
+def test_a_shard_with_other_bytes_was_not_labelled_twice(out, sample_data, tmp_path):
+    for folder, start in (("a", 0), ("b", 5)):
+        (tmp_path / folder).mkdir()
+        make_tar(tmp_path / folder / "0.tar", sample_members(2))
+        make_tar(tmp_path / folder / "1.tar", sample_members(2, start=start))
+        label(tmp_path / folder, out, **options(sample_data))
+    found = relocate(out, tmp_path / "a", tmp_path / "b")
+    assert (found.moved, found.changed, found.labelled_twice) == (0, 1, 1)
+    shards = {row["shard"].removeprefix(f"{tmp_path}/") for row in rows(out).to_pylist()}
+    assert shards == {"a/1.tar", "b/0.tar", "b/1.tar"}
+    assert_right(out)
+
+
 def test_a_cluster_compares_where_it_is_much(data, out, sample_data, tmp_path, monkeypatch):
     run(data, out, sample_data)
     shutil.move(data, tmp_path / "new")
@@ -191,6 +232,34 @@ class Killed(BaseException):
     """Instead of a write."""
 
 
+def killed_at(number: int, out: Path, whole: Path, call: Callable[[], object], monkeypatch) -> bool:
+    """Restore an output, and kill a call at its write of this number; whether it finished before."""
+    shutil.rmtree(out)
+    shutil.copytree(whole, out)
+    left = number
+
+    def dying(name):
+        write = getattr(Storage, name)
+
+        def method(self, *words):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return write(self, *words)
+
+        return method
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "replace_if_unchanged", "publish", "delete"):
+            patch.setattr(Storage, name, dying(name))
+        try:
+            call()
+        except Killed:
+            return False
+    return True
+
+
 @pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_write_the_same_command_finishes(data, out, sample_data, tmp_path, monkeypatch, step):
     run(data, out, sample_data)
@@ -201,30 +270,7 @@ def test_killed_at_any_write_the_same_command_finishes(data, out, sample_data, t
     shutil.copytree(out, tmp_path / "whole")
     expected = expected.filter([key != "2.jpg" for key in expected["key"].to_pylist()])
     for number in range(0, 100, step):
-        shutil.rmtree(out)
-        shutil.copytree(tmp_path / "whole", out)
-        left = number
-
-        def dying(name):
-            call = getattr(Storage, name)
-
-            def method(self, *words):
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    raise Killed
-                return call(self, *words)
-
-            return method
-
-        with monkeypatch.context() as patch:
-            for name in ("replace", "replace_if_unchanged", "publish", "delete"):
-                patch.setattr(Storage, name, dying(name))
-            try:
-                relocate(out, data, new)
-                finished = True
-            except Killed:
-                finished = False
+        finished = killed_at(number, out, tmp_path / "whole", lambda: relocate(out, data, new), monkeypatch)
         relocate(out, data, new)
         run(new, out, sample_data, prune=True)
         found = verify(out, deep=True)
@@ -233,6 +279,24 @@ def test_killed_at_any_write_the_same_command_finishes(data, out, sample_data, t
         if finished:
             break
     assert 10 < number < 99
+
+
+@pytest.mark.parametrize("labelled", ["a", "a and b"])
+def test_killed_at_any_write_what_is_not_moved_keeps_its_rows(out, sample_data, tmp_path, monkeypatch, labelled):
+    a, b = photos(tmp_path / "a", 0, 1, 2, 3), photos(tmp_path / "b", 0, 8, 2)
+    for name in labelled.split(" and "):
+        label(tmp_path / name, out, **options(sample_data))
+    shutil.copytree(out, tmp_path / "whole")
+    expected = ["a/1.jpg", "a/3.jpg", "b/0.jpg", "b/2.jpg"] + ["b/1.jpg"] * (labelled != "a")
+    for number in range(100):
+        finished = killed_at(number, out, tmp_path / "whole", lambda: relocate(out, a, b), monkeypatch)
+        found = relocate(out, a, b)
+        assert finished or found.labelled_twice in (0, 2 * (labelled != "a")), number
+        assert found_at(out) == sorted(expected), number
+        assert_right(out)
+        if finished:
+            break
+    assert 3 < number < 99
 
 
 def test_the_command_line(shardlabel, data, out, sample_data, tmp_path):
