@@ -145,10 +145,10 @@ class SourceFollower:
         is_changed = entries or unit.uri != older.uri or len(ours) != older.num_samples
         return _Change(older, unit, entries) if is_changed else None
 
-    def _find_left(self, units: Iterable[Unit], source: Mapping[str, Unit]) -> tuple[list[_Change], list[Unit]]:
+    def _find_left(self, units: Sequence[Unit], source: Mapping[str, Unit]) -> tuple[list[_Change], list[Unit]]:
         """What becomes of units that the source does not have: it let go of them, or they were labelled here.
 
-        What lies where a unit of the source does, or is gone, is let go of.
+        What lies where a shard or a new slice of the source does, or is gone, is let go of.
 
         Returns:
             The changes, and the units to drop.
@@ -161,7 +161,9 @@ class SourceFollower:
         left = [unit for unit in left if unit.id not in dropped]
         lost = {item.unit.id: set(item.indices) for item in find_gone(left, self._storage)}
         changes = []
-        covered = self._find_covered([unit for unit in left if unit.kind == UnitKind.SLICE], source.values())
+        known = {unit.id for unit in units}
+        new = [unit for unit in source.values() if unit.id not in known]
+        covered = self._find_covered([unit for unit in left if unit.kind == UnitKind.SLICE], new)
         for unit in left:
             indices = lost.get(unit.id, set()) | covered.get(unit.id, set())
             if indices and unit.kind == UnitKind.TAR:
@@ -171,7 +173,7 @@ class SourceFollower:
         return changes, list(dropped.values())
 
     def _find_covered(self, units: Sequence[Unit], source: Iterable[Unit]) -> dict[str, set[int]]:
-        """Indices of those images of slices that slices of the source hold, by the id of their slice."""
+        """Indices of those images of slices that other slices hold, by the id of their slice."""
         places: dict[str, list[tuple[str, int]]] = {}
         for unit in units:
             for index, entry in held_entries(unit, self._storage):

@@ -122,14 +122,53 @@ def test_a_combination_keeps_the_version_of_an_input_that_it_knows_better(follow
     make_tar(tmp_path / "in" / "a.tar", [("0.jpg", jpeg(1))])
     (tmp_path / "in" / "x").mkdir()
     (tmp_path / "in" / "x" / "0.jpg").write_bytes(jpeg(2))
+    (tmp_path / "in" / "x" / "1.jpg").write_bytes(jpeg(3))
     inputs = [str(tmp_path / "in" / "a.tar"), str(tmp_path / "in" / "x")]
     label_source(inputs)
     combine_it()
     touch(tmp_path / "in" / "a.tar")
     touch(tmp_path / "in" / "x" / "0.jpg")
+    (tmp_path / "in" / "x" / "1.jpg").write_bytes(jpeg(4))
     make_tar(tmp_path / "in" / "b.tar", [("0.jpg", jpeg(1))])
     run(tmp_path / "out", [*inputs, str(tmp_path / "in" / "b.tar")], top_k=3)
     assert verify(tmp_path / "out").exit_code == 0
     assert combine(tmp_path / "source", tmp_path / "out", engine="inline", top_k=3).images == 0
     assert verify(tmp_path / "out").exit_code == 0
-    assert len(rows(tmp_path / "out")) == 3  # with that of the shard which only it has
+    assert len(rows(tmp_path / "out")) == 4  # with those of the shard and of the version that only it has
+    label_source(inputs)
+    combine(tmp_path / "source", tmp_path / "out", engine="inline", top_k=3)
+    assert verify(tmp_path / "out").exit_code == 0
+    assert len(rows(tmp_path / "out")) == 4
+
+
+def test_a_run_that_is_killed_before_it_writes_the_plan_is_made_good(follow, tmp_path, monkeypatch):
+    label_source, combine_it = follow
+    make_tar(tmp_path / "in" / "a.tar", [("0.jpg", jpeg(1))])
+    (tmp_path / "in" / "x").mkdir()
+    for at in range(3):
+        (tmp_path / "in" / "x" / f"{at}.jpg").write_bytes(jpeg(at))
+    label_source([str(tmp_path / "in" / "a.tar"), str(tmp_path / "in" / "x")])
+    combine_it()
+    shutil.copytree(tmp_path / "in", tmp_path / "there")
+    (tmp_path / "there" / "x" / "1.jpg").unlink()
+    relocate(tmp_path / "source", tmp_path / "in", tmp_path / "there")
+    monkeypatch.setattr("pipeline.inputs.plan.Plan.write", None)
+    with pytest.raises(TypeError):
+        combine(tmp_path / "source", tmp_path / "out", engine="inline", top_k=3)
+    monkeypatch.undo()
+    assert verify(tmp_path / "out").exit_code == 1
+    combine_it()
+
+
+def test_an_image_that_could_be_read_later_is_combined_later(follow, tmp_path):
+    """The source labels its slice again under the same id."""
+    label_source, combine_it = follow
+    for at in range(3):
+        (tmp_path / "in" / f"{at}.jpg").write_bytes(jpeg(at))
+    (tmp_path / "in" / "3.jpg").symlink_to(tmp_path / "later.jpg")
+    label_source()
+    combine_it()
+    (tmp_path / "later.jpg").write_bytes(jpeg(5))
+    label_source()
+    combine_it()
+    assert len(rows(tmp_path / "out")) == 4
