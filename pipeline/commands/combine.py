@@ -15,6 +15,7 @@ from pipeline.config.parse import parse_config
 from pipeline.config.settings import CombineConfig, StorageConfig
 from pipeline.engines.workload import Workload
 from pipeline.errors import OutputError, RequestError, StorageError
+from pipeline.inputs.following import SourceFollower
 from pipeline.inputs.plan import Plan
 from pipeline.inputs.units import read_units
 from pipeline.job.claim import claim
@@ -87,16 +88,20 @@ def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> Labe
 
 
 def _plan(older: Ledger, source: StoredProbs, run: JobRun) -> PendingWork:
-    """Plan the units of the older output, and find those that are not done, with their stored parts."""
+    """Plan the units of the older output as they are there now, and find those that are not done, with their parts."""
     units = read_units(older, run.storage, source.fingerprint)
     if not units:
         raise RequestError(f"{source.out}: nothing is planned there yet; label first")
 
+    follower = SourceFollower(run.ledger, run.storage, run.job.content)
+
     def add(plan: Plan) -> None:
         try:
-            plan.copy_units(units)
+            followed = follower.follow(plan, units)
         except StorageError as error:
             raise OutputError(f"OUT cannot be used: {error}") from error
+        if followed.changed or followed.dropped:
+            run.reporter.note(f"as in {source.out} now: {followed.changed} units changed, {followed.dropped} let go of")
 
     plan = write_plan(run.ledger, run.storage, run.job.fingerprint, add)
     work = pending_work(plan, run.ledger, run.job.fingerprint)

@@ -19,6 +19,7 @@ from pipeline.output.ledger import PREDICTIONS, QUARANTINE
 from pipeline.output.opening import open_ledger
 from pipeline.output.probabilities import stored_aliases
 from pipeline.verifying.files import compare_with_success, find_foreign_files, find_foreign_probabilities, group_by_unit
+from pipeline.verifying.messages import advise_combining
 from pipeline.verifying.parallel import reconcile_all, useful_workers
 from pipeline.verifying.reconciler import Reconciler, Reconciliation
 
@@ -117,14 +118,16 @@ def verify(
         total.discrepancies += found.discrepancies
         total.omitted.add(found.omitted)
         num_rows |= found.num_rows
-    lines += compare_with_success(ledger, names, num_rows)
+    lines += [*compare_with_success(ledger, names, num_rows), *total.discrepancies]
+    if isinstance(source := job.get("combined_from"), dict) and "out" in source:
+        lines = [advise_combining(line, str(source["out"])) for line in lines]
     return Verification(
         out=ledger.out,
         units=len(units),
         samples=total.samples,
         predictions=total.predictions,
         quarantined=total.quarantined,
-        discrepancies=(*lines, *total.discrepancies),
+        discrepancies=tuple(lines),
         deep=deep,
         left_out=total_left_out(left_out_of),
         truths_not_understood=total.truths_not_understood.count,

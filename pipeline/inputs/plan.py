@@ -8,7 +8,6 @@ keep their slice. Labelled units whose input has another version are left to :mo
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import heapq
@@ -185,27 +184,6 @@ class Plan:
 
     def _has_labels(self, unit: Unit) -> bool:
         return self.progress.get(unit.id, Progress()).num_parts > 0
-
-    def copy_units(self, units: Iterable[Unit]) -> None:
-        """Add the units of another output, and copy its key lists.
-
-        Raises:
-            StorageError: A key list cannot be read or written.
-        """
-        by_id = {unit.id: unit for unit in self.units}
-        tars = {unit.uri: unit.id for unit in self.units if unit.kind == UnitKind.TAR}
-        for unit in units:
-            if unit.id in by_id:
-                continue
-            if unit.kind == UnitKind.TAR and unit.uri in tars:
-                self.replaced.add(tars[unit.uri])
-                del by_id[tars[unit.uri]]
-            keys_uri = None
-            if unit.keys_uri is not None:
-                keys_uri = self._ledger.uri("plan", f"keys-{unit.id}.parquet")
-                self._storage.replace(keys_uri, self._storage.read(unit.keys_uri))
-            by_id[unit.id] = dataclasses.replace(unit, keys_uri=keys_uri)
-        self.units = list(by_id.values())
 
     def _tar_units(self, inputs: Inputs, known: dict[str, Unit]) -> Iterator[Unit]:
         for entry in inputs.tars.values():

@@ -14,6 +14,14 @@ PRUNE = "run the same label command with --prune, which lets go of what is gone"
 _MAX_NAMED = 3
 
 
+def advise_combining(line: str, source: str) -> str:
+    """A discrepancy of a combined output: what is to be done is done to the output it was combined from first."""
+    first = f"label {source} again"
+    then = "then run the same combine command again"
+    line = line.replace(PRUNE, f"{first} with --prune, which lets go of what is gone, and {then}")
+    return line.replace(RERUN, f"{first} if its inputs changed, {then}")
+
+
 class SampleNames:
     """A number of samples, the first few of them by name."""
 
