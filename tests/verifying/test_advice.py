@@ -15,6 +15,9 @@ from conftest import jpeg, make_tar, sample_members
 from small_jobs import options
 
 from pipeline import label, relocate, verify
+from pipeline.inputs.units import read_units
+from pipeline.output.ledger import Ledger
+from pipeline.storage import Storage
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,13 @@ def job(finished: Path, tmp_path: Path) -> Path:
 def run(folder: Path, sample_data: Path, **more):
     inputs = [f"{folder}/{{a,b}}.tar", f"{folder}/photos"]
     return label(inputs, folder / "out", **options(sample_data, **{"rows_per_part": 4, "keep_probs": True} | more))
+
+
+def key_list(job: Path) -> Path:
+    """The key list of the folder of images; an older one may lie beside it."""
+    storage = Storage()
+    (path,) = (unit.keys_uri for unit in read_units(Ledger(str(job / "out"), storage), storage) if unit.keys_uri)
+    return Path(path)
 
 
 def part(job: Path, name: str, shard: str = "a.tar", folder: str = "predictions") -> Path:
@@ -145,8 +155,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "_SUCCESS lists what is not there": lambda job: edit_success(
         job, lambda content: content["predictions"].update({"part-nothing.parquet": 1})
     ),
-    "a key list is damaged": lambda job: next((job / "out" / "plan").glob("keys-*")).write_bytes(b"nothing"),
-    "a key list is deleted": lambda job: next((job / "out" / "plan").glob("keys-*")).unlink(),
+    "a key list is damaged": lambda job: key_list(job).write_bytes(b"nothing"),
+    "a key list is deleted": lambda job: key_list(job).unlink(),
     "a shard is touched": lambda job: os.utime(job / "a.tar", ns=(1, 1)),
     "a shard is another": lambda job: make_tar(job / "a.tar", sample_members(4, start=40)),
     "a shard is another behind its time": lambda job: exchange(job / "b.tar", b"00011.", b"00099."),
