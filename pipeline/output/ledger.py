@@ -331,10 +331,6 @@ class Ledger:
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
             return dict(zip(wanted, pool.map(lambda name: self.footer(folder, name), wanted), strict=True))
 
-    def count_rows(self, folder: str, names: Iterable[str]) -> dict[str, int]:
-        """Count the rows of parts, from their footers."""
-        return {name: footer.num_rows for name, footer in self.footers(folder, names).items()}
-
     def remove_units(self, unit_ids: set[str]) -> None:
         """Remove the parts of units that were replaced, commits (predictions) first."""
         for folder in _PUBLISHED:

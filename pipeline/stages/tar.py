@@ -88,8 +88,7 @@ class TarReader:
             stream: The object's bytes, at the first header to be read.
             sniff: Look for compression at the start.
             resumed: Whether the stream starts at a header inside the archive.
-            reopen: Opens the object again, for the content of hard links and :meth:`reread`; without it hard links are
-                members without content.
+            reopen: Opens the object again, for the content of hard links; without it these are members without content.
         """
         self._stream = PushbackStream(stream)
         self._inflated: InflatedStream | None = None
@@ -157,20 +156,10 @@ class TarReader:
             return None
         return self._sparse.expand(data) if self._sparse else data
 
-    def reread(self, member: Member) -> bytes | None:
-        """Read the content of an earlier member again; None where the archive cannot be read from any offset."""
-        if self._reopen is None or self.compressed:
-            return None
-        walk = self._open_walk(member.offset, None if member.link else member.stop, self._reopen)
-        try:
-            return walk.payload() if isinstance(next(iter(walk), None), Member) else None
-        finally:
-            walk.close()
-
-    def _open_walk(self, start: int, stop: int | None, reopen: Reopen | None = None) -> TarReader:
+    def _open_walk(self, start: int, stop: int | None) -> TarReader:
         assert self._reopen is not None
         inside = start > 0 and not self.compressed
-        return TarReader(self._reopen(start, stop), sniff=not inside, resumed=inside, reopen=reopen)
+        return TarReader(self._reopen(start, stop), sniff=not inside, resumed=inside)
 
     def _note_truncation(self, message: str) -> None:
         damage = self._inflated.damage if self._inflated else None

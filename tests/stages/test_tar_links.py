@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import tarfile
 import tracemalloc
 
@@ -175,14 +174,9 @@ def test_on_s3_no_more_is_requested_again_than_the_target(s3, fault_proxy, monke
     assert num_requests <= 2 * walk + end + 2 * target, "something is read ahead of what the links name"
 
 
-def test_any_member_can_be_read_again():
-    data = (
-        member("a.jpg", b"a" * 600) + pax_sparse("s.jpg", b"s") + link("l.jpg", "a.jpg") + member("b.jpg", b"b") + END
-    )
-    tar = TarReader(Stream(data), reopen=reopener(data))
-    members = [item for item in tar if isinstance(item, Member)]
-    wanted = [b"a" * 600, pax_sparse_content(b"s"), b"a" * 600, b"b"]
-    assert [tar.reread(item) for item in members[::-1]] == wanted[::-1]
+def test_a_member_says_where_its_content_is_stored():
+    first, last = member("a.jpg", b"a" * 600), member("b.jpg", b"b")
+    data = first + pax_sparse("s.jpg", b"s") + link("l.jpg", "a.jpg") + last + END
+    members = [item for item in TarReader(Stream(data), reopen=reopener(data)) if isinstance(item, Member)]
     assert [data[item.data_offset :][: item.stored_bytes] for item in members][::3] == [b"a" * 600, b"b"]
-    packed = gzip.compress(data)
-    assert TarReader(Stream(packed), reopen=reopener(packed)).reread(members[0]) is None
+    assert [data[item.offset : item.stop] for item in members][::3] == [first, last]
