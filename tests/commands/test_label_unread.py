@@ -203,7 +203,7 @@ def test_what_several_inputs_leave_out_is_added_up(photos: Path, tmp_path: Path,
     shards = tmp_path / "shards"
     shards.mkdir()
     make_tar(shards / "a.tar", sample_members(2))
-    (shards / "a.idx").write_bytes(b"")
+    (shards / "b.idx").write_bytes(b"")  # that of a shard which is not there
     (photos / "a.idx").write_bytes(b"")
     assert run(photos).left_out == {".idx": 1}
     assert run(shards).left_out == {".idx": 2}
