@@ -78,7 +78,7 @@ def describe_left_out(counts: Mapping[str, int]) -> str:
     shown = [f"{count:,} {extension or 'without extension'}" for extension, count in in_order[:_MOST_SHOWN]]
     if rest := sum(count for _, count in in_order[_MOST_SHOWN:]):
         shown.append(f"{rest:,} others")
-    return f"{total:,} {'file' if total == 1 else 'files'}, for their names ({', '.join(shown)})"
+    return f"{total:,} {'file, for its name' if total == 1 else 'files, for their names'} ({', '.join(shown)})"
 
 
 def _by_frequency(counts: Mapping[str, int]) -> list[tuple[str, int]]:
