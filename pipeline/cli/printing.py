@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 class _OutlivesReader(io.FileIO):
     """Standard output or standard error; what is written after its reader has left goes nowhere."""
 
-    def write(self, data: Any) -> int | None:  # noqa: ANN401 - any buffer, which Python 3.11 has no type for
+    def write(self, data: Any, /) -> int:  # noqa: ANN401 - any buffer, which Python 3.11 has no type for
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -37,7 +37,7 @@ def outlive_readers() -> None:
         raw = _OutlivesReader(stream.fileno(), "wb", closefd=False)
         binary = raw if stream.write_through else io.BufferedWriter(raw)
         text = io.TextIOWrapper(
-            binary,  # type: ignore[arg-type]  # with PYTHONUNBUFFERED Python itself puts a raw file there
+            binary,  # with PYTHONUNBUFFERED Python itself puts a raw file there
             stream.encoding,
             stream.errors,
             line_buffering=stream.line_buffering,
