@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 
@@ -9,6 +10,8 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.storage import Storage
@@ -153,3 +156,32 @@ def test_what_is_no_table_is_one_clear_line(tmp_path, content, says):
 def test_damaged_gzip(tmp_path):
     with pytest.raises(InputError, match="cannot be decompressed"):
         read(tmp_path / "t.jsonl.gz", gzip.compress(b"{}" * 99)[:-9])
+
+
+NAME = st.sampled_from("key label truth shard columns data index labels schema annotations Key a b 0".split())
+CELL = st.one_of(
+    st.none(), st.booleans(), st.integers(-2, 2**70), st.floats(), st.sampled_from(["cat", "3", "", "\ud800"])
+)
+JSON = st.recursive(
+    CELL,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(NAME, inner, max_size=4),
+        st.lists(st.dictionaries(NAME, inner, max_size=4), max_size=3),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(JSON, st.sampled_from(["list", "lines", "twice"]))
+def test_no_json_ends_in_a_traceback(tmp_path_factory, content, form):
+    text = json.dumps(content)
+    if form == "lines" and isinstance(content, list):
+        text = "\n".join(map(json.dumps, content))
+    elif form == "twice" and isinstance(content, dict):
+        text = "{" + ", ".join([text[1:-1]] * 2).strip(", ") + "}"
+    with contextlib.suppress(InputError):
+        counts = read(tmp_path_factory.mktemp("t") / "t.json", text).counts
+        left_out = counts.blank + counts.unknown_labels + counts.doubled_keys + counts.malformed_rows
+        assert left_out <= counts.given
