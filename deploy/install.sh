@@ -11,3 +11,5 @@ uv=("$venv/bin/uv" --quiet pip)
 "${uv[@]}" install --python "$venv/bin/python" --no-deps --reinstall --build-constraints "$checkout/requirements.lock" \
     "$checkout"
 "$venv/bin/shardlabel" --version
+"$venv/bin/python" -c 'import ctypes.util, sys; sys.exit(ctypes.util.find_library("heif") is None)' || echo \
+    "HEIC images need libheif on every machine: apt install libheif1 libheif-plugin-libde265; others do not" >&2

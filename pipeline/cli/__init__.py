@@ -32,7 +32,7 @@ from pipeline.cli import (
     verify,
 )
 from pipeline.cli.help import MAX_WIDTH, GroupedCommand, GroupedCommands
-from pipeline.cli.printing import print_stderr
+from pipeline.cli.printing import outlive_readers, print_stderr
 from pipeline.errors import ShardlabelError
 from pipeline.text.safe import printable, redacted
 
@@ -86,6 +86,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
 
 def main() -> NoReturn:
     """Run the command line. Every :class:`ShardlabelError` becomes one line on stderr and its exit code."""
+    outlive_readers()
     # SIGTERM, as a spot machine sends it, is handled like Ctrl-C; a running job handles both itself
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -175,9 +175,9 @@ TruthFile = Annotated[
     typer.Option(
         "--truth",
         metavar="FILE",
-        help="CSV or Parquet, local or s3://, with the columns key and label (index, class name or WordNet id), "
-        "and shard where a key names several images; a list of `sample` with its column truth filled in; JSON of Label "
-        "Studio or FiftyOne.  [default: the samples' .cls]",
+        help="CSV, Parquet or JSON, local or s3://, with the columns key and label (index, class name or WordNet id), "
+        "and shard where a key names several images; a list of `sample` with its column truth filled in; exports of "
+        "Label Studio or FiftyOne.  [default: the samples' .cls]",
     ),
 ]
 ListFile = Annotated[

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -10,6 +12,38 @@ from typing import Any, TypeVar
 from pipeline.text.safe import json_text, printable
 
 Result = TypeVar("Result")
+
+
+class _OutlivesReader(io.FileIO):
+    """Standard output or standard error; what is written after its reader has left goes nowhere."""
+
+    def write(self, data: Any, /) -> int:  # noqa: ANN401 - any buffer, which Python 3.11 has no type for
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def outlive_readers() -> None:
+    """Make commands outlive ``head``: who reads decides neither how far a command gets nor its exit code."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed: no other file may get its number
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+            continue
+        if stream is not getattr(sys, f"__{name}__"):
+            continue  # somebody's own
+        stream.flush()
+        raw = _OutlivesReader(stream.fileno(), "wb", closefd=False)
+        binary = raw if stream.write_through else io.BufferedWriter(raw)
+        text = io.TextIOWrapper(
+            binary,  # with PYTHONUNBUFFERED Python itself puts a raw file there
+            stream.encoding,
+            stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        setattr(sys, name, text)
 
 
 def print_stderr(line: str) -> None:

@@ -25,6 +25,7 @@ from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, make_reporter
 from pipeline.job.running import JobRun, make_engine
 from pipeline.job.summary import LabelSummary
+from pipeline.job.unread_images import follow_read_images
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import ReplayWorker
 from pipeline.metrics import job_labels
@@ -100,6 +101,7 @@ def _plan(older: Ledger, source: StoredProbs, run: JobRun) -> PendingWork:
             followed = follower.follow(plan, units)
         except StorageError as error:
             raise OutputError(f"OUT cannot be used: {error}") from error
+        follow_read_images(plan, run.ledger, run.job.fingerprint, older, source.fingerprint)
         if followed.changed or followed.dropped:
             run.reporter.note(f"as in {source.out} now: {followed.changed} units changed, {followed.dropped} let go of")
 

@@ -12,7 +12,7 @@ from pipeline.inputs.units import read_units
 from pipeline.labels import distinct_names
 from pipeline.output.ledger import SUCCESS, Ledger
 from pipeline.output.parts import PartName, Progress
-from pipeline.records import Unit
+from pipeline.records import Unit, UnitKind
 from pipeline.storage import Storage, absolute_uri
 
 
@@ -57,10 +57,14 @@ class Source:
                 yield unit, PartName(self.fingerprint, unit.id, number, last)
 
     def digest(self) -> str:
-        """Hash of the names of all parts, which stands for their contents."""
+        """Hash of the names of all parts, which stand for their contents, and of how much slices hold.
+
+        A slice that lets go of images keeps the names of its parts.
+        """
         found = hashlib.sha256()
-        for _, name in self.parts():
-            found.update(f"{name}\n".encode())
+        for unit, name in self.parts():
+            held = f" {unit.num_samples}" if unit.kind == UnitKind.SLICE else ""
+            found.update(f"{name}{held}\n".encode())
         return found.hexdigest()
 
     def input_locations(self) -> set[str]:

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 
 from pipeline.errors import InputError, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.inputs.given_names import expand_braces, read_list
-from pipeline.inputs.left_out import count_left_out, describe_left_out, extension_of, total_left_out
+from pipeline.inputs.left_out import LeftOut, count_left_out, describe_left_out, extension_of, total_left_out
 from pipeline.stages.member_names import is_image_name
 from pipeline.storage import LISTED, Entry, Storage, absolute_uri, is_closed, is_hidden, look_at
 
@@ -232,7 +232,7 @@ def _find_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
     fixed = uri[: min(uri.index(char) for char in _WILDCARDS if char in uri)]
     listing = _Listing(fixed, storage, uri)
     found = listing.scan()
-    inputs.left_out += found.left_out
+    inputs.left_out += found.count_left_out()
     _add_tars(inputs, found.tars)
     if found.num_images:
         inputs.loose.append((fixed[: fixed.rindex("/") + 1], listing))
@@ -262,7 +262,7 @@ def _find_local_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
     for entry in files:
         found.add(entry)
     closed = [Entry(f"{path}/", -1, LISTED) for path in _closed_folders(uri)]
-    inputs.left_out += found.left_out
+    inputs.left_out += found.count_left_out()
     _add_tars(inputs, [*found.tars, *found.unreadable, *closed])
     if images := [entry for entry in files if is_image_name(entry.uri)]:
         _add_loose(inputs, images)
@@ -285,7 +285,7 @@ def _find_in_directory(folder: str, storage: Storage, inputs: Inputs) -> None:
     """Find the shards of a directory or prefix; if it holds no tars, its loose images."""
     listing = _Listing(folder, storage)
     found = listing.scan()
-    inputs.left_out += found.left_out
+    inputs.left_out += found.count_left_out()
     _add_tars(inputs, [*found.tars, *found.unreadable])
     if not found.tars and not found.num_images:
         if not found.unreadable:
@@ -307,14 +307,14 @@ class _Scan:
         unreadable: Folders that nobody may open, and links that lead nowhere and have no extension.
         images: Number of entries with the name of an image, by extension.
         any_readable_image: Whether one of these can be read, as far as is known.
-        left_out: Number of other files, by extension, those that nobody may open included.
+        left_out: Other files, those that nobody may open included.
     """
 
     tars: list[Entry] = field(default_factory=list)
     unreadable: list[Entry] = field(default_factory=list)
     images: Counter[str] = field(default_factory=Counter)
     any_readable_image: bool = False
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def num_images(self) -> int:
@@ -332,7 +332,11 @@ class _Scan:
         elif entry.size_bytes < 0 and (uri.endswith("/") or not extension_of(uri)) and not os.path.isfile(uri):
             self.unreadable.append(entry)
         else:
-            count_left_out(self.left_out, uri)
+            self.left_out.add(uri)
+
+    def count_left_out(self) -> Counter[str]:
+        """Number of other files, by extension, without what tools put beside the shards."""
+        return self.left_out.without_companions(tar.uri for tar in self.tars)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,8 @@ class _Move:
     Attributes:
         unit: The unit.
         uri: Its URI there.
-        num_objects: Number of its objects.
+        num_objects: Number of its objects below the old place.
+        is_whole: Whether these are all that it holds.
         there: Those that are there, by index.
         doubled: Indices of those whose URI there another unit has labelled already.
     """
@@ -68,6 +69,7 @@ class _Move:
     unit: Unit
     uri: str
     num_objects: int
+    is_whole: bool
     there: Mapping[int, Entry]
     doubled: frozenset[int]
 
@@ -99,6 +101,7 @@ class Move:
         self._fingerprint = str(job["fingerprint"])
         self._rewriter = PartRewriter(ledger, storage, stored_aliases(job))
         self._comparer = Comparer(ContentCheck(ledger, storage, job), compare, note)
+        self._older_lists: set[str] = set()
 
     def run(self) -> Moved:
         """Move them.
@@ -110,6 +113,7 @@ class Move:
         try:
             while True:
                 plan = Plan(self._ledger, self._storage, self._fingerprint)
+                self._older_lists = {unit.keys_uri for unit in plan.units if unit.keys_uri is not None}
                 found = Moved()
                 if not self._change(plan, found) or plan.write():
                     break
@@ -124,12 +128,32 @@ class Move:
             return self._new + uri[len(self._old) :]
         return None
 
+    def _new_place_of(self, unit: Unit) -> str | None:
+        """Where a unit is now, or those of its images that were below the old place; None if none of it was.
+
+        A slice may hold more than what was moved, if a folder above the old place was labelled.
+
+        Raises:
+            RequestError: Images would get other keys at the new place.
+        """
+        if unit.kind == UnitKind.TAR or not self._old.startswith(unit.uri):
+            return self.new_place(unit.uri)
+        if not any(_is_below(entry.uri, self._old) for _, entry in held_entries(unit, self._storage)):
+            return None
+        inside = self._old[len(unit.uri) :]
+        if not self._new.endswith(f"/{inside}"):
+            raise RequestError(
+                f"{self._new}: images below {self._old} were labelled as a part of {unit.uri}, with keys that begin "
+                f"with {inside}/, and keep their keys only at a place that ends in /{inside}"
+            )
+        return self._new.removesuffix(inside)
+
     # -- the plan -----------------------------------------------------------------------------------------
 
     def _change(self, plan: Plan, found: Moved) -> bool:
         """Change a plan; False if nothing is below the old place."""
-        places = {unit.id: place for unit in plan.units if (place := self.new_place(unit.uri)) is not None}
-        is_begun = any(unit.id not in places and _is_below(unit.uri, self._new) for unit in plan.units)
+        places = {unit.id: place for unit in plan.units if (place := self._new_place_of(unit)) is not None}
+        is_begun = any(unit.id not in places and _is_at(unit, self._new) for unit in plan.units)
         if not places:
             if is_begun:
                 return False
@@ -154,7 +178,7 @@ class Move:
             found.missing += move.num_objects - len(move.there)
             if not same:
                 continue
-            if len(twice) == move.num_objects:
+            if move.is_whole and len(twice) == move.num_objects:
                 dropped.append(unit)
             elif unit.kind == UnitKind.TAR:
                 kept.append(dataclasses.replace(unit, uri=move.uri, etag=move.there[0].etag))
@@ -179,7 +203,7 @@ class Move:
 
     def _give_way(self, plan: Plan, places: Mapping[str, str]) -> set[str]:
         """URIs of what was labelled at the new place already; units there that have no labels yet are dropped."""
-        there = [unit for unit in plan.units if unit.id not in places and _is_below(unit.uri, self._new)]
+        there = [unit for unit in plan.units if unit.id not in places and _is_at(unit, self._new)]
         taken: set[str] = set()
         dropped = []
         for unit in there:
@@ -198,9 +222,11 @@ class Move:
 
         def look_up(unit: Unit) -> _Move:
             uri = places[unit.id]
-            held = [(0, Entry(uri, unit.size_bytes, ""))]
+            held, is_whole = [(0, Entry(uri, unit.size_bytes, ""))], True
             if unit.kind == UnitKind.SLICE:
-                own = held_entries(unit, self._storage)
+                everything = held_entries(unit, self._storage)
+                own = [(i, entry) for i, entry in everything if _is_below(entry.uri, self._old)]
+                is_whole = len(own) == len(everything)
                 held = [(i, Entry(uri + entry.uri[len(unit.uri) :], entry.size_bytes, "")) for i, entry in own]
             doubled = frozenset(index for index, entry in held if entry.uri in taken)
             try:
@@ -208,7 +234,7 @@ class Move:
             except ObjectMissing:  # not even the bucket is there
                 present = {}
             there = {index: present[entry.uri] for index, entry in held if entry.uri in present}
-            return _Move(unit, uri, len(held), there, doubled)
+            return _Move(unit, uri, len(held), is_whole, there, doubled)
 
         with ThreadPoolExecutor(UNITS_AT_ONCE) as pool:
             return list(pool.map(look_up, units))
@@ -245,17 +271,28 @@ class Move:
 
     def _follow(self, plan: Plan) -> None:
         """Make the rows of everything below both places follow the plan."""
-        there = [unit for unit in plan.units if _is_below(unit.uri, self._new)]
+        there = [unit for unit in plan.units if _is_at(unit, self._new)]
         slices = [unit for unit in plan.units if unit.kind == UnitKind.SLICE]
-        slices = [unit for unit in slices if _is_below(unit.uri, self._new) or _is_below(unit.uri, self._old)]
+        slices = [unit for unit in slices if _is_at(unit, self._new) or _is_at(unit, self._old)]
         with ThreadPoolExecutor(UNITS_AT_ONCE) as pool:  # from the plan alone: a killed process may have written it
             let_go = pool.map(lambda unit: let_go_entries(unit, self._storage), slices)
             removed = {unit.id: indices for unit, indices in zip(slices, let_go, strict=True)}
         self._rewriter.remove_rows(removed)
         self._rewriter.rename_shards({unit.id: unit.uri for unit in there})
+        in_use = {unit.keys_uri for unit in plan.units}
+        for unit in slices:  # the list that its images had when they were planned
+            if (first := self._ledger.uri("plan", f"keys-{unit.id}.parquet")) not in in_use:
+                self._storage.delete(first)
+        for keys_uri in self._older_lists - in_use:
+            self._storage.delete(keys_uri)
 
     def _parts(self, plan: Plan, unit: Unit) -> Sequence[PartName]:
         return list(plan.progress.get(unit.id, Progress()).parts(self._fingerprint, unit.id))
+
+
+def _is_at(unit: Unit, place: str) -> bool:
+    """Whether a unit is below a place, or is a slice of images of which some may be."""
+    return _is_below(unit.uri, place) or (unit.kind == UnitKind.SLICE and place.startswith(unit.uri))
 
 
 def _is_below(uri: str, place: str) -> bool:

@@ -68,21 +68,17 @@ class _Votes:
         return (counts[0][0] if counts else None), False
 
 
-def read_annotations(path: str, data: bytes, storage: Storage) -> Annotations:
+def read_annotations(path: str, content: object, storage: Storage) -> Annotations:
     """Read an export of either tool.
 
     Args:
         path: Of the export, for messages and for the files beside it.
-        data: Its content.
+        content: What it holds.
         storage: How to read the files beside it.
 
     Raises:
         InputError: It is an export of neither tool.
     """
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"--truth {path}: not JSON: {error}") from error
     if isinstance(content, dict) and isinstance(content.get("labels"), dict):
         return _table(path, _fiftyone_rows(path, content, storage))
     if isinstance(content, list) and all(isinstance(task, dict) for task in content):
@@ -93,7 +89,8 @@ def read_annotations(path: str, data: bytes, storage: Storage) -> Annotations:
                 votes[image].add(annotator, vote)
         return _table(path, ((shard, key, *found.majority()) for (shard, key), found in votes.items()))
     raise InputError(
-        f"--truth {path}: neither a JSON export of Label Studio (a list of tasks) nor FiftyOne's labels.json (labels)"
+        f"--truth {path}: neither a JSON export of Label Studio (a list of tasks) nor FiftyOne's labels.json (labels), "
+        "nor a table of key and label"
     )
 
 

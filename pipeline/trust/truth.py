@@ -29,7 +29,7 @@ class TruthCounts:
         source: Where it comes from.
         given: Rows of the file, or labelled images with a ``.cls``.
         used: Images with known truth; all figures are about them.
-        malformed_rows: Rows with more or fewer cells than the header.
+        malformed_rows: Rows with more or fewer cells than the header, and lines or items of JSON that are no rows.
         malformed_row_examples: Some of these rows.
         blank: Rows without a label.
         unknown_labels: Rows whose label is no class, or the name of several classes.
@@ -61,7 +61,7 @@ class TruthCounts:
     def complaints(self) -> tuple[str, ...]:
         """The truth that could not be used, one line for each cause."""
         lines = (
-            (self.malformed_rows, "with more or fewer cells than the header", self.malformed_row_examples),
+            (self.malformed_rows, "with more or fewer cells than the header, or no JSON", self.malformed_row_examples),
             (self.blank, "without a label", ()),
             (self.unknown_labels, "with a label that is no class, or the name of several", self.unknown_label_examples),
             (self.doubled_keys, "that name an image again", ()),

@@ -1,9 +1,9 @@
 """Truth files.
 
-A file is CSV or Parquet with the columns ``key`` and ``label``, and ``shard`` where a key names several images; or the
-JSON export of Label Studio or FiftyOne. A column ``truth`` replaces ``label``: in the lists of ``shardlabel sample``
-the column ``label`` is the consensus. A label is what :class:`pipeline.labels.ClassResolver` knows: an index, a class
-name, a synonym or a WordNet id. Text that is both a name and a number is a name.
+A file is CSV, Parquet or JSON with the columns ``key`` and ``label``, and ``shard`` where a key names several images;
+or the JSON export of Label Studio or FiftyOne. A column ``truth`` replaces ``label``: in the lists of
+``shardlabel sample`` the column ``label`` is the consensus. A label is what :class:`pipeline.labels.ClassResolver`
+knows: an index, a class name, a synonym or a WordNet id. Text that is both a name and a number is a name.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pipeline.records import Counted
 from pipeline.storage import Storage, absolute_uri
 from pipeline.trust.annotations import read_annotations
 from pipeline.trust.truth import Truth, TruthCounts, join_keys
+from pipeline.trust.truth_json import is_json_name, parse_json, read_json_table
 from pipeline.trust.truth_table import read_truth_table
 
 _EXAMPLES = 3
@@ -66,9 +67,12 @@ def _read_table(path: str, storage: Storage) -> tuple[pa.Table, int, Counted]:
     try:
         uri = absolute_uri(path)
         data = storage.read(uri)
-        if path.lower().endswith(".json"):
-            annotations = read_annotations(uri, data, storage)
-            return annotations.table, annotations.contested, Counted()
+        if is_json_name(path):
+            content, malformed = parse_json(uri, data)
+            if (table := read_json_table(path, content, malformed)) is not None:
+                return table, 0, malformed
+            annotations = read_annotations(uri, content, storage)
+            return annotations.table, annotations.contested, malformed
     except StorageError as error:
         raise InputError(f"--truth {error}") from error
     table, malformed = read_truth_table(path, data)

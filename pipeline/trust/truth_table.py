@@ -56,16 +56,29 @@ def read_truth_table(path: str, data: bytes) -> tuple[pa.Table, Counted]:
     if data.startswith(_WORKBOOKS):
         raise InputError(f"--truth {path}: an Excel workbook, or another archive; save the table as CSV or Parquet")
     try:
-        if data.startswith(_GZIP):
-            data = gzip.decompress(data)
+        data = inflate(path, data)
         if data.startswith(_PARQUET) or path.lower().endswith((".parquet", ".pq")):
-            return _select_columns(path, pq.ParquetFile(pa.BufferReader(data)).read()), Counted()
-        return _read_csv(path, _as_utf8(data))
+            return select_columns(path, pq.ParquetFile(pa.BufferReader(data)).read()), Counted()
+        return _read_csv(path, as_utf8(data))
     except _PARSE_ERRORS as error:
         raise InputError(f"--truth {path}: neither CSV nor Parquet: {_one_line(error)}") from error
 
 
-def _as_utf8(data: bytes) -> bytes:
+def inflate(path: str, data: bytes) -> bytes:
+    """A file's content, if it is compressed with gzip, or else as it is.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    if not data.startswith(_GZIP):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"--truth {path}: cannot be decompressed: {_one_line(error)}") from error
+
+
+def as_utf8(data: bytes) -> bytes:
     """Text as UTF-8: by its mark, else as it is if it is UTF-8, else as Windows and old programs write it."""
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -103,7 +116,7 @@ def _read_csv(path: str, data: bytes) -> tuple[pa.Table, Counted]:
         pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
     )
     header = [str(column[0].as_py()) for column in table.columns]
-    found = _select_columns(path, table.slice(1).rename_columns(header))
+    found = select_columns(path, table.slice(1).rename_columns(header))
     if any(name != name.strip() for name in header):  # spaces belong to what separates the cells
         found = pa.table({name: pa.compute.utf8_trim_whitespace(found[name]) for name in found.column_names})
     return found, malformed
@@ -116,14 +129,18 @@ def _find_delimiter(data: bytes) -> str:
 
     def count_columns(delimiter: str) -> tuple[bool, int]:
         cells = next(csv.reader(io.StringIO(text), delimiter=delimiter), [])
-        names = {_plain(cell) for cell in cells}
+        names = {plain_name(cell) for cell in cells}
         return "key" in names and not names.isdisjoint({"label", "truth"}), len(cells)
 
     return max(_DELIMITERS, key=count_columns)
 
 
-def _select_columns(path: str, table: pa.Table) -> pa.Table:
-    """The columns key, label and shard, keys and shards as text."""
+def select_columns(path: str, table: pa.Table) -> pa.Table:
+    """The columns key, label and shard, keys and shards as text.
+
+    Raises:
+        InputError: There is no key or no label, or one of these is there twice.
+    """
     names: list[str] = table.column_names
     key, label, truth, shard = (_find_column(path, names, name) for name in ("key", "label", "truth", "shard"))
     label = label if truth is None else truth
@@ -140,7 +157,7 @@ def _find_column(path: str, names: Sequence[str], wanted: str) -> int | None:
     """The place of a column: by its name, or else by its name regardless of case and of what surrounds it."""
     for found in (
         [at for at, name in enumerate(names) if name == wanted],
-        [at for at, name in enumerate(names) if _plain(name) == wanted],
+        [at for at, name in enumerate(names) if plain_name(name) == wanted],
     ):
         if len(found) > 1:
             raise InputError(f"--truth {path}: the column {wanted} must be there once, not {len(found)} times")
@@ -149,7 +166,8 @@ def _find_column(path: str, names: Sequence[str], wanted: str) -> int | None:
     return None
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The name of a column regardless of case and of what surrounds it."""
     return name.strip(" \t\"'#\ufeff").casefold()
 
 

@@ -166,14 +166,31 @@ def test_a_signal_ends_every_command_at_once(tmp_path, number):
     assert "Traceback" not in said
 
 
-def test_a_closed_pipe_is_no_traceback(sample_data, tmp_path):
+def unread(*words: str, cwd: Path, **options) -> int:
+    """The exit code of a command whose output nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        return subprocess.run(
+            command(*words), cwd=cwd, stdout=writing, stderr=writing, check=False, **options
+        ).returncode
+    finally:
+        os.close(writing)
+
+
+def test_who_reads_the_output_decides_neither_what_is_done_nor_the_exit_code(sample_data, tmp_path, shardlabel):
     make_tar(tmp_path / "a.tar", sample_members(2))
-    words = command("label", "a.tar", "-o", "out", "--progress", "json", *label_words(sample_data))
-    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdout.close()
-    said = process.stderr.read()
-    process.wait()
-    assert "Traceback" not in said
+    assert unread("label", "a.tar", "-o", "out", "--progress", "json", *label_words(sample_data), cwd=tmp_path) == 0
+    assert shardlabel("verify", "out", cwd=tmp_path).returncode == 0
+    next((tmp_path / "out/predictions").iterdir()).unlink()
+    assert unread("verify", "out", cwd=tmp_path) == 1
+    assert unread("--help", cwd=tmp_path, env={**os.environ, "PYTHONUNBUFFERED": "1"}) == 0
+    assert unread("frobnicate", cwd=tmp_path) == 2
+
+
+def test_standard_output_may_be_closed(tmp_path):
+    words = ["sh", "-c", 'exec "$@" >&-', "sh", *command("--version")]
+    assert subprocess.run(words, cwd=tmp_path, capture_output=True, text=True).stderr == ""
 
 
 @pytest.mark.slow  # CI runs the demo itself

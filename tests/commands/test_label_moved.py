@@ -15,8 +15,8 @@ from servers import S3Server
 from small_jobs import options, predictions, rows
 
 import pipeline
-from pipeline import label, verify
-from pipeline.errors import RequestError
+from pipeline import export, label, verify
+from pipeline.errors import OutputError, RequestError
 from pipeline.inputs.plan import Plan
 from pipeline.job.comparing import EngineCompare
 from pipeline.storage import Storage
@@ -246,8 +246,10 @@ def test_a_shard_that_is_named_and_gone_is_pruned_by_the_same_command(shards, ou
     assert_right(out)
 
 
-def test_loose_images_that_are_gone_lose_their_rows_alone(photos, out, sample_data):
+def test_loose_images_that_are_gone_lose_their_rows_alone(photos, out, sample_data, tmp_path):
     run(photos, out, sample_data)
+    to = {"to": tmp_path / "to", "format": "imagefolder", "engine": "inline"}
+    export(out, **to)
     expected = rows(out).filter([key not in {"1.jpg", "4.jpg"} for key in rows(out)["key"].to_pylist()])
     for name in ("1.jpg", "4.jpg", "bad.jpg"):
         (photos / name).unlink()
@@ -258,6 +260,10 @@ def test_loose_images_that_are_gone_lose_their_rows_alone(photos, out, sample_da
     assert (summary.images, summary.pruned) == (0, 3)
     assert rows(out).equals(expected)
     assert_right(out)
+    with pytest.raises(OutputError, match="it differs in the output that it is made of"):
+        export(out, **to)
+    assert export(out, **to, overwrite=True).images == len(expected)
+    assert sum(1 for path in (tmp_path / "to" / "data").rglob("*.jpg")) == len(expected)
     (photos / "1.jpg").write_bytes(jpeg(1))  # what comes back is new
     assert run(photos, out, sample_data).images == 1
     assert_right(out)

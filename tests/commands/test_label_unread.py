@@ -199,11 +199,26 @@ def test_what_is_left_out_for_its_name_is_counted_and_stays_known(
     assert ".txt" not in run(word).left_out
 
 
+def test_a_folder_as_img2dataset_dali_and_energon_leave_it_is_labelled_without_a_word(tmp_path: Path, run):
+    """img2dataset 1.47.0, DALI 2.4, megatron-energon 7.4.1."""
+    folder = tmp_path / "set"
+    (folder / ".nv-meta").mkdir(parents=True)
+    for number in range(2):
+        make_tar(folder / f"{number:05d}.tar", sample_members(2, start=10 * number))
+        for ending in (".parquet", "_stats.json", ".idx", ".tar.idx"):
+            (folder / f"{number:05d}{ending}").write_bytes(b"x")
+    for name in ("index.sqlite", "split.yaml", "dataset.yaml", ".info.json"):
+        (folder / ".nv-meta" / name).write_bytes(b"x")
+    summary = run(folder)
+    assert (summary.images, summary.units_total, summary.left_out, summary.notes) == (4, 2, {}, ())
+    assert verify(tmp_path / "out").left_out == plan(folder, measure=False).left_out == {}
+
+
 def test_what_several_inputs_leave_out_is_added_up(photos: Path, tmp_path: Path, run):
     shards = tmp_path / "shards"
     shards.mkdir()
     make_tar(shards / "a.tar", sample_members(2))
-    (shards / "a.idx").write_bytes(b"")
+    (shards / "b.idx").write_bytes(b"")  # that of a shard which is not there
     (photos / "a.idx").write_bytes(b"")
     assert run(photos).left_out == {".idx": 1}
     assert run(shards).left_out == {".idx": 2}

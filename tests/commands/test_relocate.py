@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -226,6 +227,77 @@ def test_a_job_that_is_not_finished_goes_on_at_the_new_place(data, out, sample_d
     assert 0 < run(tmp_path / "new", out, sample_data).images < 17
     assert rows(out).equals(expected)
     assert_right(out)
+
+
+def key_lists(out: Path) -> set[str]:
+    """Names of the key lists in the plan, all of which units name."""
+    names = {path.name for path in (out / "plan").glob("keys-*")}
+    planned = pq.read_table(out / "plan" / "units.parquet")["keys_uri"].to_pylist()
+    assert names == {uri.rpartition("/")[2] for uri in planned if uri is not None}
+    return names
+
+
+def test_key_lists_that_no_unit_names_are_removed(out, sample_data, tmp_path):
+    places = [tmp_path / name for name in "abc"]
+    photos(places[0], 0, 1, 2)
+    label(places[0], out, **options(sample_data))
+    for old, new in itertools.pairwise(places):
+        shutil.move(old, new)
+        before = key_lists(out)
+        assert relocate(out, old, new).moved == 3
+        assert len(key_lists(out)) == 1
+        assert key_lists(out) != before
+    assert_right(out)
+
+
+@pytest.fixture
+def animals(tmp_path, out, sample_data) -> Path:
+    """A folder of two folders, labelled as one."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number, name in enumerate(("cats", "dogs")):
+        photos(folder / name, number, number + 5)
+    label(folder, out, **options(sample_data))
+    return folder
+
+
+def test_a_part_of_a_folder_that_was_moved(animals, out, sample_data, tmp_path):
+    (tmp_path / "new").mkdir()
+    shutil.move(animals / "cats", tmp_path / "new" / "cats")
+    found = relocate(out, animals / "cats", tmp_path / "new" / "cats")
+    assert (found.moved, found.changed, found.missing) == (2, 0, 0)
+    assert found_at(out) == ["data/dogs/0.jpg", "data/dogs/1.jpg", "new/cats/0.jpg", "new/cats/1.jpg"]
+    assert_right(out)
+    assert len(key_lists(out)) == 2
+    assert relocate(out, animals / "cats", tmp_path / "new" / "cats").moved == 0  # again
+    for folder in (animals, tmp_path / "new", tmp_path / "new" / "cats"):
+        assert label(folder, out, **options(sample_data)).images == 0
+    assert_right(out)
+    assert relocate(out, tmp_path / "new", animals, note=print).missing == 2
+    shutil.move(tmp_path / "new" / "cats", animals / "cats")
+    assert relocate(out, tmp_path / "new" / "cats", animals / "cats").moved == 2
+    assert {name.partition("/")[0] for name in found_at(out)} == {"data"}
+    assert_right(out)
+
+
+def test_a_part_of_a_folder_that_was_labelled_at_both_places(animals, out, sample_data, tmp_path):
+    shutil.copytree(animals / "cats", tmp_path / "new" / "cats")
+    (tmp_path / "new" / "cats" / "1.jpg").unlink()
+    label(tmp_path / "new", out, **options(sample_data))
+    found = relocate(out, animals / "cats", tmp_path / "new" / "cats")
+    assert (found.moved, found.missing, found.labelled_twice) == (0, 1, 1)
+    assert found_at(out) == ["data/cats/1.jpg", "data/dogs/0.jpg", "data/dogs/1.jpg", "new/cats/0.jpg"]
+    assert_right(out)
+
+
+def test_keys_do_not_change_when_a_part_of_a_folder_is_moved(animals, out, tmp_path):
+    shutil.move(animals / "cats", tmp_path / "felines")
+    before = rows(out)
+    with pytest.raises(RequestError, match=r"keys that begin with cats/, and keep their keys only .* ends in /cats"):
+        relocate(out, animals / "cats", tmp_path / "felines")
+    with pytest.raises(RequestError, match="none of its inputs is below"):
+        relocate(out, animals / "cows", tmp_path / "felines")
+    assert rows(out).equals(before)
 
 
 class Killed(BaseException):

@@ -98,6 +98,15 @@ def test_what_is_copied_and_called_is_there(cloud):
     assert (checked.problems, checked.missing) == ((), ())
 
 
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_machines_read_what_the_container_reads(cloud):
+    image = (DEPLOY / "docker" / "Dockerfile").read_text()
+    (packages,) = re.findall(r"apt-get install .*?((?: lib[\w-]+)+)", image)
+    (line,) = [line for line in cluster(cloud)["setup_commands"] if "apt-get" in line]
+    assert packages.split()
+    assert set(packages.split()) <= set(line.split())
+
+
 def text(cloud: str) -> str:
     return (DEPLOY / cloud / "cluster.yaml").read_text()
 
@@ -118,13 +127,24 @@ def test_the_install_takes_hashed_packages_alone(tmp_path: Path):
         (folder / name).write_text(f'#!/usr/bin/env bash\necho "{name} $*" >> "{log}"\n')
         (folder / name).chmod(0o700)
     subprocess.run([str(INSTALL), str(folder.parent)], check=True, cwd=tmp_path)
-    bootstrap, sync, project, version = log.read_text().splitlines()
+    bootstrap, sync, project, version, libheif = log.read_text().splitlines()
     assert re.fullmatch(r"python -m pip install --quiet uv==[\d.]+", bootstrap)
     assert f"--require-hashes {DEPLOY / 'requirements.lock'}" in sync
     assert "--no-deps" in project
     assert f"--build-constraints {REPOSITORY / 'requirements.lock'}" in project
     assert project.endswith(str(REPOSITORY))
     assert version == "shardlabel --version"
+    assert "find_library" in libheif
+
+
+def test_the_install_says_what_heic_needs(tmp_path: Path):
+    folder = tmp_path / "venv" / "bin"
+    folder.mkdir(parents=True)
+    for name in ("python", "uv", "shardlabel"):
+        (folder / name).write_text('#!/bin/sh\ncase "$*" in *find_library*) exit 1;; esac\n')
+        (folder / name).chmod(0o700)
+    done = subprocess.run([str(INSTALL), str(folder.parent)], check=True, cwd=tmp_path, capture_output=True, text=True)
+    assert "apt install libheif1 libheif-plugin-libde265" in done.stderr
 
 
 def test_the_install_and_make_use_the_same_uv():

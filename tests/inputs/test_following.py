@@ -10,6 +10,8 @@ import pytest
 from conftest import jpeg, make_tar
 
 from pipeline import combine, label, relocate, verify
+from pipeline.errors import ObjectForbidden
+from pipeline.storage import Storage
 
 
 @pytest.fixture
@@ -172,3 +174,24 @@ def test_an_image_that_could_be_read_later_is_combined_later(follow, tmp_path):
     label_source()
     combine_it()
     assert len(rows(tmp_path / "out")) == 4
+
+
+def test_an_image_that_was_planned_and_could_be_read_later_is_combined_later(follow, tmp_path, monkeypatch):
+    """Its version is as planned: neither the id of its slice nor the key list tells that it was labelled again."""
+    label_source, combine_it = follow
+    for at in range(4):
+        (tmp_path / "in" / f"{at}.jpg").write_bytes(jpeg(at))
+    fetch = Storage.fetch
+
+    def forbidden(self, entry):
+        if entry.uri.endswith(("/1.jpg", "/2.jpg")):
+            raise ObjectForbidden(f"{entry.uri}: not allowed")
+        return fetch(self, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "fetch", forbidden)
+        label_source()
+        assert combine_it().images == 4  # two of them without a label
+    label_source()
+    combine_it()
+    assert (len(rows(tmp_path / "out")), rows(tmp_path / "out", "quarantine")) == (4, [])

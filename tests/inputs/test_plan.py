@@ -84,6 +84,37 @@ def test_where_there_are_tars_loose_images_are_left_out_and_counted(data: Path):
     assert inputs.left_out == {".jpg": 2}
 
 
+# as written by img2dataset 1.47.0; DALI 2.4's wds2idx; megatron-energon 7.4.1; NeMo Curator 0.25
+BESIDE_SHARDS = [
+    "00000.tar 00000.parquet 00000_stats.json 00001.tar 00001.parquet 00001_stats.json",
+    "data-0000.tar data-0000.idx sub/data-0001.tgz sub/data-0001.idx a.b.tar a.idx",
+    "data-0000.tar data-0000.tar.idx b.tar.gz b.tar.gz.idx .nv-meta/index.sqlite .nv-meta/dataset.yaml",
+    "00000.tar 00000.parquet 00000.idx",
+]
+ALONE = {
+    "a.tar b.idx": {".idx": 1},
+    "a.tar sub/a.idx": {".idx": 1},
+    "a.tar a.parquet.1 a.tar.part a.json a_stats.txt": {".1": 1, ".tar.part": 1, ".json": 1, ".txt": 1},
+    "a.tar ab.parquet a.b.parquet": {".parquet": 2},
+    "a.jpg a.parquet a.idx a_stats.json": {".parquet": 1, ".idx": 1, ".json": 1},
+}
+
+
+@pytest.mark.parametrize("names", BESIDE_SHARDS)
+@pytest.mark.parametrize("word", [".", "**", "{.,**}"])
+def test_what_tools_put_beside_their_shards_is_not_missed(data: Path, names: str, word: str):
+    touch(data, *names.split())
+    inputs = find(word)
+    assert tars(inputs, data) == sorted(name for name in names.split() if name.endswith((".tar", ".tgz", ".gz")))
+    assert (inputs.left_out, inputs.notes) == ({}, [])
+
+
+@pytest.mark.parametrize("names", ALONE)
+def test_the_same_names_without_their_shard_are_counted(data: Path, names: str):
+    touch(data, *names.split())
+    assert find(".").left_out == ALONE[names]
+
+
 def test_globs(data: Path):
     touch(data, "a/1.tar", "a/2.tar", "a/3.txt", "b/4.tar", "c/d/5.jpg", "c/d/6.jpg", "c/7.jpg")
     assert tars(find("a/*.tar"), data) == ["a/1.tar", "a/2.tar"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 import os
 import shutil
@@ -168,6 +169,21 @@ def test_webdataset(tmp_path, name):
         for number in range(COUNT):
             sink.write({"__key__": f"{number:04d}", "jpg": jpeg(number), "cls": number})
     check_images(tmp_path / name)
+
+
+def test_img2dataset(tmp_path):
+    """As of its version 1.47.0: what could not be downloaded has no member, and its number is not used again."""
+    numbers = [0, 1, 3, 4]
+    with webdataset.TarWriter(str(tmp_path / "00000.tar")) as sink:
+        for number in numbers:
+            key, about = f"{number:06d}", {"caption": "a photo", "status": "success", "error_message": None}
+            sink.write({"__key__": key, "jpg": jpeg(number), "txt": "a photo", "json": {**about, "key": key}})
+    items = shard_is_accounted_for((tmp_path / "00000.tar").read_bytes())
+    assert [(item.key, item.image, item.image_field) for item in items] == [
+        (f"{n:06d}", jpeg(n), "jpg") for n in numbers
+    ]
+    assert [sorted(item.kept) for item in items] == [["json", "txt"]] * len(numbers)
+    assert json.loads(items[2].kept["json"])["status"] == "success"
 
 
 # -- hard links ----------------------------------------------------------------------------------------

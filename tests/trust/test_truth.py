@@ -156,7 +156,7 @@ def test_rows_of_other_lengths_are_counted(tmp_path):
     truth = read(tmp_path / "t.csv")
     assert pairs(truth) == {"a": 0, "d\nd": 1}
     assert truth.counts.given == 4
-    assert truth.counts.complaints == ("2 with more or fewer cells than the header (b,cat, dog, c)",)
+    assert truth.counts.complaints == ("2 with more or fewer cells than the header, or no JSON (b,cat, dog, c)",)
 
 
 @settings(max_examples=300, deadline=None)
