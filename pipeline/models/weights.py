@@ -30,6 +30,7 @@ from pipeline.models.preprocessing import Recipe
 from pipeline.storage import Storage
 
 _PROBE_CLASSES = 1000
+_UNUSUAL_CLASSES = 1009  # a prime number that is no width of any layer
 _METADATA_KEY = "module_versions"
 # In its first release torchvision's MnasNet had a first layer of this width for all multipliers.
 _MNASNET_V1_STEM = 32
@@ -203,11 +204,8 @@ def _num_classes(architecture: Architecture, input_px: int, state: State, uri: s
 @functools.cache
 def _heads(architecture: Architecture, input_px: int) -> Mapping[str, int]:
     """Numbers of dimensions of the tensors that depend on the number of classes, by name."""
-    expected = empty_network(architecture, _PROBE_CLASSES, input_px).state_dict()
-    other = empty_network(architecture, _PROBE_CLASSES + 1, input_px).state_dict()
-    return {
-        key: tensor.ndim for key, tensor in expected.items() if key not in other or tensor.shape != other[key].shape
-    }
+    state = empty_network(architecture, _UNUSUAL_CLASSES, input_px).state_dict()
+    return {key: tensor.ndim for key, tensor in state.items() if _UNUSUAL_CLASSES in tensor.shape}
 
 
 def _load(architecture: Architecture, num_classes: int, input_px: int, state: State, uri: str) -> nn.Module:
