@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -24,6 +25,7 @@ from pipeline.cli import main
 from pipeline.records import Sample
 from pipeline.vision import timm_package
 
+gc.set_threshold(10_000)  # torch's million objects are no garbage, and most tests make little
 timm_package()  # before a test imports timm or torchvision, which would load torch's compiler
 pytest_plugins = ["servers"]
 
@@ -57,6 +59,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return ranks.get(item.path.relative_to(folder).with_suffix("").as_posix(), len(ranks))
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
