@@ -44,10 +44,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Files that take longest, first: each runs in one process, and one that began late would keep the others waiting at
 # the end. Those that start Ray stand apart, because two of them at once take most of the machine.
 LONGEST_FIRST = """
-    commands/test_label models/test_parity faults/test_poison faults/test_kills faults/test_two_jobs
-    engines/test_engines exporting/test_export project/test_examples cli/test_main models/test_classifier
-    project/test_guides storage/test_s3 deploy/test_monitoring faults/test_disks stages/test_decode_damage
-    commands/test_models commands/test_label_s3 commands/test_combine models/test_forward stages/test_decode
+    models/test_parity engines/test_engines project/test_examples deploy/test_monitoring project/test_guides
+    commands/test_label models/test_classifier commands/test_label_stores models/test_forward stages/test_decode
+    cli/test_main commands/test_label_s3 faults/test_poison storage/test_s3 faults/test_two_jobs faults/test_kills
+    exporting/test_export stages/test_read_model commands/test_combine commands/test_models trust/test_promise
+    stages/test_read_damage commands/test_label_moved page/test_page commands/test_relocate
 """.split()
 
 
