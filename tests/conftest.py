@@ -52,6 +52,28 @@ LONGEST_FIRST = """
 """.split()
 
 
+# These share what takes seconds: the process that their jobs are forked from, and the job that faults are tried on.
+FORKING = {
+    "tests/faults/test_kills.py",
+    "tests/faults/test_two_jobs.py",
+    "tests/faults/test_disks.py",
+    "tests/exporting/test_export.py",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object):
+    """``--dist loadfile``, but that the files of ``FORKING`` run in one process, too."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "forking" if file in FORKING else file
+
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
     folder = Path(__file__).parent
