@@ -68,6 +68,7 @@ format: $(READY)
 reference: $(READY)
 	$(BIN)/python -m pipeline.cli.reference > pipeline/REFERENCE.md
 	$(BIN)/python -m pipeline config schema > pipeline/label.schema.json
+	$(BIN)/python -m pipeline.cli.call_options > .options && mv .options pipeline/config/call_options.py
 
 lock: $(READY)
 	$(BIN)/uv pip compile --quiet --group dev --generate-hashes --no-emit-index-url --no-header \

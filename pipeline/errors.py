@@ -45,6 +45,10 @@ class ShardlabelError(Exception):
     def __init__(self, *messages: str) -> None:
         super().__init__(*(redacted(one_line(message)) for message in messages))
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and notebooks show instead of a traceback: the message says what to do, frames do not."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class RequestError(ShardlabelError):
     """The request is wrong; the message says what to change."""

@@ -11,12 +11,13 @@ from pipeline.errors import RequestError, StorageError
 from pipeline.inputs.originals import Wanted, fetch_originals
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage, absolute_uri
+from pipeline.text.result import Result
 
 _MOST_PROBLEMS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class AnnotationList:
+@dataclass(frozen=True, slots=True, repr=False)
+class AnnotationList(Result):
     """A written list of images for annotators.
 
     Attributes:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
+from pipeline.config.call_options import BenchOptions
 from pipeline.config.parse import parse_config
 from pipeline.config.settings import BenchConfig
+from pipeline.config.signatures import takes_options
 from pipeline.inputs.find import find_inputs
+from pipeline.job.progress import default_progress
 from pipeline.sample_data import sample_data, sample_members
 from pipeline.speed.bottleneck import BottleneckAnalysis, find_bottleneck
 from pipeline.speed.input_sample import count_loose, draw_sample
@@ -17,10 +20,11 @@ from pipeline.speed.measured_job import MeasuredJob
 from pipeline.speed.progress import make_step_reporter
 from pipeline.speed.rates import Rates
 from pipeline.storage import Storage
+from pipeline.text.result import Result
 
 
-@dataclass(frozen=True, slots=True)
-class Benchmark:
+@dataclass(frozen=True, slots=True, repr=False)
+class Benchmark(Result):
     """The rates of this machine.
 
     Attributes:
@@ -36,9 +40,10 @@ class Benchmark:
     notes: tuple[str, ...]
 
 
+@takes_options(BenchOptions, BenchConfig, progress="none")
 def bench(
     inputs: str | os.PathLike[str] | Sequence[str] = (),
-    **options: Any,  # noqa: ANN401 - the options of BenchConfig, which checks them
+    **options: Unpack[BenchOptions],
 ) -> Benchmark:
     """Measure a job on these inputs on this machine; options are those of ``shardlabel bench``.
 
@@ -51,12 +56,13 @@ def bench(
         RequestError: The request is wrong.
         Interrupted: It was stopped.
     """
-    options.setdefault("progress", "none")
+    options.setdefault("progress", default_progress())
+    chosen: dict[str, Any] = {}
     if not inputs:
         inputs = str(sample_data())
         if "model" not in options:
-            options = {**sample_members(), **options}
-    config = parse_config(BenchConfig, {"inputs": inputs, **options})
+            chosen = sample_members()
+    config = parse_config(BenchConfig, {"inputs": inputs, **chosen, **options})
     storage = Storage(config.storage)
     found = find_inputs(config.inputs, storage)
     measured_job = MeasuredJob(config, config.inputs, storage)

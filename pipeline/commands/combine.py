@@ -9,10 +9,12 @@ import contextlib
 import dataclasses
 import functools
 import os
-from typing import Any
+from typing import Unpack
 
+from pipeline.config.call_options import CombineOptions
 from pipeline.config.parse import parse_config
 from pipeline.config.settings import CombineConfig, StorageConfig
+from pipeline.config.signatures import takes_options
 from pipeline.engines.workload import Workload
 from pipeline.errors import OutputError, RequestError, StorageError
 from pipeline.inputs.following import SourceFollower
@@ -22,7 +24,7 @@ from pipeline.job.claim import claim
 from pipeline.job.combination import choose_members, describe_combination
 from pipeline.job.job_plan import write_plan
 from pipeline.job.pending import PendingWork, is_progress, pending_work
-from pipeline.job.progress import Reporter, make_reporter
+from pipeline.job.progress import Reporter, default_progress, make_reporter
 from pipeline.job.running import JobRun, make_engine
 from pipeline.job.summary import LabelSummary
 from pipeline.job.unread_images import follow_read_images
@@ -37,10 +39,11 @@ from pipeline.output.parts import Progress
 from pipeline.output.probabilities import StoredProbs, find_stored_probs
 
 
+@takes_options(CombineOptions, CombineConfig, progress="none")
 def combine(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    **options: Any,  # noqa: ANN401 - the options of CombineConfig, which checks them
+    **options: Unpack[CombineOptions],
 ) -> LabelSummary:
     """Compute the consensus of an output again; options are those of ``shardlabel combine``, with underscores.
 
@@ -53,7 +56,7 @@ def combine(
         RequestError: The request is wrong; nothing was written.
         EngineError: The engine failed for good; what was published stays.
     """
-    options.setdefault("progress", "none")
+    options.setdefault("progress", default_progress())
     return run_combine(parse_config(CombineConfig, {"source": source, "out": out, **options}))
 
 

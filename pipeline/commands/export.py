@@ -6,10 +6,12 @@ import contextlib
 import functools
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
+from pipeline.config.call_options import ExportOptions
 from pipeline.config.parse import parse_config
 from pipeline.config.settings import fingerprint
+from pipeline.config.signatures import takes_options
 from pipeline.engines.workload import Workload
 from pipeline.errors import PublishError
 from pipeline.exporting.conclusion import conclude_export
@@ -22,7 +24,7 @@ from pipeline.exporting.source import Source, check_destination, open_source
 from pipeline.exporting.summary import ExportSummary
 from pipeline.exporting.target import Target
 from pipeline.job.pending import is_progress
-from pipeline.job.progress import Reporter, Wording, make_reporter
+from pipeline.job.progress import Reporter, Wording, default_progress, make_reporter
 from pipeline.job.running import make_engine
 from pipeline.job.stopping import stop_on_signals
 from pipeline.job.summary import Budget
@@ -34,11 +36,12 @@ from pipeline.trust.truth_file import read_truth
 _WORDING = Wording(doing="exporting", dropped="omitted")
 
 
+@takes_options(ExportOptions, ExportConfig, progress="none")
 def export(
     out: str | os.PathLike[str],
     to: str | os.PathLike[str],
     format: Format,
-    **options: Any,  # noqa: ANN401 - the options of ExportConfig, which checks them
+    **options: Unpack[ExportOptions],
 ) -> ExportSummary:
     """Make a labelled dataset of an output; options are those of ``shardlabel export``, with underscores.
 
@@ -53,7 +56,7 @@ def export(
         EngineError: The engine failed for good; what was exported stays.
         PublishError: The dataset can no longer be written; what was exported stays.
     """
-    options.setdefault("progress", "none")
+    options.setdefault("progress", default_progress())
     return run_export(parse_config(ExportConfig, {"out": out, "to": to, "format": format, **options}))
 
 

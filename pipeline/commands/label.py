@@ -7,10 +7,12 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
+from pipeline.config.call_options import LabelOptions
 from pipeline.config.parse import parse_label_config
 from pipeline.config.settings import LabelConfig
+from pipeline.config.signatures import takes_options
 from pipeline.engines.workload import Engine, Workload
 from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs, find_inputs
@@ -21,7 +23,7 @@ from pipeline.job.comparing import EngineCompare
 from pipeline.job.description import describe_job, fit_memory
 from pipeline.job.job_plan import plan_inputs
 from pipeline.job.pending import PendingWork, is_progress, pending_work
-from pipeline.job.progress import Reporter, make_reporter
+from pipeline.job.progress import Reporter, default_progress, make_reporter
 from pipeline.job.reuse import SharedMembers, open_older_output, shared_members
 from pipeline.job.running import JobRun, make_engine
 from pipeline.job.summary import LabelSummary, add_changes
@@ -42,10 +44,11 @@ _USUAL_IMAGE_BYTES = 100_000
 _MOST_UNREAD = 20  # in a summary
 
 
+@takes_options(LabelOptions, LabelConfig, progress="none")
 def label(
     inputs: str | os.PathLike[str] | Sequence[str],
     out: str | os.PathLike[str],
-    **options: Any,  # noqa: ANN401 - the words of LabelConfig, which checks them
+    **options: Unpack[LabelOptions],
 ) -> LabelSummary:
     """Label images; the same words as ``shardlabel label``, with underscores.
 
@@ -59,7 +62,7 @@ def label(
         EngineError: The engine failed for good; what was published stays.
     """
     config_file = options.pop("config", None)
-    options.setdefault("progress", "none")
+    options.setdefault("progress", default_progress())
     return run_label(parse_label_config({"inputs": inputs, "out": out, **options}, config_file))
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
+from pipeline.config.call_options import PlanOptions
 from pipeline.config.parse import parse_config
 from pipeline.config.settings import PlanConfig
+from pipeline.config.signatures import takes_options
 from pipeline.inputs.find import find_inputs
+from pipeline.job.progress import default_progress
 from pipeline.records import Omitted
 from pipeline.speed.bottleneck import BottleneckAnalysis, find_bottleneck
 from pipeline.speed.input_sample import count_loose, count_tars, draw_sample
@@ -17,6 +20,7 @@ from pipeline.speed.measured_job import MeasuredJob
 from pipeline.speed.progress import make_step_reporter
 from pipeline.speed.rates import Rates
 from pipeline.storage import Storage
+from pipeline.text.result import Result
 
 _COUNT_BUDGET_S = 5.0
 _COUNTING_IMAGES, _COUNTING_BYTES = 256, 16 << 20  # sample that is read if nothing is measured
@@ -47,8 +51,8 @@ class Expected:
     assumptions: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+@dataclass(frozen=True, slots=True, repr=False)
+class Forecast(Result):
     """The plan of a job.
 
     Attributes:
@@ -89,9 +93,10 @@ class Forecast:
     passed_over_example: str = ""
 
 
+@takes_options(PlanOptions, PlanConfig, progress="none")
 def plan(
     inputs: str | os.PathLike[str] | Sequence[str],
-    **options: Any,  # noqa: ANN401 - the options of PlanConfig, which checks them
+    **options: Unpack[PlanOptions],
 ) -> Forecast:
     """Plan a job: list its inputs, and measure a few samples; options are those of ``shardlabel plan``.
 
@@ -103,7 +108,7 @@ def plan(
         RequestError: The request is wrong.
         Interrupted: It was stopped.
     """
-    options.setdefault("progress", "none")
+    options.setdefault("progress", default_progress())
     config = parse_config(PlanConfig, {"inputs": inputs, **options})
     storage = Storage(config.storage)
     found = find_inputs(config.inputs, storage)

@@ -20,6 +20,7 @@ from pipeline.output.ledger import JOB, SUCCESS, Ledger, to_json
 from pipeline.output.opening import open_ledger
 from pipeline.output.parts import Progress
 from pipeline.storage import absolute_uri
+from pipeline.text.result import Result
 
 _UNREAD = 4
 
@@ -33,8 +34,8 @@ class _Cluster:
     verbose: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Relocation:
+@dataclass(frozen=True, slots=True, repr=False)
+class Relocation(Result):
     """What a relocation did, counted by object: shards and loose images.
 
     Attributes:

@@ -11,13 +11,14 @@ from pipeline.output.opening import open_ledger
 from pipeline.page.content import collect_content
 from pipeline.page.render import render_page
 from pipeline.storage import Storage, absolute_uri
+from pipeline.text.result import Result
 from pipeline.trust.truth_file import read_truth
 
 REPORT = "report.html"
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+@dataclass(frozen=True, slots=True, repr=False)
+class Report(Result):
     """A report that was written.
 
     Attributes:

@@ -17,6 +17,7 @@ from pipeline.output.opening import open_ledger
 from pipeline.output.parts import PartName, unit_of
 from pipeline.records import Counted, Omitted
 from pipeline.storage import Storage, absolute_uri
+from pipeline.text.result import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Comparison:
     actual: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+@dataclass(frozen=True, slots=True, repr=False)
+class Status(Result):
     """How far a job has come.
 
     Attributes:

@@ -18,14 +18,15 @@ from pipeline.machine import num_local_cpus
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE
 from pipeline.output.opening import open_ledger
 from pipeline.output.probabilities import stored_aliases
+from pipeline.text.result import Result
 from pipeline.verifying.files import compare_with_success, find_foreign_files, find_foreign_probabilities, group_by_unit
 from pipeline.verifying.messages import advise_combining
 from pipeline.verifying.parallel import reconcile_all, useful_workers
 from pipeline.verifying.reconciler import Reconciler, Reconciliation
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
+@dataclass(frozen=True, slots=True, repr=False)
+class Verification(Result):
     """Result of a verification.
 
     Attributes:

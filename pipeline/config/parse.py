@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from pipeline.errors import RequestError
 Config = TypeVar("Config", bound=BaseModel)
 
 
-def parse_label_config(values: Mapping[str, Any], config_file: str | None = None) -> LabelConfig:
+def parse_label_config(values: Mapping[str, Any], config_file: str | os.PathLike[str] | None = None) -> LabelConfig:
     """Parse the options of a labelling job, over those of a YAML file.
 
     Args:
@@ -27,7 +28,7 @@ def parse_label_config(values: Mapping[str, Any], config_file: str | None = None
     """
     merged: dict[str, Any] = {}
     if config_file is not None:
-        file = read_config_file(config_file)
+        file = read_config_file(os.fspath(config_file))
         if file.duplicates:
             name, line = file.duplicates[0]
             raise RequestError(f"--config {config_file}: line {line}: {option_name(name)} is given twice")

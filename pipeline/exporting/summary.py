@@ -15,13 +15,14 @@ from pipeline.exporting.source import Source
 from pipeline.exporting.target import Target
 from pipeline.job.summary import FailedUnit
 from pipeline.job.tracking import Tracker
+from pipeline.text.result import Result
 from pipeline.trust.promise import Level, Promise
 
 _UNITS_FAILED = 4
 
 
-@dataclass(frozen=True, slots=True)
-class ExportSummary:
+@dataclass(frozen=True, slots=True, repr=False)
+class ExportSummary(Result):
     """The state of an export, and what this run of it did.
 
     Attributes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import os
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -30,6 +32,8 @@ from pipeline.text.safe import json_text, printable
 
 _PLAIN_EVERY_S = 10.0
 _JSON_EVERY_S = 1.0
+_NOTEBOOK_EVERY_S = 0.5
+_STARTING = "starting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +242,83 @@ class Bar(Silent):
         self._file.close()
 
 
+class Notebook(Silent):
+    """A line under the cell of a notebook that renews itself, and stays as it was last."""
+
+    def __init__(self, wording: Wording | None = None) -> None:
+        super().__init__(wording)
+        self._notes: list[str] = []
+        self._line = _STARTING
+        self._share: float | None = None
+        self._next = 0.0
+        self._display: Any = None
+        self._show()
+
+    def note(self, line: str) -> None:
+        """Say one line above."""
+        self._notes.append(printable(line))
+        self._show()
+
+    def download(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
+        """Renew the line."""
+        self._share = done_bytes / total_bytes if total_bytes else None
+        self._renew(f"downloading {printable(name)}: {fmt.size(done_bytes)}", last=done_bytes == total_bytes)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Renew the line."""
+        self._share = snapshot.images / snapshot.total if snapshot.total else None
+        self._renew(describe(snapshot, self.wording) if snapshot.images else _STARTING)
+
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """The number of images and the time."""
+        self._share = 1.0
+        self._renew(f"{summary['images']:,} images in {fmt.clock(float(str(summary['seconds'])))}", last=True)
+
+    def close(self) -> None:
+        """Leave the last line; none where nothing had begun."""
+        if self._line == _STARTING:
+            self._renew("", last=True)
+
+    def _renew(self, line: str, *, last: bool = False) -> None:
+        self._line = line
+        if last or time.monotonic() >= self._next:
+            self._next = time.monotonic() + _NOTEBOOK_EVERY_S
+            self._show()
+
+    def _show(self) -> None:
+        from IPython.display import display
+
+        bar = "" if self._share is None else f'<progress max="1" value="{min(1.0, self._share):.4f}"></progress> '
+        notes = "".join(f"{html.escape(note)}<br>" for note in self._notes)
+        content = {
+            "text/plain": "\n".join([*self._notes, self._line]),
+            "text/html": f"{notes}{bar}{html.escape(self._line)}",
+        }
+        if self._display is None:
+            self._display = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._display.update(content, raw=True)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook: it has no terminal, and shows what it is given."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
+def default_progress() -> Literal["auto", "none"]:
+    """The progress of the Python API: none in a script, a line that renews itself in a notebook."""
+    if not in_notebook():
+        return "none"
+    # Libraries import tqdm.auto, which warns in a notebook without ipywidgets; none of its bars is shown here
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    return "auto"
+
+
 def make_reporter(kind: str, wording: Wording | None = None) -> Reporter:
-    """The reporter that ``--progress`` names; ``auto`` is a bar on a terminal and plain lines elsewhere."""
+    """The reporter that ``--progress`` names; ``auto``: a bar on a terminal and in a notebook, else plain lines."""
+    if kind in {"auto", "bar"} and in_notebook():
+        return Notebook(wording)
     if kind == "auto":
         kind = "bar" if sys.stderr.isatty() else "plain"
     reporters: dict[str, type[Silent]] = {"bar": Bar, "plain": Plain, "json": Json, "none": Silent}

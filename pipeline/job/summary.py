@@ -11,6 +11,7 @@ from pipeline.errors import BudgetError, Interrupted
 from pipeline.inputs.changes import Changes
 from pipeline.job.tracking import Tracker
 from pipeline.records import UNAVAILABLE, Counted, Omitted, Unit
+from pipeline.text.result import Result
 
 _MIN_SAMPLES = 1_000  # before the rate of bad ones is judged
 _UNITS_FAILED = 4
@@ -25,8 +26,8 @@ class FailedUnit:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class LabelSummary:
+@dataclass(frozen=True, slots=True, repr=False)
+class LabelSummary(Result):
     """What one run of a job did.
 
     Attributes:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.config.settings import fingerprint
 from pipeline.errors import RequestError, StorageError
 from pipeline.storage import Storage, absolute_uri
+from pipeline.text.result import Result
 
 FORMAT = "shardlabel calibration 1"
 
@@ -53,7 +54,7 @@ class FittedMember(_FrozenModel):
     weight: Annotated[float, Field(ge=0)] | None = None
 
 
-class Calibration(_FrozenModel):
+class Calibration(Result, _FrozenModel):
     """The calibration of one ensemble's consensus.
 
     Attributes:

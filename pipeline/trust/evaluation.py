@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.text.result import Result
 from pipeline.trust.intervals import Gain, Interval, paired_gain, wilson_interval
 from pipeline.trust.matched import MatchedImages
 from pipeline.trust.per_class import ClassMetrics, Confusion, compute_class_metrics, find_confused_classes, macro_f1
@@ -42,8 +43,8 @@ class Accuracy:
     reliability: Reliability
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+@dataclass(frozen=True, slots=True, repr=False)
+class Evaluation(Result):
     """Accuracy of an output on its labelled images with known truth.
 
     Attributes:
@@ -81,6 +82,10 @@ class Evaluation:
     by_score: tuple[AccuracyGroup, ...]
     kept: tuple[OperatingPoint, ...]
     weights: dict[str, float] | None = None
+
+    def _headline(self) -> dict[str, object]:
+        shown = {"out": self.out, "images": self.images, "top1": self.consensus.top1, "top5": self.consensus.top5}
+        return shown | {f"top1 of {alias}": member.top1 for alias, member in self.members.items()}
 
 
 def compute_evaluation(out: str, job: Mapping[str, Any], matched: MatchedImages) -> Evaluation:
