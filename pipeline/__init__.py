@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.commands.combine import combine
     from pipeline.commands.evaluate import evaluate
     from pipeline.commands.export import export
+    from pipeline.commands.gallery import gallery
     from pipeline.commands.label import label
     from pipeline.commands.plan import plan
     from pipeline.commands.relocate import relocate
@@ -33,6 +34,7 @@ __all__ = [
     "combine",
     "evaluate",
     "export",
+    "gallery",
     "label",
     "plan",
     "relocate",
@@ -49,6 +51,7 @@ _MODULES = {
     "combine": "pipeline.commands.combine",
     "evaluate": "pipeline.commands.evaluate",
     "export": "pipeline.commands.export",
+    "gallery": "pipeline.commands.gallery",
     "label": "pipeline.commands.label",
     "plan": "pipeline.commands.plan",
     "relocate": "pipeline.commands.relocate",

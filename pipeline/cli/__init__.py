@@ -21,6 +21,7 @@ from pipeline.cli import (
     demo,
     evaluate,
     export,
+    gallery,
     label,
     models,
     plan,
@@ -71,6 +72,7 @@ for _panel, _command, _module in (
     (_RESULTS, review.review, review),
     (_RESULTS, export.export, export),
     (_RESULTS, report.report, report),
+    (_RESULTS, gallery.gallery, gallery),
     (_SETUP, bench.bench, bench),
     (_SETUP, demo.demo, demo),
 ):

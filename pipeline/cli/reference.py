@@ -63,7 +63,7 @@ FILES = {
     "probabilities/ALIAS/part-JOB-UNIT-NUMBER[-last].parquet": "with `--keep-probs`: a member's probabilities for the "
     "same rows, float16, one list of all classes each",
     f"{ATTEMPTS}/UNIT-NUMBER.json": "a labeler works on this unit, or died while it did",
-    "report.html": "the page of `report`",
+    "report.html, gallery.html": "the pages of `report` and `gallery`",
     SUCCESS: "present if everything planned is done",
 }
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from pipeline.annotation.listing import AnnotationList
 from pipeline.cli.printing import print_line, print_stderr
+from pipeline.commands.gallery import Gallery
 from pipeline.commands.report import Report
 from pipeline.text.safe import printable
 from pipeline.trust.calibration import Calibration
@@ -152,6 +153,14 @@ def print_report(made: Report) -> None:
         print_stderr(f"pictures: {made.note}")
     parts = [f"{made.images:,} images", f"{made.quarantined:,} quarantined", f"{made.matched:,} with known truth"]
     print_line(f"{made.saved}: {', '.join(parts)}, {made.pictures:,} pictures, {made.num_bytes / 1e6:.1f} MB")
+
+
+def print_gallery(made: Gallery) -> None:
+    """Print where the page is, and its counts."""
+    if made.note:
+        print_stderr(f"pictures: {made.note}")
+    parts = [f"{made.matching:,} images match", f"{made.shown:,} shown", f"{made.num_bytes / 1e6:.1f} MB"]
+    print_line(f"{made.saved}: {', '.join(parts)}")
 
 
 def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> None:

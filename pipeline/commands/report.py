@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from pipeline.errors import OutputError, RequestError, StorageError
-from pipeline.output.ledger import Ledger
 from pipeline.output.opening import open_ledger
 from pipeline.page.content import collect_content
 from pipeline.page.render import render_page
-from pipeline.storage import Storage, absolute_uri
+from pipeline.page.saving import save_page
 from pipeline.text.result import Result
 from pipeline.trust.truth_file import read_truth
 
@@ -73,7 +71,7 @@ def report(
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     content = collect_content(ledger, storage, job, given, images=images)
     page = render_page(content)
-    saved = _save(ledger, storage, page, save)
+    saved = save_page(ledger, storage, page, save, REPORT)
     return Report(
         out=ledger.out,
         saved=saved,
@@ -84,17 +82,3 @@ def report(
         pictures=len(content.pictures),
         note=content.picture_note if images else "",
     )
-
-
-def _save(ledger: Ledger, storage: Storage, page: bytes, save: str | os.PathLike[str] | None) -> str:
-    if save is None:
-        try:
-            storage.replace(uri := ledger.uri(REPORT), page)
-        except StorageError as error:
-            raise OutputError(f"OUT cannot be written: {error}; --save FILE puts the page elsewhere") from error
-        return uri
-    try:
-        storage.replace(uri := absolute_uri(os.fspath(save)), page)
-    except StorageError as error:
-        raise RequestError(f"--save {error}") from error
-    return uri

@@ -1,4 +1,4 @@
-"""The HTML report: statistics of the predictions, plots, tables, thumbnails and the page itself.
+"""The HTML pages, report and gallery: statistics and queries of the predictions, plots, tables, pictures, templates.
 
-The command itself is commands.report.
+The commands themselves are commands.report and commands.gallery.
 """

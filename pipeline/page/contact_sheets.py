@@ -103,12 +103,20 @@ def make_class_sheets(images: SheetData, stats: Statistics) -> list[Sheet]:
 
 def _make_cards(images: SheetData, row_refs: Iterable[RowRef], *, disagreeing: bool = False) -> tuple[Card, ...]:
     return tuple(
-        _make_card(row, images.pictures.get((row.unit_id, row.index)), images.names, disagreeing=disagreeing)
+        make_card(row, images.pictures.get((row.unit_id, row.index)), images.names, disagreeing=disagreeing)
         for row in (images.rows[row_ref] for row_ref in row_refs)
     )
 
 
-def _make_card(row: LabelledImage, picture: Thumbnail | None, names: Sequence[str], *, disagreeing: bool) -> Card:
+def make_card(row: LabelledImage, picture: Thumbnail | None, names: Sequence[str], *, disagreeing: bool) -> Card:
+    """The card of one image.
+
+    Args:
+        row: Its row.
+        picture: Its thumbnail; None where there is none.
+        names: Of the K classes.
+        disagreeing: Whether to show the members' predictions and their disagreement, instead of the score.
+    """
     facts = [f"score {fmt.score(row.score)}"]
     if disagreeing:
         facts = [f"{each.member}: {names[each.label]} {fmt.score(each.score)}" for each in row.member_predictions]

@@ -1,23 +1,14 @@
-"""The page as HTML: the values of the template, and its rendering.
-
-Names, keys and messages come from inputs. All values of the template go through :func:`_escape`: control characters
-and marks of writing direction become escapes there, and Jinja escapes HTML. The page's content security policy forbids
-scripts and every request.
-"""
+"""The report as HTML: the values of its template."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
-
-import jinja2
-from markupsafe import Markup
 
 from pipeline.page import accuracy, figures
 from pipeline.page.contact_sheets import SheetData, make_class_sheets, make_sheets, pair_with_thumbnails
+from pipeline.page.rendering import render
 from pipeline.page.row_choice import RowRef
 from pipeline.page.rows import LabelledImage, QuarantineSummary
 from pipeline.page.statistics import Statistics
@@ -26,12 +17,10 @@ from pipeline.page.timeline import Timeline
 from pipeline.records import Omitted
 from pipeline.text import fmt
 from pipeline.text.omissions import omitted_rows
-from pipeline.text.safe import printable
 from pipeline.trust.evaluation import Evaluation
 from pipeline.trust.matched import MatchedImages
 
 _MAX_INPUTS = 12
-_BEHIND_SIGNS = re.compile(r"(?<=[_/.-])(?=[^_/.0-9-])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,29 +66,7 @@ def render_page(content: ReportContent) -> bytes:
     Args:
         content: What it shows.
     """
-    folder = files("pipeline.page")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_escape,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["soft"] = _break_after_signs
-    style = Markup(folder.joinpath("style.css").read_text("utf-8"))  # noqa: S704 - ships with this module
-    page = environment.get_template("page.html.j2").render(style=style, **_template_values(content))
-    return page.encode("utf-8")
-
-
-def _escape(value: object) -> object:
-    """Text with control characters as escapes; markup made for the page stays as it is."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _break_after_signs(text: str) -> Markup:
-    """Text that may be wrapped after ``_ / . -``, which join the words of a name."""
-    return Markup("<wbr>").join(printable(piece) for piece in _BEHIND_SIGNS.split(text))
+    return render("page.html.j2", **_template_values(content))
 
 
 def _template_values(content: ReportContent) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def test_the_public_surface():
         "combine",
         "evaluate",
         "export",
+        "gallery",
         "label",
         "plan",
         "relocate",
