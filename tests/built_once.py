@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +17,16 @@ _USERS = ("pipeline.models.ensemble.Classifier", "pipeline.speed.stage_bench.Cla
 
 @contextlib.contextmanager
 def networks_built_once() -> Iterator[None]:
-    """Give each job a network that an earlier one has built of the same tensors for the same use.
+    """Give each job the weights that an earlier one has checked, and the network that it has built for the same use.
 
     It is the real one, shared as the units of a job share it; tests of networks themselves do without.
     """
     from pipeline.models.classifier import Classifier
+    from pipeline.models.weights import check_weights
+
+    def checked(architecture, input_px, file):
+        key = (architecture.name, input_px, file.name, file.sha256)
+        return _kept(_checked, key, lambda: check_weights(architecture, input_px, file))
 
     def classifier(spec, blob, device, precision, *, compiled=False, batch_size=None, tuning=None):
         def build() -> Classifier:
@@ -31,18 +36,24 @@ def networks_built_once() -> Iterator[None]:
             return build()
         lanes = None if tuning is None else (tuning.num_threads, tuning.cache_file)
         key = (replace(spec, alias="", factor=1.0), hashlib.sha256(blob).digest(), precision, batch_size, lanes)
-        if key not in _built:
-            while len(_built) >= _MOST:
-                del _built[next(iter(_built))]
-            _built[key] = build()
-        found = copy.copy(_built[key])
+        found = copy.copy(_kept(_built, key, build))
         found.spec = spec
         return found
 
     with pytest.MonkeyPatch.context() as patch:
         for user in _USERS:
             patch.setattr(user, classifier)
+        patch.setattr("pipeline.models.weights.check_weights", checked)
         yield
 
 
+def _kept(store: dict[tuple, Any], key: tuple, make: Callable[[], Any]) -> Any:
+    if key not in store:
+        while len(store) >= _MOST:
+            del store[next(iter(store))]
+        store[key] = make()
+    return store[key]
+
+
 _built: dict[tuple, Any] = {}
+_checked: dict[tuple, Any] = {}

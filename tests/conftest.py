@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -24,6 +25,7 @@ from pipeline.cli import main
 from pipeline.records import Sample
 from pipeline.vision import timm_package
 
+gc.set_threshold(10_000)  # torch's million objects are no garbage, and most tests make little
 timm_package()  # before a test imports timm or torchvision, which would load torch's compiler
 pytest_plugins = ["servers"]
 
@@ -42,11 +44,34 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Files that take longest, first: each runs in one process, and one that began late would keep the others waiting at
 # the end. Those that start Ray stand apart, because two of them at once take most of the machine.
 LONGEST_FIRST = """
-    commands/test_label models/test_parity faults/test_poison faults/test_kills faults/test_two_jobs
-    engines/test_engines exporting/test_export project/test_examples cli/test_main models/test_classifier
-    project/test_guides storage/test_s3 deploy/test_monitoring faults/test_disks stages/test_decode_damage
-    commands/test_models commands/test_label_s3 commands/test_combine models/test_forward stages/test_decode
+    models/test_parity engines/test_engines project/test_examples deploy/test_monitoring project/test_guides
+    commands/test_label models/test_classifier commands/test_label_stores models/test_forward stages/test_decode
+    cli/test_main commands/test_label_s3 faults/test_poison storage/test_s3 faults/test_two_jobs faults/test_kills
+    exporting/test_export stages/test_read_model commands/test_combine commands/test_models trust/test_promise
+    stages/test_read_damage commands/test_label_moved page/test_page commands/test_relocate
 """.split()
+
+
+# These share what takes seconds: the process that their jobs are forked from, and the job that faults are tried on.
+FORKING = {
+    "tests/faults/test_kills.py",
+    "tests/faults/test_two_jobs.py",
+    "tests/faults/test_disks.py",
+    "tests/exporting/test_export.py",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object):
+    """``--dist loadfile``, but that the files of ``FORKING`` run in one process, too."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "forking" if file in FORKING else file
+
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,6 +82,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return ranks.get(item.path.relative_to(folder).with_suffix("").as_posix(), len(ranks))
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

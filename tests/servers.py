@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import re
 import socket
 import struct
@@ -80,11 +81,17 @@ class S3Server:
 def moto() -> Iterator[S3Server]:
     """A simulation of S3: one for the whole run."""
     server_module = pytest.importorskip("moto.server", reason="moto's server is not installed")
-    server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield S3Server(f"http://{host}:{port}")
-    server.stop()
+    from moto import backends
+
+    services = tuple(backends.list_of_moto_modules())
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # or it writes a line for each request
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "list_of_moto_modules", lambda: services)  # with each request it would list its folder
+        server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield S3Server(f"http://{host}:{port}")
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -200,6 +201,7 @@ def fit_memory(config: LabelConfig, members: list[ResolvedMember], job: Job, eng
     return fit_batch_size(members, job.precision, place, requested)
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

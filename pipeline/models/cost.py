@@ -80,14 +80,19 @@ def known_cost(architecture: Architecture, num_classes: int, input_px: int) -> C
         ModelError: The network cannot compute an image of that size.
     """
     cache = MeasurementCache(cache_folder() / "costs.json")
-    versions = " ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", "timm"))
-    key = f"{versions}: {architecture.name}, {num_classes} classes, {input_px} px"
+    key = f"{_versions()}: {architecture.name}, {num_classes} classes, {input_px} px"
     cached = cache.get(key)
     if isinstance(cached, list) and len(cached) == len(fields(Cost)) and all(type(value) is int for value in cached):
         return Cost(*cached)
     found = measure_cost(architecture, num_classes, input_px)
     cache.put(key, astuple(found))
     return found
+
+
+@functools.cache
+def _versions() -> str:
+    """Versions of what costs depend on."""
+    return " ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", "timm"))
 
 
 def member_cost(spec: MemberSpec) -> Cost | None:

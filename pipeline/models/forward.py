@@ -133,13 +133,16 @@ class Forward:
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Fold batch norms into the convolutions before them; a network that cannot be traced stays as it is."""
+    """Fold batch norms into the convolutions before them; a network that cannot be traced stays as it is.
+
+    The result shares its other layers with what was given, which computes as before.
+    """
     from torch.fx.experimental.optimization import fuse
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fused: nn.Module = fuse(network)
+            fused: nn.Module = fuse(network, inplace=True)
     except Exception as error:  # noqa: BLE001 - tracing fails in as many ways as there are networks
         _log.debug("not folded: %s", error)
         return network

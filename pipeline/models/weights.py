@@ -8,6 +8,7 @@ driver as safetensors bytes. So they need neither the files nor the internet, an
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +30,7 @@ from pipeline.models.preprocessing import Recipe
 from pipeline.storage import Storage
 
 _PROBE_CLASSES = 1000
+_UNUSUAL_CLASSES = 1009  # a prime number that is no width of any layer
 _METADATA_KEY = "module_versions"
 # In its first release torchvision's MnasNet had a first layer of this width for all multipliers.
 _MNASNET_V1_STEM = 32
@@ -89,11 +91,7 @@ def resolve_with_file(locator: Locator, request: MemberRequest) -> tuple[Resolve
     wanted = architecture.choose(request.weights)
     file = locator.find(request, architecture, wanted)
     published = wanted if request.weights else architecture.matching(file.name) or wanted
-    state = read_state(file.uri, file.data)
-    input_px = published.recipe.geometry.crop_px
-    state = _convert_names(architecture, input_px, state)
-    num_classes = _num_classes(architecture, input_px, state, file.uri)
-    network = _load(architecture, num_classes, input_px, state, file.uri)
+    num_classes, blob = check_weights(architecture, published.recipe.geometry.crop_px, file)
     spec = MemberSpec(
         alias=request.alias,
         arch=request.arch,
@@ -103,7 +101,21 @@ def resolve_with_file(locator: Locator, request: MemberRequest) -> tuple[Resolve
         weights_sha256=file.sha256,
         weights_file=file.name,
     )
-    return ResolvedMember(spec, _to_blob(network)), file
+    return ResolvedMember(spec, blob), file
+
+
+def check_weights(architecture: Architecture, input_px: int, file: WeightsFile) -> tuple[int, bytes]:
+    """Read a file of weights, and check that they fit.
+
+    Returns:
+        Their number of classes, and the tensors as safetensors bytes.
+
+    Raises:
+        WeightsError: The file is damaged, refused, or does not fit.
+    """
+    state = _convert_names(architecture, input_px, read_state(file.uri, file.data))
+    num_classes = _num_classes(architecture, input_px, state, file.uri)
+    return num_classes, _to_blob(_load(architecture, num_classes, input_px, state, file.uri))
 
 
 def check_one_label_space(members: list[MemberSpec]) -> int:
@@ -182,13 +194,18 @@ def _convert_names(architecture: Architecture, input_px: int, state: State) -> S
 
 def _num_classes(architecture: Architecture, input_px: int, state: State, uri: str) -> int:
     """Read the number of classes from the checkpoint's classifier head."""
-    expected = empty_network(architecture, _PROBE_CLASSES, input_px).state_dict()
-    other = empty_network(architecture, _PROBE_CLASSES + 1, input_px).state_dict()
-    heads = [key for key in expected if key not in other or expected[key].shape != other[key].shape]
-    sizes = {state[key].shape[0] for key in heads if key in state and state[key].ndim == expected[key].ndim}
+    heads = _heads(architecture, input_px)
+    sizes = {state[key].shape[0] for key, ndim in heads.items() if key in state and state[key].ndim == ndim}
     if len(sizes) != 1:
         raise WeightsError(f"{uri}: does not fit {architecture.name}: no classifier head of that architecture in it")
     return int(sizes.pop())
+
+
+@functools.cache
+def _heads(architecture: Architecture, input_px: int) -> Mapping[str, int]:
+    """Numbers of dimensions of the tensors that depend on the number of classes, by name."""
+    state = empty_network(architecture, _UNUSUAL_CLASSES, input_px).state_dict()
+    return {key: tensor.ndim for key, tensor in state.items() if _UNUSUAL_CLASSES in tensor.shape}
 
 
 def _load(architecture: Architecture, num_classes: int, input_px: int, state: State, uri: str) -> nn.Module:

@@ -82,7 +82,7 @@ class Storage:
         if not uri.startswith("s3://"):
             return self._local
         if self._s3 is None:
-            from pipeline.storage.s3 import S3Store  # boto3 takes half a second to import, which local jobs do not need
+            from pipeline.storage.s3 import S3Store  # botocore takes half a second, which local jobs do not need
 
             self._s3 = S3Store(self._config)
         return self._s3

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
+from botocore.loaders import Loader, create_loader
+from botocore.session import Session
 
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import StorageError
@@ -35,10 +36,12 @@ def connect(config: StorageConfig, options: Mapping[str, Any]) -> S3Client:
     options = dict(options)
     if config.no_sign_request:
         options["signature_version"] = UNSIGNED
-    session = boto3.session.Session()
+    session = Session()
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
     _refuse_credentials(config.s3_endpoint or "")
-    client_for = functools.partial(
-        session.client, "s3", endpoint_url=config.s3_endpoint, region_name=session.region_name or "us-east-1"
+    region = session.get_config_variable("region") or "us-east-1"
+    client_for: Callable[..., S3Client] = functools.partial(  # type: ignore[assignment]  # a client of any service
+        session.create_client, "s3", endpoint_url=config.s3_endpoint, region_name=region
     )
     client: S3Client = client_for(config=Config(**options))
     endpoint = client.meta.endpoint_url  # from the option, AWS's variables, a profile, or AWS's own
@@ -50,12 +53,19 @@ def connect(config: StorageConfig, options: Mapping[str, Any]) -> S3Client:
     return client
 
 
-def _defaults_elsewhere(session: boto3.session.Session) -> dict[str, Any]:
+@functools.cache
+def _loader(data_path: str | None) -> Loader:
+    """What reads the descriptions of S3: one for all clients, which then parse a megabyte of JSON once."""
+    loader: Loader = create_loader(data_path)
+    return loader
+
+
+def _defaults_elsewhere(session: Session) -> dict[str, Any]:
     """Options for a store that is not AWS: what the user's own settings leave open.
 
     Such stores often refuse trailing checksums (411) and virtual-host addresses.
     """
-    profile = session._session.get_scoped_config()  # boto3 has no other way to them
+    profile = session.get_scoped_config()
     defaults: dict[str, Any] = {}
     for name in ("request_checksum_calculation", "response_checksum_validation"):
         if f"AWS_{name.upper()}" not in os.environ and name not in profile:

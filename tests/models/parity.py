@@ -10,6 +10,7 @@ As a script it prints a table: ``python tests/models/parity.py --help``.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import io
 import itertools
@@ -65,6 +66,7 @@ Transform = Callable[[Image.Image], torch.Tensor]
 # -- pictures ---------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def photographs() -> dict[str, bytes]:
     """Encoded photographs by file name, of many shapes, sizes, modes and formats; they come with scikit-image."""
     astronaut, hubble = _picture("astronaut.png"), _picture("hubble_deep_field.jpg")
@@ -117,8 +119,12 @@ def published_transform(arch: str, weights: str | None = None, **changes: object
 
 def inputs_of(images: Iterable[bytes], transform: Transform) -> torch.Tensor:
     """What the network is given: float32, (B, 3, S, S)."""
-    pictures = (ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB") for data in images)
-    return torch.stack([transform(picture) for picture in pictures])
+    return torch.stack([transform(_upright(data)) for data in images])
+
+
+@functools.lru_cache(maxsize=16)
+def _upright(data: bytes) -> Image.Image:
+    return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
 
 
 def seeded_network(arch: str, inputs_BCHW: torch.Tensor) -> nn.Module:
@@ -134,9 +140,8 @@ def seeded_network(arch: str, inputs_BCHW: torch.Tensor) -> nn.Module:
     network = network.to_empty(device="cpu").eval().requires_grad_(False)
     _fill(network, torch.Generator().manual_seed(TABLE.index(arch)))
     with torch.inference_mode():
-        _measure_statistics(network, inputs_BCHW[:_NUM_TO_SETTLE])
-        spread = _SPREAD_OF_EFFICIENTNETS if arch.startswith("efficientnet_b") else _SPREAD
-        _spread_logits(network, inputs_BCHW[:_NUM_TO_SETTLE], spread)
+        outputs = _measure_statistics(network, inputs_BCHW[:_NUM_TO_SETTLE])
+        _spread_logits(network, outputs, _SPREAD_OF_EFFICIENTNETS if arch.startswith("efficientnet_b") else _SPREAD)
     return network
 
 
@@ -166,25 +171,23 @@ def _fill(network: nn.Module, generator: torch.Generator) -> None:
             raise TypeError(f"no random weights are known for {type(module).__name__}")
 
 
-def _measure_statistics(network: nn.Module, inputs_BCHW: torch.Tensor) -> None:
-    """Let batch norms hold the means and variances that they see on these inputs."""
+def _measure_statistics(network: nn.Module, inputs_BCHW: torch.Tensor) -> torch.Tensor:
+    """Let batch norms hold the means and variances that they see on these inputs; what the head gives for them."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     usual = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train().momentum = None  # a plain average
-    if norms:
+    seen: list[torch.Tensor] = []
+    with _head(network).register_forward_hook(lambda _module, _inputs, output: seen.append(output)):
         network(inputs_BCHW)
     for norm, momentum in zip(norms, usual, strict=True):
         norm.eval().momentum = momentum
+    return seen[0]
 
 
-def _spread_logits(network: nn.Module, inputs_BCHW: torch.Tensor, spread: float) -> None:
-    """Centre the logits of each class, and scale them to a standard deviation like a trained network's."""
+def _spread_logits(network: nn.Module, outputs: torch.Tensor, spread: float) -> None:
+    """Centre the head's outputs for each class, and scale them to a standard deviation like a trained network's."""
     head = _head(network)
-    seen: list[torch.Tensor] = []
-    with head.register_forward_hook(lambda _module, _inputs, output: seen.append(output)):
-        logits_of(network, inputs_BCHW)
-    outputs = torch.cat(seen)
     mean_K = outputs.mean(dim=[at for at in range(outputs.ndim) if at != 1])
     head.bias -= mean_K
     logits = outputs - mean_K.view(1, -1, *[1] * (outputs.ndim - 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 
@@ -49,6 +50,18 @@ def trained(arch: str, num_classes: int = 10) -> nn.Module:
 def member(arch, network, tmp_path):
     torch.save(network.state_dict(), tmp_path / "x.pth")
     return resolve(MemberRequest.parse(f"{arch}={tmp_path / 'x.pth'}"), None, Storage())
+
+
+@functools.lru_cache(maxsize=8)
+def built(resolved, precision, batch_size):
+    return Classifier(resolved.spec, resolved.blob, CPU, precision, batch_size=batch_size)
+
+
+def classifier_of(resolved, precision, batch_size=None):
+    """A classifier that a test may change, of networks that are built once."""
+    found = copy.copy(built(resolved, precision, batch_size))
+    found._first, found._second = copy.copy(found._first), copy.copy(found._second)
+    return found
 
 
 def crops(batch=4, px=224, seed=0):
@@ -122,8 +135,8 @@ def test_mixed_keeps_every_top_1_that_bf16_loses(near_ties_member):
     images = crops(48, 96, seed=5)
     with torch.inference_mode():
         exact = network(published("resnet18", images)).argmax(dim=1)
-        low = Classifier(resolved.spec, resolved.blob, CPU, "bf16").logits(images)
-        mixed = Classifier(resolved.spec, resolved.blob, CPU, "mixed").logits(images)
+        low = classifier_of(resolved, "bf16").logits(images)
+        mixed = classifier_of(resolved, "mixed").logits(images)
     assert (low.argmax(dim=1) != exact).any()  # otherwise there is nothing to keep
     assert torch.equal(mixed.argmax(dim=1), exact)
 
@@ -173,7 +186,7 @@ def test_a_network_that_rounds_too_badly_runs_in_fp32(near_ties_member, tmp_path
 @pytest.mark.parametrize(("precision", "again"), [("fp32", []), ("bf16", []), ("fp16", [2, 3]), ("mixed", [1, 2, 3])])
 def test_only_what_is_near_a_tie_or_not_a_number_is_computed_again(near_ties_member, precision, again):
     _, resolved = near_ties_member
-    classifier = Classifier(resolved.spec, resolved.blob, CPU, precision)
+    classifier = classifier_of(resolved, precision)
     logits = torch.tensor([[5.0, 0.0], [0.1, 0.0], [torch.nan, 0.0], [torch.inf, 0.0], [0.0, 3.0]])
     classifier._first._run = lambda _network, inputs: logits[inputs[:, 0, 0, 0].long()].clone()
     if classifier._second is not None:
@@ -186,7 +199,7 @@ def test_only_what_is_near_a_tie_or_not_a_number_is_computed_again(near_ties_mem
 
 def test_where_memory_runs_out_fewer_images_are_taken_at_once(near_ties_member, caplog):
     network, resolved = near_ties_member
-    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", batch_size=16)
+    classifier = classifier_of(resolved, "fp32", batch_size=16)
     whole, taken = classifier._first._network, []
 
     def small(inputs):
@@ -214,7 +227,7 @@ def test_low_precision_is_near(near_ties_member, precision, bound):
     images = crops(4, 96)
     with torch.inference_mode():
         exact = network(published("resnet18", images))
-        logits = Classifier(resolved.spec, resolved.blob, CPU, precision).logits(images)
+        logits = classifier_of(resolved, precision).logits(images)
     assert logits.dtype == torch.float32
     assert 0 < (logits - exact).abs().max() < bound * exact.abs().max()
 
@@ -223,7 +236,7 @@ def test_what_mixed_means_depends_on_the_device(near_ties_member):
     _, resolved = near_ties_member
     wanted = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "mixed": torch.bfloat16}
     for precision, dtype in wanted.items():
-        classifier = Classifier(resolved.spec, resolved.blob, CPU, precision)
+        classifier = classifier_of(resolved, precision)
         assert classifier.low_precision == dtype
     classifier.device = torch.device("cuda")
     assert classifier.low_precision == torch.float16
@@ -267,7 +280,7 @@ def test_compiled_logits_are_the_same(tmp_path, caplog):
 
 def test_a_size_that_does_not_fit_counts_as_none(near_ties_member, monkeypatch):
     _, resolved = near_ties_member
-    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", batch_size=1)
+    classifier = classifier_of(resolved, "fp32", batch_size=1)
     whole = classifier._first._network
 
     def small(inputs):
@@ -298,7 +311,7 @@ class FakeRecording:
 def test_what_is_recorded_is_replayed_for_batches_of_its_size_only(near_ties_member, monkeypatch):
     network, resolved = near_ties_member
     monkeypatch.setattr(forward_module, "CapturedGraph", FakeRecording)
-    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", batch_size=4)
+    classifier = classifier_of(resolved, "fp32", batch_size=4)
     assert classifier._first.capture(torch.zeros(4, 3, 96, 96))
     FakeRecording.replayed = 0
     images = crops(10, 96)
@@ -312,7 +325,7 @@ def test_what_is_recorded_is_replayed_for_batches_of_its_size_only(near_ties_mem
 def test_a_cuda_graph_is_kept_only_if_it_is_faster(near_ties_member, monkeypatch, rates, kept):
     _, resolved = near_ties_member
     monkeypatch.setattr(forward_module, "CapturedGraph", FakeRecording)
-    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", batch_size=1)
+    classifier = classifier_of(resolved, "fp32", batch_size=1)
     measured = iter(rates)
     monkeypatch.setattr(classifier, "_measure_rate", lambda: next(measured))
     classifier._capture_if_faster()
@@ -327,7 +340,7 @@ def test_what_cannot_be_captured_runs_as_it_is(near_ties_member, monkeypatch):
 
     monkeypatch.setattr(forward_module, "CapturedGraph", refuse)
     monkeypatch.setattr(module, "GPU_BATCH_SIZES", (2,))
-    classifier = Classifier(resolved.spec, resolved.blob, CPU, "fp32", batch_size=2)
+    classifier = classifier_of(resolved, "fp32", batch_size=2)
     classifier._capture_if_faster()
     assert classifier._first._graph is None
     images = crops(2, 96)

@@ -12,8 +12,10 @@ from torchvision import models as tv
 
 from pipeline.models import forward as module
 from pipeline.models import packed_conv
+from pipeline.models.catalog import find
 from pipeline.models.forward import Forward, fold_batch_norms
 from pipeline.models.packed_conv import PackedConv2d
+from pipeline.models.weights import empty_network
 
 CPU = torch.device("cpu")
 ARCHS = """alexnet googlenet resnet18 resnext50_32x4d squeezenet1_1 densenet121 shufflenet_v2_x0_5 mnasnet0_5
@@ -35,8 +37,22 @@ def alive(network: nn.Module, px: int = 96) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+def narrow(network: nn.Module) -> nn.Module:
+    """VGG or AlexNet with a hundredth of its 100 million weights of linear layers, of which each test makes copies."""
+    layers = [at for at, layer in enumerate(network.classifier) if isinstance(layer, nn.Linear)]
+    sizes = [network.classifier[layers[0]].in_features, 64, 64, 10]
+    for at, inputs, outputs in zip(layers, sizes, sizes[1:], strict=False):
+        network.classifier[at] = nn.Linear(inputs, outputs)
+    for layer in network.modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.to_empty(device="cpu").reset_parameters()
+    return network
+
+
 def build(arch: str) -> nn.Module:
     torch.manual_seed(0)
+    if arch in {"alexnet", "vgg11_bn"}:
+        return alive(narrow(empty_network(find(arch), 10, 224)))
     options = {"aux_logits": False, "init_weights": False} if arch == "googlenet" else {}
     network = tv.get_model(arch, weights=None, num_classes=10, **options)
     # with other statistics than those they begin with, random EfficientNets are chaotic: rounding grows a millionfold
