@@ -49,7 +49,7 @@ def label(
         typer.Argument(
             metavar="INPUT",
             help="Tar, directory, glob, brace range (shard-{000..127}.tar), s3:// key or prefix, or @list.txt. "
-            "A place that holds tars is read as WebDataset shards, otherwise as loose images.",
+            "Tars in a folder are WebDataset shards, images beside them loose images.",
             show_default=False,
         ),
     ] = None,

@@ -16,11 +16,12 @@ from pipeline.config.signatures import takes_options
 from pipeline.engines.workload import Engine, Workload
 from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs, find_inputs
+from pipeline.inputs.given_names import refuse_as_input
 from pipeline.inputs.left_out import total_left_out
 from pipeline.inputs.units import count_samples
 from pipeline.job.claim import claimed
 from pipeline.job.comparing import EngineCompare
-from pipeline.job.description import describe_job, fit_memory
+from pipeline.job.description import describe_job, fit_memory, note_added_inputs
 from pipeline.job.job_plan import plan_inputs
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, default_progress, make_reporter
@@ -75,6 +76,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
     """
     storage = Storage(config.storage)
     ledger = Ledger(config.out, storage)
+    refuse_as_input(config.inputs, ledger.out)
     earlier = ledger.owner()
     requested = config.members
     older = None if config.reuse is None else open_older_output(config.reuse, ledger, storage)
@@ -88,7 +90,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
         fitting = fit_memory(config, members, job, engine)
         config = config.model_copy(update={"batch_size": fitting.batch_size or "auto"})
         run = JobRun(config, job, ledger, storage, engine, shown)
-        notes = (*inputs.notes, *([fitting.note] if fitting.note else []))
+        notes = (*inputs.notes, *note_added_inputs(earlier, job), *([fitting.note] if fitting.note else []))
         with claimed(ledger, job, overwrite=config.overwrite):
             ledger.sweep()
             for note in notes:

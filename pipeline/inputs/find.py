@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import fnmatch
+import contextlib
 import glob
 import itertools
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from pipeline.errors import InputError, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.inputs.given_names import expand_braces, read_list
-from pipeline.inputs.left_out import LeftOut, count_left_out, describe_left_out, extension_of, total_left_out
+from pipeline.inputs.left_out import describe_left_out, total_left_out
+from pipeline.inputs.listings import Listing, Scan, is_output, is_tar_name
+from pipeline.stages.formats import SNIFFED_BYTES, begins_like_image
 from pipeline.stages.member_names import is_image_name
 from pipeline.storage import LISTED, Entry, Storage, absolute_uri, is_closed, is_hidden, look_at
+from pipeline.text import fmt
 
-_TAR_SUFFIXES = tuple(
-    ".tar .tar.gz .tgz .taz .tar.bz2 .tbz2 .tbz .tb2 .tz2 .tar.xz .txz .tar.zst .tar.zstd .tzst".split()
-)  # what is inside is told by its content
 _WILDCARDS = frozenset("*?[")
 _PARALLEL_READS = 32
 
@@ -38,6 +37,7 @@ class Inputs:
         left_out: Number of files that are left out for their names, by extension.
         left_out_of: The same of each INPUT.
         notes: Messages for the user, one line each.
+        refusal: Why one of these cannot be read, with its URI; empty if all can, as far as is known.
     """
 
     tars: dict[str, Entry] = field(default_factory=dict)
@@ -46,11 +46,7 @@ class Inputs:
     left_out: Counter[str] = field(default_factory=Counter)
     left_out_of: dict[str, Counter[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-
-def is_tar_name(name: str) -> bool:
-    """Whether a file name is a shard's."""
-    return name.lower().endswith(_TAR_SUFFIXES)
+    refusal: str = ""
 
 
 def find_inputs(names: Sequence[str], storage: Storage, *, prune: bool = False) -> Inputs:
@@ -86,6 +82,7 @@ def find_inputs(names: Sequence[str], storage: Storage, *, prune: bool = False) 
         inputs.tars |= found.tars
         inputs.loose += found.loose
         inputs.any_readable |= found.any_readable
+        inputs.refusal = inputs.refusal or found.refusal
         inputs.left_out_of[_spelled_once(name)] = found.left_out
         inputs.notes += found.notes
     if prune and not inputs.tars and not inputs.loose:
@@ -93,7 +90,8 @@ def find_inputs(names: Sequence[str], storage: Storage, *, prune: bool = False) 
     inputs.left_out = Counter(total_left_out(inputs.left_out_of))
     if names and not inputs.any_readable:
         unread = itertools.chain(inputs.tars, (entry.uri for _, listing in inputs.loose for entry in listing))
-        lines = [f"none of the inputs can be read: {_shorten(list(unread))}", *inputs.notes]
+        shown = _shorten(list(unread))
+        lines = [f"none of the inputs can be read: {shown}{_describe_refusal(inputs, shown)}", *inputs.notes]
         raise InputError("; ".join(lines))
     return inputs
 
@@ -138,31 +136,54 @@ def _find(name: str, storage: Storage, inputs: Inputs) -> None:
 def _find_listed(names: list[str], storage: Storage, inputs: Inputs) -> None:
     """Find the names of a list or a range. A missing shard is noted as an event later; it is no wrong request."""
     uris = [absolute_uri(name) for name in names]
-    files = [uri for uri in uris if (is_tar_name(uri) or is_image_name(uri)) and not _is_pattern(uri)]
+    files = [uri for uri in uris if not (_is_pattern(uri) or uri.endswith("/") or _is_local_folder(uri))]
     loose: dict[str, list[Entry]] = {}
     with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-        entries = dict(zip(files, pool.map(lambda uri: _look_up(uri, storage), files), strict=True))
+        entries = dict(zip(files, pool.map(lambda uri: _look_up(uri, storage, inputs), files), strict=True))
     for uri in uris:
-        if uri not in entries or os.path.isdir(uri):
+        if uri not in entries or (entries[uri].size_bytes < 0 and _is_s3_prefix(uri, storage)):
             _find_one(uri, storage, inputs)
         elif is_tar_name(uri):
             _add_tars(inputs, [entries[uri]])
-        else:
+        else:  # an image, whatever its name: a list is taken at its word
             loose.setdefault(_bucket_of(uri), []).append(entries[uri])
     images = [entry for found in loose.values() for entry in found]
     if images and not inputs.tars and not inputs.loose and all(entry.size_bytes < 0 for entry in images):
-        inputs.notes.append(f"missing or forbidden: {_shorten([entry.uri for entry in images])}")
+        unread = _shorten([entry.uri for entry in images])
+        inputs.notes.append(f"missing or forbidden: {unread}{_describe_refusal(inputs, unread)}")
         return
     for found in loose.values():
         _add_loose(inputs, found)
 
 
-def _look_up(uri: str, storage: Storage) -> Entry:
-    """The entry of a name that was given; of size -1 if it is missing or forbidden."""
+def _look_up(uri: str, storage: Storage, inputs: Inputs) -> Entry:
+    """The entry of a name that was given; of size -1 if it is missing or forbidden; the first cause is kept."""
     try:
         return storage.stat(uri)
-    except (ObjectMissing, ObjectForbidden):
+    except (ObjectMissing, ObjectForbidden) as error:
+        if not inputs.refusal:
+            inputs.refusal = str(error)
         return Entry(uri, -1, "")
+
+
+def _describe_refusal(inputs: Inputs, unread: str) -> str:
+    """Why inputs cannot be read, as the end of a line that names them."""
+    name, _, cause = inputs.refusal.partition(": ")
+    return f" ({cause if unread == name else inputs.refusal})" if inputs.refusal else ""
+
+
+def _is_local_folder(uri: str) -> bool:
+    return not uri.startswith("s3://") and os.path.isdir(uri)
+
+
+def _is_s3_prefix(uri: str, storage: Storage) -> bool:
+    """Whether a name that is no object's is a prefix of some; names of shards and images are not tried."""
+    if not uri.startswith("s3://") or is_tar_name(uri) or is_image_name(uri):
+        return False
+    try:
+        return next(iter(storage.list(_as_prefix(uri), any_order=True)), None) is not None
+    except StorageError:
+        return False
 
 
 def _add_tars(inputs: Inputs, entries: Iterable[Entry]) -> None:
@@ -207,9 +228,14 @@ def _find_one(uri: str, storage: Storage, inputs: Inputs) -> None:
         _add_tars(inputs, [storage.stat(uri)])
     else:
         entry = storage.stat(uri)
-        if not is_image_name(uri):
+        if not is_image_name(uri) and not _begins_like_image(entry, storage):
             raise InputError(f"INPUT {uri}: neither a tar nor an image by its name; a list of URIs is given as @{uri}")
         _add_loose(inputs, [entry])
+
+
+def _begins_like_image(entry: Entry, storage: Storage) -> bool:
+    with contextlib.closing(storage.open(entry)) as stream:
+        return begins_like_image(stream.read(SNIFFED_BYTES))
 
 
 def _as_prefix(uri: str) -> str:
@@ -230,7 +256,7 @@ def _find_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
         _find_local_pattern(uri, storage, inputs)
         return
     fixed = uri[: min(uri.index(char) for char in _WILDCARDS if char in uri)]
-    listing = _Listing(fixed, storage, uri)
+    listing = Listing(fixed, storage, uri)
     found = listing.scan()
     inputs.left_out += found.count_left_out()
     _add_tars(inputs, found.tars)
@@ -255,10 +281,13 @@ def _find_local_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
             continue  # inside a directory that matches as well
         if os.path.isdir(path) and not is_closed(path):
             folders[path] = None
-            _find_in_directory(path + "/", storage, inputs)
+            if is_output(path, storage):
+                inputs.notes.append(f"left out: {path} is an output of shardlabel")
+            else:
+                _find_in_directory(path + "/", storage, inputs)
         elif not os.path.isdir(path) and (entry := look_at(path)) is not None:
             files.append(entry)
-    found = _Scan()
+    found = Scan()
     for entry in files:
         found.add(entry)
     closed = [Entry(f"{path}/", -1, LISTED) for path in _closed_folders(uri)]
@@ -282,97 +311,21 @@ def _closed_folders(pattern: str) -> list[str]:
 
 
 def _find_in_directory(folder: str, storage: Storage, inputs: Inputs) -> None:
-    """Find the shards of a directory or prefix; if it holds no tars, its loose images."""
-    listing = _Listing(folder, storage)
+    """Find the shards and the loose images of a directory or prefix."""
+    listing = Listing(folder, storage)
     found = listing.scan()
+    inputs.notes += [f"left out: {output.rstrip('/')} is an output of shardlabel" for output in listing.outputs]
     inputs.left_out += found.count_left_out()
     _add_tars(inputs, [*found.tars, *found.unreadable])
-    if not found.tars and not found.num_images:
-        if not found.unreadable:
-            inputs.notes.append(f"{folder} holds neither tars nor image files")
-    elif not found.tars:
+    if found.num_images:
         inputs.loose.append((folder, listing))
         inputs.any_readable |= found.any_readable_image
-    elif found.num_images:
-        inputs.left_out += found.images
-        inputs.notes.append(f"{folder} holds tars: its {found.num_images} loose images are left out")
-
-
-@dataclass(slots=True)
-class _Scan:
-    """What a listing holds.
-
-    Attributes:
-        tars: Entries with the name of a shard.
-        unreadable: Folders that nobody may open, and links that lead nowhere and have no extension.
-        images: Number of entries with the name of an image, by extension.
-        any_readable_image: Whether one of these can be read, as far as is known.
-        left_out: Other files, those that nobody may open included.
-    """
-
-    tars: list[Entry] = field(default_factory=list)
-    unreadable: list[Entry] = field(default_factory=list)
-    images: Counter[str] = field(default_factory=Counter)
-    any_readable_image: bool = False
-    left_out: LeftOut = field(default_factory=LeftOut)
-
-    @property
-    def num_images(self) -> int:
-        """Number of entries with the name of an image."""
-        return self.images.total()
-
-    def add(self, entry: Entry) -> None:
-        """Count an entry."""
-        uri = entry.uri
-        if is_tar_name(uri):
-            self.tars.append(entry)
-        elif is_image_name(uri):
-            count_left_out(self.images, uri)
-            self.any_readable_image |= entry.size_bytes >= 0
-        elif entry.size_bytes < 0 and (uri.endswith("/") or not extension_of(uri)) and not os.path.isfile(uri):
-            self.unreadable.append(entry)
-        else:
-            self.left_out.add(uri)
-
-    def count_left_out(self) -> Counter[str]:
-        """Number of other files, by extension, without what tools put beside the shards."""
-        return self.left_out.without_companions(tar.uri for tar in self.tars)
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """The images below a prefix, or those that match a pattern; each iteration lists them again."""
-
-    prefix: str
-    storage: Storage
-    pattern: str | None = None
-
-    def __iter__(self) -> Iterator[Entry]:
-        return (entry for entry in self._entries(any_order=False) if is_image_name(entry.uri))
-
-    def _entries(self, *, any_order: bool) -> Iterator[Entry]:
-        entries = self.storage.list(self.prefix, unreadable=True, any_order=any_order)
-        if self.prefix.startswith("s3://"):  # local listings leave hidden files out
-            entries = (entry for entry in entries if not self._is_hidden(entry.uri))
-        if self.pattern is None:
-            return entries
-        matches = re.compile(fnmatch.translate(self.pattern)).match
-        return (entry for entry in entries if matches(entry.uri))
-
-    def _is_hidden(self, uri: str) -> bool:
-        """Whether a key has a hidden name below the prefix; not if the pattern asks for hidden names."""
-        start = len(self.prefix)
-        if self.pattern is not None and "/." in self.pattern[start:]:
-            return False
-        first, *others = uri[start:].split("/")
-        return any(map(is_hidden, others)) or (self.prefix.endswith("/") and is_hidden(first))
-
-    def scan(self) -> _Scan:
-        """List all, once."""
-        found = _Scan()
-        for entry in self._entries(any_order=True):
-            found.add(entry)
-        return found
+        if found.tars:
+            tars = fmt.plural(len(found.tars), "tar", "tars")
+            images = fmt.plural(found.num_images, "loose image", "loose images")
+            inputs.notes.append(f"{folder} holds {tars} and {images}: both are labelled")
+    elif not found.tars and not found.unreadable:
+        inputs.notes.append(f"{folder} holds neither tars nor image files")
 
 
 def _shorten(names: list[str]) -> str:

@@ -1,10 +1,11 @@
-"""The names that an INPUT argument stands for: a brace range, or the lines of an ``@`` list."""
+"""The names that an INPUT argument stands for, a brace range or the lines of an ``@`` list; and the one it must not."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import re
+from collections.abc import Sequence
 
 import braceexpand
 
@@ -57,3 +58,24 @@ def read_list(path: str, storage: Storage) -> list[str]:
     if not listed:
         raise InputError(f"INPUT @{path}: the list is empty")
     return [name for line in listed for name in expand_braces(line)]
+
+
+def refuse_as_input(names: Sequence[str], out: str) -> None:
+    """Refuse an OUT that is one of the INPUTs: images of lists that are written to it would be labelled.
+
+    Args:
+        names: INPUT arguments.
+        out: OUT, absolute.
+
+    Raises:
+        InputError: One of them is OUT.
+    """
+    for name in names:
+        if not name.startswith("@") and _same_place(absolute_uri(name), out):
+            raise InputError(f"INPUT {name}: is OUT as well; choose another --out, inside of it or elsewhere")
+
+
+def _same_place(uri: str, out: str) -> bool:
+    if uri.startswith("s3://") or out.startswith("s3://"):
+        return uri.rstrip("/") == out.rstrip("/")
+    return os.path.realpath(uri) == os.path.realpath(out)

@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from pipeline.config.option_types import Images
 from pipeline.errors import ObjectDamaged, ObjectMissing, OutputError, StorageError
-from pipeline.inputs.find import Inputs, is_tar_name
+from pipeline.inputs.find import Inputs
+from pipeline.inputs.listings import is_tar_name
 from pipeline.inputs.same_content import Touched
 from pipeline.inputs.units import held_entries, read_plan, tar_unit, to_parquet, unit_id, write_units
 from pipeline.output.ledger import UNITS, Ledger

@@ -213,3 +213,23 @@ def merge_inputs(older: Sequence[str], newer: Sequence[str]) -> list[str]:
     """INPUT arguments of earlier runs and of this one, each once; paths are made absolute."""
     words = [word if word.startswith(("@", "s3://")) else os.path.abspath(os.path.expanduser(word)) for word in newer]
     return list(dict.fromkeys([*older, *words]))
+
+
+def note_added_inputs(earlier: Mapping[str, Any] | None, job: Job) -> list[str]:
+    """A line if a job goes on in an output of other INPUTs, which stay in it.
+
+    Args:
+        earlier: What its ``job.json`` held before; None if it is new.
+        job: The job.
+    """
+    if earlier is None or earlier.get("fingerprint") != job.fingerprint:
+        return []
+    older = [str(word) for word in earlier.get("inputs", ())]
+    added = [word for word in job.content["inputs"] if word not in older]
+    if not older or not added:
+        return []
+    return [f"OUT holds labels of {_few(older)}; added to them: {_few(added)}"]
+
+
+def _few(words: Sequence[str]) -> str:
+    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")

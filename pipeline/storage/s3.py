@@ -16,10 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.settings import StorageConfig
-from pipeline.errors import ListingUnordered, ObjectChanged, ObjectMissing, StorageError, StoreUnavailable
+from pipeline.errors import (
+    ListingUnordered,
+    ObjectChanged,
+    ObjectForbidden,
+    ObjectMissing,
+    StorageError,
+    StoreUnavailable,
+)
 from pipeline.storage.base import Entry
 from pipeline.storage.s3_client import connect
-from pipeline.storage.s3_retry import call_with_retries, is_unsupported, translate_errors
+from pipeline.storage.s3_retry import call_with_retries, error_code, is_unsupported, translate_errors
 from pipeline.storage.s3_stream import RangeStream
 from pipeline.storage.sorting import sort_entries
 
@@ -66,6 +73,7 @@ class S3Store:
         self._client: S3Client | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._unordered: set[str] = set()  # buckets that were seen to list in no order
+        self._explained: set[tuple[str, type[StorageError]]] = set()
 
     def __getstate__(self) -> StorageConfig:
         return self._config
@@ -155,8 +163,23 @@ class S3Store:
         bucket, key = split_uri(uri)
         if not bucket or not key:
             raise ObjectMissing(f"{uri}: a bucket and a key are needed")
-        head = call_with_retries(uri, lambda: self.client.head_object(Bucket=bucket, Key=key))
+        try:
+            head = call_with_retries(uri, lambda: self.client.head_object(Bucket=bucket, Key=key))
+        except (ObjectMissing, ObjectForbidden) as error:
+            raise self._explain(uri, error) from error
         return Entry(uri, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"].timestamp())
+
+    def _explain(self, uri: str, error: StorageError) -> StorageError:
+        """The same error with the store's words: a HEAD has none, so a byte is asked for, once a bucket and kind."""
+        bucket, key = split_uri(uri)
+        if (bucket, type(error)) in self._explained or error_code(error.__cause__) not in {"403", "404"}:
+            return error
+        self._explained.add((bucket, type(error)))
+        try:
+            translate_errors(uri, lambda: self.client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0"))
+        except StorageError as explained:
+            return explained if isinstance(explained, type(error)) else error
+        return error
 
     def open(self, entry: Entry, offset: int = 0) -> RangeStream:
         """Read an object from an offset on, in ranges."""

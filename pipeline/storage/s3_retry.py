@@ -34,6 +34,11 @@ _BACKOFF_S = 0.2
 _GIVE_UP_S = 120.0
 
 _EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # answered with status 400
+_CREDENTIALS = {  # codes that speak of who asks, not of what they may
+    *_EXPIRED,
+    *("InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "InvalidSecurity", "NotSignedUp"),
+    *("AuthorizationHeaderMalformed", "UnrecognizedClientException", "InvalidClientTokenId"),
+}
 _UNSUPPORTED = {"501", "NotImplemented"}
 _TRANSIENT_ERRORS = (
     NoConnectionError,
@@ -70,7 +75,8 @@ def translate_errors(uri: str, call: Callable[[], T]) -> T:
             raise ObjectForbidden(
                 f"{uri}: the credentials hold a line break, or what no HTTP header can hold"
             ) from None
-        raise StoreUnavailable(f"{uri}: {' '.join(str(error).split())}") from error
+        answer = "its address does not answer: " if isinstance(error, NoConnectionError) else ""
+        raise StoreUnavailable(f"{uri}: {answer}{' '.join(str(error).split())}") from error
     except (BotoCoreError, ValueError) as error:  # boto3's own checks, for example of a bucket's name
         message = " ".join(str(error).split()).removeprefix("Parameter validation failed: ")
         raise StorageError(f"{uri}: {message.partition(': Bucket name must')[0]}") from error
@@ -96,6 +102,10 @@ def _storage_error(uri: str, error: ClientError) -> StorageError:
     details = [code, " ".join((error.response.get("Error", {}).get("Message") or "").split())]
     if code == "403":  # the answer to a HEAD has no body with details
         details = ["forbidden: the credentials are wrong or do not open it"]
+    elif code in _CREDENTIALS:
+        details.insert(0, "the credentials are wrong or expired")
+    elif status in {401, 403}:
+        details.insert(0, "no permission with these credentials")
     message = ": ".join([uri, *filter(None, details)])
     if status in {401, 403} or code in _EXPIRED:
         return ObjectForbidden(message)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tracemalloc
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import make_tar, sample_members
+from conftest import jpeg, make_tar, sample_members
 from servers import S3Server
 
 from pipeline.errors import InputError, OutputError
@@ -76,12 +77,43 @@ def test_a_directory_of_loose_images_nested_too(data: Path):
         assert loose(find(word), data) == [("in/", ["in/b.jpg", "in/sub/a.PNG"])]
 
 
-def test_where_there_are_tars_loose_images_are_left_out_and_counted(data: Path):
-    touch(data, "a.tar", "x.jpg", "sub/y.jpg")
+def test_a_folder_of_tars_and_loose_images_is_both_and_says_so(data: Path):
+    touch(data, "a.tar", "x.jpg", "sub/y.jpg", "notes.txt")
     inputs = find(str(data))
-    assert (tars(inputs, data), inputs.loose) == (["a.tar"], [])
-    assert inputs.notes == [f"{data}/ holds tars: its 2 loose images are left out"]
-    assert inputs.left_out == {".jpg": 2}
+    assert (tars(inputs, data), loose(inputs, data)) == (["a.tar"], [("", ["sub/y.jpg", "x.jpg"])])
+    assert inputs.notes == [f"{data}/ holds 1 tar and 2 loose images: both are labelled"]
+    assert inputs.left_out == {".txt": 1}
+
+
+def test_outputs_further_down_are_left_out_and_said(data: Path):
+    touch(data, "in/a.jpg", "in/labels/truth-images/a.jpg", "in/labels/b.tar", "in/dataset/c.jpg", "in/other/d.jpg")
+    ours = json.dumps({"shardlabel": "0.1.0", "fingerprint": "ab"})
+    for name, content in (("labels/job.json", ours), ("dataset/export.json", ours), ("other/job.json", '{"a": 1}')):
+        (data / "in" / name).write_text(content)
+    inputs = find("in")
+    assert (tars(inputs, data), loose(inputs, data)) == ([], [("in/", ["in/a.jpg", "in/other/d.jpg"])])
+    assert inputs.notes == [f"left out: {data}/in/{name} is an output of shardlabel" for name in ("dataset", "labels")]
+    assert inputs.left_out == {".json": 1}
+    assert loose(find("in/*"), data)[:1] == [("in/other/", ["in/other/d.jpg"])]
+    assert len(loose(find("in/*"), data)) == 2
+    # one that is asked for by its own name is an input
+    assert loose(find("in/dataset"), data) == [("in/dataset/", ["in/dataset/c.jpg"])]
+
+
+def test_images_without_an_extension_are_taken_at_their_word(data: Path):
+    touch(data, "0a1b", "blobs/ff00", "blobs/x.bin", "y.jpg")
+    for name, content in (("one", jpeg()), ("two", b"no image at all")):
+        (data / name).write_bytes(content)
+    (data / "list.txt").write_text("0a1b\nblobs/ff00\nblobs/x.bin\ny.jpg\ngone\nmore\n")
+    touch(data, "more/z.jpg")
+    inputs = find("@list.txt")
+    assert loose(inputs, data) == [
+        ("more/", ["more/z.jpg"]),
+        ("", ["0a1b", "blobs/ff00", "blobs/x.bin", "gone", "y.jpg"]),
+    ]
+    assert loose(find("one"), data) == [("", ["one"])]
+    with pytest.raises(InputError, match="two: neither a tar nor an image by its name; a list of URIs is given as @"):
+        find("two")
 
 
 # as written by img2dataset 1.47.0; DALI 2.4's wds2idx; megatron-energon 7.4.1; NeMo Curator 0.25
@@ -142,7 +174,10 @@ def test_of_a_range_what_is_missing_becomes_a_unit_of_unknown_size(data: Path):
     touch(data, "s-0.tar", "s-2.tar")
     sizes = [entry.size_bytes for entry in find("s-{0..3}.tar").tars.values()]
     assert sizes == [7, -1, 7, -1]
-    with pytest.raises(InputError, match=r"none of the inputs can be read: .*/t-0.tar, .*/t-2.tar and 1 more"):
+    with pytest.raises(
+        InputError,
+        match=r"none of the inputs can be read: .*/t-0.tar, .*/t-2.tar and 1 more \(.*t-0.tar: no such file\)",
+    ):
         find("t-{0..3}.tar")
 
 
@@ -229,7 +264,7 @@ def test_s3_keys_and_prefixes(s3: S3Server, bucket: str):
     for word in (f"{base}/t", f"{base}/t/"):
         inputs = find(word, storage=storage)
         assert tars(inputs, base) == ["t/a-0.tar", "t/a-1.tar", "t/sub/ü b.tar"]
-        assert inputs.notes == [f"{base}/t/ holds tars: its 1 loose images are left out"]
+        assert inputs.notes == [f"{base}/t/ holds 3 tars and 1 loose image: both are labelled"]
     for word in (f"{base}/i", f"{base}/i/"):  # i-j is another prefix
         assert loose(find(word, storage=storage), base) == [("i/", ["i/1.jpg", "i/sub/2.png"])]
     for word in (base, f"{base}/"):

@@ -11,7 +11,7 @@ from byte_streams import Stream
 from fuzz.properties import read_shard, shard_is_accounted_for
 from fuzz.seeds import END, PACKERS, member, zstd
 
-from pipeline.inputs.find import is_tar_name
+from pipeline.inputs.listings import is_tar_name
 from pipeline.records import Reason, Sample, ShardEvent
 from pipeline.stages import compression
 from pipeline.stages.tar import TarReader

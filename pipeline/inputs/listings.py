@@ -1,0 +1,129 @@
+"""What lies below a prefix, or matches a pattern: shards, loose images, and what is left out."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pipeline.errors import StorageError
+from pipeline.inputs.left_out import LeftOut, extension_of
+from pipeline.stages.member_names import is_image_name
+from pipeline.storage import Entry, Storage, is_hidden, join
+
+_MARKS = ("job.json", "export.json")  # of an output, and of a dataset
+_TAR_SUFFIXES = tuple(
+    ".tar .tar.gz .tgz .taz .tar.bz2 .tbz2 .tbz .tb2 .tz2 .tar.xz .txz .tar.zst .tar.zstd .tzst".split()
+)  # what is inside is told by its content
+
+
+def is_output(folder: str, storage: Storage) -> bool:
+    """Whether a folder or prefix is an output of this project: that of a job, or a dataset."""
+    for name in _MARKS:
+        try:
+            content = json.loads(storage.read(join(folder, name)))
+        except (StorageError, ValueError):
+            continue
+        if isinstance(content, dict) and {"shardlabel", "fingerprint"} <= content.keys():
+            return True
+    return False
+
+
+def is_tar_name(name: str) -> bool:
+    """Whether a file name is a shard's."""
+    return name.lower().endswith(_TAR_SUFFIXES)
+
+
+@dataclass(slots=True)
+class Scan:
+    """What a listing holds.
+
+    Attributes:
+        tars: Entries with the name of a shard.
+        unreadable: Folders that nobody may open, and links that lead nowhere and have no extension.
+        num_images: Number of entries with the name of an image.
+        any_readable_image: Whether one of these can be read, as far as is known.
+        left_out: Other files, those that nobody may open included.
+    """
+
+    tars: list[Entry] = field(default_factory=list)
+    unreadable: list[Entry] = field(default_factory=list)
+    num_images: int = 0
+    any_readable_image: bool = False
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    def add(self, entry: Entry) -> None:
+        """Count an entry."""
+        uri = entry.uri
+        if is_tar_name(uri):
+            self.tars.append(entry)
+        elif is_image_name(uri):
+            self.num_images += 1
+            self.any_readable_image |= entry.size_bytes >= 0
+        elif entry.size_bytes < 0 and (uri.endswith("/") or not extension_of(uri)) and not os.path.isfile(uri):
+            self.unreadable.append(entry)
+        else:
+            self.left_out.add(uri)
+
+    def count_left_out(self) -> Counter[str]:
+        """Number of other files, by extension, without what tools put beside the shards."""
+        return self.left_out.without_companions(tar.uri for tar in self.tars)
+
+
+@dataclass(slots=True)
+class Listing:
+    """The images below a prefix, or those that match a pattern; each iteration lists them again.
+
+    Outputs of shardlabel further down are left out: labelled, their images of lists and datasets would be so twice.
+
+    Attributes:
+        prefix: What is listed.
+        storage: How to reach it.
+        pattern: Names must match it; None for all.
+        outputs: Prefixes of the outputs that a scan has found.
+    """
+
+    prefix: str
+    storage: Storage
+    pattern: str | None = None
+    outputs: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (entry for entry in self._entries(any_order=False) if is_image_name(entry.uri))
+
+    def _entries(self, *, any_order: bool) -> Iterator[Entry]:
+        entries = self.storage.list(self.prefix, unreadable=True, any_order=any_order)
+        if self.prefix.startswith("s3://"):  # local listings leave hidden files out
+            entries = (entry for entry in entries if not self._is_hidden(entry.uri))
+        if self.outputs:
+            entries = (entry for entry in entries if not entry.uri.startswith(self.outputs))
+        if self.pattern is None:
+            return entries
+        matches = re.compile(fnmatch.translate(self.pattern)).match
+        return (entry for entry in entries if matches(entry.uri))
+
+    def _is_hidden(self, uri: str) -> bool:
+        """Whether a key has a hidden name below the prefix; not if the pattern asks for hidden names."""
+        start = len(self.prefix)
+        if self.pattern is not None and "/." in self.pattern[start:]:
+            return False
+        first, *others = uri[start:].split("/")
+        return any(map(is_hidden, others)) or (self.prefix.endswith("/") and is_hidden(first))
+
+    def scan(self) -> Scan:
+        """List all: once, and once more where outputs are to be left out."""
+        found, folders = Scan(), set()
+        for entry in self._entries(any_order=True):
+            found.add(entry)
+            folder, _, name = entry.uri.rpartition("/")
+            if name in _MARKS and folder != self.prefix.rstrip("/"):
+                folders.add(folder)
+        outputs = tuple(f"{folder}/" for folder in sorted(folders) if is_output(folder, self.storage))
+        if not outputs:
+            return found
+        self.outputs += outputs
+        return self.scan()
