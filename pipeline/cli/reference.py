@@ -136,7 +136,8 @@ def _functions() -> Iterator[str]:
     for name in pipeline.__all__:
         function = getattr(pipeline, name)
         yield f"### pipeline.{name}\n\n```python\n{_signature(name, function)}\n```\n"
-        yield f"```text\n{inspect.getdoc(function)}\n```\n"
+        text = getattr(function, "__short_doc__", function.__doc__)  # the command has the meanings of the options
+        yield f"```text\n{inspect.cleandoc(text)}\n```\n"
         returned = getattr(sys.modules[function.__module__], function.__annotations__["return"])
         yield f"`{returned.__name__}` has:\n"
         yield "".join(f"- `{field}`: `{kind}`\n" for field, kind in _fields(returned).items())

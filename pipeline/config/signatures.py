@@ -25,6 +25,8 @@ _PLACE = re.compile(r"^( *)\*\*options: .*$", re.MULTILINE)
 def takes_options(options: type, kind: type[BaseModel], **defaults: object) -> Callable[[Function], Function]:
     """Give a function with ``**options`` the signature and the docstring of its options.
 
+    The docstring without them stays as ``__short_doc__``.
+
     Args:
         options: The ``TypedDict`` of the options; texts in ``Annotated`` say what each means.
         kind: The settings that the options are parsed into, for their defaults.
@@ -45,6 +47,7 @@ def takes_options(options: type, kind: type[BaseModel], **defaults: object) -> C
             )
             for name, hint in hints.items()
         ]
+        function.__short_doc__ = function.__doc__  # type: ignore[attr-defined]
         function.__signature__ = signature.replace(parameters=[*first, *more])  # type: ignore[attr-defined]
         function.__doc__ = _PLACE.sub(lambda match: _describe(hints, match[1]), function.__doc__ or "")
         return function
