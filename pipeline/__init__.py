@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.commands.annotate import annotate
     from pipeline.commands.bench import bench
     from pipeline.commands.calibrate import calibrate
     from pipeline.commands.combine import combine
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.commands.verify import verify
 
 __all__ = [
+    "annotate",
     "bench",
     "calibrate",
     "combine",
@@ -44,6 +46,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "annotate": "pipeline.commands.annotate",
     "bench": "pipeline.commands.bench",
     "calibrate": "pipeline.commands.calibrate",
     "combine": "pipeline.commands.combine",
