@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pipeline.annotating.csv_text import CsvText
 from pipeline.errors import ObjectChanged, RequestError, StorageError
 from pipeline.labels import ClassResolver, distinct_names
-from pipeline.storage import Storage, absolute_uri
+from pipeline.storage import Entry, Storage, absolute_uri
 
 NONE, NONE_LABEL = "none", -1  # the answer that no class fits
 NAMELESS = "(no name)"
@@ -99,8 +99,8 @@ class AnswerList:
         self._resolver = ClassResolver(class_names)
         self._storage = storage
         self._lock = threading.Lock()
-        self._data = b""
-        self._entry = None
+        self._data: bytes | None = None
+        self._entry: Entry | None = None
         self._rows: list[ListedRow] = []  # only grows, so that numbers of rows stay what they are
         self._at: dict[tuple[str, ...], int] = {}
         self._read()
@@ -255,9 +255,11 @@ class AnswerList:
         now = self._cell(numbers, self._column_of(by))
         if now.strip() != was.strip() and now != answer:
             raise AnswerConflict(now)
-        changed = CsvText(self.place, self._data)
         truth = self._column(_TRUTH)
         assert truth is not None
+        assert self._data is not None
+        assert self._entry is not None
+        changed = CsvText(self.place, self._data)
         if by:
             columns = self._with_column(changed, by, truth)
             for number in numbers:
@@ -268,7 +270,6 @@ class AnswerList:
             for number in numbers:
                 changed.change(number, truth, answer)
         data = changed.encode()
-        assert self._entry is not None
         try:
             if not self._storage.replace_if_unchanged(self.place, data, self._entry):
                 return False
@@ -292,11 +293,10 @@ class AnswerList:
 
     def _majority(self, votes: Sequence[str]) -> str:
         """The answer with the most votes; empty without votes, and where there is a tie."""
-        labels = [label for label in map(self.label_of, votes) if label is not None]
-        first, *others = [*Counter(labels).most_common(2), (None, 0)]
-        label, count = first
-        if label is None or (others and others[0][1] == count):
+        counts = Counter(label for label in map(self.label_of, votes) if label is not None).most_common(2)
+        if not counts or (len(counts) > 1 and counts[0][1] == counts[1][1]):
             return ""
+        label = counts[0][0]
         return NONE if label == NONE_LABEL else self.names[label]
 
 

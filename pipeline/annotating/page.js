@@ -129,7 +129,8 @@ function next() {
   if (first < 0) {
     go(at);
     finish();
-  } else go(first);
+  } else if (first === at) say("No other image is without an answer.");
+  else go(first);
 }
 
 function step(by) {

@@ -45,9 +45,9 @@ class Session:
         self._options = options
         self._rows = answers.rows  # what is added to the file later is shown by the next server
         meanings = imagenet_meanings(class_names)
-        also = meanings or tuple(("", name) for name in class_names)
+        also = meanings or (("", ""),) * len(class_names)
         self._classes = [
-            {"name": name, "id": wordnet_id, "also": printable(text) if text != name else ""}
+            {"name": name, "id": wordnet_id, "also": _others(printable(text), name)}
             for name, (wordnet_id, text) in zip(answers.names, also, strict=True)
         ]
         self.given = 0  # answers since the server began
@@ -125,3 +125,8 @@ class Session:
         if (located := self.pictures.located().get(at)) is None:
             return []
         return [(label, round(score, 4)) for label, score in zip(located.labels, located.scores, strict=True)]
+
+
+def _others(synonyms: str, name: str) -> str:
+    """The synonyms but the name itself."""
+    return ", ".join(one for one in map(str.strip, synonyms.split(",")) if one != name)

@@ -18,7 +18,7 @@ from pipeline.annotating.server import PageServer
 from pipeline.annotating.session import Options, Session
 from pipeline.annotation.list_source import ListSource, read_source, source_file
 from pipeline.config.settings import StorageConfig
-from pipeline.errors import OutputError, RequestError
+from pipeline.errors import OutputError, RequestError, StorageError
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
 from pipeline.text.safe import printable
@@ -117,6 +117,10 @@ def annotate(
 
 def _find_source(place: str, out: str | os.PathLike[str] | None, storage: Storage) -> ListSource:
     """Classes and output of a list: of the given output, or of the one that the list was drawn from."""
+    try:
+        storage.stat(place)
+    except StorageError as error:
+        raise RequestError(str(error)) from error
     beside = read_source(place, storage)
     if out is not None:
         ledger = Ledger(os.fspath(out), storage)
