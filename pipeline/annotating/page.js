@@ -195,7 +195,8 @@ async function showPicture() {
     const box = paragraph("problem", "");
     const title = document.createElement("strong");
     title.textContent = "This image cannot be shown.";
-    box.append(title, `${found.problem}. Skip it, or come back to try again.`);
+    const problem = found.problem.replace(/^(?=(is|has|cannot) )/, "It ");
+    box.append(title, ` ${problem}. Skip it, or come back to try again.`);
     frame.replaceChildren(box);
   }
   const near = [at + 1, at - 1].filter(one => one >= 0 && one < state.labels.length);
