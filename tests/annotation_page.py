@@ -67,7 +67,6 @@ def serving(session: Session) -> Iterator[PageServer]:
         server.stop()
         thread.join()
         server.close()
-        session.pictures.close()
 
 
 class Client:

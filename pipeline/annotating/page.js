@@ -19,6 +19,7 @@ const field = $("find");
 
 let state; // as the server tells it; answers and labels are kept up to date here
 let index = [];
+let sorted = []; // labels in the order of their names
 let slots = []; // label of each digit key
 let used = []; // labels of the slots, the last used last
 let at = 0;
@@ -41,6 +42,9 @@ async function load(by) {
     return "";
   }
   index = makeIndex(state.classes);
+  sorted = index.map(one => one.label);
+  const { compare } = new Intl.Collator(undefined, { numeric: true });
+  if (sorted.length > SLOTS) sorted.sort((a, b) => compare(index[a].name, index[b].name));
   history = [];
   fillSlots();
   $("none").hidden = $("none-key").hidden = !state.none;
@@ -338,9 +342,8 @@ function predicted() {
 }
 
 function everything() {
-  const all = state.classes.map((_, label) => ({ label }));
+  const all = sorted.map(label => ({ label }));
   if (state.classes.length <= SLOTS) return [["", all]];
-  all.sort((a, b) => index[a.label].name.localeCompare(index[b.label].name));
   return [["Recent", slots.map(label => ({ label }))], [slots.length ? "All classes" : "", all]];
 }
 

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline.annotating.answers import ListedRow
+from pipeline.annotating.answer_table import ListedRow
 from pipeline.annotating.originals import Located, OutputImages
 from pipeline.errors import ImageError, ShardlabelError, StorageError
 from pipeline.storage import Storage, join

@@ -79,12 +79,14 @@ class PageServer:
         self._server.shutdown()
 
     def close(self) -> None:
-        """Close the port, after answers that are on their way are written."""
+        """Close the port, after the answer that is being written."""
         self._server.server_close()
+        self._server.session.close()
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # so that closing waits for an answer that is being written
+    request_queue_size = 64
+    daemon_threads = True  # browsers hold connections open without asking anything: nobody waits for those
     session: Session
 
     def __init__(self, *args: Any) -> None:  # noqa: ANN401 - the base class's own
@@ -121,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _IDLE_S
     server_version = "shardlabel"
     sys_version = ""
-    protocol_version = "HTTP/1.0"  # one request a connection: no thread outlives the server
+    protocol_version = "HTTP/1.0"  # one request a connection: none of them holds a thread for long
 
     def do_GET(self) -> None:
         """A file of the page, the state, a picture, or what was predicted for it."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.annotating.answers import NONE, AnswerConflict, AnswerList
+from pipeline.annotating.answer_table import NONE
+from pipeline.annotating.answers import AnswerConflict, AnswerList
 from pipeline.annotating.pictures import Pictures
 from pipeline.errors import ShardlabelError
 from pipeline.labels import imagenet_meanings
@@ -43,12 +44,12 @@ class Session:
         self._answers = answers
         self.pictures = pictures
         self._options = options
-        self._rows = answers.rows  # what is added to the file later is shown by the next server
+        self._rows = answers.rows
         meanings = imagenet_meanings(class_names)
         also = meanings or (("", ""),) * len(class_names)
         self._classes = [
             {"name": name, "id": wordnet_id, "also": _others(printable(text), name)}
-            for name, (wordnet_id, text) in zip(answers.names, also, strict=True)
+            for name, (wordnet_id, text) in zip(answers.names.written, also, strict=True)
         ]
         self.given = 0  # answers since the server began
 
@@ -70,16 +71,16 @@ class Session:
             own_answers, named = [], False  # the page asks for a name first
         else:
             own = self._answers.check_name(own)
-            own_answers, named = self._answers.answers(own)[: len(self)], True
+            own_answers, named = self._answers.answers(own), True
         return {
             "list": printable(self._answers.place),
             "by": own,
             "named": named,
             "annotators": [printable(name) for name in annotators],
             "classes": self._classes,
-            "none": "" if self._answers.none_is_class else NONE,
+            "none": "" if self._answers.names.none_is_class else NONE,
             "answers": own_answers,
-            "labels": [self._answers.label_of(answer) for answer in own_answers],
+            "labels": [self._answers.names.label_of(answer) for answer in own_answers],
             "keys": [printable(row.key) for row in self._rows],
             "shards": [printable(row.shard) for row in self._rows],
             "predictions": self._options.show_predictions,
@@ -100,11 +101,16 @@ class Session:
         except AnswerConflict as conflict:
             now = printable(conflict.now) or "no answer"
             problem = f"the file has changed: it says {now} for this image"
-            return 409, {"problem": problem, "now": conflict.now, "label": self._answers.label_of(conflict.now)}
+            return 409, {"problem": problem, "now": conflict.now, "label": self._answers.names.label_of(conflict.now)}
         except ShardlabelError as error:
             return 422, {"problem": printable(error)}
         self.given += bool(answer)
         return 200, {"answer": answer}
+
+    def close(self) -> None:
+        """Take no further answers, and read no further images."""
+        self._answers.close()
+        self.pictures.close()
 
     def count(self) -> dict[str, Any]:
         """How far the list is.

@@ -32,6 +32,12 @@ def annotate(
             metavar="NAME", help="Who labels. Each name has a column, and the column truth is the majority of them."
         ),
     ] = "",
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LIST", help="Another copy of the list, whose answers by name are taken over first; repeat it."
+        ),
+    ] = None,
     show_predictions: Annotated[
         bool,
         typer.Option("--show-predictions", help="Show what the networks predicted, which may bias annotators."),
@@ -56,6 +62,7 @@ def annotate(
         list_file,
         out,
         by=by,
+        merge=merge or [],
         show_predictions=show_predictions,
         port=port,
         browser=browser,
@@ -70,11 +77,10 @@ def annotate(
 def _print_list(found: AnnotatedList) -> None:
     """Print how far a list is, and the next step."""
     left = found.images - found.truths - found.tied
-    counts = [
-        f"{found.truths:,} of {found.images:,} images answered" + (f" ({found.none:,} none)" if found.none else "")
-    ]
-    counts += [f"{left:,} left"] * bool(left) + [f"{found.tied:,} tied between annotators"] * bool(found.tied)
-    counts += [f"{found.given:,} answers on this page"]
-    print_line(f"{found.file}: {', '.join(counts)}")
+    none = f" ({found.none:,} none)" if found.none else ""
+    counts = [f"{found.truths:,} of {found.images:,} images have a truth{none}"]
+    counts += [f"{found.tied:,} tied between annotators"] * bool(found.tied) + [f"{left:,} left"] * bool(left)
+    by = "; ".join(f"{name} {count:,}" for name, count in found.by.items())
+    print_line(f"{found.file}: {', '.join(counts)}" + (f" (answers: {by})" if by else ""))
     for command in found.next:
         print_line(f"  next: {command}")

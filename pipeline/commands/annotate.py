@@ -8,7 +8,7 @@ import shlex
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.annotating.answers import AnswerList, list_place
@@ -57,6 +57,7 @@ def annotate(
     out: str | os.PathLike[str] | None = None,
     *,
     by: str = "",
+    merge: Sequence[str | os.PathLike[str]] = (),
     show_predictions: bool = False,
     port: int = 0,
     browser: bool = True,
@@ -71,6 +72,7 @@ def annotate(
         list_file: CSV of :func:`sample` or :func:`review`, local or S3. Each answer is written to it at once.
         out: The output that it was drawn from; None for the one that the file beside the list names.
         by: Name of the annotator. Each one's answers have a column of their own then, and ``truth`` is the majority.
+        merge: Other copies of the list: their answers by name are taken over first.
         show_predictions: Show what the networks predicted. People tend to agree with it.
         port: To listen on, on 127.0.0.1 alone; 0 for a free one.
         browser: Open the page in a browser, where there is one.
@@ -88,6 +90,8 @@ def annotate(
     place = list_place(list_file)
     source = _find_source(place, out, storage)
     answers = AnswerList(place, source.class_names, storage)
+    for other in merge:
+        answers.merge(AnswerList(list_place(other), source.class_names, storage))
     pictures = Pictures(place.rpartition("/")[0], answers.rows, storage, lambda: _open_output(source, storage))
     try:
         _check_pictures(place, pictures, answers, predictions=show_predictions)

@@ -40,7 +40,14 @@ def test_answers_are_the_truth_that_is_read(place):
     answers.put(0, "", "", "cat")
     assert truths(place)[0] == ""
     assert answers.answers("")[1] == "tench, Tinca tinca"
-    assert [answers.label_of(text) for text in ("none", "None ", "", "DOG", "1", "cow")] == [-1, -1, None, 1, 1, None]
+    assert [answers.names.label_of(text) for text in ("none", "None ", "", "DOG", "1", "cow")] == [
+        -1,
+        -1,
+        None,
+        1,
+        1,
+        None,
+    ]
 
 
 def test_unknown_columns_order_and_line_ends_stay(place):
@@ -120,6 +127,31 @@ def test_what_others_do_to_the_file_stays(place):
     with pytest.raises(RequestError, match="no such file"):
         answers.put(0, "", "dog", "cat")
     assert not place.exists()
+
+
+def test_copies_of_a_list_are_merged_by_name(place, tmp_path):
+    copies = [write_list(tmp_path / name, [b"x%d" % number for number in range(6)]) for name in ("a", "b")]
+    for copy, by, votes in zip(copies, ("anna", "ben"), ("cat dog none", "cat cat none"), strict=True):
+        for at, vote in enumerate(votes.split()):
+            open_list(copy).put(at, by, vote, "")
+    own = open_list(place)
+    with pytest.raises(RequestError, match=r"--merge .* has no answers by name"):
+        own.merge(open_list(place))
+    own.put(1, "Anna", "cat", "")
+    for copy in copies:
+        own.merge(open_list(copy))
+    assert truths(place, "truth by Anna")[:3] == ["cat", "cat", "none"]  # what is here stays
+    assert truths(place, "truth by ben")[:3] == ["cat", "cat", "none"]
+    assert truths(place)[:4] == ["cat", "cat", "none", ""]
+    copies[0].write_text(copies[0].read_text().replace("key_", "other_"))
+    with pytest.raises(RequestError, match="has no image of this list"):
+        own.merge(open_list(copies[0]))
+
+
+def test_a_list_of_somebody_s_own_stays_so(place):
+    place.chmod(0o600)
+    open_list(place).put(0, "", "cat", "")
+    assert place.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_link_stays_a_link(place, tmp_path):

@@ -90,7 +90,7 @@ def saved(page):
     expect(page.locator("#saved")).to_have_text("saved")
 
 
-def test_by_keyboard_from_the_first_image_to_the_last(opened, own):
+def test_by_keyboard_from_the_first_image_to_the_last(own, opened):
     place, server = own
     page = opened(server.url)
     keys = page.keyboard
@@ -159,7 +159,7 @@ def test_what_cannot_be_shown_is_said_and_can_be_skipped(opened, looked_at):
     expect(page.locator("#key")).to_have_text("/data/a.tar key_7")
 
 
-def test_an_answer_that_another_program_gave_is_not_written_over(opened, own):
+def test_an_answer_that_another_program_gave_is_not_written_over(own, opened):
     place, server = own
     page = opened(server.url)
     at(page, 1)
@@ -178,7 +178,7 @@ def test_an_answer_that_another_program_gave_is_not_written_over(opened, own):
     assert truths(place)[0] == "tabby cat"
 
 
-def test_two_people_by_name_on_one_server(opened, own):
+def test_two_people_by_name_on_one_server(own, opened):
     place, server = own
     for name, first in (("anna", "tabby"), ("ben", "tabby")):
         page = opened(server.url)
@@ -238,7 +238,7 @@ def test_it_fits_whatever_the_picture(opened, looked_at, viewport):
     page.get_by_role("button", name="Close").click()
 
 
-def test_by_touch_alone(opened, own):
+def test_by_touch_alone(own, opened):
     place, server = own
     page = opened(server.url, PHONE, has_touch=True, is_mobile=True)
     at(page, 1)

@@ -261,7 +261,7 @@ def test_the_command_says_where_the_page_is_and_ends_with_what_to_do(labelled, t
     assert (said.returncode, said.stdout.splitlines()) == (
         0,
         [
-            f"{tmp_path}/my truth.csv: 0 of 4 images answered, 4 left, 0 answers on this page",
+            f"{tmp_path}/my truth.csv: 0 of 4 images have a truth, 4 left",
             "  next: shardlabel annotate 'my truth.csv'",
         ],
     )
