@@ -17,11 +17,8 @@ PLAIN = 'key,note,truth\n001,"a, b",\n002, spaced ,cat\n\n003,"say ""hi""\nthere
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-@pytest.mark.parametrize("before", ["", "sep=;\r\n"])
+@pytest.mark.parametrize(("separator", "before"), [(",", ""), (";", ""), ("\t", ""), (";", "sep=;\r\n")])
 def test_all_but_the_cell_stays(encoding, end, separator, before):
-    if before and separator != ";":
-        pytest.skip("Excel's line names the separator")
     text = before + PLAIN.replace(",", separator).replace("\n", end).replace("hi", "h\xe9")
     file = CsvText("t.csv", text.encode(encoding))
     assert file.encode() == text.encode(encoding)
