@@ -232,6 +232,7 @@ function showOwn() {
     name.className = label === null ? "bad" : "";
     name.textContent = label === null ? `${state.answers[at]}, which is no class` : nameOf(label);
     own.replaceChildren("Your answer: ", name);
+    own.title = name.textContent; // where it is cut short
   }
 }
 
@@ -344,7 +345,7 @@ function predicted() {
 function everything() {
   const all = sorted.map(label => ({ label }));
   if (state.classes.length <= SLOTS) return [["", all]];
-  return [["Recent", slots.map(label => ({ label }))], [slots.length ? "All classes" : "", all]];
+  return [["Recent", slots.map(label => ({ label }))], [slots.length || state.predictions ? "All classes" : "", all]];
 }
 
 function option(entry, number, query) {

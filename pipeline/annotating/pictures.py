@@ -12,11 +12,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from pipeline.annotating.answer_table import ListedRow
 from pipeline.annotating.originals import Located, OutputImages
 from pipeline.errors import ImageError, ShardlabelError, StorageError
 from pipeline.storage import Storage, join
+
+if TYPE_CHECKING:
+    from pipeline.stages.decode import Decoded
 
 _AHEAD = 24  # read at once: a tar is walked once for all of them
 _LEAST_AHEAD = 4
@@ -66,6 +70,10 @@ class Pictures:
                 self._output = self._open_output()
                 self._located = self._output.locate(self._rows)
             return self._located
+
+    def prepare(self) -> None:
+        """Load the decoder while the browser starts."""
+        self._pool.submit(_load_decoder)
 
     def encoded(self, at: int, ahead: Sequence[int] = ()) -> bytes:
         """An image as it was labelled, encoded.
@@ -178,10 +186,8 @@ def render(image: bytes, side_px: int) -> tuple[str, bytes]:
     """
     from PIL import Image
 
-    from pipeline.stages.decode import decode  # torch takes seconds to import: the page is there before
-
     try:
-        decoded = decode(image, fast_to_px=side_px)
+        decoded = _load_decoder()(image, fast_to_px=side_px)
     except ImageError as error:
         raise PictureMissing(f"cannot be decoded: {error.message or error.reason}") from error
     picture = Image.fromarray(decoded.pixels_CHW.permute(1, 2, 0).contiguous().numpy())
@@ -196,3 +202,9 @@ def render(image: bytes, side_px: int) -> tuple[str, bytes]:
         return "image/png", buffer.getvalue()
     picture.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
     return "image/jpeg", buffer.getvalue()
+
+
+def _load_decoder() -> Callable[..., Decoded]:
+    from pipeline.stages.decode import decode  # torch takes seconds to import: the page is there before
+
+    return decode

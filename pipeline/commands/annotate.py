@@ -95,10 +95,11 @@ def annotate(
     pictures = Pictures(place.rpartition("/")[0], answers.rows, storage, lambda: _open_output(source, storage))
     try:
         _check_pictures(place, pictures, answers, predictions=show_predictions)
-        commands = _next_commands(os.fspath(list_file), source)
+        commands = _next_commands(os.fspath(list_file), source, blind=not show_predictions)
         options = Options(answers.check_name(by) if by else "", show_predictions, commands)
         session = Session(answers, pictures, source.class_names, options)
         server = PageServer(session, port)
+        pictures.prepare()
         try:
             _serve(server, browser=browser, announce=announce)
         finally:
@@ -181,16 +182,15 @@ def _has_display() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _next_commands(list_file: str, source: ListSource) -> tuple[str, ...]:
+def _next_commands(list_file: str, source: ListSource, *, blind: bool) -> tuple[str, ...]:
     """What to run when the list is filled in."""
     out = shlex.quote(_short(source.out)) if source.out else "OUT"
     if source.order != "random":
         return (f"shardlabel sample {out} --save truth.csv",)  # these are no fair truths
     truth = shlex.quote(list_file)
-    return (
-        f"shardlabel evaluate {out} --truth {truth}",
-        f"shardlabel export {out} --to dataset --truth {truth} --target-precision 0.98",
-    )
+    evaluate = f"shardlabel evaluate {out} --truth {truth}"
+    promise = f"shardlabel export {out} --to dataset --truth {truth} --target-precision 0.98"
+    return (evaluate, promise) if blind else (evaluate,)  # people agree with what they see: nothing to promise on
 
 
 def _short(path: str) -> str:
