@@ -129,6 +129,7 @@ def test_by_keyboard_from_the_first_image_to_the_last(own, opened):
     at(page, 5)
     keys.press("Space")
     at(page, 6)
+    saved(page)
     page.reload()
     at(page, 3)
     assert truths(place)[2:5] == ["", "crane (5)", ""]
