@@ -285,6 +285,7 @@ def test_for_screen_readers_and_by_tab(opened, looked_at):
     active = page.get_by_role("option", selected=True)
     expect(active).to_have_count(1)
     assert combobox.get_attribute("aria-activedescendant") == active.get_attribute("id")
+    expect(page.get_by_role("img", name="Image 1")).to_be_visible()
     tree = page.locator("body").aria_snapshot()
     for part in ("- main:", '- region "Picture":', '- img "Image 1"', '- listbox "Classes":', '- progressbar "Images'):
         assert part in tree
@@ -299,7 +300,7 @@ def test_for_screen_readers_and_by_tab(opened, looked_at):
             break
         assert shown == "solid"
         reached.append(name)
-    assert reached[:6] == ["none", "skip", "forward", "help", "who", "find"] or set(reached) >= {"none", "skip", "help"}
+    assert reached[:4] == ["none", "skip", "forward", "help"]
     assert page.evaluate("getComputedStyle(document.querySelector('button')).transitionDuration") == "0s"
 
 
