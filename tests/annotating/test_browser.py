@@ -11,6 +11,7 @@ from contrasts import CONTRASTS
 from playwright.sync_api import expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
+expect.set_options(timeout=20_000)  # on a machine that does other things, too
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 EVIL = "</title><script>alert(1)</script><img src=http://evil.example/x onerror=alert(3)>"

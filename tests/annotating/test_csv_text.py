@@ -6,7 +6,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.annotating.csv_text import CsvText
@@ -66,6 +66,7 @@ CELLS = st.lists(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(CELLS, st.sampled_from(["\n", "\r\n"]))
 def test_cells_are_those_of_csv(rows, end):
     rows[0] = [f"c{number}" for number in range(len(rows[0]))]
