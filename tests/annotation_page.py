@@ -43,7 +43,7 @@ def truths(place: Path, column: str = "truth") -> list[str]:
         return [row[column] for row in csv.DictReader(file)]
 
 
-def open_session(place: Path, names: Sequence[str], by: str = "") -> Session:
+def open_session(place: Path, names: Sequence[str], by: str = "", *, predictions: bool = False) -> Session:
     """The session of a list whose images all lie beside it."""
 
     def no_output() -> OutputImages:
@@ -52,7 +52,9 @@ def open_session(place: Path, names: Sequence[str], by: str = "") -> Session:
     storage = Storage()
     answers = AnswerList(str(place), names, storage)
     pictures = Pictures(str(place.parent), answers.rows, storage, no_output)
-    return Session(answers, pictures, names, Options(by, show_predictions=False, next_commands=("shardlabel next",)))
+    return Session(
+        answers, pictures, names, Options(by, show_predictions=predictions, next_commands=("shardlabel next",))
+    )
 
 
 @contextlib.contextmanager

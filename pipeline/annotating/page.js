@@ -1,12 +1,9 @@
 // The page: one picture, its class, next. Every answer is sent to the file at once.
 
+import { Classes, NONE } from "./classes.js";
 import { Pictures } from "./pictures.js";
 import { Saving } from "./saving.js";
-import { find, makeIndex } from "./search.js";
 
-const NONE = -1;
-const SLOTS = 9;
-const SHOWN = 200; // classes in the list at once
 const AHEAD = 24;
 const PAUSE_MS = 60_000; // a longer time between two answers is a pause
 
@@ -16,17 +13,12 @@ const touch = matchMedia("(pointer: coarse)").matches;
 const pictures = new Pictures($("frame"));
 const saving = new Saving(showSaving);
 const field = $("find");
+const classes = new Classes({ field, list: $("classes"), more: $("more"), give });
 
 let state; // as the server tells it; answers and labels are kept up to date here
-let index = [];
-let sorted = []; // labels in the order of their names
-let slots = []; // label of each digit key
-let used = []; // labels of the slots, the last used last
 let at = 0;
 let history = []; // {at, answer, was}
 let times = [];
-let options = []; // what the list shows: {label} or {none}
-let active = -1;
 let keyShown = false;
 let shown = 0; // counts pictures, so that a late one is not shown in the place of another
 
@@ -41,14 +33,10 @@ async function load(by) {
     askName();
     return "";
   }
-  index = makeIndex(state.classes);
-  sorted = index.map(one => one.label);
-  const { compare } = new Intl.Collator(undefined, { numeric: true });
-  if (sorted.length > SLOTS) sorted.sort((a, b) => compare(index[a].name, index[b].name));
+  classes.load(state);
   history = [];
-  fillSlots();
   $("none").hidden = $("none-key").hidden = !state.none;
-  $("digits").textContent = digitsSearch()
+  $("digits").textContent = classes.digitsSearch
     ? "answer with the class that has this digit in the list; leave the field (Esc) before"
     : "answer with the class that has this digit in the list";
   $("who").textContent = state.by ? `as ${state.by}` : "give a name";
@@ -60,39 +48,16 @@ async function load(by) {
 }
 
 const answered = () => state.labels.reduce((count, label) => count + (label !== null), 0);
-const digitsSearch = () => state.classes.some(({ name }) => /^\d/.test(name));
-const nameOf = label => (label === NONE ? "no class fits" : state.classes[label].name);
-
-function fillSlots() {
-  if (state.classes.length <= SLOTS) {
-    slots = used = state.classes.map((_, label) => label);
-    return;
-  }
-  const counts = new Map();
-  for (const label of state.labels) if (label !== null && label !== NONE) counts.set(label, (counts.get(label) || 0) + 1);
-  slots = [...counts].sort((a, b) => b[1] - a[1]).slice(0, SLOTS).map(([label]) => label);
-  used = [...slots].reverse();
-}
-
-// A class keeps its digit; a new one takes that of the class which was not used for longest.
-function touchSlot(label) {
-  if (label === NONE || state.classes.length <= SLOTS) return;
-  if (!slots.includes(label)) {
-    if (slots.length < SLOTS) slots.push(label);
-    else slots[slots.indexOf(used.shift())] = label;
-  }
-  used = [...used.filter(one => one !== label), label];
-}
 
 // -- answers --------------------------------------------------------------------------------------------------
 
 function give(label) {
   if (!state || !state.named || saving.lost) return;
   const answer = label === NONE ? state.none : state.classes[label].name;
-  touchSlot(label);
+  classes.touch(label);
   times.push(Date.now());
   write(at, answer, label, true);
-  say(`${nameOf(label)}.`);
+  say(`${classes.nameOf(label)}.`);
   next();
 }
 
@@ -165,7 +130,7 @@ function go(to) {
   showKey();
   showOwn();
   showProgress();
-  showClasses();
+  classes.show(at);
   showPicture();
   if (!touch) field.focus({ preventScroll: true });
 }
@@ -230,7 +195,7 @@ function showOwn() {
   else {
     const name = document.createElement(label === null ? "span" : "strong");
     name.className = label === null ? "bad" : "";
-    name.textContent = label === null ? `${state.answers[at]}, which is no class` : nameOf(label);
+    name.textContent = label === null ? `${state.answers[at]}, which is no class` : classes.nameOf(label);
     own.replaceChildren("Your answer: ", name);
     own.title = name.textContent; // where it is cut short
   }
@@ -290,94 +255,6 @@ function say(text) {
   $("said").textContent = `${text} Image ${at + 1} of ${state.labels.length}.`;
 }
 
-// -- the list of classes --------------------------------------------------------------------------------------
-
-function showClasses() {
-  const query = field.value;
-  const groups = query.trim() ? [["", searched(query)]] : [...predicted(), ...everything()];
-  options = [];
-  const items = [];
-  let left = 0;
-  for (const [title, entries] of groups) {
-    if (title && entries.length) {
-      const head = document.createElement("li");
-      head.className = "title";
-      head.setAttribute("role", "presentation");
-      head.textContent = title;
-      items.push(head);
-    }
-    for (const entry of entries.slice(0, SHOWN)) {
-      items.push(option(entry, options.length, query));
-      options.push(entry);
-    }
-    left += Math.max(0, entries.length - SHOWN);
-  }
-  $("classes").replaceChildren(...items);
-  $("classes").scrollTop = 0;
-  const nothing = query.trim() && !options.length;
-  $("more").textContent = nothing ? "no class begins like this" : left ? `${left} more: type to find them` : "";
-  setActive(query.trim() && options.length ? 0 : -1);
-}
-
-function searched(query) {
-  const found = find(index, query, slots).map(label => ({ label }));
-  const isNone = state.none && "none".startsWith(query.trim().toLowerCase());
-  return isNone ? [...found, { label: NONE }] : found;
-}
-
-function predicted() {
-  if (!state.predictions) return [];
-  const own = at;
-  if (!state.candidates) state.candidates = new Map();
-  if (!state.candidates.has(own)) {
-    state.candidates.set(own, []);
-    fetch(`predictions/${own}`)
-      .then(answer => (answer.ok ? answer.json() : []))
-      .then(found => {
-        state.candidates.set(own, found);
-        if (own === at && !field.value) showClasses();
-      })
-      .catch(() => undefined);
-  }
-  return [["Predicted", state.candidates.get(own).map(([label, score]) => ({ label, score }))]];
-}
-
-function everything() {
-  const all = sorted.map(label => ({ label }));
-  if (state.classes.length <= SLOTS) return [["", all]];
-  return [["Recent", slots.map(label => ({ label }))], [slots.length || state.predictions ? "All classes" : "", all]];
-}
-
-function option(entry, number, query) {
-  const item = document.createElement("li");
-  item.id = `option-${number}`;
-  item.setAttribute("role", "option");
-  item.setAttribute("aria-selected", "false");
-  const name = document.createElement("span");
-  name.textContent = entry.label === NONE ? "none: no class fits" : state.classes[entry.label].name;
-  item.append(name);
-  const slot = slots.indexOf(entry.label);
-  if (entry.score !== undefined) item.append(Object.assign(document.createElement("span"), { className: "small", textContent: entry.score.toFixed(3) }));
-  else if (slot >= 0) item.append(Object.assign(document.createElement("kbd"), { textContent: slot + 1 }));
-  if (query.trim() && entry.label !== NONE && state.classes[entry.label].also) {
-    item.append(Object.assign(document.createElement("span"), { className: "also", textContent: state.classes[entry.label].also }));
-  }
-  if (entry.label === state.labels[at]) item.classList.add("given");
-  item.addEventListener("pointerdown", event => event.preventDefault()); // the field keeps the focus
-  item.addEventListener("click", () => give(entry.label));
-  return item;
-}
-
-function setActive(number) {
-  $("classes").querySelector('[aria-selected="true"]')?.setAttribute("aria-selected", "false");
-  active = number;
-  const item = number < 0 ? null : $(`option-${number}`);
-  item?.setAttribute("aria-selected", "true");
-  item?.scrollIntoView({ block: "nearest" });
-  if (item) field.setAttribute("aria-activedescendant", item.id);
-  else field.removeAttribute("aria-activedescendant");
-}
-
 // -- keys -----------------------------------------------------------------------------------------------------
 
 const plainKeys = {
@@ -396,9 +273,9 @@ const plainKeys = {
 
 // What a key does while nothing is typed; undefined where it is to be typed.
 function plainAction(key, inField) {
-  if (/^\d$/.test(key) && !(inField && digitsSearch())) {
+  if (/^\d$/.test(key) && !(inField && classes.digitsSearch)) {
     if (key === "0") return state.none ? () => give(NONE) : () => undefined;
-    const label = slots[key - 1];
+    const label = classes.slots[key - 1];
     return label === undefined ? () => undefined : () => give(label);
   }
   return plainKeys[key];
@@ -420,20 +297,19 @@ document.addEventListener("keydown", event => {
     if (!event.repeat || event.key.startsWith("Arrow")) action();
   } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
     event.preventDefault();
-    const move = event.key === "ArrowDown" ? 1 : -1;
-    setActive(Math.min(options.length - 1, Math.max(0, active + move)));
+    classes.move(event.key === "ArrowDown" ? 1 : -1);
   } else if (event.key === "Enter" && (inField || !event.target.closest("button"))) {
     event.preventDefault();
-    if (active >= 0 && !event.repeat) give(options[active].label);
+    if (classes.active >= 0 && !event.repeat) give(classes.chosen);
   } else if (event.key === "Escape") {
     if (field.value) {
       field.value = "";
-      showClasses();
+      classes.show(at);
     } else field.blur();
   } else if (!inField && event.key.length === 1) field.focus();
 });
 
-field.addEventListener("input", showClasses);
+field.addEventListener("input", () => classes.show(at));
 for (const [id, run] of Object.entries({ none: () => give(NONE), skip: next, back: () => step(-1), forward: () => step(1), undo })) {
   $(id).addEventListener("click", run);
 }

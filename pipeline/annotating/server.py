@@ -27,7 +27,10 @@ _HOSTS = frozenset({"127.0.0.1", "localhost"})  # at any port: ssh may forward a
 _FILES = {
     "": ("page.html", "text/html; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),
-    **{name: (name, "text/javascript; charset=utf-8") for name in ("page.js", "pictures.js", "saving.js", "search.js")},
+    **{
+        f"{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
+        for name in ("page", "classes", "search", "pictures", "saving")
+    },
 }
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "

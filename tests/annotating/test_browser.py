@@ -10,6 +10,8 @@ from conftest import jpeg
 from contrasts import CONTRASTS
 from playwright.sync_api import expect, sync_playwright
 
+from pipeline.annotating.session import Session
+
 CHROMIUM = shutil.which("chromium")
 expect.set_options(timeout=20_000)  # on a machine that does other things, too
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -303,6 +305,23 @@ def test_for_screen_readers_and_by_tab(opened, looked_at):
         reached.append(name)
     assert reached[:4] == ["none", "skip", "forward", "help"]
     assert page.evaluate("getComputedStyle(document.querySelector('button')).transitionDuration") == "0s"
+
+
+def test_predictions_come_first_where_they_are_asked_for(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(Session, "candidates", lambda _, at: [(2 + at, 0.9), (0, 0.05)])
+    place = write_list(tmp_path, IMAGES)
+    with serving(open_session(place, NAMES, predictions=True)) as server:
+        page = opened(server.url)
+        for number, name in ((1, "tiger shark0.900"), (2, "tench, Tinca tinca0.900")):
+            at(page, number)
+            expect(page.get_by_role("option").first).to_have_text(name)
+            page.keyboard.press("ArrowDown")
+            page.keyboard.press("Enter")
+        saved(page)
+        at(page, 3)
+        expect(page.locator("#frame img")).to_be_visible()
+        page.context.close()
+    assert truths(place)[:2] == ["tiger shark", "tench, Tinca tinca"]
 
 
 def test_hostile_names_are_text(opened, looked_at):
