@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.commands.annotate import annotate
     from pipeline.commands.bench import bench
     from pipeline.commands.calibrate import calibrate
     from pipeline.commands.combine import combine
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.commands.verify import verify
 
 __all__ = [
+    "annotate",
     "bench",
     "calibrate",
     "combine",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "annotate": "pipeline.commands.annotate",
     "bench": "pipeline.commands.bench",
     "calibrate": "pipeline.commands.calibrate",
     "combine": "pipeline.commands.combine",

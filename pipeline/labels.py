@@ -176,16 +176,21 @@ class ClassResolver:
         names = [(name, label) for label, name in enumerate(self._names)]
         synonyms = [(piece, label) for name, label in names for piece in name.split(",")]
         by_id: dict[str, int] = {}
-        if self.num_classes == IMAGENET_CLASSES:
-            wordnet_ids, lemmas = _imagenet_synonyms()
-            if _is_imagenet(self._names, wordnet_ids, lemmas):
-                by_id = {wordnet_id: label for label, wordnet_id in enumerate(wordnet_ids)}
-                whole = _unique((text, label) for label, text in enumerate(lemmas))
-                pieces = _unique(
-                    [*synonyms, *((piece, label) for label, text in enumerate(lemmas) for piece in text.split(","))]
-                )
-                return _unique(names), pieces | whole, by_id
+        if meanings := imagenet_meanings(self._names):
+            by_id = {wordnet_id: label for label, (wordnet_id, _) in enumerate(meanings)}
+            whole = _unique((text, label) for label, (_, text) in enumerate(meanings))
+            lemmas = [(piece, label) for label, (_, text) in enumerate(meanings) for piece in text.split(",")]
+            return _unique(names), _unique([*synonyms, *lemmas]) | whole, by_id
         return _unique(names), _unique(synonyms), by_id
+
+
+def imagenet_meanings(class_names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """WordNet id and synonyms (``tench, Tinca tinca``) of each class where the names are ImageNet's; else empty."""
+    if len(class_names) != IMAGENET_CLASSES:
+        return ()
+    wordnet_ids, lemmas = _imagenet_synonyms()
+    known = _is_imagenet(class_names, wordnet_ids, lemmas)
+    return tuple(zip(wordnet_ids, lemmas, strict=True)) if known else ()
 
 
 def _decode(data: bytes) -> str:

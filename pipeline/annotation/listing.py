@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from pipeline.annotation.list_source import ListSource, write_source
 from pipeline.annotation.list_writer import ListFormat, ListWriter
 from pipeline.annotation.sampling import ListedImage, Order, sample_images
 from pipeline.errors import RequestError, StorageError
@@ -104,13 +105,15 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
     if not rows:
         raise RequestError(f"{ledger.out}: no image is labelled yet; there is nothing to draw from")
     written, problems = _write_images(list_writer, rows, ledger, storage) if request.images else ({}, [])
+    source = ListSource(ledger.out, request.order, tuple(job["class_names"]))
+    beside = (write_source(place, source, storage),) if request.format == "csv" else ()
     return AnnotationList(
         out=ledger.out,
         order=request.order,
         format=request.format,
         images=len(rows),
         labelled=labelled,
-        files=list_writer.finish(rows, written),
+        files=(*beside, *list_writer.finish(rows, written)),
         without_image=len(problems),
         problems=tuple(problems[:_MOST_PROBLEMS]),
     )

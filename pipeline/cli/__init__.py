@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn, cast
 import typer
 
 from pipeline.cli import (
+    annotate,
     bench,
     calibrate,
     combine,
@@ -70,6 +71,7 @@ for _panel, _command, _module in (
     (_RESULTS, calibrate.calibrate, calibrate),
     (_RESULTS, sample.sample, sample),
     (_RESULTS, review.review, review),
+    (_RESULTS, annotate.annotate, annotate),
     (_RESULTS, export.export, export),
     (_RESULTS, report.report, report),
     (_RESULTS, gallery.gallery, gallery),

@@ -27,6 +27,7 @@ GUIDES_OF = {
     "calibrate": ("trust",),
     "sample": ("trust",),
     "review": ("trust",),
+    "annotate": ("trust",),
     "export": ("datasets",),
     "report": ("outputs",),
     "bench": ("speed",),

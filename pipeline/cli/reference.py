@@ -49,6 +49,7 @@ ENVIRONMENT = {
     "AWS_REQUEST_CHECKSUM_CALCULATION": "whether stores other than AWS get trailing checksums; not, by default",
     "TORCH_HOME": "torch's cache of downloaded weights",
     "HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN": "the Hugging Face hub's cache, and how it is reached",
+    "DISPLAY, WAYLAND_DISPLAY": "whether `annotate` opens a browser on Linux",
     "COLUMNS": "width of `--help` and tables where the terminal does not say",
     "NO_COLOR": "tables without colour",
 }

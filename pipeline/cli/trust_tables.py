@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -209,4 +210,6 @@ def print_annotation_list(found: AnnotationList) -> None:
     for name in found.files[:-1]:
         print_line(f"  with {name}")
     on_s3 = found.format == "label-studio" and found.files[-1].startswith("s3://")
+    if found.format == "csv":
+        print_line(f"  label them in a browser: shardlabel annotate {shlex.quote(found.files[-1])}; or by hand:")
     print_line(f"  {_NEXT_STEPS['label-studio on s3' if on_s3 else found.format]}; give that to --truth")

@@ -80,6 +80,14 @@ def _refuse_device(uri: str) -> None:
             raise OSError(errno.EINVAL, "neither a file nor a folder", uri)
 
 
+def _mode(uri: str) -> int:
+    """Who may read and write a file that is replaced; as everywhere in OUT, where there is none."""
+    try:
+        return stat.S_IMODE(os.stat(uri).st_mode)
+    except OSError:
+        return 0o644
+
+
 @contextlib.contextmanager
 def _where_supported() -> Iterator[None]:
     """Let a file system that lacks something do without it."""
@@ -298,7 +306,7 @@ class LocalStore:
                     with _where_supported():
                         os.fsync(file.fileno())
                 with _where_supported():
-                    os.chmod(temporary, 0o644)
+                    os.chmod(temporary, 0o644 if exclusive else _mode(uri))
                 if exclusive:
                     _link(temporary, uri)
                 else:

@@ -181,7 +181,7 @@ def test_people_s_work_is_never_written_over(made, tmp_path):
         ({"format": "fiftyone", "images": False}, "needs the images"),
         ({"save": "."}, "is a folder; name a file in it"),
         ({"save": "gs://b/t.csv"}, "--save .*unknown scheme"),
-        ({"save": "/dev/null/t.csv", "images": False}, "--save /dev/null/t.csv"),
+        ({"save": "/dev/null/t.csv", "images": False}, "--save /dev/null/t"),
     ],
 )
 def test_wrong_requests(made, tmp_path, words, says):
@@ -248,6 +248,8 @@ def test_the_commands_print_the_same(made, tmp_path, capsys):
     assert said.return_value == 0
     assert said.stdout.splitlines() == [
         f"{tmp_path}/t.csv: 3 images by score, of 26 labelled ones",
+        f"  with {tmp_path}/t-classes.json",
+        f"  label them in a browser: shardlabel annotate {tmp_path}/t.csv; or by hand:",
         "  fill in the column truth with class names or indices, and save it as CSV; give that to --truth",
     ]
     words = ["sample", str(made / "out"), "-n", "3", "--json", "--save", str(tmp_path / "s"), "--format", "fiftyone"]

@@ -1,0 +1,148 @@
+// The list of classes: what is found, what was used before and has a digit key, and which entry is marked.
+
+import { find, makeIndex } from "./search.js";
+
+export const NONE = -1;
+const SLOTS = 9;
+const SHOWN = 200; // classes in the list at once
+
+const make = (tag, name, text) => Object.assign(document.createElement(tag), { className: name, textContent: text });
+
+export class Classes {
+  constructor({ field, list, more, give }) {
+    Object.assign(this, { field, list, more, give });
+    this.options = []; // what is shown, as {label}, and {score} where it was predicted
+    this.active = -1;
+  }
+
+  load(state) {
+    this.state = state;
+    this.index = makeIndex(state.classes);
+    this.sorted = this.index.map(one => one.label); // in the order of their names
+    const { compare } = new Intl.Collator(undefined, { numeric: true });
+    if (!this.few) this.sorted.sort((a, b) => compare(this.index[a].name, this.index[b].name));
+    this.candidates = new Map();
+    this.fillSlots();
+  }
+
+  get few() {
+    return this.state.classes.length <= SLOTS;
+  }
+
+  get digitsSearch() {
+    return this.state.classes.some(({ name }) => /^\d/.test(name));
+  }
+
+  get chosen() {
+    return this.options[this.active].label;
+  }
+
+  nameOf(label) {
+    return label === NONE ? "no class fits" : this.state.classes[label].name;
+  }
+
+  // The label of each digit key: all classes if they are few, else those that were used most.
+  fillSlots() {
+    const counts = new Map();
+    for (const label of this.state.labels) {
+      if (label !== null && label !== NONE) counts.set(label, (counts.get(label) || 0) + 1);
+    }
+    const most = [...counts].sort((a, b) => b[1] - a[1]).slice(0, SLOTS);
+    this.slots = this.few ? [...this.sorted] : most.map(([label]) => label);
+    this.used = [...this.slots].reverse(); // the last used last
+  }
+
+  // A class keeps its digit; a new one takes that of the class which was not used for longest.
+  touch(label) {
+    if (label === NONE || this.few) return;
+    if (!this.slots.includes(label)) {
+      if (this.slots.length < SLOTS) this.slots.push(label);
+      else this.slots[this.slots.indexOf(this.used.shift())] = label;
+    }
+    this.used = [...this.used.filter(one => one !== label), label];
+  }
+
+  show(at) {
+    const query = this.field.value.trim();
+    const groups = query ? [["", this.found(query)]] : [...this.predicted(at), ...this.everything()];
+    this.options = [];
+    const items = [];
+    let left = 0;
+    for (const [title, entries] of groups) {
+      if (title && entries.length) {
+        items.push(make("li", "title", title));
+        items.at(-1).setAttribute("role", "presentation");
+      }
+      for (const entry of entries.slice(0, SHOWN)) {
+        items.push(this.option(entry, at, query));
+        this.options.push(entry);
+      }
+      left += Math.max(0, entries.length - SHOWN);
+    }
+    this.list.replaceChildren(...items);
+    this.list.scrollTop = 0;
+    const nothing = query && !this.options.length;
+    this.more.textContent = nothing ? "no class begins like this" : left ? `${left} more: type to find them` : "";
+    this.mark(query && this.options.length ? 0 : -1);
+  }
+
+  found(query) {
+    const found = find(this.index, query, this.slots).map(label => ({ label }));
+    const isNone = this.state.none && "none".startsWith(query.toLowerCase());
+    return isNone ? [...found, { label: NONE }] : found;
+  }
+
+  everything() {
+    const all = this.sorted.map(label => ({ label }));
+    if (this.few) return [["", all]];
+    const recent = this.slots.map(label => ({ label }));
+    return [["Recent", recent], [recent.length || this.state.predictions ? "All classes" : "", all]];
+  }
+
+  predicted(at) {
+    if (!this.state.predictions) return [];
+    if (!this.candidates.has(at)) {
+      this.candidates.set(at, []);
+      this.ask(at);
+    }
+    this.at = at;
+    return [["Predicted", this.candidates.get(at).map(([label, score]) => ({ label, score }))]];
+  }
+
+  async ask(at) {
+    const answer = await fetch(`predictions/${at}`).catch(() => null);
+    if (!answer?.ok) return;
+    this.candidates.set(at, await answer.json());
+    if (at === this.at && !this.field.value) this.show(at);
+  }
+
+  option({ label, score }, at, query) {
+    const item = make("li", label === this.state.labels[at] ? "given" : "", "");
+    item.id = `option-${this.options.length}`;
+    item.setAttribute("role", "option");
+    item.setAttribute("aria-selected", "false");
+    item.append(make("span", "", label === NONE ? "none: no class fits" : this.nameOf(label)));
+    const slot = this.slots.indexOf(label);
+    if (score !== undefined) item.append(make("span", "small", score.toFixed(3)));
+    else if (slot >= 0) item.append(make("kbd", "", slot + 1));
+    const also = query && label !== NONE ? this.state.classes[label].also : "";
+    if (also) item.append(make("span", "also", also));
+    item.addEventListener("pointerdown", event => event.preventDefault()); // the field keeps the focus
+    item.addEventListener("click", () => this.give(label));
+    return item;
+  }
+
+  move(by) {
+    this.mark(Math.min(this.options.length - 1, Math.max(0, this.active + by)));
+  }
+
+  mark(number) {
+    this.list.querySelector('[aria-selected="true"]')?.setAttribute("aria-selected", "false");
+    this.active = number;
+    const item = number < 0 ? null : this.list.querySelector(`#option-${number}`);
+    item?.setAttribute("aria-selected", "true");
+    item?.scrollIntoView({ block: "nearest" });
+    if (item) this.field.setAttribute("aria-activedescendant", item.id);
+    else this.field.removeAttribute("aria-activedescendant");
+  }
+}

@@ -1,0 +1,199 @@
+"""Annotate: a page on this machine, on which people label the images of a list."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline.annotating.answers import AnswerList, list_place
+from pipeline.annotating.originals import OutputImages
+from pipeline.annotating.pictures import PictureMissing, Pictures
+from pipeline.annotating.server import PageServer
+from pipeline.annotating.session import Options, Session
+from pipeline.annotation.list_source import ListSource, read_source, source_file
+from pipeline.config.settings import StorageConfig
+from pipeline.errors import OutputError, RequestError, StorageError
+from pipeline.output.ledger import Ledger
+from pipeline.storage import Storage
+from pipeline.text.safe import printable
+
+_TRIED_FIRST = 3  # if none of so many images can be read, none is likely to be
+_NEEDS_DISPLAY = ("linux", "freebsd", "openbsd", "netbsd")
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedList:
+    """How far a list is.
+
+    Attributes:
+        file: Path or URI of the list.
+        images: Images of the list.
+        truths: Those with a truth, ``none`` included.
+        none: Those in which no class fits.
+        tied: Those without truth because as many annotators say one thing as another.
+        by: Answers of each annotator; empty where no names were given.
+        given: Answers that were given on this page.
+        next: What to run next.
+    """
+
+    file: str
+    images: int
+    truths: int
+    none: int
+    tied: int
+    by: dict[str, int]
+    given: int
+    next: tuple[str, ...]
+
+
+def annotate(
+    list_file: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    by: str = "",
+    merge: Sequence[str | os.PathLike[str]] = (),
+    show_predictions: bool = False,
+    port: int = 0,
+    browser: bool = True,
+    announce: Callable[[str], None] | None = print,
+    s3_endpoint: str | None = None,
+    no_sign_request: bool = False,
+    request_payer: bool = False,
+) -> AnnotatedList:
+    """Serve a page on which people label the images of a list, until Ctrl-C; in a notebook, until it is interrupted.
+
+    Args:
+        list_file: CSV of :func:`sample` or :func:`review`, local or S3. Each answer is written to it at once.
+        out: The output that it was drawn from; None for the one that the file beside the list names.
+        by: Name of the annotator. Each one's answers have a column of their own then, and ``truth`` is the majority.
+        merge: Other copies of the list: their answers by name are taken over first.
+        show_predictions: Show what the networks predicted. People tend to agree with it.
+        port: To listen on, on 127.0.0.1 alone; 0 for a free one.
+        browser: Open the page in a browser, where there is one.
+        announce: Is told the address of the page.
+        s3_endpoint: As for ``label``.
+        no_sign_request: As for ``label``.
+        request_payer: As for ``label``.
+
+    Raises:
+        OutputError: ``out`` is not the output of a job.
+        RequestError: The list cannot be read or filled in, none of its images can be read, or the port is not free.
+    """
+    s3 = StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
+    storage = Storage(s3)
+    place = list_place(list_file)
+    source = _find_source(place, out, storage)
+    answers = AnswerList(place, source.class_names, storage)
+    for other in merge:
+        answers.merge(AnswerList(list_place(other), source.class_names, storage))
+    pictures = Pictures(place.rpartition("/")[0], answers.rows, storage, lambda: _open_output(source, storage))
+    try:
+        _check_pictures(place, pictures, answers, predictions=show_predictions)
+        commands = _next_commands(os.fspath(list_file), source, blind=not show_predictions)
+        options = Options(answers.check_name(by) if by else "", show_predictions, commands)
+        session = Session(answers, pictures, source.class_names, options)
+        server = PageServer(session, port)
+        pictures.prepare()
+        try:
+            _serve(server, browser=browser, announce=announce)
+        finally:
+            server.close()
+        found = answers.count()
+    finally:
+        pictures.close()
+    left = found.images - found.truths
+    return AnnotatedList(
+        place,
+        found.images,
+        found.truths,
+        found.none,
+        found.tied,
+        found.by,
+        session.given,
+        (f"shardlabel annotate {shlex.quote(os.fspath(list_file))}",) if left else commands,
+    )
+
+
+def _find_source(place: str, out: str | os.PathLike[str] | None, storage: Storage) -> ListSource:
+    """Classes and output of a list: of the given output, or of the one that the list was drawn from."""
+    try:
+        storage.stat(place)
+    except StorageError as error:
+        raise RequestError(str(error)) from error
+    beside = read_source(place, storage)
+    if out is not None:
+        ledger = Ledger(os.fspath(out), storage)
+        return ListSource(ledger.out, beside.order if beside else "random", tuple(ledger.job()["class_names"]))
+    if beside is None:
+        raise RequestError(
+            f"{place}: there is no {source_file(place)}, so its classes are not known; name the output that the list "
+            f"was drawn from: shardlabel annotate {place} OUT"
+        )
+    return beside
+
+
+def _open_output(source: ListSource, storage: Storage) -> OutputImages:
+    if not source.out:
+        raise OutputError("it is not beside the list, and the list does not say which output it was drawn from")
+    ledger = Ledger(source.out, storage)
+    ledger.job()
+    return OutputImages(ledger, storage)
+
+
+def _check_pictures(place: str, pictures: Pictures, answers: AnswerList, *, predictions: bool) -> None:
+    """Check that an image can be read, and that what the page shall show is there.
+
+    Raises:
+        RequestError: None of the first images can be read, or the predictions cannot.
+    """
+    if predictions:
+        pictures.located()
+    problem = ""
+    for at in range(min(_TRIED_FIRST, len(answers.rows))):
+        try:
+            pictures.encoded(at)
+        except PictureMissing as missing:
+            problem = problem or str(missing)
+        else:
+            return
+    raise RequestError(
+        f"{place}: its images are neither beside it nor in the output that it was drawn from ({printable(problem)}); "
+        f"move them beside it, or name the output: shardlabel annotate {place} OUT"
+    )
+
+
+def _serve(server: PageServer, *, browser: bool, announce: Callable[[str], None] | None) -> None:
+    if announce is not None:
+        announce(server.url)
+    if browser and (not sys.platform.startswith(_NEEDS_DISPLAY) or _has_display()):
+        # what a browser is started with can be seen by all users of this machine, so it is not the address itself
+        threading.Thread(target=webbrowser.open, args=[server.ticket_url], daemon=True).start()
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve()
+
+
+def _has_display() -> bool:
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _next_commands(list_file: str, source: ListSource, *, blind: bool) -> tuple[str, ...]:
+    """What to run when the list is filled in."""
+    out = shlex.quote(_short(source.out)) if source.out else "OUT"
+    if source.order != "random":
+        return (f"shardlabel sample {out} --save truth.csv",)  # these are no fair truths
+    truth = shlex.quote(list_file)
+    evaluate = f"shardlabel evaluate {out} --truth {truth}"
+    promise = f"shardlabel export {out} --to dataset --truth {truth} --target-precision 0.98"
+    return (evaluate, promise) if blind else (evaluate,)  # people agree with what they see: nothing to promise on
+
+
+def _short(path: str) -> str:
+    """A path as it is seen from here, if that is shorter."""
+    relative = path if path.startswith("s3://") else os.path.relpath(path)
+    return min(relative, path, key=len)
