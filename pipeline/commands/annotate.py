@@ -11,12 +11,12 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.annotating.answers import AnswerList, list_place
-from pipeline.annotating.originals import OutputImages
-from pipeline.annotating.pictures import PictureMissing, Pictures
-from pipeline.annotating.server import PageServer
-from pipeline.annotating.session import Options, Session
 from pipeline.annotation.list_source import ListSource, read_source, source_file
+from pipeline.annotation_page.answers import AnswerList, list_place
+from pipeline.annotation_page.originals import OutputImages
+from pipeline.annotation_page.pictures import PictureMissing, Pictures
+from pipeline.annotation_page.server import PageServer
+from pipeline.annotation_page.session import Options, Session
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import OutputError, RequestError, StorageError
 from pipeline.output.ledger import Ledger

@@ -9,9 +9,9 @@ import sys
 import threading
 
 import pytest
-from annotation_page import truths, write_list
+from served_page import truths, write_list
 
-from pipeline.annotating.answers import AnswerConflict, AnswerList, list_place
+from pipeline.annotation_page.answers import AnswerConflict, AnswerList, list_place
 from pipeline.errors import RequestError
 from pipeline.storage import Storage
 from pipeline.trust.truth_file import read_truth
@@ -185,7 +185,7 @@ def test_places_that_cannot_be_lists(tmp_path):
 
 KILLED = """
 import sys
-from pipeline.annotating.answers import AnswerList
+from pipeline.annotation_page.answers import AnswerList
 from pipeline.storage import Storage
 answers = AnswerList(sys.argv[1], ("cat", "dog"), Storage())
 for round in range(10**6):

@@ -17,8 +17,8 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from pipeline.annotating.pictures import PictureMissing
-from pipeline.annotating.session import Session
+from pipeline.annotation_page.pictures import PictureMissing
+from pipeline.annotation_page.session import Session
 from pipeline.errors import RequestError, ShardlabelError
 from pipeline.text.safe import json_text, printable
 
@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         session = self.server.session
         if path in _FILES:
             name, kind = _FILES[path]
-            self._send(HTTPStatus.OK, kind, files("pipeline.annotating").joinpath(name).read_bytes())
+            self._send(HTTPStatus.OK, kind, files("pipeline.annotation_page").joinpath(name).read_bytes())
         elif path == "state":
             self._send_json(HTTPStatus.OK, session.state(query.get("by")))
         elif path == "count":

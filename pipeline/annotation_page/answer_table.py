@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.annotating.csv_text import CsvText
+from pipeline.annotation_page.csv_text import CsvText
 from pipeline.errors import RequestError
 from pipeline.labels import ClassResolver, distinct_names
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from pipeline.annotating.answer_table import ListedRow
-from pipeline.annotating.originals import Located, OutputImages
+from pipeline.annotation_page.answer_table import ListedRow
+from pipeline.annotation_page.originals import Located, OutputImages
 from pipeline.errors import ImageError, ShardlabelError, StorageError
 from pipeline.storage import Storage, join
 

@@ -13,11 +13,11 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipeline.annotating.answers import AnswerList
-from pipeline.annotating.originals import OutputImages
-from pipeline.annotating.pictures import Pictures
-from pipeline.annotating.server import PageServer
-from pipeline.annotating.session import Options, Session
+from pipeline.annotation_page.answers import AnswerList
+from pipeline.annotation_page.originals import OutputImages
+from pipeline.annotation_page.pictures import Pictures
+from pipeline.annotation_page.server import PageServer
+from pipeline.annotation_page.session import Options, Session
 from pipeline.errors import OutputError
 from pipeline.storage import Storage
 

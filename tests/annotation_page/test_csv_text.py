@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.annotating.csv_text import CsvText
+from pipeline.annotation_page.csv_text import CsvText
 from pipeline.errors import RequestError
 
 PLAIN = 'key,note,truth\n001,"a, b",\n002, spaced ,cat\n\n003,"say ""hi""\nthere",x\n'

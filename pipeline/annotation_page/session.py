@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.annotating.answer_table import NONE
-from pipeline.annotating.answers import AnswerConflict, AnswerList
-from pipeline.annotating.pictures import Pictures
+from pipeline.annotation_page.answer_table import NONE
+from pipeline.annotation_page.answers import AnswerConflict, AnswerList
+from pipeline.annotation_page.pictures import Pictures
 from pipeline.errors import ShardlabelError
 from pipeline.labels import imagenet_meanings
 from pipeline.text.safe import printable

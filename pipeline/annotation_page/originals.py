@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.annotating.answer_table import ListedRow
+from pipeline.annotation_page.answer_table import ListedRow
 from pipeline.inputs.originals import Wanted, fetch_originals
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.storage import Storage

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 
-from pipeline.annotating.answer_table import Answered, AnswerNames, AnswerTable, Identity, ListedRow
+from pipeline.annotation_page.answer_table import Answered, AnswerNames, AnswerTable, Identity, ListedRow
 from pipeline.errors import ObjectChanged, RequestError, StorageError
 from pipeline.storage import Entry, Storage, absolute_uri
 

@@ -11,13 +11,13 @@ import threading
 
 import numpy as np
 import pytest
-from annotation_page import Client, open_session, serving, truths, write_list
 from conftest import jpeg, make_tar
 from PIL import Image
+from served_page import Client, open_session, serving, truths, write_list
 from small_jobs import options
 
 from pipeline import annotate, evaluate, label, sample
-from pipeline.annotating.pictures import render
+from pipeline.annotation_page.pictures import render
 from pipeline.errors import RequestError
 from pipeline.labels import imagenet_names
 
@@ -256,7 +256,7 @@ def test_images_are_read_from_the_inputs_where_none_lie_beside_the_list(labelled
 
 def test_the_command_says_where_the_page_is_and_ends_with_what_to_do(labelled, tmp_path, shardlabel, monkeypatch):
     sample(labelled / "out", save=tmp_path / "my truth.csv", num=4)
-    monkeypatch.setattr("pipeline.annotating.server.PageServer.serve", _interrupted)
+    monkeypatch.setattr("pipeline.annotation_page.server.PageServer.serve", _interrupted)
     said = shardlabel("annotate", "my truth.csv", "--no-browser", cwd=tmp_path)
     assert (said.returncode, said.stdout.splitlines()) == (
         0,
@@ -317,7 +317,7 @@ def test_a_list_on_s3(s3, labelled, monkeypatch):
         told.append(session.answer({"at": 0, "by": "anna", "answer": "none", "was": ""})[0])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.annotating.server.PageServer.serve", serve)
+    monkeypatch.setattr("pipeline.annotation_page.server.PageServer.serve", serve)
     found = annotate(place, by="anna", browser=False, announce=None, **where)
     assert (told, found.truths, found.by) == ([200], 1, {"anna": 1})
     body = s3.client.get_object(Bucket=bucket, Key="lists/truth.csv")["Body"].read().decode()

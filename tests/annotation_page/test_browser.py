@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from annotation_page import open_session, serving, truths, write_list
 from conftest import jpeg
 from contrasts import CONTRASTS
 from playwright.sync_api import expect, sync_playwright
+from served_page import open_session, serving, truths, write_list
 
-from pipeline.annotating.session import Session
+from pipeline.annotation_page.session import Session
 
 CHROMIUM = shutil.which("chromium")
 expect.set_options(timeout=20_000)  # on a machine that does other things, too
