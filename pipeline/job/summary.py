@@ -53,8 +53,8 @@ class LabelSummary:
         stage_s: Seconds per stage, summed over threads.
         left_out: Files of the inputs that are left out for their names: their number by extension.
         notes: Things about the inputs that the user should know.
-        other_images, other_images_example, separate_images, passed_over, passed_over_example: See
-            :class:`pipeline.records.Omitted`: of the whole output
+        other_images, other_images_example, separate_images, passed_over, passed_over_example, repeated_keys,
+            repeated_keys_example: See :class:`pipeline.records.Omitted`: of the whole output
             where it is finished, else of this run.
         gone: Planned shards and images that are no longer there.
         pruned: Of these, those that were let go of.
@@ -89,6 +89,8 @@ class LabelSummary:
     separate_images: int = 0
     passed_over: int = 0
     passed_over_example: str = ""
+    repeated_keys: int = 0
+    repeated_keys_example: str = ""
     gone: int = 0
     pruned: int = 0
 

@@ -127,7 +127,7 @@ def test_a_run_that_goes_on_inside_an_unsorted_shard_makes_the_same_rows(tmp_pat
     assert (done.images, done.other_images) == (0, 12)
 
 
-def test_what_comes_too_late_in_a_packed_shard_is_named(tmp_path, sample_data):
+def test_what_comes_late_in_a_packed_shard_joins_its_sample(tmp_path, sample_data):
     members = [(f"{n:03d}.jpg", jpeg(n)) for n in range(20)] + [("000.cls", b"1")]
     summary, _ = run(tmp_path, sample_data, make_tar(tmp_path / "a.tar.gz", members, "w:gz"))
     assert summary.quarantined_by_reason == {"no_image": 1}
