@@ -44,7 +44,7 @@ class LabelSummary:
         units_done, units_total: Of the whole plan.
         failed_units: Units that could not be read to their end.
         failures: These units.
-        unread: In a job that has no sample at all, the shards of which nothing but damage could be read.
+        unread: In a job that has no sample at all, the shards that gave nothing, or nothing but damage.
         unread_images: Loose images that could not be read, of the whole plan: missing, forbidden or archived.
         unread_examples: The first few of these.
         interrupted: Whether the run was stopped by a signal.

@@ -6,7 +6,7 @@ Adjacent members with one key are one sample; members of it that lie elsewhere j
 * a field that comes twice under one key starts a new sample, so that neither is lost;
 * a member that WebDataset cannot name (no dot, or a leading one) is a sample of its own if it holds an image, and its
   whole name is the key; otherwise it is passed over, counted, and ends nothing, like the files that operating systems
-  leave behind;
+  leave behind, and whatever lies in a hidden folder;
 * of several images in a sample, a plain extension comes before a dotted field, then the first by name; the others are
   counted; or each is a sample of its own (``--images all``), with the other fields of its key, and names that differ
   in the case of their extensions only are two images;
@@ -34,6 +34,7 @@ from pipeline.stages.member_names import (
     is_system_file,
     key_and_field,
     last_part,
+    lies_hidden,
     may_be_passed_over,
     must_hold_image,
     shorten,
@@ -152,8 +153,8 @@ class SampleGrouper:
             yield from self._finish(run)
 
     def _is_passed_over(self, member: Member, key: str | None, field: str) -> bool:
-        """Whether a member is no sample's: an operating system's, or one without a field that holds no image."""
-        if is_system_file(member.name, field):
+        """Whether a member is no sample's: an operating system's, hidden, or without a field and no image."""
+        if is_system_file(member.name, field) or lies_hidden(member.name):
             return True
         if member.special or not must_hold_image(member.name, key):
             return False

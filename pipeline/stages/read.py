@@ -24,7 +24,7 @@ from pipeline.stages.grouping import MAX_IMAGE_BYTES, Grouping, SampleGrouper, t
 from pipeline.stages.tar import Reopen, TarReader
 from pipeline.stages.unsorted import Watch, index_shard, tail_has_signs
 from pipeline.storage import ByteStream, Entry, Storage
-from pipeline.text.safe import printable
+from pipeline.text.safe import name_text, printable
 
 LET_GO = -1  # the size, in a key list, of an image that the unit no longer holds: the others keep their positions
 _EVERY = range(1 << 62)
@@ -234,7 +234,7 @@ def slice_entries(unit: Unit, keys_file: bytes) -> list[tuple[str, Entry]]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ObjectDamaged(f"{unit.keys_uri}: damaged: {error}") from error
     return [
-        (key.decode("utf-8", "backslashreplace"), Entry(unit.uri + os.fsdecode(key), size, etag))
+        (name_text(key), Entry(unit.uri + os.fsdecode(key), size, etag))
         for key, size, etag in zip(*columns, strict=True)
     ]
 

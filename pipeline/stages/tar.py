@@ -32,6 +32,7 @@ from pipeline.stages.tar_links import HeldLinks, Links, SeekableLinks, Target
 from pipeline.stages.tar_member import BLOCK_BYTES, NOT_FOLLOWED, Member
 from pipeline.stages.tar_sparse import SparseMap, is_sparse, read_map
 from pipeline.storage import ByteStream
+from pipeline.text.safe import name_text
 
 __all__ = ["BLOCK_BYTES", "Member", "TarReader"]
 
@@ -285,7 +286,7 @@ class TarReader:
         self, header: Header, block: bytes, start: int, pax: dict[bytes, bytes]
     ) -> Member | ShardEvent | None:
         self._sparse = self._target = None
-        name = _to_text(header.name)
+        name = name_text(header.name)
         filled = has_content(header.kind) or self._link_has_content(header)
         self._expect(header.size if filled else 0)
         if max(len(header.name), len(header.link)) > _MAX_NAME_BYTES:
@@ -310,7 +311,7 @@ class TarReader:
     def _start_special(self, header: Header, name: str, start: int) -> Member:
         """A link, of which the target is looked for if it is a hard one, or a device or directory."""
         special = _SPECIAL_TYPES.get(header.kind, f"a member of type {header.kind!r}")
-        link = _to_text(header.link) if header.kind in {tarfile.LNKTYPE, tarfile.SYMTYPE} else ""
+        link = name_text(header.link) if header.kind in {tarfile.LNKTYPE, tarfile.SYMTYPE} else ""
         member = Member(name, start, self._size, f"{special} to {_shorten(link)}" if link else special)
         if header.kind == tarfile.LNKTYPE and link:
             member.link = link
@@ -378,8 +379,3 @@ class TarReader:
 
 def _shorten(name: str) -> str:
     return name if len(name) <= _MAX_SHOWN_CHARS else name[: _MAX_SHOWN_CHARS - 3] + "..."
-
-
-def _to_text(name: bytes) -> str:
-    """A name as text: bytes that are no UTF-8 become hexadecimal escapes."""
-    return name.decode("utf-8", "backslashreplace")

@@ -206,6 +206,8 @@ STRAYS = {
     "files of a Mac's and Windows' folders": [(".DS_Store", b"\0\0\0\1Bud1"), ("Thumbs.db", b"\xd0\xcf\x11\xe0")],
     "a Mac's folder": [("__MACOSX/._{}.jpg", b"\0\5\26\7"), ("__MACOSX/{}.jpg", b"\0\5\26\7")],
     "a folder of webdataset's metadata": [("__train__/{}.jpg", jpeg(0)), ("__meta__", b"{}")],
+    "hidden folders": [(".Trashes/501/{}.jpg", jpeg(0)), ("d/.ipynb_checkpoints/{}-checkpoint.jpg", jpeg(0))],
+    "a Mac's hidden folders": [("./.AppleDouble/{}.jpg", b"\0\5\26\7"), (".Spotlight-V100/Store-V2/store.db", b"")],
     "names without a dot": [("LICENSE", b"MIT"), ("README", b"what this is")],
 }
 

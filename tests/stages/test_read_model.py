@@ -67,7 +67,7 @@ STEMS = [
     "k" * 95,
 ]
 STEMS += ["d" * 70 + "/" + "e" * 90, "very/" * 60 + "deep", "", "dir/", "__meta__/a", "sub/__meta__", "__x__y/a"]
-STEMS += ["._a", "Thumbs", "LICENSE", "__MACOSX/a", "d/__MACOSX/._a"]
+STEMS += ["._a", "Thumbs", "LICENSE", "__MACOSX/a", "d/__MACOSX/._a", ".Trashes/a", "./d/.ipynb_checkpoints/a"]
 FIELDS = ["jpg", "jpg", "cls", "cls", "json", "txt", "JPG", "left.png", "right.png", "tar", "jpg.bak", "", "db"]
 FIELDS += ["left.cls", "left.json", "png"]
 LONG = ["l" * 3900, "o/" * 1900 + "ng", "ü" * 1500]
@@ -227,6 +227,8 @@ def is_passed_over(item: Drawn) -> bool:
     """Whether a member is no sample's: without a field and without an image, or left by an operating system."""
     folder, _, base = item.name.rpartition("/")
     if base.lower() in {"thumbs.db", "desktop.ini"}:
+        return True
+    if any(re.match(r"\.[^.]|\.\..", step) for step in folder.split("/")):
         return True
     companion = split(item.name)[2] and not (base.startswith(".") and not base.startswith("._") and is_image_name(base))
     if not companion and "__MACOSX" not in folder.split("/"):
