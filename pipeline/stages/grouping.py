@@ -121,6 +121,7 @@ class SampleGrouper:
 
     def __iter__(self) -> Iterator[Item]:
         run: Run | None = None
+        every_image = self._how.every_image
         for item in self._walk:
             if isinstance(item, ShardEvent):
                 self._events.append(item)
@@ -133,7 +134,7 @@ class SampleGrouper:
                 else:
                     name = item.name if key is None else key
                     own = field
-                    if self._how.every_image and key is not None and is_image_name(field):
+                    if every_image and key is not None and is_image_name(field):
                         own = item.name[len(key) + 1 :]  # a.JPG and a.Jpg are two images
                     if run is not None and (key is None or run.key != name or own in run.fields):
                         yield from self._finish(run)
@@ -277,7 +278,7 @@ class SampleGrouper:
         fields = ", ".join(shorten(name) for name in itertools.islice(run.late_fields, 8))
         sample = Sample(self._take_index(), run.key, run.offset, reason=Reason.NO_IMAGE)
         sample.start = (run.offset, run.num_images)
-        run.sample_keys[run.key] = None
+        run.sample_keys.setdefault(run.key, "")
         sample.message = f"{fields} came after images of its key that are labelled without it; put it before them"
         return sample
 

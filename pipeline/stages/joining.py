@@ -59,8 +59,7 @@ class Run:
         index: Index of its first sample; None for a run that has none.
         samples: Its samples that wait for further fields.
         held_bytes: Size of their images.
-        image_names: Names of the images, where each is a sample of its own.
-        sample_keys: The keys of these samples, likewise; the values are unused.
+        sample_keys: Where each image is a sample of its own, the keys of these samples, and the images' names.
         num_repeated: Number of its samples whose keys came before in the shard, as far as that is looked for.
         late_fields: Fields that came when samples had been passed on without them.
     """
@@ -74,7 +73,6 @@ class Run:
         "fields",
         "held_bytes",
         "image_fields",
-        "image_names",
         "index",
         "joint",
         "key",
@@ -101,8 +99,7 @@ class Run:
         self.index: int | None = None
         self.samples: list[Sample] = []
         self._passed_on: set[str] = set()
-        self.image_names: list[str] = []
-        self.sample_keys: dict[str, None] = {}
+        self.sample_keys: dict[str, str] = {}
         self.late_fields: list[str] = []
         self.image_fields: list[str] = []
         self._example = ""
@@ -123,13 +120,12 @@ class Run:
 
     def name_sample(self, name: str) -> str:
         """The key of the sample that an image of this name is: the name without its extension, unless that is taken."""
-        self.image_names.append(name)
         key = without_extension(name)
         taken = self.joint.taken if self.joint is not None else {}
         if key in self.sample_keys or taken.get(key, self.offset) < self.offset:
             key = name
         self.num_repeated += key in self.sample_keys
-        self.sample_keys[key] = None
+        self.sample_keys[key] = name
         return key
 
     def is_late(self, own_field: str) -> bool:
@@ -207,7 +203,9 @@ class Joins:
         names = tuple(run.fields)
         names, fields = self._shared.setdefault(names, (names, frozenset(names)))  # one object for all samples
         contents = tuple(run.contents.items())
-        share = _Share(run.offset, run.best_rank, run.num_bytes, names, contents, tuple(run.image_names))
+        share = _Share(
+            run.offset, run.best_rank, run.num_bytes, names, contents, tuple(filter(None, run.sample_keys.values()))
+        )
         whole = self._latest.get(run.key)
         if whole is not None and whole.fields.isdisjoint(fields):
             whole.fields |= fields

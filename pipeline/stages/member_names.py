@@ -62,7 +62,9 @@ def is_system_file(name: str, field: str) -> bool:
 
 def may_be_passed_over(name: str, key: str | None, field: str) -> bool:
     """Whether a member has to be looked at more closely; quickly answered for nearly all."""
-    return key is None or field in _SYSTEM_FIELDS or "/." in name or _MAC_FOLDER in name or name[:1] == "."
+    if key is None or field in _SYSTEM_FIELDS or "/." in name or _MAC_FOLDER in name:
+        return True
+    return name < "/" and name.startswith(".") and not name.startswith("./")
 
 
 def lies_hidden(name: str) -> bool:

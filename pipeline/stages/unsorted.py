@@ -93,9 +93,10 @@ class Watch:
             self.signs.take(run)
         if run.index is None:
             return
-        key = hash(run.key)
-        if key not in self._run_keys:
-            self._add(self._run_keys, key)
+        key, keys = hash(run.key), self._run_keys
+        if key not in keys:
+            if len(keys) < _MAX_KEYS:
+                keys.add(key)
         elif run.index < self.begin_again_before and not run.alone:
             raise MembersApart(f"{run.key}: members of this sample lie apart in the shard")
         elif not self._every_image:
