@@ -185,7 +185,7 @@ class TarReader:
     def __iter__(self) -> Iterator[Member | ShardEvent]:
         members_seen = self._resumed
         zeros = 0
-        zeros_at = 0
+        zeros_at = zeros_end = 0
         while self.truncation is None and self._skip_to_next_header():
             start = self.position
             block = self._stream.read(BLOCK_BYTES)
@@ -196,13 +196,14 @@ class TarReader:
             if block == _ZERO_BLOCK:
                 zeros_at = start if zeros == 0 else zeros_at
                 zeros += 1
+                zeros_end = self.position  # global headers may lie between them
                 continue
             if block[156:157] == tarfile.XGLTYPE and self._skip_global_header(block):
                 continue
             item = self._parse_member(block, start)
             if item is not None and zeros:
                 message = "an end-of-archive marker is followed by more members; reading on"
-                yield ShardEvent(Reason.SHARD_CORRUPT, message, zeros_at, zeros * BLOCK_BYTES)
+                yield ShardEvent(Reason.SHARD_CORRUPT, message, zeros_at, zeros_end - zeros_at)
             if item is None:
                 item = self._resync(zeros_at if zeros else start, after_end=zeros > 0, members_seen=members_seen)
                 if item is None:
