@@ -13,7 +13,7 @@ import zlib
 import pytest
 from byte_streams import Stream
 from conftest import sample_members
-from fuzz.seeds import global_header, member
+from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -142,7 +142,7 @@ def test_base_256_sizes():
 
 
 def test_a_global_pax_header_between_two_ends_belongs_to_the_event():
-    data = bytes(1024) + global_header(comment="x") + bytes(512) + member("a.jpg", b"a") + END
+    data = bytes(1024) + seeds.global_header(comment="x") + bytes(512) + seeds.member("a.jpg", b"a") + END
     members, events = walk(data)
     assert names(members) == ["a.jpg"]
     assert [(event.offset, event.num_bytes) for event in events] == [(0, 2560)]
