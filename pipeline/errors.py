@@ -96,6 +96,10 @@ class NotAsStored(ShardlabelError):
     """An older output does not hold what was expected of a unit; callers run the unit in full."""
 
 
+class MembersApart(ShardlabelError):
+    """Members of a sample lie apart in a shard that looked sorted; callers begin it again, with an index."""
+
+
 class StorageError(ShardlabelError):
     """An object could not be read or written."""
 

@@ -209,7 +209,7 @@ class ShardEvent:
 
 @dataclass(slots=True)
 class Omitted(_Json):
-    """What lies in the inputs and has no row: counted, each kind with one example.
+    """What lies in the inputs and has no row, or not one of its own: counted, each kind with one example.
 
     Attributes:
         other_images: Images of samples of which another image is labelled (``--images auto``).
@@ -218,6 +218,8 @@ class Omitted(_Json):
         passed_over: Members that belong to no sample: a Mac's companion files, ``Thumbs.db``, files without a dot that
             hold no image, ...
         passed_over_example: Name of one of them.
+        repeated_keys: Samples whose key an earlier sample of the shard has, too.
+        repeated_keys_example: The key of one of them.
     """
 
     other_images: int = 0
@@ -225,9 +227,11 @@ class Omitted(_Json):
     separate_images: int = 0
     passed_over: int = 0
     passed_over_example: str = ""
+    repeated_keys: int = 0
+    repeated_keys_example: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.other_images or self.passed_over)
+        return bool(self.other_images or self.passed_over or self.repeated_keys)
 
     def add(self, more: Omitted) -> None:
         """Count more; the first example stays."""
@@ -236,6 +240,8 @@ class Omitted(_Json):
         self.separate_images += more.separate_images
         self.passed_over += more.passed_over
         self.passed_over_example = self.passed_over_example or more.passed_over_example
+        self.repeated_keys += more.repeated_keys
+        self.repeated_keys_example = self.repeated_keys_example or more.repeated_keys_example
 
 
 Item = Sample | ShardEvent | Omitted  # what a reader yields

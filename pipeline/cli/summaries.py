@@ -18,7 +18,8 @@ def configure_logging(*, verbose: bool) -> None:
 
 def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, which costs seconds to import
     """Print the summary of a run."""
-    if not summary.images and not summary.events and summary.units_done == summary.units_total:
+    nothing_done = not summary.images and not summary.events and not getattr(summary, "unread", ())
+    if nothing_done and summary.units_done == summary.units_total:
         print_line(f"nothing left to do: all {summary.units_total:,} units are in {summary.out}")
         if left_out := left_out_row(summary.left_out):
             print_rows("", left_out)
@@ -65,7 +66,7 @@ def print_failures(summary: Any) -> None:  # noqa: ANN401 - likewise
         print_stderr("shardlabel: stopped; run the same command again to go on from here")
     elif getattr(summary, "unread", ()):
         print_stderr(
-            "shardlabel: nothing could be read of any input; see OUT/quarantine. The same command tries them again"
+            "shardlabel: no sample could be read from any input; see OUT/quarantine. The same command tries them again"
         )
     elif summary.failed_units or num_unread:
         counts = ((summary.failed_units, "units"), (num_unread, "images"))

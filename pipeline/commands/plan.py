@@ -69,8 +69,9 @@ class Forecast(Result):
         left_out: Files that are left out for their names: their number by extension.
         time: Expected time and cost; None if nothing was measured.
         rates: The measured rates; None if nothing was measured.
-        other_images, other_images_example, separate_images, passed_over, passed_over_example: See
-            :class:`pipeline.records.Omitted`, of the shards that were counted header by header.
+        other_images, other_images_example, separate_images, passed_over, passed_over_example, repeated_keys,
+            repeated_keys_example: See :class:`pipeline.records.Omitted`, of the shards that were counted header by
+            header.
     """
 
     inputs: tuple[str, ...]
@@ -91,6 +92,8 @@ class Forecast(Result):
     separate_images: int = 0
     passed_over: int = 0
     passed_over_example: str = ""
+    repeated_keys: int = 0
+    repeated_keys_example: str = ""
 
 
 @takes_options(PlanOptions, PlanConfig, progress="none")

@@ -54,8 +54,8 @@ class Status(Result):
         truths_not_understood: Labelled samples whose ``.cls`` names no class.
         truth_examples: What stands in some of these.
         comparisons: Planned and actual values; empty without a plan.
-        other_images, other_images_example, separate_images, passed_over, passed_over_example: See
-            :class:`pipeline.records.Omitted`, summed over the parts.
+        other_images, other_images_example, separate_images, passed_over, passed_over_example, repeated_keys,
+            repeated_keys_example: See :class:`pipeline.records.Omitted`, summed over the parts.
     """
 
     out: str
@@ -77,6 +77,8 @@ class Status(Result):
     separate_images: int = 0
     passed_over: int = 0
     passed_over_example: str = ""
+    repeated_keys: int = 0
+    repeated_keys_example: str = ""
 
     @property
     def images(self) -> int:

@@ -39,8 +39,8 @@ class Verification(Result):
         left_out: Files of the inputs that are left out for their names: their number by extension.
         truths_not_understood: Labelled samples whose ``.cls`` names no class; no discrepancy.
         truth_examples: What stands in some of these.
-        other_images, other_images_example, separate_images, passed_over, passed_over_example: See
-            :class:`pipeline.records.Omitted`, recounted from the inputs.
+        other_images, other_images_example, separate_images, passed_over, passed_over_example, repeated_keys,
+            repeated_keys_example: See :class:`pipeline.records.Omitted`, recounted from the inputs.
     """
 
     out: str
@@ -58,6 +58,8 @@ class Verification(Result):
     separate_images: int = 0
     passed_over: int = 0
     passed_over_example: str = ""
+    repeated_keys: int = 0
+    repeated_keys_example: str = ""
 
     @property
     def exit_code(self) -> int:

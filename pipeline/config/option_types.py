@@ -50,6 +50,7 @@ def _auto_or(least: int) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": least}]})
 
 
+DEFAULT_ROWS_PER_PART = 10_000
 Decoding = Literal["exact", "fast", "gpu"]
 Images = Literal["auto", "all"]
 TextList = Annotated[tuple[str, ...], BeforeValidator(_split), _LIST]

@@ -204,9 +204,11 @@ class Exporter:
             raise ObjectDamaged(f"{self._source.uri(PREDICTIONS, str(part))}: {error}") from error
 
     def _cursor(self, unit: Unit, part: PartName) -> Cursor:
-        """The position in the tar at which a part starts."""
-        if not part.part or unit.kind == UnitKind.SLICE:
+        """The position in the tar at which a part starts, and how the tar is read."""
+        if unit.kind == UnitKind.SLICE:
             return Cursor()
+        if not part.part:
+            return Cursor(unsorted=self._source.footer(PREDICTIONS, str(part)).next.unsorted)
         before = PartName(part.fingerprint, part.unit_id, part.part - 1, last=False)
         return self._source.footer(PREDICTIONS, str(before)).next
 

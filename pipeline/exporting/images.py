@@ -152,7 +152,8 @@ def _read_tar(
     now = storage.stat(unit.uri)
     if (now.size_bytes, now.etag) != (unit.size_bytes, unit.etag):
         # the cursor's offset is not valid for another version
-        unit, cursor = dataclasses.replace(unit, size_bytes=now.size_bytes, etag=now.etag), Cursor()
+        unit = dataclasses.replace(unit, size_bytes=now.size_bytes, etag=now.etag)
+        cursor = Cursor(unsorted=cursor.unsorted)
     left = sorted(expected, reverse=True)
     reader = iter(UnitReader(unit, storage, cursor, images=which, only=expected))
     while left and (item := next(reader, None)) is not None:

@@ -7,6 +7,7 @@ be inflated from its start.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import queue
@@ -17,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.config.option_types import Images
-from pipeline.errors import StorageError
+from pipeline.errors import ObjectMissing, StorageError
 from pipeline.inputs.units import read_units
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
@@ -178,11 +179,15 @@ class _ImageReader:
             reached = number
 
     def _start(self, unit_id: str, part: int) -> Cursor:
-        """Where a part starts in its unit, from the footer of the part before it."""
-        if part == 0:
-            return Cursor()
-        name = PartName(self._fingerprint, unit_id, part - 1, last=False)
-        return self._ledger.footer(PREDICTIONS, str(name)).next
+        """Where a part starts in its unit, from the footer of the part before it; for the first, how it is read."""
+        if part > 0:
+            name = PartName(self._fingerprint, unit_id, part - 1, last=False)
+            return self._ledger.footer(PREDICTIONS, str(name)).next
+        for last in (True, False):
+            with contextlib.suppress(ObjectMissing):
+                footer = self._ledger.footer(PREDICTIONS, str(PartName(self._fingerprint, unit_id, 0, last=last)))
+                return Cursor(unsorted=footer.next.unsorted)
+        return Cursor()
 
 
 def _check(row: Wanted, sample: Sample) -> Original:

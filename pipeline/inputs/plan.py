@@ -25,7 +25,7 @@ from pipeline.errors import ObjectDamaged, ObjectMissing, OutputError, StorageEr
 from pipeline.inputs.find import Inputs
 from pipeline.inputs.listings import is_tar_name
 from pipeline.inputs.same_content import Touched
-from pipeline.inputs.units import held_entries, read_plan, tar_unit, to_parquet, unit_id, write_units
+from pipeline.inputs.units import held_entries, read_as_labelled, read_plan, tar_unit, to_parquet, unit_id, write_units
 from pipeline.output.ledger import UNITS, Ledger
 from pipeline.output.parts import Progress
 from pipeline.records import Sample, Unit, UnitKind
@@ -345,9 +345,12 @@ class Plan:
             return unit.num_samples
         if unit.size_bytes < 0:
             return 0
-        reader = UnitReader(unit, self._storage, images=images, payloads=False)
-        try:
+
+        def count(reader: UnitReader) -> int:
             return sum(1 for _ in itertools.islice((s for s in reader if isinstance(s, Sample)), enough + 1))
+
+        try:
+            return read_as_labelled(unit, self._storage, images, count)
         except StorageError:
             return 0
 

@@ -7,17 +7,20 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.option_types import Images
-from pipeline.errors import ObjectMissing, OutputError, StorageError
+from pipeline.config.option_types import DEFAULT_ROWS_PER_PART, Images
+from pipeline.errors import MembersApart, ObjectMissing, OutputError, StorageError
 from pipeline.output.ledger import UNITS, Ledger
-from pipeline.records import Omitted, Sample, Unit, UnitKind
+from pipeline.records import Cursor, Omitted, Sample, Unit, UnitKind
 from pipeline.stages.read import LET_GO, UnitReader, slice_entries
 from pipeline.storage import Entry, Storage
+
+T = TypeVar("T")
 
 _FINGERPRINT, _LEFT_OUT = b"fingerprint", b"left_out"
 LeftOut = Mapping[str, Mapping[str, int]]
@@ -206,23 +209,45 @@ def count_samples(
             break
         if unit.id in counts or unit.uri.startswith("s3://") or unit.size_bytes < 0:
             continue
-        number = _count_until(UnitReader(unit, storage, images=images, payloads=False), deadline, omitted)
+        number = read_as_labelled(unit, storage, images, lambda reader: _count_until(reader, deadline, omitted))
         if number is None:
             break
         counts[unit.id] = number
     return counts
 
 
+def read_as_labelled(unit: Unit, storage: Storage, images: Images, read: Callable[[UnitReader], T]) -> T:
+    """Read the samples of a unit without their contents, as ``label`` with its usual parts does.
+
+    Args:
+        unit: The unit.
+        storage: How to reach it.
+        images: Which images of a sample are labelled: the first, or all.
+        read: What iterates the reader; called twice if the shard is found to be unsorted on the way.
+    """
+    try:
+        reader = UnitReader(unit, storage, images=images, payloads=False, begin_again_before=DEFAULT_ROWS_PER_PART)
+        return read(reader)
+    except MembersApart:
+        return read(UnitReader(unit, storage, Cursor(unsorted=True), images=images, payloads=False))
+
+
 def _count_until(reader: UnitReader, deadline: float, omitted: Omitted | None) -> int | None:
     """Count the samples of a unit; None if time runs out, 0 if it cannot be read."""
-    number = 0
+    number, found = 0, Omitted()
     try:
         for item in reader:
             number += isinstance(item, Sample)
-            if omitted is not None and isinstance(item, Omitted):
-                omitted.add(item)
+            if isinstance(item, Omitted):
+                found.add(item)
             if time.monotonic() > deadline:
                 return None
     except StorageError:
         return 0
+    except MembersApart:
+        found = Omitted()  # the shard is read again
+        raise
+    finally:
+        if omitted is not None:
+            omitted.add(found)
     return number

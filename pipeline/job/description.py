@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.config.option_types import DEFAULT_ROWS_PER_PART
 from pipeline.config.settings import LabelConfig, StorageConfig, fingerprint
 from pipeline.engines.workload import Engine
 from pipeline.errors import InputError, StorageError
@@ -23,7 +24,6 @@ from pipeline.models.memory import FittedBatch, WorkerMemory, fit_batch_size
 from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
 from pipeline.storage import Storage, absolute_uri
 
-DEFAULT_ROWS_PER_PART = 10_000
 FIELD_COLUMN = "field_column"  # in job.json: whether the predictions have the column ``field``
 
 

@@ -45,7 +45,7 @@ class LabelSummary(Result):
         units_done, units_total: Of the whole plan.
         failed_units: Units that could not be read to their end.
         failures: These units.
-        unread: In a job that has no sample at all, the shards of which nothing but damage could be read.
+        unread: In a job that has no sample at all, the shards that gave nothing, or nothing but damage.
         unread_images: Loose images that could not be read, of the whole plan: missing, forbidden or archived.
         unread_examples: The first few of these.
         interrupted: Whether the run was stopped by a signal.
@@ -54,8 +54,8 @@ class LabelSummary(Result):
         stage_s: Seconds per stage, summed over threads.
         left_out: Files of the inputs that are left out for their names: their number by extension.
         notes: Things about the inputs that the user should know.
-        other_images, other_images_example, separate_images, passed_over, passed_over_example: See
-            :class:`pipeline.records.Omitted`: of the whole output
+        other_images, other_images_example, separate_images, passed_over, passed_over_example, repeated_keys,
+            repeated_keys_example: See :class:`pipeline.records.Omitted`: of the whole output
             where it is finished, else of this run.
         gone: Planned shards and images that are no longer there.
         pruned: Of these, those that were let go of.
@@ -90,6 +90,8 @@ class LabelSummary(Result):
     separate_images: int = 0
     passed_over: int = 0
     passed_over_example: str = ""
+    repeated_keys: int = 0
+    repeated_keys_example: str = ""
     gone: int = 0
     pruned: int = 0
 

@@ -1,4 +1,4 @@
-"""Shards of which nothing could be read, in a job that has no sample at all.
+"""Shards of which nothing could be read, or that hold no sample, in a job that has no sample at all.
 
 Damage to a shard is data: it is listed, and what can be read is labelled. A job that could read nothing of anything has
 not done what it was asked for, though: it says so, and the next run tries again, perhaps with a version that can.
@@ -12,11 +12,15 @@ from pipeline.errors import OutputError, StorageError
 from pipeline.job.summary import FailedUnit
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS, Ledger
 from pipeline.output.parts import PartName, unit_of
-from pipeline.records import Unit
+from pipeline.records import Reason, Unit, UnitKind
+
+_NO_SAMPLE = "it is a sound archive, but holds no sample"
 
 
 def find_unread(ledger: Ledger, units: Sequence[Unit]) -> dict[str, FailedUnit]:
-    """Find the shards that gave nothing but damage, by unit; none while the job is not finished, or has a sample.
+    """Find the shards that gave nothing, or nothing but damage, by unit.
+
+    There are none while the job is not finished, or has a sample.
 
     It costs a look at ``_SUCCESS`` where anything was labelled.
 
@@ -34,6 +38,9 @@ def find_unread(ledger: Ledger, units: Sequence[Unit]) -> dict[str, FailedUnit]:
             return {}
         if unit_id in uris:
             found.setdefault(unit_id, FailedUnit(uris[unit_id], reason, message))
+    for unit in units:
+        if unit.kind == UnitKind.TAR:
+            found.setdefault(unit.id, FailedUnit(unit.uri, Reason.EMPTY, _NO_SAMPLE))
     return found
 
 

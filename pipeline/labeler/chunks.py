@@ -19,6 +19,10 @@ Chunk = list[Item]
 class SampleReader(Protocol):
     """Reads a unit: :class:`pipeline.stages.read.UnitReader`, or one that wraps it."""
 
+    @property
+    def unsorted(self) -> bool | None:
+        """Whether it is read with an index of its headers."""
+
     def cursor_at(self, part: int, sample: Sample) -> Cursor:
         """Where a part begins whose first sample is this one, which the reader has yielded."""
 
@@ -68,4 +72,4 @@ def cut_chunks(reader: SampleReader, cursor: Cursor, rows_per_part: int, max_ima
         chunk.append(item)
     if chunk:
         yield chunk
-    yield PartEnd(Cursor(number + 1, -1, 0), last=True)
+    yield PartEnd(Cursor(number + 1, -1, 0, unsorted=reader.unsorted), last=True)

@@ -21,9 +21,10 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 
 from pipeline import metrics
-from pipeline.errors import NotAsStored, PublishError, StorageError
+from pipeline.errors import MembersApart, NotAsStored, PublishError, StorageError
 from pipeline.labeler.attempts import DEATHS_BEFORE_ISOLATION, Attempts
 from pipeline.labeler.config import LabelerConfig
+from pipeline.labeler.earlier_keys import keys_before
 from pipeline.labeler.image_path import UnitRun, label_unit
 from pipeline.labeler.metering import UnitMeter, sample_memory
 from pipeline.labeler.publisher import PartPublisher, Uploads
@@ -32,7 +33,7 @@ from pipeline.labeler.stored_reader import StoredReader
 from pipeline.metrics import Meter, NoMeter
 from pipeline.output.ledger import Ledger, translate_out_errors
 from pipeline.output.parts import Progress
-from pipeline.records import CRASHING, UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Unit
+from pipeline.records import CRASHING, UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Unit, UnitKind
 from pipeline.stages.read import UnitReader, failure_reason
 from pipeline.stages.write import Writer
 from pipeline.storage import Storage
@@ -50,6 +51,7 @@ class _Request:
     parts_done: int
     stopping: Callable[[], bool]
     stored: Progress | None
+    unsorted: bool = False  # found to be so after it was begun without an index
 
 
 class Labeler:
@@ -111,15 +113,17 @@ class Labeler:
             Receipts, after each part and about once a second; the latest covers all that was done.
         """
         request = _Request(unit, parts_done, stopping, stored)
-        if stored is not None:
+        while True:
             try:
                 yield from self._label(request)
             except NotAsStored as error:
                 _log.warning("%s: run in full: %s", unit.uri, error)
                 request = dataclasses.replace(request, stored=None)
+            except MembersApart as error:
+                _log.warning("%s: begun again, with an index of its members: %s", unit.uri, error)
+                request = dataclasses.replace(request, unsorted=True)
             else:
                 return
-        yield from self._label(request)
 
     def _label(self, request: _Request) -> Iterator[Receipt]:
         """Label a unit from its first unpublished part on; failures go into the receipt."""
@@ -132,6 +136,8 @@ class Labeler:
             with translate_out_errors():
                 cursor, receipt.finished = self._writer.ledger.find_cursor(unit, fingerprint, request.parts_done)
                 self._attempts.count_published(receipt, fingerprint, request.parts_done, cursor)
+            if request.unsorted and cursor.unsorted is None:
+                cursor = dataclasses.replace(cursor, unsorted=True)
             metered = UnitMeter(self._meter, receipt, 0 if cursor.compressed else cursor.offset)
             if not receipt.finished:
                 with contextlib.closing(self._attempt(request, cursor, receipt)) as attempt:
@@ -170,7 +176,16 @@ class Labeler:
             self._attempts.end(unit.id, deaths)
 
     def _prepare_run(self, request: _Request, cursor: Cursor, receipt: Receipt, *, isolated: bool) -> UnitRun:
-        reader = UnitReader(request.unit, self._storage, cursor, self._config.keep, images=self._config.images)
+        reader = UnitReader(
+            request.unit,
+            self._storage,
+            cursor,
+            self._config.keep,
+            images=self._config.images,
+            begin_again_before=self._config.rows_per_part,
+        )
+        if request.unit.kind == UnitKind.TAR and cursor.part:
+            reader.note_keys(keys_before(cursor, request.unit, self._config.fingerprint, self._writer.ledger))
         stored = None if request.stored is None else self._stored_reader(reader, request.unit, cursor, request.stored)
         steps = self._factory.steps(isolated=isolated, stored=stored)
         return UnitRun(request.unit, cursor, receipt, reader, stored or reader, steps, request.stopping)

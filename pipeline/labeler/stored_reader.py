@@ -74,6 +74,11 @@ class StoredReader:
         self._rows: dict[int, StoredRow] = {}
         self._known_to: float = -1  # index of the first sample that no part read so far covers
 
+    @property
+    def unsorted(self) -> bool | None:
+        """Whether it is read with an index of its headers."""
+        return self._reader.unsorted
+
     def cursor_at(self, part: int, sample: Sample) -> Cursor:
         """Where a part begins whose first sample is this one, which the reader has yielded."""
         return self._reader.cursor_at(part, sample)

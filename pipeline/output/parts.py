@@ -162,11 +162,13 @@ def _check_numbers(footer: PartFooter) -> None:
     following, omitted = footer.next, footer.omitted
     numbers = (
         *(footer.part, footer.first_index, following.part, following.index, following.offset, following.skip),
-        *(omitted.other_images, omitted.separate_images, omitted.passed_over, footer.truths_not_understood.count),
+        *(omitted.other_images, omitted.separate_images, omitted.passed_over, omitted.repeated_keys),
+        footer.truths_not_understood.count,
     )
     if not all(isinstance(number, int) for number in numbers):
         raise TypeError(f"no numbers: {numbers}")
-    if not all(isinstance(name, str) for name in (omitted.other_images_example, omitted.passed_over_example)):
+    names = (omitted.other_images_example, omitted.passed_over_example, omitted.repeated_keys_example)
+    if not all(isinstance(name, str) for name in names):
         raise TypeError(f"no names: {omitted}")
     if following.part != footer.part + 1:
         raise ValueError(f"part {following.part} follows part {footer.part}")

@@ -6,9 +6,10 @@ Adjacent members with one key are one sample; members of it that lie elsewhere j
 * a field that comes twice under one key starts a new sample, so that neither is lost;
 * a member that WebDataset cannot name (no dot, or a leading one) is a sample of its own if it holds an image, and its
   whole name is the key; otherwise it is passed over, counted, and ends nothing, like the files that operating systems
-  leave behind;
+  leave behind, and whatever lies in a hidden folder;
 * of several images in a sample, a plain extension comes before a dotted field, then the first by name; the others are
-  counted; or each is a sample of its own (``--images all``), with the other fields of its key;
+  counted; or each is a sample of its own (``--images all``), with the other fields of its key, and names that differ
+  in the case of their extensions only are two images;
 * the truth is ``cls``, or ``left.cls`` for the image ``left.png``, or the only field of that kind (``target.cls``);
   kept fields likewise;
 * links, devices and FIFOs are never followed; a sample that has nothing else is quarantined;
@@ -33,11 +34,11 @@ from pipeline.stages.member_names import (
     is_system_file,
     key_and_field,
     last_part,
+    lies_hidden,
     may_be_passed_over,
     must_hold_image,
     shorten,
     truth_field,
-    without_extension,
 )
 from pipeline.stages.tar import Member, TarReader
 
@@ -120,6 +121,7 @@ class SampleGrouper:
 
     def __iter__(self) -> Iterator[Item]:
         run: Run | None = None
+        every_image = self._how.every_image
         for item in self._walk:
             if isinstance(item, ShardEvent):
                 self._events.append(item)
@@ -131,11 +133,15 @@ class SampleGrouper:
                     self._omitted.add(Omitted(passed_over=1, passed_over_example=shorten(item.name) or _NAMELESS))
                 else:
                     name = item.name if key is None else key
-                    if run is not None and (key is None or run.key != name or field in run.fields):
+                    own = field
+                    if every_image and key is not None and is_image_name(field):
+                        own = item.name[len(key) + 1 :]  # a.JPG and a.Jpg are two images
+                    if run is not None and (key is None or run.key != name or own in run.fields):
                         yield from self._finish(run)
                         run = None
                     if run is None:
                         run = self._begin(name, item.offset, alone=key is None)
+                    run.fields[own] = None
                     self._add(run, item, field)
                     if run.held_bytes > _MAX_HELD_BYTES and len(run.samples) > 1:
                         yield from self._release(run)
@@ -148,8 +154,8 @@ class SampleGrouper:
             yield from self._finish(run)
 
     def _is_passed_over(self, member: Member, key: str | None, field: str) -> bool:
-        """Whether a member is no sample's: an operating system's, or one without a field that holds no image."""
-        if is_system_file(member.name, field):
+        """Whether a member is no sample's: an operating system's, hidden, or without a field and no image."""
+        if is_system_file(member.name, field) or lies_hidden(member.name):
             return True
         if member.special or not must_hold_image(member.name, key):
             return False
@@ -172,7 +178,6 @@ class SampleGrouper:
         return self._index - 1
 
     def _add(self, run: Run, member: Member, field: str) -> None:
-        run.fields[field] = None
         run.num_bytes += member.num_bytes
         if run.alone or is_image_name(field):
             if member.special:
@@ -205,11 +210,7 @@ class SampleGrouper:
     def _read_image(self, run: Run, member: Member, field: str, index: int) -> Sample:
         key = run.key
         if self._how.every_image and not run.alone:
-            taken = run.joint.taken if run.joint is not None else frozenset()
-            key = without_extension(member.name)
-            if key in run.image_keys or key in taken:
-                key = member.name
-            run.image_keys[key] = None
+            key = run.name_sample(member.name)
         sample = Sample(index, key, run.offset, member.num_bytes, image_name=member.name, image_field=field)
         if self._how.every_image:
             sample.offset, sample.start = member.offset, (run.offset, run.num_images - 1)
@@ -235,6 +236,8 @@ class SampleGrouper:
             run.samples.append(self._of_late_fields(run))
         if self._on_run is not None:
             self._on_run(run)
+        if run.num_repeated:
+            self._omitted.add(Omitted(repeated_keys=run.num_repeated, repeated_keys_example=shorten(run.key)))
         yield from self._release(run)
         num_labelled = run.num_images if self._how.every_image else int(run.index is not None)
         if run.num_images > num_labelled:
@@ -275,6 +278,7 @@ class SampleGrouper:
         fields = ", ".join(shorten(name) for name in itertools.islice(run.late_fields, 8))
         sample = Sample(self._take_index(), run.key, run.offset, reason=Reason.NO_IMAGE)
         sample.start = (run.offset, run.num_images)
+        run.sample_keys.setdefault(run.key, "")
         sample.message = f"{fields} came after images of its key that are labelled without it; put it before them"
         return sample
 

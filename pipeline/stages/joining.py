@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.records import Omitted, Sample
-from pipeline.stages.member_names import are_separate, shorten, stem_of
+from pipeline.stages.member_names import are_separate, shorten, stem_of, without_extension
 
 # What an index may hold; a shard with more is read without one. Some 700 bytes a run.
 _MAX_RUNS = 200_000
@@ -27,14 +27,15 @@ class Joint:
         contents: Contents of the fields that other runs give it, by field.
         fields: The fields that other runs give it.
         num_bytes: Size of these.
-        taken: Keys of images that come before in the sample, where each is a sample of its own.
+        taken: Keys that images of this key have, and the offset of the first run that has each, where each image is a
+            sample of its own, and several runs have some.
     """
 
     gives: bool = False
     contents: Mapping[str, bytes] = field(default_factory=dict)
     fields: tuple[str, ...] = ()
     num_bytes: int = 0
-    taken: frozenset[str] = frozenset()
+    taken: Mapping[str, int] = field(default_factory=dict)
 
 
 _GIVES = Joint(gives=True)
@@ -58,7 +59,8 @@ class Run:
         index: Index of its first sample; None for a run that has none.
         samples: Its samples that wait for further fields.
         held_bytes: Size of their images.
-        image_keys: Keys of the images, where each is a sample of its own; the values are unused.
+        sample_keys: Where each image is a sample of its own, the keys of these samples, and the images' names.
+        num_repeated: Number of its samples whose keys came before in the shard, as far as that is looked for.
         late_fields: Fields that came when samples had been passed on without them.
     """
 
@@ -71,14 +73,15 @@ class Run:
         "fields",
         "held_bytes",
         "image_fields",
-        "image_keys",
         "index",
         "joint",
         "key",
         "late_fields",
         "num_bytes",
         "num_images",
+        "num_repeated",
         "offset",
+        "sample_keys",
         "samples",
         "special",
     )
@@ -88,7 +91,7 @@ class Run:
         self.offset = offset
         self.alone = alone
         self.fields: dict[str, None] = {}  # there may be very many
-        self.num_bytes = self.num_images = self.held_bytes = 0
+        self.num_bytes = self.num_images = self.num_repeated = self.held_bytes = 0
         self.best_rank: tuple[bool, str] | None = None
         self.special = ""
         self.contents: dict[str, bytes] = {}
@@ -96,7 +99,7 @@ class Run:
         self.index: int | None = None
         self.samples: list[Sample] = []
         self._passed_on: set[str] = set()
-        self.image_keys: dict[str, None] = {}
+        self.sample_keys: dict[str, str] = {}
         self.late_fields: list[str] = []
         self.image_fields: list[str] = []
         self._example = ""
@@ -114,6 +117,16 @@ class Run:
             return True
         self._example = self._example or rank[1]
         return False
+
+    def name_sample(self, name: str) -> str:
+        """The key of the sample that an image of this name is: the name without its extension, unless that is taken."""
+        key = without_extension(name)
+        taken = self.joint.taken if self.joint is not None else {}
+        if key in self.sample_keys or taken.get(key, self.offset) < self.offset:
+            key = name
+        self.num_repeated += key in self.sample_keys
+        self.sample_keys[key] = name
+        return key
 
     def is_late(self, own_field: str) -> bool:
         """Whether a field comes after images that it is meant for as well were passed on."""
@@ -147,7 +160,7 @@ class _Share:
     num_bytes: int
     fields: tuple[str, ...]
     contents: tuple[tuple[str, bytes], ...]
-    image_keys: tuple[str, ...]
+    image_names: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -172,7 +185,7 @@ class Joins:
         self._every_image = every_image
         self.overflown = False
         self._latest: dict[str, _Whole] = {}
-        self._earlier: list[_Whole] = []
+        self._earlier: dict[str, list[_Whole]] = {}
         self._shared: dict[tuple[str, ...], tuple[tuple[str, ...], frozenset[str]]] = {}
         self._num_runs = self._content_bytes = 0
         self._joints: dict[int, Joint] = {}
@@ -185,29 +198,34 @@ class Joins:
         self._content_bytes += sum(map(len, run.contents.values()))
         if self._num_runs > _MAX_RUNS or self._content_bytes > _MAX_CONTENT_BYTES:
             self.overflown = True
-            self._latest, self._earlier = {}, []
+            self._latest, self._earlier = {}, {}
             return
         names = tuple(run.fields)
         names, fields = self._shared.setdefault(names, (names, frozenset(names)))  # one object for all samples
         contents = tuple(run.contents.items())
-        share = _Share(run.offset, run.best_rank, run.num_bytes, names, contents, tuple(run.image_keys))
+        share = _Share(
+            run.offset, run.best_rank, run.num_bytes, names, contents, tuple(filter(None, run.sample_keys.values()))
+        )
         whole = self._latest.get(run.key)
         if whole is not None and whole.fields.isdisjoint(fields):
             whole.fields |= fields
             whole.shares.append(share)
             return
-        if whole is not None and len(whole.shares) > 1:
-            self._earlier.append(whole)
+        if whole is not None and (self._every_image or len(whole.shares) > 1):
+            self._earlier.setdefault(run.key, []).append(whole)
         self._latest[run.key] = _Whole(fields, [share])
 
     def close(self) -> None:
         """Note that there are no more runs."""
-        for whole in (*self._earlier, *self._latest.values()):
-            if len(whole.shares) > 1:
-                self._joints.update(self._join(whole.shares))
-        self._latest, self._earlier, self._shared = {}, [], {}
+        for key, latest in self._latest.items():
+            wholes = [*self._earlier.get(key, ()), latest]
+            taken = _name_images(wholes) if self._every_image else {}
+            for whole in wholes:
+                if len(whole.shares) > 1 or taken:
+                    self._joints.update(self._join(whole.shares, taken))
+        self._latest, self._earlier, self._shared = {}, {}, {}
 
-    def _join(self, shares: list[_Share]) -> Iterator[tuple[int, Joint]]:
+    def _join(self, shares: list[_Share], taken: Mapping[str, int]) -> Iterator[tuple[int, Joint]]:
         with_image = [share for share in shares if share.rank is not None]
         if not with_image:
             homes = shares[:1]
@@ -217,17 +235,29 @@ class Joins:
             homes = [min(with_image, key=lambda share: share.rank or (True, ""))]
         own = {home.offset for home in homes}
         given = [share for share in shares if share.offset not in own]
-        taken: frozenset[str] = frozenset()
         for home in homes:
             others = [share for share in shares if share is not home]
             contents = {name: content for share in others for name, content in share.contents}
             names = tuple(name for share in given for name in share.fields)
             num_bytes = sum(share.num_bytes for share in given)
             yield home.offset, Joint(contents=contents, fields=names, num_bytes=num_bytes, taken=taken)
-            taken |= frozenset(home.image_keys)
         for share in given:
             yield share.offset, _GIVES
 
     def joint(self, offset: int) -> Joint | None:
         """What the run at an offset has to do with others; None for nothing."""
         return self._joints.get(offset)
+
+
+def _name_images(wholes: list[_Whole]) -> dict[str, int]:
+    """The keys of the images of one key, and the offset of the first run with each; none where one run has them all."""
+    homes = sorted(
+        (share for whole in wholes for share in whole.shares if share.image_names), key=lambda one: one.offset
+    )
+    taken: dict[str, int] = {}
+    if len(homes) > 1:
+        for home in homes:
+            for name in home.image_names:
+                key = without_extension(name)
+                taken.setdefault(name if key in taken else key, home.offset)
+    return taken

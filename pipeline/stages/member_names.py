@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from pipeline.storage import is_hidden
+
 # Names that count as images; the decoder looks at the content only.
 IMAGE_EXTENSIONS = frozenset(
     "jpg jpeg jpe jfif jif jfi mpo png apng gif webp avif avifs heic heif hif bmp dib tif tiff jp2 j2k j2c jpc jpf jpx "
@@ -60,7 +62,17 @@ def is_system_file(name: str, field: str) -> bool:
 
 def may_be_passed_over(name: str, key: str | None, field: str) -> bool:
     """Whether a member has to be looked at more closely; quickly answered for nearly all."""
-    return key is None or field in _SYSTEM_FIELDS or _MAC_FOLDER in name
+    if key is None or field in _SYSTEM_FIELDS or "/." in name or _MAC_FOLDER in name:
+        return True
+    return name < "/" and name.startswith(".") and not name.startswith("./")
+
+
+def lies_hidden(name: str) -> bool:
+    """Whether a member lies in a hidden folder, which is passed over on disk and below S3 prefixes, too.
+
+    What lies in the folder that macOS adds to zips is looked at more closely: pictures were unpacked into some.
+    """
+    return any(is_hidden(step) and step != _MAC_FOLDER for step in name.split("/")[:-1])
 
 
 def must_hold_image(name: str, key: str | None) -> bool:

@@ -11,7 +11,7 @@ import dataclasses
 import io
 import os
 from collections import deque
-from collections.abc import Container, Generator, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
@@ -22,9 +22,9 @@ from pipeline.errors import ObjectArchived, ObjectChanged, ObjectDamaged, Object
 from pipeline.records import Cursor, Item, Reason, Sample, Unit, UnitKind
 from pipeline.stages.grouping import MAX_IMAGE_BYTES, Grouping, SampleGrouper, too_many_bytes
 from pipeline.stages.tar import Reopen, TarReader
-from pipeline.stages.unsorted import Signs, index_shard, tail_has_signs
+from pipeline.stages.unsorted import Watch, index_shard, tail_has_signs
 from pipeline.storage import ByteStream, Entry, Storage
-from pipeline.text.safe import printable
+from pipeline.text.safe import name_text, printable
 
 LET_GO = -1  # the size, in a key list, of an image that the unit no longer holds: the others keep their positions
 _EVERY = range(1 << 62)
@@ -48,6 +48,7 @@ class UnitReader:
         images: Which images of a sample are labelled: the first, or ``all``, each as a sample of its own.
         payloads: False to list samples without reading their contents.
         only: Indices of the samples whose contents are read; None for all.
+        begin_again_before: Before which sample a shard that is found to be unsorted is to be begun again; 0 for never.
 
     Attributes:
         bytes_done: Bytes of the unit that were read or skipped.
@@ -56,6 +57,7 @@ class UnitReader:
 
     Raises while iterating:
         StorageError: The unit cannot be read (any further).
+        MembersApart: The shard is to be begun again, with a cursor that says that it is unsorted.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class UnitReader:
         images: Images = "auto",
         payloads: bool = True,
         only: Container[int] | None = None,
+        begin_again_before: int = 0,
     ) -> None:
         self.unit = unit
         self._storage = storage
@@ -78,6 +81,12 @@ class UnitReader:
         self.bytes_done = 0
         self.compressed = False
         self.unsorted = self._cursor.unsorted
+        self._begin_again_before = begin_again_before
+        self._watch = Watch(every_image=images == "all")
+
+    def note_keys(self, keys: Iterable[str]) -> None:
+        """Note the keys of the samples before the cursor's, so that it is noticed where one comes again."""
+        self._watch.note(keys)
 
     def cursor_at(self, part: int, sample: Sample) -> Cursor:
         """Where a part begins whose first sample is this one, which the reader has yielded."""
@@ -102,35 +111,39 @@ class UnitReader:
             self.unsorted = self._has_signs(entry)
         if self.unsorted is None:
             held: deque[Item] = deque()
-            signs = Signs()
+            watch = self._watch
             with self._opened(entry) as walk:
-                items = iter(SampleGrouper(walk, self._grouping, self._cursor, self._only, on_run=signs.take))
-                self.unsorted = self._finds_signs(entry, walk, items, signs, held)
+                items = iter(SampleGrouper(walk, self._grouping, self._cursor, self._only, on_run=watch.take))
+                self.unsorted = self._finds_signs(entry, walk, items, watch, held)
                 if not self.unsorted:
+                    watch.begin_again_before = self._begin_again_before
                     while held:
                         yield held.popleft()
                     yield from self._counting(items)
                     return
             held.clear()
+            self._watch = Watch(every_image=self._grouping.every_image)
         joins = None
         if self.unsorted:
             with self._opened(entry) as walk:
                 joins = index_shard(walk, self._grouping)
         with self._opened(entry, self._cursor) as walk:
-            items = iter(SampleGrouper(walk, self._grouping, self._cursor, self._only, joins))
+            on_run = self._watch.take
+            items = iter(SampleGrouper(walk, self._grouping, self._cursor, self._only, joins, on_run))
             yield from self._counting(items)
 
     def _has_signs(self, entry: Entry) -> bool:
         """Whether there are signs that members of a sample lie apart, for a cursor that does not know."""
-        signs = Signs()
+        watch = Watch(every_image=self._grouping.every_image)
         with self._opened(entry) as walk:
-            items = iter(SampleGrouper(walk, self._grouping, Cursor(), (), on_run=signs.take))
-            return self._finds_signs(entry, walk, items, signs, deque(maxlen=0))
+            items = iter(SampleGrouper(walk, self._grouping, Cursor(), (), on_run=watch.take))
+            return self._finds_signs(entry, walk, items, watch, deque(maxlen=0))
 
     def _finds_signs(
-        self, entry: Entry, walk: TarReader, items: Iterator[Item], signs: Signs, held: deque[Item]
+        self, entry: Entry, walk: TarReader, items: Iterator[Item], watch: Watch, held: deque[Item]
     ) -> bool:
         """Read the first samples into ``held``, and look for signs there and at the shard's end."""
+        signs = watch.signs
         for item in items:
             held.append(item)
             if signs.enough:
@@ -221,7 +234,7 @@ def slice_entries(unit: Unit, keys_file: bytes) -> list[tuple[str, Entry]]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ObjectDamaged(f"{unit.keys_uri}: damaged: {error}") from error
     return [
-        (key.decode("utf-8", "backslashreplace"), Entry(unit.uri + os.fsdecode(key), size, etag))
+        (name_text(key), Entry(unit.uri + os.fsdecode(key), size, etag))
         for key, size, etag in zip(*columns, strict=True)
     ]
 

@@ -32,6 +32,7 @@ from pipeline.stages.tar_links import HeldLinks, Links, SeekableLinks, Target
 from pipeline.stages.tar_member import BLOCK_BYTES, NOT_FOLLOWED, Member
 from pipeline.stages.tar_sparse import SparseMap, is_sparse, read_map
 from pipeline.storage import ByteStream
+from pipeline.text.safe import name_text
 
 __all__ = ["BLOCK_BYTES", "Member", "TarReader"]
 
@@ -184,7 +185,7 @@ class TarReader:
     def __iter__(self) -> Iterator[Member | ShardEvent]:
         members_seen = self._resumed
         zeros = 0
-        zeros_at = 0
+        zeros_at = zeros_end = 0
         while self.truncation is None and self._skip_to_next_header():
             start = self.position
             block = self._stream.read(BLOCK_BYTES)
@@ -195,13 +196,14 @@ class TarReader:
             if block == _ZERO_BLOCK:
                 zeros_at = start if zeros == 0 else zeros_at
                 zeros += 1
+                zeros_end = self.position  # global headers may lie between them
                 continue
             if block[156:157] == tarfile.XGLTYPE and self._skip_global_header(block):
                 continue
             item = self._parse_member(block, start)
             if item is not None and zeros:
                 message = "an end-of-archive marker is followed by more members; reading on"
-                yield ShardEvent(Reason.SHARD_CORRUPT, message, zeros_at, zeros * BLOCK_BYTES)
+                yield ShardEvent(Reason.SHARD_CORRUPT, message, zeros_at, zeros_end - zeros_at)
             if item is None:
                 item = self._resync(zeros_at if zeros else start, after_end=zeros > 0, members_seen=members_seen)
                 if item is None:
@@ -285,7 +287,7 @@ class TarReader:
         self, header: Header, block: bytes, start: int, pax: dict[bytes, bytes]
     ) -> Member | ShardEvent | None:
         self._sparse = self._target = None
-        name = _to_text(header.name)
+        name = name_text(header.name)
         filled = has_content(header.kind) or self._link_has_content(header)
         self._expect(header.size if filled else 0)
         if max(len(header.name), len(header.link)) > _MAX_NAME_BYTES:
@@ -310,7 +312,7 @@ class TarReader:
     def _start_special(self, header: Header, name: str, start: int) -> Member:
         """A link, of which the target is looked for if it is a hard one, or a device or directory."""
         special = _SPECIAL_TYPES.get(header.kind, f"a member of type {header.kind!r}")
-        link = _to_text(header.link) if header.kind in {tarfile.LNKTYPE, tarfile.SYMTYPE} else ""
+        link = name_text(header.link) if header.kind in {tarfile.LNKTYPE, tarfile.SYMTYPE} else ""
         member = Member(name, start, self._size, f"{special} to {_shorten(link)}" if link else special)
         if header.kind == tarfile.LNKTYPE and link:
             member.link = link
@@ -378,8 +380,3 @@ class TarReader:
 
 def _shorten(name: str) -> str:
     return name if len(name) <= _MAX_SHOWN_CHARS else name[: _MAX_SHOWN_CHARS - 3] + "..."
-
-
-def _to_text(name: bytes) -> str:
-    """A name as text: bytes that are no UTF-8 become hexadecimal escapes."""
-    return name.decode("utf-8", "backslashreplace")

@@ -1,13 +1,23 @@
 """Whether members of one sample lie apart in a shard: a guess from its beginning and its end, and then an index.
 
-A shard that is sorted, which nearly all are, is not read twice, and needs no index. What is asked for is a function of
-the shard alone, so that every reader of it comes to the same answer. Signs are: a key that comes again, and members of
-a key without an image, among the first samples or the last members. Directory order, all images before all labels,
-labels that were appended: each leaves one.
+A shard that is sorted, which nearly all are, is not read twice, and needs no index. Signs that it is not are: a key
+that comes again, and members of a key without an image, among the first samples or the last members. Directory order,
+all images before all labels, labels that were appended: each leaves one.
+
+A shard may be unsorted in its middle only, and of a compressed one the end is not seen. So a reader without an index
+notes the keys that it has met. One that comes again while nothing of the unit is published means that the shard is
+begun again, with an index (:class:`pipeline.errors.MembersApart`). That is so before the sample at which the first
+part ends, which is a function of the shard and the job, whatever was killed in between; the footers of the parts say
+how they were read, and whoever reads the shard for their sake does the same. Later than that, what was published stays
+exact: an image is a sample with a key that the shard has twice, which is counted and shown, and other members are a
+sample without an image, whose message says how to sort the shard.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from pipeline.errors import MembersApart
 from pipeline.records import Cursor, Reason, ShardEvent
 from pipeline.stages.grouping import Grouping, SampleGrouper
 from pipeline.stages.joining import Joins, Run
@@ -18,6 +28,7 @@ from pipeline.storage import Entry, Storage
 _HEAD_RUNS, _HEAD_BYTES = 8, 32 << 20
 _TAIL_BYTES, _TAIL_HEADERS = 32 << 10, 5
 _EXTENSIONS = b"xgLK"  # headers that a member's own header follows
+_MAX_KEYS = 1 << 20  # that a reader notes, some 70 bytes each; what comes behind so many is not noticed
 _MAGIC, _MAGIC_AT, _KIND_AT, _NAME_BYTES = b"ustar", 257, 156, 100
 
 
@@ -47,6 +58,58 @@ class Signs:
             self.found |= run.key in self._keys or not run.num_images
             self._keys.add(run.key)
         self.enough = self.found or self._num_runs >= _HEAD_RUNS or self._num_bytes >= _HEAD_BYTES
+
+
+class Watch:
+    """Notes the keys of a shard while it is read, and tells where one comes again. Feed it each run.
+
+    Args:
+        every_image: Whether each image is a sample of its own.
+
+    Attributes:
+        signs: What the first runs show.
+        begin_again_before: Before which sample a key that comes again means that the shard is to be read with an index.
+    """
+
+    def __init__(self, *, every_image: bool) -> None:
+        self.signs = Signs()
+        self.begin_again_before = 0
+        self._every_image = every_image
+        self._run_keys: set[int] = set()  # hashes of 64 bits: they take less than the keys
+        self._sample_keys: set[int] = set() if every_image else self._run_keys
+
+    def note(self, keys: Iterable[str]) -> None:
+        """Note keys of samples that come before what is read."""
+        for key in keys:
+            self._add(self._sample_keys, hash(key))
+
+    def take(self, run: Run) -> None:
+        """Look at a run, and count its samples whose keys came before.
+
+        Raises:
+            MembersApart: The shard is to be read with an index.
+        """
+        if not self.signs.enough:
+            self.signs.take(run)
+        if run.index is None:
+            return
+        key, keys = hash(run.key), self._run_keys
+        if key not in keys:
+            if len(keys) < _MAX_KEYS:
+                keys.add(key)
+        elif run.index < self.begin_again_before and not run.alone:
+            raise MembersApart(f"{run.key}: members of this sample lie apart in the shard")
+        elif not self._every_image:
+            run.num_repeated += 1
+        if self._every_image:
+            for sample_key in map(hash, run.sample_keys or (run.key,)):
+                run.num_repeated += sample_key in self._sample_keys
+                self._add(self._sample_keys, sample_key)
+
+    @staticmethod
+    def _add(keys: set[int], key: int) -> None:
+        if len(keys) < _MAX_KEYS:
+            keys.add(key)
 
 
 def tail_has_signs(entry: Entry, storage: Storage, head: Signs) -> bool:

@@ -1,4 +1,4 @@
-"""What lies in the inputs and has no row, in words."""
+"""What lies in the inputs and has no row, or not one of its own, in words."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ class Omissions(Protocol):
     def passed_over_example(self) -> str:
         """Name of one of them."""
 
+    @property
+    def repeated_keys(self) -> int:
+        """Samples whose key an earlier sample of the shard has, too."""
+
+    @property
+    def repeated_keys_example(self) -> str:
+        """The key of one of them."""
+
 
 def omitted_rows(found: Omissions) -> list[tuple[str, str]]:
     """A name and a sentence for each kind that was found."""
@@ -40,6 +48,10 @@ def omitted_rows(found: Omissions) -> list[tuple[str, str]]:
     if found.passed_over:
         members = fmt.plural(found.passed_over, "member", "members")
         rows.append(("passed over", f"{members} of no sample, e.g. {found.passed_over_example}"))
+    if found.repeated_keys:
+        samples = fmt.plural(found.repeated_keys, "sample", "samples")
+        cause = "with the key of an earlier one of the shard"
+        rows.append(("repeated keys", f"{samples} {cause}, e.g. {found.repeated_keys_example}"))
     return rows
 
 

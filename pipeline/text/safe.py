@@ -18,6 +18,8 @@ _OBEYED = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _UNPRINTABLE = re.compile(f"[\x00-\x1f{_OBEYED}]")
 _UNPRINTABLE_IN_JSON = re.compile(f"[{_OBEYED}]")  # json.dumps() has taken care of the others
 
+_LIKE_A_BYTE = re.compile(rb"\\(?=x(?:5c|[89a-f][0-9a-f]))")
+
 # ``://USER:PASSWORD@`` and ``://TOKEN@``; a password may hold slashes, the name of a bucket holds neither sign. What
 # begins with ``arn:`` is the name of an access point.
 _USERINFO = re.compile(r"://(?!arn:)(?:[^\s/@'\"]*:[^\s@'\"]*|[^\s/@'\"]+)@")
@@ -41,6 +43,16 @@ def json_text(content: object, *, indent: int | None = None) -> str:
     """JSON with non-ASCII letters as they are, and control characters as escapes."""
     text = json.dumps(content, ensure_ascii=False, indent=indent)
     return _UNPRINTABLE_IN_JSON.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def name_text(name: bytes) -> str:
+    r"""A file's name as text: bytes that are no UTF-8 as ``\xff``. Two names never give one text.
+
+    A backslash that could be taken for the beginning of such a byte becomes ``\x5c``.
+    """
+    if b"\\" in name:
+        name = _LIKE_A_BYTE.sub(rb"\\x5c", name)
+    return name.decode("utf-8", "backslashreplace")
 
 
 def redacted(text: str) -> str:

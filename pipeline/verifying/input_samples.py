@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pipeline.config.option_types import Images
 from pipeline.errors import StorageError
-from pipeline.records import Omitted, Sample, Unit, UnitKind
+from pipeline.records import Cursor, Item, Omitted, Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Storage
 
@@ -23,9 +23,11 @@ class InputSamples:
 
     Attributes:
         events: Damage to the shard so far, by reason.
-        omitted: What has no row, so far.
+        omitted: What has no row, or not one of its own, so far.
         failure: Why reading ended before the end; None while it did not.
         count: Number of samples so far.
+        unsorted: Whether the unit was labelled with an index of its headers; None if that is not known. It counts until
+            the first sample is asked for.
     """
 
     def __init__(self, unit: Unit, storage: Storage, *, deep: bool, images: Images) -> None:
@@ -33,7 +35,12 @@ class InputSamples:
         self.omitted = Omitted()
         self.failure: StorageError | None = None
         self.count = 0
-        self._items = iter(UnitReader(unit, storage, images=images, payloads=deep and unit.kind == UnitKind.TAR))
+        self.unsorted: bool | None = None
+        self._unit = unit
+        self._storage = storage
+        self._images: Images = images
+        self._payloads = deep and unit.kind == UnitKind.TAR
+        self._items: Iterator[Item] | None = None
         self._held: Sample | None = None
 
     def up_to(self, stop: int | None) -> Iterator[Sample]:
@@ -46,6 +53,10 @@ class InputSamples:
             yield sample
 
     def _next(self) -> Sample | None:
+        if self._items is None:
+            cursor = Cursor(unsorted=self.unsorted)
+            reader = UnitReader(self._unit, self._storage, cursor, images=self._images, payloads=self._payloads)
+            self._items = iter(reader)
         sample, self._held = self._held, None
         while sample is None and self.failure is None:
             try:

@@ -36,7 +36,7 @@ class Reconciliation:
         truths_not_understood: Labelled samples whose ``.cls`` names no class.
         num_rows: Of each part that can be read, by its folder and name.
         discrepancies: One line each.
-        omitted: What lies in the input and has no row.
+        omitted: What lies in the input and has no row, or not one of its own.
     """
 
     samples: int = 0
@@ -50,10 +50,11 @@ class Reconciliation:
 
 @dataclass(slots=True)
 class _PartRows:
-    """The rows of one part by the index of their sample, and the range of indices that it accounts for."""
+    """The rows of one part by the index of their sample, the range that it accounts for, and how it was read."""
 
     start: int
     stop: int | None
+    unsorted: bool | None
     rows: dict[int, list[SampleRow]]
 
 
@@ -107,6 +108,7 @@ class Reconciler:
             except _BadPart as error:
                 found.discrepancies.append(str(error))
                 continue
+            inputs.unsorted = account.unsorted
             for sample in inputs.up_to(account.start):
                 comparison.add(sample, ())
             for sample in inputs.up_to(account.stop):
@@ -132,7 +134,7 @@ class Reconciler:
         Raises:
             _BadPart: It cannot be read, or is not what the plan says.
         """
-        account = _PartRows(0, None, {})
+        account = _PartRows(0, None, None, {})
         for folder in (PREDICTIONS, QUARANTINE):
             if folder == QUARANTINE and str(part) not in files.quarantine:
                 break
@@ -150,6 +152,7 @@ class Reconciler:
             reasons = table.column("reason").to_pylist() if folder == QUARANTINE else [None] * len(table)
             columns = (table.column(column).to_pylist() for column in ("index", "key", "sha256"))
             account.start, account.stop = footer.first_index, None if footer.last else footer.next.index
+            account.unsorted = footer.next.unsorted
             found.num_rows[name] = footer.num_rows
             if folder == PREDICTIONS:
                 found.truths_not_understood.merge(footer.truths_not_understood)

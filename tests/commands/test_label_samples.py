@@ -127,14 +127,78 @@ def test_a_run_that_goes_on_inside_an_unsorted_shard_makes_the_same_rows(tmp_pat
     assert (done.images, done.other_images) == (0, 12)
 
 
-def test_what_comes_too_late_in_a_packed_shard_is_named(tmp_path, sample_data):
-    members = [(f"{n:03d}.jpg", jpeg(n)) for n in range(20)] + [("000.cls", b"1")]
-    summary, _ = run(tmp_path, sample_data, make_tar(tmp_path / "a.tar.gz", members, "w:gz"))
-    assert summary.quarantined_by_reason == {"no_image": 1}
-    (row,) = rows(tmp_path / "out", "quarantine").to_pylist()
-    assert "came earlier" in row["message"]
-    assert "tar --sort=name" in row["message"]
-    is_sound(tmp_path)
+def test_what_comes_late_in_a_packed_shard_joins_its_sample(tmp_path, sample_data):
+    members = [(f"{n:03d}.jpg", jpeg(n)) for n in range(20)] + [("000.cls", b"1"), ("001.depth.png", jpeg(30))]
+    summary, found = run(tmp_path, sample_data, make_tar(tmp_path / "a.tar.gz", members, "w:gz"))
+    assert (summary.quarantined, summary.other_images, summary.repeated_keys) == (0, 1, 0)
+    assert [(row["key"], row["truth"], row["field"]) for row in found] == [
+        (f"{n:03d}", 1 if n == 0 else None, "jpg") for n in range(20)
+    ]
+    assert is_sound(tmp_path).other_images == 1
+
+
+def unsorted_in_the_middle(order) -> list[tuple[str, bytes]]:
+    """Forty samples, each with a depth map, of which those in the middle are in another order."""
+    whole = [
+        [(f"{n:03d}.cls", str(n % 14).encode()), (f"{n:03d}.depth.png", jpeg(50)), (f"{n:03d}.jpg", jpeg(n))]
+        for n in range(40)
+    ]
+    middle = order([(sample[2], sample[0]) for sample in whole[10:20]])
+    middle += [sample[1] for sample in whole[10:20]]
+    return [member for sample in whole[:10] for member in sample] + middle + [m for s in whole[20:] for m in s]
+
+
+@pytest.mark.parametrize("order", [order for _, order in LATE], ids=[name for name, _ in LATE])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_shard_that_is_unsorted_in_its_middle_is_begun_again(tmp_path, sample_data, order, mode):
+    path = make_tar(tmp_path / "a.tar", unsorted_in_the_middle(order), mode)
+    summary, found = run(tmp_path, sample_data, path, rows_per_part=25)
+    assert (summary.quarantined, summary.other_images, summary.repeated_keys) == (0, 40, 0)
+    assert sorted((row["key"], row["truth"], row["field"]) for row in found) == [
+        (f"{n:03d}", n % 14, "jpg") for n in range(40)
+    ]
+    assert is_sound(tmp_path).samples == 40
+    assert pipeline.plan(path, measure=False).images == 40
+    ledger = Ledger(str(tmp_path / "out"), Storage())
+    ledger.remove_part(sorted(ledger.names(PREDICTIONS))[1])
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    again, same = run(tmp_path, sample_data, path, rows_per_part=25)
+    assert (again.images, same) == (15, found)
+
+
+@pytest.mark.parametrize("images", ["auto", "all"])
+def test_a_key_that_comes_again_when_parts_are_published_is_counted(tmp_path, sample_data, images):
+    path = make_tar(tmp_path / "a.tar", unsorted_in_the_middle(lambda pairs: [m for p in pairs for m in p]))
+    summary, found = run(tmp_path, sample_data, path, rows_per_part=6, images=images)
+    depth_maps = [row["key"] for row in found if row["field"] == "depth.png"]
+    expected = (30, 10, "010", 10) if images == "auto" else (0, 0, "", 40)
+    assert (summary.other_images, summary.repeated_keys, summary.repeated_keys_example, len(depth_maps)) == expected
+    checked = is_sound(tmp_path)
+    assert (checked.repeated_keys, checked.repeated_keys_example) == (summary.repeated_keys, expected[2])
+    ledger = Ledger(str(tmp_path / "out"), Storage())
+    for name in sorted(ledger.names(PREDICTIONS))[3:]:
+        ledger.remove_part(name)
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    again, same = run(tmp_path, sample_data, path, rows_per_part=6, images=images)
+    assert same == found
+    assert again.repeated_keys == pipeline.status(tmp_path / "out").repeated_keys == summary.repeated_keys
+
+
+def test_images_of_one_name_have_keys_of_their_own_whatever_their_case(tmp_path, sample_data):
+    members = [
+        ("d/A.JPG", jpeg(0)),
+        ("d/A.Jpg", jpeg(1)),
+        ("d/A.cls", b"3"),
+        ("d/a.jpg", jpeg(2)),
+        ("d/a.png", jpeg(3)),
+    ]
+    members += [(f"{n:02d}.jpg", jpeg(n)) for n in range(9)] + [("d/A.jpg", jpeg(4)), ("d/A.PNG", jpeg(5))]
+    summary, found = run(tmp_path, sample_data, make_tar(tmp_path / "a.tar", members), images="all")
+    keys = ["d/A", "d/A.Jpg", "d/a", "d/a.png", *[f"{n:02d}" for n in range(9)], "d/A.jpg", "d/A.PNG"]
+    assert [row["key"] for row in found] == keys
+    assert [row["truth"] for row in found if row["key"].startswith("d/A")] == [3, 3, 3, 3]
+    assert (summary.quarantined, summary.repeated_keys) == (0, 0)
+    assert is_sound(tmp_path).samples == len(members) - 1
 
 
 STRAYS = {
@@ -142,6 +206,8 @@ STRAYS = {
     "files of a Mac's and Windows' folders": [(".DS_Store", b"\0\0\0\1Bud1"), ("Thumbs.db", b"\xd0\xcf\x11\xe0")],
     "a Mac's folder": [("__MACOSX/._{}.jpg", b"\0\5\26\7"), ("__MACOSX/{}.jpg", b"\0\5\26\7")],
     "a folder of webdataset's metadata": [("__train__/{}.jpg", jpeg(0)), ("__meta__", b"{}")],
+    "hidden folders": [(".Trashes/501/{}.jpg", jpeg(0)), ("d/.ipynb_checkpoints/{}-checkpoint.jpg", jpeg(0))],
+    "a Mac's hidden folders": [("./.AppleDouble/{}.jpg", b"\0\5\26\7"), (".Spotlight-V100/Store-V2/store.db", b"")],
     "names without a dot": [("LICENSE", b"MIT"), ("README", b"what this is")],
 }
 

@@ -37,6 +37,33 @@ def run(tmp_path: Path, sample_data: Path) -> Callable:
     )
 
 
+def test_a_shard_without_a_sample_is_not_passed_over_in_silence(tmp_path: Path, run):
+    empty, hidden = tmp_path / "zeros.tar", make_tar(tmp_path / "hidden.tar", [(".Trashes/a.jpg", jpeg(0))])
+    empty.write_bytes(bytes(10_240))
+    for _ in range(2):
+        summary = run(empty, hidden)
+        assert (summary.exit_code, summary.images, summary.passed_over) == (4, 0, 1)
+        assert {unread.uri: (unread.reason, unread.message) for unread in summary.unread} == {
+            str(path): ("empty", "it is a sound archive, but holds no sample") for path in (empty, hidden)
+        }
+    mended = run(empty, hidden, make_tar(tmp_path / "sound.tar", sample_members(2)))
+    assert (mended.exit_code, mended.images, mended.unread) == (0, 2, ())
+    assert verify(tmp_path / "out").discrepancies == ()
+
+
+def test_names_that_look_alike_as_text_are_two_keys(tmp_path: Path, run):
+    names = [rb"\xff.jpg", b"\xff.jpg", rb"\x5cxff.jpg", rb"back\slash.jpg"]
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, name in enumerate(names):
+        (folder / os.fsdecode(name)).write_bytes(jpeg(number))
+    summary = run(folder)
+    assert (summary.labelled, summary.exit_code) == (4, 0)
+    keys = rows(tmp_path / "out").column("key").to_pylist()
+    assert sorted(keys) == sorted([r"\x5cxff.jpg", r"\xff.jpg", r"\x5cx5cxff.jpg", r"back\slash.jpg"])
+    assert verify(tmp_path / "out", deep=True).discrepancies == ()
+
+
 # -- links and modes --------------------------------------------------------------------------------------
 
 

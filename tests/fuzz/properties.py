@@ -60,11 +60,12 @@ class OneObject(Storage):
 
 
 def read_shard(
-    data: bytes, cursor: Cursor | None = None, *, payloads: bool = True, images: str = "auto"
+    data: bytes, cursor: Cursor | None = None, before: Items = (), *, payloads: bool = True, images: str = "auto"
 ) -> tuple[Items, bool]:
     """What the reader makes of a shard from a cursor on, and whether the shard is compressed."""
     unit = Unit("0" * 16, UnitKind.TAR, "/shard.tar", len(data))
     reader = UnitReader(unit, OneObject(data), cursor, KEEP, images=images, payloads=payloads)
+    reader.note_keys(item.key for item in before if isinstance(item, Sample))
     return list(reader), reader.compressed
 
 
@@ -85,7 +86,8 @@ def shard_is_accounted_for(data: bytes, images: str = "auto") -> Items:
         sample = items[position]
         offset, skip = sample.start or (sample.offset, 0)
         cursor = Cursor(1, sample.index, offset, compressed, skip)
-        assert read_shard(data, cursor, images=images)[0] == items[position:], f"from sample {sample.index} on"
+        before = samples[: sample.index - skip]
+        assert read_shard(data, cursor, before, images=images)[0] == items[position:], f"from {sample.index} on"
     return items
 
 
@@ -106,11 +108,12 @@ def _check_event(event: ShardEvent) -> None:
 
 
 def _check_omitted(omitted: Omitted) -> None:
-    assert omitted.other_images + omitted.passed_over > 0
+    assert omitted.other_images + omitted.passed_over + omitted.repeated_keys > 0
+    assert bool(omitted.repeated_keys_example) == (omitted.repeated_keys > 0)
     assert 0 <= omitted.separate_images <= omitted.other_images
     assert bool(omitted.other_images_example) == (omitted.other_images > 0)
     assert bool(omitted.passed_over_example) == (omitted.passed_over > 0)
-    _check_text(omitted.other_images_example, omitted.passed_over_example)
+    _check_text(omitted.other_images_example, omitted.passed_over_example, omitted.repeated_keys_example)
 
 
 _CHECKS = {Sample: _check_sample, ShardEvent: _check_event, Omitted: _check_omitted}

@@ -67,7 +67,7 @@ STEMS = [
     "k" * 95,
 ]
 STEMS += ["d" * 70 + "/" + "e" * 90, "very/" * 60 + "deep", "", "dir/", "__meta__/a", "sub/__meta__", "__x__y/a"]
-STEMS += ["._a", "Thumbs", "LICENSE", "__MACOSX/a", "d/__MACOSX/._a"]
+STEMS += ["._a", "Thumbs", "LICENSE", "__MACOSX/a", "d/__MACOSX/._a", ".Trashes/a", "./d/.ipynb_checkpoints/a"]
 FIELDS = ["jpg", "jpg", "cls", "cls", "json", "txt", "JPG", "left.png", "right.png", "tar", "jpg.bak", "", "db"]
 FIELDS += ["left.cls", "left.json", "png"]
 LONG = ["l" * 3900, "o/" * 1900 + "ng", "ü" * 1500]
@@ -228,13 +228,15 @@ def is_passed_over(item: Drawn) -> bool:
     folder, _, base = item.name.rpartition("/")
     if base.lower() in {"thumbs.db", "desktop.ini"}:
         return True
+    if any(re.match(r"\.[^.]|\.\..", step) for step in folder.split("/")):
+        return True
     companion = split(item.name)[2] and not (base.startswith(".") and not base.startswith("._") and is_image_name(base))
     if not companion and "__MACOSX" not in folder.split("/"):
         return False
     return item.kind in {FILE, OLD_FILE} and not item.content.startswith(IMAGE)
 
 
-def runs_of(members: list[Drawn]) -> tuple[list[ModelRun], int]:
+def runs_of(members: list[Drawn], images: str = "auto") -> tuple[list[ModelRun], int]:
     """The runs of an archive that holds these members, and how many members belong to none."""
     runs: list[ModelRun] = []
     passed_over, last = 0, None
@@ -245,6 +247,8 @@ def runs_of(members: list[Drawn]) -> tuple[list[ModelRun], int]:
             passed_over += 1
             continue
         key, extension, alone = split(item.name)
+        if images == "all" and not alone and is_image_name(extension):
+            extension = base_plus_ext(item.name)[1]  # names that differ in case only are two images
         if alone or key != last or extension in runs[-1].fields:
             runs.append(ModelRun(key, alone))
         runs[-1].fields[extension] = item
@@ -274,9 +278,9 @@ def joined(runs: list[ModelRun]) -> list[list[ModelRun]]:
 
 def model(members: list[Drawn], images: str, *, unsorted: bool) -> tuple[list[Expected], int, int]:
     """The samples of an archive that holds these members, and how many images and members have no row."""
-    runs, passed_over = runs_of(members)
+    runs, passed_over = runs_of(members, images)
     groups = joined(runs) if unsorted else [[run] for run in runs]
-    found: list[tuple[int, list[Expected]]] = []
+    found: list[tuple[int, ModelRun, dict[str, Drawn]]] = []
     other_images = 0
     for group in groups:
         with_image = [run for run in group if run.images]
@@ -286,11 +290,14 @@ def model(members: list[Drawn], images: str, *, unsorted: bool) -> tuple[list[Ex
         else:
             homes = with_image if images == "all" else [min(with_image, key=lambda run: run.best)]
         other_images += 0 if images == "all" else max(0, sum(len(run.images) for run in group) - 1)
-        keys: set[str] = set()
         for home in homes:
-            where = next(at for at, run in enumerate(runs) if run is home)
-            found.append((where, _expected(home, fields, keys, images)))
-    return [sample for _, own in sorted(found, key=lambda pair: pair[0]) for sample in own], other_images, passed_over
+            found.append((next(at for at, run in enumerate(runs) if run is home), home, fields))
+    samples: list[Expected] = []
+    taken: dict[str, set[str]] = {}
+    for _, home, fields in sorted(found, key=lambda item: item[0]):
+        keys = taken.setdefault(home.key, set()) if unsorted else set()
+        samples += _expected(home, fields, keys, images)
+    return samples, other_images, passed_over
 
 
 def _expected(home: ModelRun, fields: dict[str, Drawn], keys: set[str], images: str) -> list[Expected]:
@@ -301,7 +308,7 @@ def _expected(home: ModelRun, fields: dict[str, Drawn], keys: set[str], images: 
         chosen = [min(chosen, key=lambda pair: ("." in pair[0], pair[1].name))]
     samples = []
     for name, item in chosen:
-        sample = Expected(home.key, name)
+        sample = Expected(home.key, name.lower())
         if images == "all" and not home.alone:
             folder, slash, base = item.name.rpartition("/")
             sample.key = folder + slash + (base.rpartition(".")[0] or base)
@@ -309,12 +316,12 @@ def _expected(home: ModelRun, fields: dict[str, Drawn], keys: set[str], images: 
             keys.add(sample.key)
         sample.image = item.content or None
         sample.reason = None if item.content else Reason.EMPTY
-        stem = name.rpartition(".")[0]
+        stem = name.lower().rpartition(".")[0]
         own = {kind: f"{stem}.{kind}" if stem else kind for kind in ("cls", *KEEP)}
         truths = [other for other in fields if other.split(".")[-1] == "cls"]
         wanted = [own["cls"], "cls", *(truths if len(truths) == 1 else [])]
         cls = next((fields[other] for other in wanted if other in fields), None)
-        sample.cls = cls.content if cls else None
+        sample.cls = cls.content[:4096] if cls else None
         for kind in KEEP:
             if (kept := fields.get(own[kind], fields.get(kind))) is not None:
                 sample.kept[kind] = kept.content.decode(errors="replace")
@@ -341,6 +348,7 @@ def check(shard: Shard, images: str) -> None:
     omitted = [item for item in items if isinstance(item, Omitted)]
     assert sum(item.other_images for item in omitted) == other_images
     assert sum(item.passed_over for item in omitted) == passed_over
+    assert sum(item.repeated_keys for item in omitted) == len(samples) - len({sample.key for sample in samples})
     events = [item for item in items if isinstance(item, ShardEvent)]
     assert [event.reason for event in events] == [Reason.SHARD_CORRUPT] * shard.num_joins
     assert all("end-of-archive marker is followed by more" in event.message for event in events)

@@ -13,6 +13,7 @@ import zlib
 import pytest
 from byte_streams import Stream
 from conftest import sample_members
+from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -138,6 +139,13 @@ def test_base_256_sizes():
     block[124:136] = b"\x80" + (700).to_bytes(11, "big")
     data = resealed(bytes(block)) + b"z" * 700 + bytes(1024 - 700) + header("next.jpg") + END
     assert contents(walk(data)[0]) == [("big.jpg", b"z" * 700), ("next.jpg", b"")]
+
+
+def test_a_global_pax_header_between_two_ends_belongs_to_the_event():
+    data = bytes(1024) + seeds.global_header(comment="x") + bytes(512) + seeds.member("a.jpg", b"a") + END
+    members, events = walk(data)
+    assert names(members) == ["a.jpg"]
+    assert [(event.offset, event.num_bytes) for event in events] == [(0, 2560)]
 
 
 def test_global_pax_headers_belong_to_no_member():
