@@ -17,6 +17,11 @@ import pyarrow as pa
 
 from pipeline.text.safe import printable
 
+# Names that count as images; the decoder looks at the content only.
+IMAGE_EXTENSIONS = frozenset(
+    "jpg jpeg jpe jfif jif jfi mpo png apng gif webp avif avifs heic heif hif bmp dib tif tiff jp2 j2k j2c jpc jpf jpx "
+    "ppm pgm pbm pnm pfm ico icns cur tga vda dds psd pcx sgi qoi xbm xpm jxl dng cr2 nef arw".split()
+)
 _MAX_EXAMPLES = 3
 _MAX_EXAMPLE_CHARS = 60
 

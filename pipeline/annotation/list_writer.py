@@ -1,6 +1,7 @@
 """Lists of images for annotators as files: CSV, Label Studio, FiftyOne. ``--truth`` reads all of them back.
 
-Every entry has shard and key, by which truth is matched. A name that several classes share has the index added.
+Every entry has shard and key, by which truth is matched. A name that several classes share has the index added. What
+stands for an image in which no class fits is a choice, too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from xml.sax.saxutils import quoteattr
 
 from pipeline.annotation.sampling import ListedImage
 from pipeline.errors import RequestError, StorageError
-from pipeline.labels import distinct_names
+from pipeline.labels import distinct_names, no_class_text
 from pipeline.storage import Storage, join
 from pipeline.text.safe import json_text
 from pipeline.trust.annotations import IMAGE_LIST
@@ -63,6 +64,7 @@ class ListWriter:
     ) -> None:
         self._kind = kind
         self._names = distinct_names(class_names)
+        self._none = no_class_text(class_names)
         self._with_labels = with_labels
         self._model_version = model_version
         self._storage = storage
@@ -145,7 +147,7 @@ class ListWriter:
         return "; ".join(f"{self._names[label]} {score:.3f}" for label, score in pairs)
 
     def _studio_config(self) -> str:
-        choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in self._names)
+        choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in (self._none, *self._names))
         return (
             "<View>\n"
             '  <Image name="image" value="$image" zoom="true"/>\n'
@@ -188,7 +190,8 @@ class ListWriter:
             }
             prediction = {"label": row.label, "confidence": _rounded(row.score), "attributes": attributes}
             labels[stem] = prediction if self._with_labels else None
-        return json_text({"classes": list(self._names), "labels": labels}, indent=1) + "\n"
+        classes = [*self._names, self._none]  # last: labels are indices
+        return json_text({"classes": classes, "labels": labels}, indent=1) + "\n"
 
 
 def _extension(image: bytes) -> str:

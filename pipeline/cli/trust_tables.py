@@ -19,7 +19,7 @@ from pipeline.trust.truth import TruthCounts
 
 _MAX_SHOWN = 10
 _NEXT_STEPS = {
-    "csv": "fill in the column truth with class names or indices, and save it as CSV",
+    "csv": "fill in the column truth with class names or indices (none where no class fits), and save it as CSV",
     "label-studio": "serve this folder (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT), import the tasks, export as JSON",
     "label-studio on s3": "connect the bucket as cloud storage of the project, import the tasks, export as JSON",
     "fiftyone": "import it as FiftyOneImageClassificationDataset, label, export labels.json into this folder",
@@ -30,12 +30,14 @@ def print_evaluation(found: Evaluation) -> None:
     """Print accuracy, calibration, operating points, and the classes with the lowest F1."""
     for line in found.truth.complaints:
         print_stderr(f"truth: {line}")
-    if not found.images:
-        print_line(f"{found.out}: {_why_no_truth(found)}, so there is nothing to compare with")
-        return
     console = Console()
     source = "" if found.truth.source.endswith(".cls") else f" from {found.truth.source}"
     print_line(f"{found.out}: {found.images:,} images with known truth{source}; intervals are Wilson's, 95 %")
+    if found.truth.no_class:
+        print_line(
+            f"  in {found.truth.no_class:,} of them, {found.truth.no_class / found.images:.1%}, no class fits (none): "
+            "every label is wrong there"
+        )
     _print_tables(console, _predictor_table(found))
     print_line(f"  {_describe_gain(found)}")
     print_line(f"  {_describe_calibration(found)}")
@@ -48,12 +50,6 @@ def print_evaluation(found: Evaluation) -> None:
     print_line(f"  mean F1 {found.macro_f1:.1%}{shown if len(found.classes) > _MAX_SHOWN else ''}")
     if found.confused:
         _print_tables(console, _confusion_table(found))
-
-
-def _why_no_truth(found: Evaluation) -> str:
-    if found.truth.given:
-        return f"none of {found.truth.given:,} truths can be used"
-    return "no labelled sample has a .cls" if found.truth.source.endswith(".cls") else "the truth is empty"
 
 
 def _print_tables(console: Console, *tables: Table) -> None:
@@ -179,6 +175,11 @@ def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> N
             continue
         table.add_row(f"  {name}", f"{figures.nll:.3f}", f"{figures.ece:.1%}", f"{figures.ece_floor:.1%}")
     _print_tables(Console(), table)
+    if fitted.no_class:
+        print_line(
+            f"  besides, no class fits in {fitted.no_class:,} images (none): the fit leaves them out; top-1 and ECE "
+            "count them as wrong"
+        )
     if fitted.top1_after is None:
         print_line(f"  top-1 stays {fitted.top1:.1%}; agreement and disagreement do not change")
     else:

@@ -128,6 +128,8 @@ def _trust_section(description: Mapping[str, Any]) -> list[str]:
             "classes together, and holds if the truths were drawn at random from what the other filters leave and were "
             "used for nothing else."
         )
+        if counted := (description.get("truth") or {}).get("in_words"):
+            lines += ["", f"What was counted: {counted}."]
     else:
         lines.append("No precision is promised: the labels are predictions that no one has checked.")
     if not calibrated:

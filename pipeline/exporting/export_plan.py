@@ -17,7 +17,7 @@ from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
 from pipeline.exporting.target import Target
 from pipeline.trust.promise import Promise
-from pipeline.trust.truth import Truth
+from pipeline.trust.truth import Truth, TruthCounts
 
 
 def hash_truth(truth: Truth) -> str:
@@ -43,8 +43,10 @@ def plan_export(
     promise: Promise | None = None
     with _selection(config, source, truth) as selection:
         selection.read()
+        counts = None
         if config.target_precision is not None:
-            promise = _promise(config, selection, truth)
+            counts = selection.check_truths(count_unknown=config.unknown_labels == "wrong")
+            promise = _promise(config, selection, counts)
         classes = selection.choose()
         if not classes:
             raise RequestError(
@@ -52,7 +54,7 @@ def plan_export(
             )
         names = source.class_names
         content = _describe(config, source, target, choices, promise) | {
-            "truth": None if truth is None else dataclasses.asdict(selection.truth_counts),
+            "truth": None if counts is None else dataclasses.asdict(counts) | {"in_words": counts.in_words},
             "selection": {
                 "labelled": selection.labelled,
                 "rejected": dict(selection.rejected),
@@ -81,17 +83,31 @@ def _selection(config: ExportConfig, source: Source, truth: Truth | None) -> Ite
         raise OutputError(f"nothing could be selected (is there room in TMPDIR?): {error}") from error
 
 
-def _promise(config: ExportConfig, selection: Selection, truth: Truth | None) -> Promise:
+def _promise(config: ExportConfig, selection: Selection, counts: TruthCounts) -> Promise:
     assert config.target_precision is not None
     promise = selection.promise(config.target_precision, config.delta)
     if promise.threshold is None:
-        complaints = "".join(f"; {line}" for line in selection.truth_counts.complaints) if truth is not None else ""
+        complaints = "".join(f"; {line}" for line in counts.complaints) if config.truth is not None else ""
+        none = f" ({counts.no_class:,} of them none, which counts as wrong)" if counts.no_class else ""
         raise RequestError(
             f"a precision of {config.target_precision:g} cannot be promised at delta {config.delta:g} with "
-            f"{promise.num_truths:,} truths: at least {promise.missing:,} more are needed, drawn at random from what "
-            f"the other filters leave; nothing was exported{complaints}"
+            f"{promise.num_truths:,} truths{none}: at least {promise.missing:,} more are needed, drawn at random from "
+            f"what the other filters leave{_how_to_draw(config, promise, selection.num_kept)}; nothing was "
+            f"exported{complaints}"
         )
     return promise
+
+
+def _how_to_draw(config: ExportConfig, promise: Promise, num_kept: int) -> str:
+    """The command that draws the missing truths, or that there are not so many images."""
+    if (left := num_kept - promise.num_truths) < promise.missing:
+        return (
+            f", but only {left:,} images are left without a truth: lower --target-precision, or accept a larger risk "
+            "(--delta)"
+        )
+    if config.truth is None:
+        return ""
+    return f": `shardlabel sample {config.out} --save {config.truth} --more {promise.missing} --unique`"
 
 
 def _reasons(rejected: Mapping[str, int]) -> str:

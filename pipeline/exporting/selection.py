@@ -30,7 +30,8 @@ from pipeline.output.ledger import PREDICTIONS
 from pipeline.output.parts import PartName
 from pipeline.records import UnitKind
 from pipeline.trust.promise import Promise, certify, certifying_mask
-from pipeline.trust.truth import Truth, TruthCounts, TruthMatcher
+from pipeline.trust.strictness import check_truths
+from pipeline.trust.truth import NOT_KNOWN, Truth, TruthCounts, TruthMatcher
 
 DUPLICATE, TARGET_PRECISION, MAX_PER_CLASS = "duplicate", "target_precision", "max_per_class"
 _READ_AHEAD = 8
@@ -97,7 +98,7 @@ class Selection:
         self._num_classes = len(source.job["class_names"])
         self.labelled = 0
         self.rejected: Counter[str] = Counter()
-        self._matcher = TruthMatcher(truth, self._num_classes)
+        self._matcher = TruthMatcher(truth, self._num_classes, strict=True)
         self._threshold: float | None = None
 
     def __enter__(self) -> Self:
@@ -224,25 +225,36 @@ class Selection:
             yield "max_ood_score", ~(ood_scores(table, self._source.aliases) <= np.float32(config.max_ood_score))
 
     def _truths(self, table: pa.Table) -> tuple[Array, Array]:
-        """True class of each image and its row in the truth file, int (B,) each; -1 where there is none."""
+        """True class of each image and the place where it was found, int (B,) each, as the matcher has them."""
         if self._config.target_precision is None:
-            unknown_B = np.full(len(table), -1, np.int32)
+            unknown_B = np.full(len(table), NOT_KNOWN, np.int32)
             return unknown_B, unknown_B
         return self._matcher.match(table)
 
+    def check_truths(self, *, count_unknown: bool) -> TruthCounts:
+        """How much of the truth can be used for a promise, after :meth:`read`.
+
+        Args:
+            count_unknown: Whether truths that are not understood count as wrong.
+
+        Raises:
+            RequestError: There is none, or some is not understood.
+        """
+        return check_truths(self._matcher, self._source.job["class_names"], count_unknown=count_unknown)
+
     @property
-    def truth_counts(self) -> TruthCounts:
-        """How much of the truth could be used, after :meth:`read`."""
-        return self._matcher.counts()
+    def num_kept(self) -> int:
+        """Images that the limits on single images and the duplicates leave, before :meth:`choose`."""
+        return self._query_number("SELECT count(*) FROM kept")
 
     # -- all images at once ---------------------------------------------------------------------------
 
     def promise(self, target: float, delta: float) -> Promise:
         """Find the lowest score for a promised precision, from the images with known truth that are left."""
-        self._db.register("single", pa.table({"truth_row": self._matcher.unique_rows()}))
+        self._db.register("single", pa.table({"truth_row": self._matcher.unique_places()}))
         known = self._db.sql(
             "SELECT shard, key, score, label = truth AS is_right FROM kept SEMI JOIN single USING (truth_row) "
-            f"WHERE truth >= 0 ORDER BY {_ORDER}"
+            f"WHERE truth > {NOT_KNOWN} ORDER BY {_ORDER}"
         ).to_arrow_table()
         self._db.unregister("single")
         uris = sorted({unit.uri for unit in self._source.units})

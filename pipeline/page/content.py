@@ -22,7 +22,7 @@ from pipeline.records import Omitted, Reason, Stage
 from pipeline.storage import Storage
 from pipeline.trust.evaluation import Evaluation, compute_evaluation
 from pipeline.trust.matched import MatchedImages, read_matched_images
-from pipeline.trust.truth import Truth
+from pipeline.trust.truth import NOT_KNOWN, Truth
 
 
 def collect_content(
@@ -71,10 +71,10 @@ def _replace_truth(rows: dict[RowRef, LabelledImage], given: Truth | None) -> di
     """Replace the truth of rows by that of a file, if there is one."""
     if given is None or not rows:
         return rows
-    found = given.find(
+    found, _ = given.find(
         *(pa.chunked_array([[getattr(row, name) for row in rows.values()]]) for name in ("shard", "key"))
     )
-    truths = [int(given.labels_T[at]) if at >= 0 else None for at in found.tolist()]
+    truths = [int(given.labels_T[at]) if at >= 0 and given.labels_T[at] > NOT_KNOWN else None for at in found.tolist()]
     return {
         row_ref: dataclasses.replace(row, truth=own) for (row_ref, row), own in zip(rows.items(), truths, strict=True)
     }

@@ -1,8 +1,8 @@
 """Annotations from other tools: Label Studio's JSON export, and FiftyOne's ``labels.json``.
 
 Each annotator has one vote per image: the latest annotation, or none where it was skipped. The majority of the votes is
-the truth; a tie leaves the image out. Predictions are not truth: Label Studio keeps them in a list of their own, and in
-FiftyOne they have a confidence.
+the truth; a tie leaves it open. That no class fits is an answer like any other. Predictions are not truth: Label Studio
+keeps them in a list of their own, and in FiftyOne they have a confidence.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Annotations:
     Attributes:
         table: shard, key and label, all text; the label is null where nobody has voted. Without shards there is no
             column shard.
-        contested: Images that are left out because their votes are tied.
+        contested: Images whose votes are tied, in the same form, without the column label; they are not in the table.
     """
 
     table: pa.Table
-    contested: int
+    contested: pa.Table
 
 
 class _Vote(NamedTuple):
@@ -98,16 +98,16 @@ def read_annotations(path: str, data: bytes, storage: Storage) -> Annotations:
 
 
 def _table(path: str, rows: Iterator[tuple[str, str, str | None, bool]]) -> Annotations:
-    rows_kept, contested = [], 0
+    kept: list[dict[str, str | None]] = []
+    tied: list[dict[str, str | None]] = []
     for shard, key, label, tie in rows:
-        contested += tie
-        if not tie:
-            rows_kept.append({"shard": shard, "key": key, "label": label})
+        (tied if tie else kept).append({"shard": shard, "key": key, "label": label})
     try:
-        table = pa.Table.from_pylist(rows_kept, _SCHEMA)
+        table, contested = (pa.Table.from_pylist(some, _SCHEMA) for some in (kept, tied))
     except UnicodeEncodeError as error:
         raise InputError(f"--truth {path}: holds half a surrogate pair, which is no text: {error}") from error
-    return Annotations(table if any(row["shard"] for row in rows_kept) else table.drop_columns("shard"), contested)
+    unneeded = [] if any(row["shard"] for row in kept + tied) else ["shard"]
+    return Annotations(table.drop_columns(unneeded), contested.drop_columns(["label", *unneeded]))
 
 
 # -- Label Studio -----------------------------------------------------------------------------------------

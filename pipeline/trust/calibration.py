@@ -67,8 +67,9 @@ class Calibration(_FrozenModel):
         members: The members, in readable form.
         num_classes: K.
         truths: Images with known truth that it was fitted on.
+        no_class: Images besides these in which no class fits; top-1 and ECE count them as wrong.
         folds: Folds of the cross-validation behind ``after``.
-        top1: Share of these images whose label is right, 0-1.
+        top1: Share of all these images whose label is right, 0-1.
         top1_after: The same for held-out images of the cross-validation; None for a temperature, which changes no
             label.
         before: Metrics of the uncalibrated scores.
@@ -87,6 +88,7 @@ class Calibration(_FrozenModel):
     members: tuple[FittedMember, ...]
     num_classes: Annotated[int, Field(ge=1)]
     truths: Annotated[int, Field(ge=1)]
+    no_class: Annotated[int, Field(ge=0)] = 0
     folds: Annotated[int, Field(ge=2)]
     top1: _UnitInterval
     top1_after: _UnitInterval | None = None

@@ -48,7 +48,7 @@ class Evaluation:
 
     Attributes:
         out: The output.
-        images: Labelled images with known truth.
+        images: Labelled images with known truth, those in which no class fits among them (``truth.no_class``).
         consensus: Accuracy of the consensus.
         members: Accuracy of each member, by alias.
         combine: How the members were combined.

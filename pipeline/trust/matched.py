@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.trust.promise import certifying_mask
-from pipeline.trust.truth import Truth, TruthCounts, TruthMatcher
+from pipeline.trust.truth import NOT_KNOWN, Truth, TruthCounts, TruthMatcher
 
 _COLUMNS = ["shard", "key", "labels", "scores", "agreement", "members"]
 # A lookup costs time in proportion to the truth file, so a long file is looked up for many images at once.
@@ -30,7 +30,7 @@ class MatchedImages:
 
     Attributes:
         counts: How much of the truth could be used.
-        truth_N: int32, true class, 0 to K - 1.
+        truth_N: int32, true class, 0 to K - 1, or ``NO_CLASS`` where none fits: then every label is wrong.
         label_N: int32, label of the consensus, 0 to K - 1.
         agreement_N: float32, 0-1.
         ranks_PN: int32, rank of the true class among the predictor's labels, from 0; -1 where it is not among them.
@@ -64,6 +64,7 @@ def read_matched_images(
         with_scores: Whether to read all stored scores of the consensus.
 
     Raises:
+        InputError: The truth file is about none of the images.
         StorageError: A part cannot be read.
     """
     aliases = [member["alias"] for member in job["results"]["members"]]
@@ -71,7 +72,7 @@ def read_matched_images(
     batches, rows = [_empty_batch(len(aliases))], [np.zeros(0, np.int8)]
     for table in _read_tables(ledger, str(job["fingerprint"]), truth, matcher.columns):
         labels_B, rows_B = matcher.match(table)
-        known_B = labels_B >= 0
+        known_B = labels_B > NOT_KNOWN
         if known_B.any():
             rows.append(rows_B[known_B])
             batches.append(
@@ -80,6 +81,7 @@ def read_matched_images(
     columns = [np.concatenate(parts, axis=-1) for parts in zip(*(batch[:6] for batch in batches), strict=True)]
     scores = [batch[6] for batch in batches[1:]]
     columns.append(np.concatenate(scores) if scores else np.zeros((0, 0), np.float32))
+    matcher.check_found()
     if truth is not None:
         unique_N = matcher.is_unique(np.concatenate(rows))
         columns = [column[..., unique_N] for column in columns[:6]] + [columns[6][unique_N]]

@@ -19,7 +19,7 @@ from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
 from pipeline.output.probabilities import find_stored_probs, read_stored_part
 from pipeline.trust.stack import MemberLogProbs
-from pipeline.trust.truth import Truth, TruthCounts, TruthMatcher
+from pipeline.trust.truth import NOT_KNOWN, Truth, TruthCounts, TruthMatcher
 
 MAX_TRUTHS = 5_000  # 5 members and 1,000 classes take 100 MB
 _SEED = 0
@@ -42,7 +42,7 @@ def read_member_log_probs(
         :data:`MAX_TRUTHS` images, a random sample of them where there are more.
 
     Raises:
-        RequestError: No probabilities are stored.
+        RequestError: No probabilities are stored, or the truth file is about none of the images.
         StorageError: A part cannot be read.
     """
     source = find_stored_probs(ledger, job)
@@ -72,9 +72,10 @@ def _locate_truths(
     for number, part in enumerate(parts):
         table = ledger.read_part(PREDICTIONS, str(part), matcher.columns)
         labels_B, rows_B = matcher.match(table)
-        known = np.flatnonzero(labels_B >= 0)
+        known = np.flatnonzero(labels_B > NOT_KNOWN)
         rows.append(rows_B[known])
         found.append(np.stack([np.full(len(known), number), known, labels_B[known]]).astype(np.int64))
+    matcher.check_found()
     locations_3N = np.concatenate(found, axis=1)
     if truth is not None:
         locations_3N = locations_3N[:, matcher.is_unique(np.concatenate(rows))]

@@ -38,7 +38,7 @@ class MemberLogProbs:
 
     Attributes:
         logs_NMK: float32, logarithms of the probabilities.
-        truth_N: int64, true classes, 0 to K - 1.
+        truth_N: int64, true classes, 0 to K - 1; ``NO_CLASS`` where none fits, and nothing can be fitted.
     """
 
     logs_NMK: torch.Tensor
@@ -51,6 +51,10 @@ class MemberLogProbs:
         """The images with these indices."""
         indices = torch.from_numpy(np.asarray(rows))
         return MemberLogProbs(self.logs_NMK[indices], self.truth_N[indices])
+
+    def without_truth(self) -> MemberLogProbs:
+        """The same images with the first class for their truth, for what does not depend on it."""
+        return MemberLogProbs(self.logs_NMK, torch.zeros_like(self.truth_N))
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Log-probabilities (B, M, K) as float64 and truth (B,), a block of images at a time."""

@@ -136,7 +136,8 @@ def test_label_studio_knows_every_choice_and_serves_every_image(made, tmp_path):
     assert [name.rpartition("/")[2] for name in found.files] == ["my tasks.xml", "my tasks.json"]
     config = ET.parse(tmp_path / "my tasks.xml").getroot()
     choices = [choice.get("value") for choice in config.iter("Choice")]
-    assert len(set(choices)) == 14
+    assert len(set(choices)) == 15
+    assert choices[0] == "none"
     assert config.find("Filter").get("toName") == config.find("Choices").get("name")
     for task in json.loads((tmp_path / "my tasks.json").read_text()):
         start, _, name = task["data"]["image"].partition("my%20tasks-images/")
@@ -155,11 +156,11 @@ def test_a_review_begins_with_the_most_doubtful_and_is_no_truth_by_itself(made, 
         assert review(made / "out", save=save, num=26, order=order, images=False).images == 26
         values = [sign * float(row[order]) for row in rows_of(save.read_text())]
         assert values == sorted(values)
-        assert evaluate(made / "out", truth=save).images == 0
     review(made / "out", save=tmp_path / "set", num=26, format="fiftyone")
-    assert evaluate(made / "out", truth=tmp_path / "set/labels.json").truth.blank == 26
     review(made / "out", save=tmp_path / "t.json", num=26, format="label-studio")
-    assert evaluate(made / "out", truth=tmp_path / "t.json").truth.blank == 26
+    for truth in ("score.csv", "set/labels.json", "t.json"):
+        with pytest.raises(RequestError, match="none of its 26 truths can be used: 26 without a label"):
+            evaluate(made / "out", truth=tmp_path / truth)
 
 
 def test_equal_images_once(made, tmp_path):
@@ -248,7 +249,8 @@ def test_the_commands_print_the_same(made, tmp_path, capsys):
     assert said.return_value == 0
     assert said.stdout.splitlines() == [
         f"{tmp_path}/t.csv: 3 images by score, of 26 labelled ones",
-        "  fill in the column truth with class names or indices, and save it as CSV; give that to --truth",
+        "  fill in the column truth with class names or indices (none where no class fits), and save it as CSV; "
+        "give that to --truth",
     ]
     words = ["sample", str(made / "out"), "-n", "3", "--json", "--save", str(tmp_path / "s"), "--format", "fiftyone"]
     said = json.loads(CliRunner().invoke(app, words, standalone_mode=False).stdout)
