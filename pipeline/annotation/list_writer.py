@@ -47,9 +47,10 @@ class ListWriter:
         with_labels: Whether the list shows the labels of the consensus.
         model_version: Name of the consensus in Label Studio.
         storage: How to write.
+        extends: Whether a list is there that gets further entries.
 
     Raises:
-        RequestError: There is a file already; it may hold annotations.
+        RequestError: There is a file already, which may hold annotations, and is not to be extended.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class ListWriter:
         *,
         with_labels: bool,
         model_version: str,
+        extends: bool = False,
     ) -> None:
         self._kind = kind
         self._names = distinct_names(class_names)
@@ -77,9 +79,10 @@ class ListWriter:
             self.file = place
             if not name or os.path.isdir(place):
                 raise RequestError(f"--save {place}: is a folder; name a file in it, or use --format fiftyone")
-        if self._exists(self.file):
+        if not extends and self._exists(self.file):
             raise RequestError(
-                f"--save {self.file}: is there already, and may hold annotations; move it away, or name another"
+                f"--save {self.file}: is there already, and may hold annotations; add to it with --more N, move it "
+                "away, or name another"
             )
 
     def _exists(self, uri: str) -> bool:
@@ -129,6 +132,16 @@ class ListWriter:
         except StorageError as error:
             raise RequestError(f"--save {error}") from error
         return tuple(files)
+
+    def entries(self, rows: Sequence[ListedImage], images: Mapping[int, str]) -> str:
+        """The text of a list of these entries: CSV with its header, or the JSON of tasks; not for FiftyOne.
+
+        Args:
+            rows: Entries, in order.
+            images: Paths of their images, by their place in ``rows``.
+        """
+        numbered = [(row, images.get(number)) for number, row in enumerate(rows)]
+        return self._csv(numbered) if self._kind == "csv" else self._studio_tasks(numbered)
 
     def _csv(self, rows: Sequence[tuple[ListedImage, str | None]]) -> str:
         columns = "label class_name score agreement entropy disagreement top".split() if self._with_labels else []

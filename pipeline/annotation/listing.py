@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from pipeline.annotation.list_writer import ListFormat, ListWriter
+from pipeline.annotation.older_list import OlderList, read_older_list
 from pipeline.annotation.sampling import ListedImage, Order, sample_images
 from pipeline.errors import RequestError, StorageError
 from pipeline.inputs.originals import Wanted, fetch_originals
@@ -29,6 +30,7 @@ class AnnotationList:
         without_image: Chosen images whose file cannot be read any more. A CSV names them without one; other lists
             leave them out.
         problems: Some of the causes, one line each.
+        added: Of the images, those that were added to an older list; None for a new list.
     """
 
     out: str
@@ -39,6 +41,7 @@ class AnnotationList:
     files: tuple[str, ...]
     without_image: int
     problems: tuple[str, ...]
+    added: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class ListRequest:
         with_labels: Show the labels of the consensus.
         unique: List images with equal bytes once.
         images: Write the images beside the list.
+        more: Add so many images to the list that is there, instead of writing a new one of ``num``.
     """
 
     save: str | os.PathLike[str]
@@ -64,6 +68,7 @@ class ListRequest:
     with_labels: bool
     unique: bool
     images: bool
+    more: int | None = None
 
 
 def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> AnnotationList:
@@ -78,8 +83,9 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
         RequestError: There is nothing to list, or the list cannot be written.
         StorageError: The output cannot be read.
     """
-    if request.num < 1:
-        raise RequestError(f"-n {request.num}: must be at least 1")
+    option, number = ("-n", request.num) if request.more is None else ("--more", request.more)
+    if number < 1:
+        raise RequestError(f"{option} {number}: must be at least 1")
     if request.format != "csv" and not request.images:
         raise RequestError(
             f"--format {request.format} needs the images; a list without them is --format csv --no-images"
@@ -89,20 +95,24 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
         place = absolute_uri(os.fspath(request.save))
     except StorageError as error:
         raise RequestError(f"--save {error}") from error
+    older = None if request.more is None else read_older_list(place, storage)
     list_writer = ListWriter(
         place,
-        request.format,
+        request.format if older is None else older.kind,
         job["class_names"],
         storage,
-        with_labels=request.with_labels,
+        with_labels=request.with_labels or (older is not None and older.with_labels),
         model_version=f"shardlabel {job['fingerprint'][:8]}",
+        extends=older is not None,
     )
+    if older is not None:
+        return _extend(older, list_writer, ledger, storage, request)
     rows, labelled = sample_images(
         ledger, str(job["fingerprint"]), request.num, request.order, seed=request.seed, unique=request.unique
     )
     if not rows:
         raise RequestError(f"{ledger.out}: no image is labelled yet; there is nothing to draw from")
-    written, problems = _write_images(list_writer, rows, ledger, storage) if request.images else ({}, [])
+    written, problems = _write_images(list_writer, 0, rows, ledger, storage) if request.images else ({}, [])
     return AnnotationList(
         out=ledger.out,
         order=request.order,
@@ -115,10 +125,67 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
     )
 
 
+def _extend(
+    older: OlderList, list_writer: ListWriter, ledger: Ledger, storage: Storage, request: ListRequest
+) -> AnnotationList:
+    """Add images to an older list: the next ones of the same random order.
+
+    Raises:
+        RequestError: The older list is not the beginning of this order, or there are no further images.
+    """
+    assert request.more is not None
+    rows, labelled = _draw_more(older, ledger, request)
+    if not rows:
+        distinct = " distinct" if request.unique else ""
+        raise RequestError(f"--more {request.more}: all{distinct} images of {ledger.out} are in the list already")
+    written, problems = _write_images(list_writer, older.images, rows, ledger, storage) if request.images else ({}, [])
+    files = older.add(list_writer.entries(rows, written), storage)
+    return AnnotationList(
+        out=ledger.out,
+        order="random",
+        format=older.kind,
+        images=older.images + len(rows),
+        labelled=labelled,
+        files=files,
+        without_image=len(problems),
+        problems=tuple(problems[:_MOST_PROBLEMS]),
+        added=len(rows),
+    )
+
+
+def _draw_more(older: OlderList, ledger: Ledger, request: ListRequest) -> tuple[list[ListedImage], int]:
+    """The images to add, and the number of labelled images.
+
+    The older images and these are together the first ones of a random order, so they are a uniform sample, whatever the
+    older ones were chosen by. That holds only if all of the older ones are among the first.
+    """
+    fingerprint, number = str(ledger.job()["fingerprint"]), older.images + (request.more or 0)
+    missing = 0
+    for unique in (request.unique, not request.unique):  # people forget an option
+        rows, labelled = sample_images(ledger, fingerprint, number, "random", seed=request.seed, unique=unique)
+        new = [row for row in rows if not older.holds(row)]
+        if len(rows) - len(new) == older.images:
+            return new, labelled
+        missing = missing or older.images - (len(rows) - len(new))
+    raise RequestError(
+        f"--save {older.uri}: {missing:,} of its {older.images:,} images are not among the first {number:,} that "
+        f"--seed {request.seed} draws from {ledger.out}. Pass the --seed that drew the list; or, if images have been "
+        "labelled since, a larger --more, so that the sample stays uniform"
+    )
+
+
 def _write_images(
-    list_writer: ListWriter, rows: list[ListedImage], ledger: Ledger, storage: Storage
+    list_writer: ListWriter, first: int, rows: list[ListedImage], ledger: Ledger, storage: Storage
 ) -> tuple[dict[int, str], list[str]]:
-    """Paths of the written images by the number of their row, and one line for each other image."""
+    """Paths of the written images by the place of their row, and one line for each other image.
+
+    Args:
+        list_writer: Writes them.
+        first: Number of the first row in the list.
+        rows: Their rows.
+        ledger: Of the output.
+        storage: How to reach the originals.
+    """
     numbers = {_wanted(row): number for number, row in enumerate(rows)}
     written: dict[int, str] = {}
     problems: list[str] = []
@@ -127,7 +194,7 @@ def _write_images(
         if original.image is None:
             problems.append(f"{rows[number].shard}: {rows[number].key} {original.problem}")
         else:
-            written[number] = list_writer.add_image(number, rows[number], original.image)
+            written[number] = list_writer.add_image(first + number, rows[number], original.image)
     return written, problems
 
 

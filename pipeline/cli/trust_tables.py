@@ -195,7 +195,10 @@ def print_annotation_list(found: AnnotationList) -> None:
     if (more := found.without_image - len(found.problems)) > 0:
         print_stderr(f"and {more:,} more")
     drawn = "drawn at random from" if found.order == "random" else f"by {found.order}, of"
-    print_line(f"{found.files[-1]}: {found.images:,} images {drawn} {found.labelled:,} labelled ones")
+    number = f"{found.images:,} images"
+    if found.added is not None:
+        number = f"{found.added:,} further images, so {number} in all,"
+    print_line(f"{found.files[-1]}: {number} {drawn} {found.labelled:,} labelled ones")
     if found.without_image:
         print_line(f"  {found.without_image:,} of them have no image any more")
     for name in found.files[:-1]:

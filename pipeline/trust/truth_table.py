@@ -30,7 +30,7 @@ _MARKS = (
 )
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
-_DELIMITERS = (",", ";", "\t", "|")
+DELIMITERS = (",", ";", "\t", "|")
 _EXCEL_DELIMITER = re.compile(rb'"?sep=([,;|:^~ \t])"?[ \t,;]*[\r\n]+')
 _LINE = re.compile(rb"[^\r\n]*")
 _PARSE_ERRORS = (pa.ArrowException, OSError, csv.Error, EOFError, zlib.error, UnicodeError)
@@ -60,12 +60,12 @@ def read_truth_table(path: str, data: bytes) -> tuple[pa.Table, Counted]:
             data = gzip.decompress(data)
         if data.startswith(_PARQUET) or path.lower().endswith((".parquet", ".pq")):
             return _select_columns(path, pq.ParquetFile(pa.BufferReader(data)).read()), Counted()
-        return _read_csv(path, _as_utf8(data))
+        return _read_csv(path, as_utf8(data))
     except _PARSE_ERRORS as error:
         raise InputError(f"--truth {path}: neither CSV nor Parquet: {_one_line(error)}") from error
 
 
-def _as_utf8(data: bytes) -> bytes:
+def as_utf8(data: bytes) -> bytes:
     """Text as UTF-8: by its mark, else as it is if it is UTF-8, else as Windows and old programs write it."""
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -116,10 +116,10 @@ def _find_delimiter(data: bytes) -> str:
 
     def count_columns(delimiter: str) -> tuple[bool, int]:
         cells = next(csv.reader(io.StringIO(text), delimiter=delimiter), [])
-        names = {_plain(cell) for cell in cells}
+        names = {plain_name(cell) for cell in cells}
         return "key" in names and not names.isdisjoint({"label", "truth"}), len(cells)
 
-    return max(_DELIMITERS, key=count_columns)
+    return max(DELIMITERS, key=count_columns)
 
 
 def _select_columns(path: str, table: pa.Table) -> pa.Table:
@@ -140,7 +140,7 @@ def _find_column(path: str, names: Sequence[str], wanted: str) -> int | None:
     """The place of a column: by its name, or else by its name regardless of case and of what surrounds it."""
     for found in (
         [at for at, name in enumerate(names) if name == wanted],
-        [at for at, name in enumerate(names) if _plain(name) == wanted],
+        [at for at, name in enumerate(names) if plain_name(name) == wanted],
     ):
         if len(found) > 1:
             raise InputError(f"--truth {path}: the column {wanted} must be there once, not {len(found)} times")
@@ -149,7 +149,8 @@ def _find_column(path: str, names: Sequence[str], wanted: str) -> int | None:
     return None
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A column's name regardless of case and of what surrounds it."""
     return name.strip(" \t\"'#\ufeff").casefold()
 
 

@@ -175,6 +175,75 @@ def test_people_s_work_is_never_written_over(made, tmp_path):
             sample(made / "out", save=place, num=2, format=kind)
 
 
+@pytest.mark.parametrize("unique", [False, True])
+def test_a_sample_grows_and_keeps_its_answers(made, tmp_path, unique):
+    out, older, whole = made / "out", tmp_path / "t.csv", tmp_path / "whole.csv"
+    sample(out, save=older, num=8, seed=5, unique=unique)
+    header, *rows = older.read_text().splitlines()
+    # as a German Excel saves it, with answers and a column more
+    lines = [f"note,{header}", *(f"{at},{row}none" for at, row in enumerate(rows))]
+    older.write_bytes("\r\n".join(line.replace(",", ";") for line in lines).encode("utf-8-sig"))
+    found = sample(out, save=older, more=5, seed=5)  # without --unique: it is found out
+    assert (found.images, found.added, found.files) == (13, 5, (str(older),))
+    assert older.read_bytes().startswith("\r\n".join(line.replace(",", ";") for line in lines).encode("utf-8-sig"))
+    sample(out, save=whole, num=13, seed=5, unique=unique)
+    drawn = list(csv.DictReader(io.StringIO(older.read_text("utf-8-sig"), newline=""), delimiter=";"))
+    assert [row["key"] for row in drawn] == [row["key"] for row in rows_of(whole.read_text())]
+    assert [row["truth"] for row in drawn] == ["none"] * 8 + [""] * 5
+    assert [row["note"] for row in drawn[8:]] == [""] * 5
+    for row in drawn:
+        assert hashlib.sha256((tmp_path / row["image"]).read_bytes()).hexdigest() == row["sha256"]
+    assert evaluate(out, truth=older).truth.no_class == 8
+    assert sample(out, save=older, more=100, seed=5, unique=unique).images == (25 if unique else 26)
+    with pytest.raises(RequestError, match="are in the list already"):
+        sample(out, save=older, more=1, seed=5, unique=unique)
+
+
+def test_tasks_grow_and_the_new_ones_are_in_a_file_of_their_own(made, tmp_path):
+    out, tasks = made / "out", tmp_path / "tasks.json"
+    sample(out, save=tasks, num=6, format="label-studio", with_labels=True)
+    older = json.loads(tasks.read_text())
+    older[0]["annotations"] = [{"result": [{"value": {"choices": ["none"]}}]}]
+    tasks.write_text(json.dumps(older))
+    found = sample(out, save=tasks, more=3)
+    assert (found.format, found.images, found.added) == ("label-studio", 9, 3)
+    assert [name.rpartition("/")[2] for name in found.files] == ["tasks-7-9.json", "tasks.json"]
+    new, every = json.loads((tmp_path / "tasks-7-9.json").read_text()), json.loads(tasks.read_text())
+    assert every == older + new
+    assert all("predictions" in task for task in new)
+    assert all((tmp_path / task["data"]["image"].partition("?d=")[2]).is_file() for task in every)
+    sample(out, save=tmp_path / "whole.json", num=9, format="label-studio")
+    whole = json.loads((tmp_path / "whole.json").read_text())
+    assert [task["data"]["key"] for task in every] == [task["data"]["key"] for task in whole]
+    truth = evaluate(out, truth=tasks).truth
+    assert (truth.no_class, truth.used, truth.blank) == (1, 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "says"),
+    [
+        (None, {}, "there is no list to add to"),
+        ("key,label\na,b\n", {}, "it has no columns key and truth"),
+        ("key,truth\n", {}, "there are no images in it"),
+        ("[{}]", {}, "some carry no key"),
+        ("[", {}, "not JSON"),
+        ("PK\x03\x04", {}, "no plain CSV or JSON"),
+        ("drawn", {"seed": 6}, r"of its 8 images are not among the first 9 that --seed 6 draws .* a larger --more"),
+        ("drawn", {"more": 0}, "--more 0: must be at least 1"),
+    ],
+)
+def test_what_cannot_be_added_to_is_refused_and_left_alone(made, tmp_path, text, words, says):
+    save = tmp_path / "t.csv"
+    if text == "drawn":
+        sample(made / "out", save=save, num=8, images=False)
+    elif text is not None:
+        save.write_text(text)
+    before = save.read_bytes() if text else None
+    with pytest.raises(RequestError, match=says):
+        sample(made / "out", save=save, **{"more": 1} | words)
+    assert (save.read_bytes() if text else None) == before
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
