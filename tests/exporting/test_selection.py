@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections import Counter
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from made_up_outputs import MARK, calibrated, write_csv, write_output
 
-from pipeline.errors import OutputError
+from pipeline.errors import OutputError, RequestError
 from pipeline.exporting.selection import Selection
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
 from pipeline.output.ledger import Ledger
-from pipeline.output.parts import Progress
+from pipeline.output.parts import METADATA_KEY, Progress
 from pipeline.records import Unit
 from pipeline.storage import Storage
+from pipeline.trust.strictness import check_truths
+from pipeline.trust.truth import TruthMatcher
 from pipeline.trust.truth_file import read_truth
 
 NUM_IMAGES, NUM_CLASSES, ROWS_PER_PART = 400, 6, 30
@@ -64,6 +68,8 @@ def run(made, truth=None, **words):
     config = ExportConfig(out="x", to="y", format=words.pop("format", "csv"), **words)
     with Selection(config, source, truth) as selection:
         selection.read()
+        if config.target_precision:
+            selection.check_truths(count_unknown=config.unknown_labels == "wrong")
         promise = selection.promise(config.target_precision, config.delta) if config.target_precision else None
         classes = selection.choose()
         rows = [{"part": part.name.part} | row for part in selection.parts() for row in part.rows.to_pylist()]
@@ -129,6 +135,50 @@ def test_the_same_as_one_by_one(made, words):
     assert sum(row.copies for row in classes) == sum(copies.values())
     if words.get("repeat_to"):
         assert {row.copies for row in classes} <= {max(words["repeat_to"], row.images) for row in classes}
+
+
+def test_a_promise_counts_every_answer(made, tmp_path):
+    """What is not understood stops it, or counts as wrong; so do `none` and images that people do not agree about."""
+    _, rows = made
+    answers = {row["key"]: [row["class_name"]] for row in rows}
+    keys = sorted(answers)
+    answers |= {key: ["none"] for key in keys[:40]} | {key: ["clas 1"] for key in keys[40:60]}
+    answers |= {key: ["class 1", "class 2"] for key in keys[60:70]}
+    pairs = [(key, answer) for key, given in answers.items() for answer in given]
+    truth = read_truth(str(write_csv(tmp_path / "t.csv", pairs)), Storage(), NAMES)
+
+    def select(truth, **words):
+        return run(made, truth, target_precision=0.3, dedupe=False, **words)
+
+    with pytest.raises(RequestError, match=r"20 truths are not understood \('clas 1' for class 1 or class 5\?, ...\)"):
+        select(truth)
+    promise = select(truth, unknown_labels="wrong")[3]
+    assert (promise.num_truths, promise.levels[-1].accepted - promise.levels[-1].right > 20) == (NUM_IMAGES, True)
+    # the same as if all of them were wrong
+    wrong = {key: f"class {(row['label'] + 1) % 6}" for row in rows if (key := row["key"]) in keys[:70]}
+    plain = [(key, wrong.get(key, given[0])) for key, given in answers.items()]
+    assert promise == select(read_truth(str(write_csv(tmp_path / "w.csv", plain)), Storage(), NAMES))[3]
+
+
+def test_a_cls_that_is_not_understood_stops_a_promise(tmp_path):
+    probs, truth = calibrated(80, NUM_CLASSES)
+    out = write_output(tmp_path / "out", np.stack([probs]), [None if at < 5 else truth[at] for at in range(80)])
+    for part in (out / "predictions").iterdir():
+        table = pq.read_table(part)
+        footer = json.loads(table.schema.metadata[METADATA_KEY])
+        if not footer["first_index"]:
+            footer["truths_not_understood"] = {"count": 5, "examples": ["clas 1"]}
+            pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(footer)}), part)
+    ledger = Ledger(str(out), Storage())
+
+    def counts(*, strict: bool):
+        matcher = TruthMatcher(None, NUM_CLASSES, strict=strict)
+        for part in ledger.prediction_parts(MARK):
+            matcher.match(ledger.read_part("predictions", str(part), matcher.columns))
+        return matcher.counts() if not strict else check_truths(matcher, NAMES, count_unknown=True)
+
+    assert (counts(strict=False).used, counts(strict=False).unknown_images) == (75, 5)
+    assert (counts(strict=True).used, counts(strict=True).counted_wrong) == (80, 5)
 
 
 def test_a_threshold_comes_from_truth_that_the_filters_leave(made, tmp_path):
