@@ -57,8 +57,8 @@ class MemberLogProbs:
         return MemberLogProbs(self.logs_NMK, torch.zeros_like(self.truth_N))
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Log-probabilities (B, M, K) as float64 and truth (B,), a block of images at a time."""
-        for start in range(0, len(self), _BLOCK_IMAGES):
+        """Log-probabilities (B, M, K) as float64 and truth (B,), a block of images at a time; one at least."""
+        for start in range(0, max(1, len(self)), _BLOCK_IMAGES):
             yield self.logs_NMK[start : start + _BLOCK_IMAGES].double(), self.truth_N[start : start + _BLOCK_IMAGES]
 
 
