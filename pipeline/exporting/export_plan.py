@@ -17,6 +17,7 @@ from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
 from pipeline.exporting.target import Target
 from pipeline.trust.promise import Promise
+from pipeline.trust.strictness import sample_more
 from pipeline.trust.truth import Truth, TruthCounts
 
 
@@ -91,23 +92,21 @@ def _promise(config: ExportConfig, selection: Selection, counts: TruthCounts) ->
         none = f" ({counts.no_class:,} of them none, which counts as wrong)" if counts.no_class else ""
         raise RequestError(
             f"a precision of {config.target_precision:g} cannot be promised at delta {config.delta:g} with "
-            f"{promise.num_truths:,} truths{none}: at least {promise.missing:,} more are needed, drawn at random from "
-            f"what the other filters leave{_how_to_draw(config, promise, selection.num_kept)}; nothing was "
-            f"exported{complaints}"
+            f"{promise.num_truths:,} truths{none}: {_describe_missing(config, promise, selection.num_kept)}; nothing "
+            f"was exported{complaints}"
         )
     return promise
 
 
-def _how_to_draw(config: ExportConfig, promise: Promise, num_kept: int) -> str:
-    """The command that draws the missing truths, or that there are not so many images."""
+def _describe_missing(config: ExportConfig, promise: Promise, num_kept: int) -> str:
+    """How many truths are missing, and the command that draws them; or that there are not so many images."""
     if (left := num_kept - promise.num_truths) < promise.missing:
         return (
-            f", but only {left:,} images are left without a truth: lower --target-precision, or accept a larger risk "
-            "(--delta)"
+            f"at least {promise.missing:,} more would be needed, and {left:,} other images are left; lower the target "
+            "or improve the ensemble"
         )
-    if config.truth is None:
-        return ""
-    return f": `shardlabel sample {config.out} --save {config.truth} --more {promise.missing} --unique`"
+    how = "" if config.truth is None else f": `{sample_more(config.out, config.truth, promise.missing)} --unique`"
+    return f"at least {promise.missing:,} more are needed, drawn at random from what the other filters leave{how}"
 
 
 def _reasons(rejected: Mapping[str, int]) -> str:

@@ -31,8 +31,9 @@ from pipeline.trust.matched import MatchedImages
 from pipeline.trust.reliability import compute_reliability
 from pipeline.trust.stack import MemberLogProbs, fit_stack, pool_members, score_stack
 from pipeline.trust.stack import cross_validate as cross_validate_stack
+from pipeline.trust.strictness import sample_more
 from pipeline.trust.temperature import MIN_TRUTHS, NUM_FOLDS, PooledProbs, cross_validate, fit_temperature
-from pipeline.trust.truth import TruthCounts
+from pipeline.trust.truth import CLS_TRUTH, TruthCounts
 
 
 def temperature_obstacle(out: str, job: Mapping[str, Any]) -> str | None:
@@ -158,9 +159,11 @@ def fit_stack_calibration(
 def _check_count(out: str, what: str, counts: TruthCounts, number: int) -> None:
     if number < MIN_TRUTHS:
         missing = "".join(f"; {line}" for line in counts.complaints)
+        is_file = counts.source != CLS_TRUTH
+        how = f": `{sample_more(out, counts.source, MIN_TRUTHS - number)}`" if is_file else ""
         raise RequestError(
             f"{out}: {number:,} images with known truth are too few to fit {what}: {MIN_TRUTHS} are "
-            f"needed, {MIN_TRUTHS - number:,} more{missing}"
+            f"needed, {MIN_TRUTHS - number:,} more{how}{missing}"
         )
 
 

@@ -396,7 +396,7 @@ def test_a_promise_that_cannot_be_made_exports_nothing(labelled, tmp_path):
     words = ["export", str(labelled.out), "--to", str(tmp_path / "to"), "--format", "csv", "--engine", "inline"]
     result = CliRunner().invoke(app, [*words, "--target-precision", "0.999"])
     assert isinstance(result.exception, RequestError)
-    assert "more are needed" in str(result.exception)
+    assert "more would be needed, and 0 other images are left" in str(result.exception)
     assert not (tmp_path / "to").exists()
     truth = tmp_path / "truth.csv"
     truth.write_text("key,label\nnowhere,0\n")
