@@ -84,15 +84,16 @@ class TruthCounts:
     @property
     def complaints(self) -> tuple[str, ...]:
         """The truth that could not be used, one line for each cause."""
+        disputed = "counted as wrong" if self.counted_wrong else "left out"
         lines = (
             (self.malformed_rows, "with more or fewer cells than the header", self.malformed_row_examples),
             (self.blank, "without a label", ()),
             (self.unknown_labels, "with a label that is no class, or the name of several", self.unknown_label_examples),
             (self.doubled_keys, "that name an image again", ()),
-            (self.contradictory_keys, "left out, because rows about one image do not agree", ()),
+            (self.contradictory_keys, f"{disputed}, because rows about one image do not agree", ()),
             (self.unknown_keys, "whose key is not among the labelled images", self.unknown_key_examples),
             (self.ambiguous_keys, "left out, because several images have the key: add a shard column", ()),
-            (self.contested, "left out, because the votes of the annotators are tied", ()),
+            (self.contested, f"{disputed}, because the votes of the annotators are tied", ()),
         )
         return tuple(
             f"{count:,} {what}"

@@ -39,6 +39,7 @@ class KeyIndex:
         stems = _without_extension(plain)
         shortened = pc.not_equal(stems, plain).to_numpy(zero_copy_only=False)
         self._stems = _distinct(stems.filter(pa.array(shortened)), rows[shortened], labels_T)
+        self._some_without_extension = not shortened.all()
 
     def find(self, images: pa.Array) -> tuple[Array, Array]:
         """The row of each of B images, int64 (B,), -1 where there is none; and its level, int64 (B,).
@@ -53,7 +54,8 @@ class KeyIndex:
             plain = _plain(images.take(pa.array(left)))
             self._add(rows_B, levels_B, left, plain, self._plain, 1)
             self._add(rows_B, levels_B, left, plain, self._stems, 2)
-            self._add(rows_B, levels_B, left, _without_extension(plain), self._plain, 2)
+            if self._some_without_extension:  # not so for a list of loose images, as a rule
+                self._add(rows_B, levels_B, left, _without_extension(plain), self._plain, 2)
         return rows_B, levels_B
 
     @staticmethod
@@ -73,7 +75,10 @@ def _index_in(values: pa.Array, known: pa.Array) -> Array:
 
 
 def _plain(keys: pa.Array) -> pa.Array:
-    return pc.replace_substring_regex(pc.replace_substring(keys, "\\", "/"), _BEFORE, r"\1")
+    for sign in ("\\", "./"):  # rare, and much faster to find than to replace
+        if pc.any(pc.match_substring(keys, sign)).as_py():
+            return pc.replace_substring_regex(pc.replace_substring(keys, "\\", "/"), _BEFORE, r"\1")
+    return keys
 
 
 def _without_extension(keys: pa.Array) -> pa.Array:
