@@ -177,8 +177,7 @@ def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> N
     _print_tables(Console(), table)
     if fitted.no_class:
         print_line(
-            f"  besides, no class fits in {fitted.no_class:,} images (none): the fit leaves them out; top-1 and ECE "
-            "count them as wrong"
+            f"  in {fitted.no_class:,} of them no class fits (none): every label is wrong there, for the fit as well"
         )
     if fitted.top1_after is None:
         print_line(f"  top-1 stays {fitted.top1:.1%}; agreement and disagreement do not change")

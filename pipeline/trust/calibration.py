@@ -67,9 +67,9 @@ class Calibration(_FrozenModel):
         members: The members, in readable form.
         num_classes: K.
         truths: Images with known truth that it was fitted on.
-        no_class: Images besides these in which no class fits; top-1 and ECE count them as wrong.
+        no_class: Of these, images in which no class fits.
         folds: Folds of the cross-validation behind ``after``.
-        top1: Share of all these images whose label is right, 0-1.
+        top1: Share of these images whose label is right, 0-1.
         top1_after: The same for held-out images of the cross-validation; None for a temperature, which changes no
             label.
         before: Metrics of the uncalibrated scores.

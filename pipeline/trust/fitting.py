@@ -1,14 +1,4 @@
-"""Fit a calibration to the members of an output: one temperature, or a log-stack.
-
-**Images in which no class fits** (truth ``none``) have no part in the fit. Probabilities over K classes give their
-truth the likelihood 0 at every temperature and with any weights, so they say nothing about either. A probability of
-being right is p(a class fits | x) p(y | x, a class fits); what is fitted is the second factor. Targets that are uniform
-over the classes (Hendrycks, Mazeika & Dietterich, "Deep anomaly detection with outlier exposure", ICLR 2019) train
-networks to be unsure elsewhere. One temperature cannot do that: it would make all scores unsure alike. Nor does any
-temperature repair scores of images unlike the training data (Ovadia et al., "Can you trust your model's uncertainty?",
-NeurIPS 2019). So ECE and top-1 count these images, as wrong, before and after the fit: they say how far scores are from
-the share that is right in this collection; the NLL is of the others.
-"""
+"""Fit a calibration to the members of an output: one temperature, or a log-stack."""
 
 from __future__ import annotations
 
@@ -29,7 +19,7 @@ from pipeline.trust.calibration import (
 )
 from pipeline.trust.matched import MatchedImages
 from pipeline.trust.reliability import compute_reliability
-from pipeline.trust.stack import MemberLogProbs, fit_stack, pool_members, score_stack
+from pipeline.trust.stack import MemberLogProbs, fit_stack, pool_members
 from pipeline.trust.stack import cross_validate as cross_validate_stack
 from pipeline.trust.strictness import sample_more
 from pipeline.trust.temperature import MIN_TRUTHS, NUM_FOLDS, PooledProbs, cross_validate, fit_temperature
@@ -71,12 +61,9 @@ def fit_temperature_calibration(out: str, job: Mapping[str, Any], matched: Match
     _check_count(out, "a temperature", matched.counts, int(fits_N.sum()))
     results = job["results"]
     right_N = matched.ranks_PN[0] == 0
-    everything = PooledProbs.from_top_k(matched.top_scores_Nk, matched.ranks_PN[0], len(job["class_names"]))
-    pooled = everything.take(fits_N)
+    pooled = PooledProbs.from_top_k(matched.top_scores_Nk, matched.ranks_PN[0], len(job["class_names"]), fits_N)
     temperature = fit_temperature(pooled)
     held = cross_validate(pooled)
-    scores_N = everything.scores(temperature)  # of images that it was not fitted on, unless a class fits
-    scores_N[fits_N] = held.scores_N
     return Calibration(
         format=FORMAT,
         rule=results["combine"],
@@ -87,12 +74,12 @@ def fit_temperature_calibration(out: str, job: Mapping[str, Any], matched: Match
             for member in results["members"]
         ),
         num_classes=len(job["class_names"]),
-        truths=len(pooled),
-        no_class=len(matched) - len(pooled),
+        truths=len(matched),
+        no_class=int((~fits_N).sum()),
         folds=NUM_FOLDS,
         top1=float(right_N.mean()),
-        before=_figures(pooled.nll(1.0), everything.scores(1.0), right_N),
-        after=_figures(held.nll_N, scores_N, right_N),
+        before=_figures(pooled.nll(1.0), pooled.scores(1.0), right_N),
+        after=_figures(held.nll_N, held.scores_N, right_N),
         out=out,
         truth=matched.counts.source,
     )
@@ -112,17 +99,12 @@ def fit_stack_calibration(
     Raises:
         RequestError: There are too few images, or they determine nothing.
     """
-    fits_N = log_probs.truth_N.numpy() != NO_CLASS
-    _check_count(out, "a log-stack", counts, int(fits_N.sum()))
+    num_fitting = int(log_probs.fits_N.sum())
+    _check_count(out, "a log-stack", counts, num_fitting)
     members = job["results"]["members"]
-    fitting, others = log_probs.take(np.flatnonzero(fits_N)), log_probs.take(np.flatnonzero(~fits_N))
-    factors, rule = np.array([member["factor"] for member in members]), job["results"]["combine"]
-    plain, plain_others = pool_members(fitting, factors, rule), pool_members(others.without_truth(), factors, rule)
-    weights_M, strength = fit_stack(fitting)
-    held, warm = cross_validate_stack(fitting), cross_validate(plain)
-    stacked_others = score_stack(others.without_truth(), weights_M).scores_N
-    warm_others = plain_others.scores(fit_temperature(plain))
-    wrong_N = np.zeros(len(others), bool)
+    plain = pool_members(log_probs, np.array([member["factor"] for member in members]), job["results"]["combine"])
+    weights_M, strength = fit_stack(log_probs)
+    held, warm = cross_validate_stack(log_probs), cross_validate(plain)
     weights = [float(f"{weight:.6g}") for weight in weights_M]
     fitted = [
         FittedMember(
@@ -132,8 +114,7 @@ def fit_stack_calibration(
         )
         for member, weight in zip(members, weights, strict=True)
     ]
-    right_N = np.append(plain.log_truth_N >= plain.logs_Nk[:, 0], wrong_N)
-    held_right_N = np.append(held.right_N, wrong_N)
+    right_N = plain.log_truth_N >= plain.logs_Nk[:, 0]
     return Calibration(
         format=FORMAT,
         method="stack",
@@ -142,14 +123,14 @@ def fit_stack_calibration(
         members_fingerprint=members_fingerprint(members),
         members=tuple(fitted),
         num_classes=len(job["class_names"]),
-        truths=len(fitting),
-        no_class=len(others),
+        truths=len(log_probs),
+        no_class=len(log_probs) - num_fitting,
         folds=NUM_FOLDS,
         top1=float(right_N.mean()),
-        top1_after=float(held_right_N.mean()),
-        before=_figures(plain.nll(1.0), np.append(plain.scores(1.0), plain_others.scores(1.0)), right_N),
-        after=_figures(held.nll_N, np.append(held.scores_N, stacked_others), held_right_N),
-        temperature_alone=_figures(warm.nll_N, np.append(warm.scores_N, warm_others), right_N),
+        top1_after=float(held.right_N.mean()),
+        before=_figures(plain.nll(1.0), plain.scores(1.0), right_N),
+        after=_figures(held.nll_N, held.scores_N, held.right_N),
+        temperature_alone=_figures(warm.nll_N, warm.scores_N, right_N),
         strength=strength,
         out=out,
         truth=counts.source,
@@ -159,10 +140,11 @@ def fit_stack_calibration(
 def _check_count(out: str, what: str, counts: TruthCounts, number: int) -> None:
     if number < MIN_TRUTHS:
         missing = "".join(f"; {line}" for line in counts.complaints)
+        besides = f" ({counts.no_class:,} besides are none)" if counts.no_class else ""
         is_file = counts.source != CLS_TRUTH
         how = f": `{sample_more(out, counts.source, MIN_TRUTHS - number)}`" if is_file else ""
         raise RequestError(
-            f"{out}: {number:,} images with known truth are too few to fit {what}: {MIN_TRUTHS} are "
+            f"{out}: {number:,} images with known truth{besides} are too few to fit {what}: {MIN_TRUTHS} are "
             f"needed, {MIN_TRUTHS - number:,} more{how}{missing}"
         )
 

@@ -5,6 +5,14 @@ The temperature is fitted after pooling: calibrated members do not make a calibr
 with label smoothing or mixup are underconfident. It never changes the order of the classes.
 
 Only the top k probabilities are stored. The rest up to 1 is spread evenly over the other classes.
+
+**Images in which no class fits** (truth ``none``). A calibrated score s is the share of such labels that is right, and
+here no label is. Of the truth of such an image the model can only express that it is not the label: a coarsened
+observation (Heitjan & Rubin, "Ignorability and coarse data", Annals of Statistics 1991), whose likelihood is 1 - s. So
+scores are fitted to be right about the label, over all images of the collection (top-label calibration: Gupta & Ramdas,
+ICLR 2022). To leave these images out would calibrate for a collection without them, and scores of this one would be too
+high. A target that is uniform over the classes (Hendrycks, Mazeika & Dietterich, "Deep anomaly detection with outlier
+exposure", ICLR 2019) trains networks; a single temperature would follow the tail of small probabilities, not the score.
 """
 
 from __future__ import annotations
@@ -24,6 +32,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _TOLERANCE = 1e-5  # of the logarithm of the temperature
 _MIN_REST = 2.0**-24  # the resolution of float32 scores: a smaller rest is unknown, not 0
+_NUM_STEPS = 33  # from the smallest temperature to the largest
 _SEED = 0
 
 Array = np.ndarray
@@ -36,7 +45,7 @@ class PooledProbs:
     Attributes:
         logs_Nk: float64, logarithms of the known probabilities, best first.
         log_rest_N: float64, logarithm of the probability of each other class; minus infinity if k = K.
-        log_truth_N: float64, logarithm of the probability of the true class.
+        log_truth_N: float64, logarithm of the probability of the true class; NaN where no class fits.
         num_rest: K - k.
     """
 
@@ -46,13 +55,14 @@ class PooledProbs:
     num_rest: int
 
     @classmethod
-    def from_top_k(cls, scores_Nk: Array, ranks_N: Array, num_classes: int) -> PooledProbs:
+    def from_top_k(cls, scores_Nk: Array, ranks_N: Array, num_classes: int, fits_N: Array | None = None) -> PooledProbs:
         """From the stored top k.
 
         Args:
             scores_Nk: float, top k probabilities, 0-1, best first.
             ranks_N: int, rank of the true class among them, from 0; -1 where it is not among them.
             num_classes: K, at least k.
+            fits_N: bool, whether any class fits the image; None where one always does.
         """
         exact_Nk = scores_Nk.astype(np.float64)
         num_rest = num_classes - exact_Nk.shape[1]
@@ -61,7 +71,10 @@ class PooledProbs:
             log_rest_N = np.log(np.maximum(1 - exact_Nk.sum(axis=1), _MIN_REST) / num_rest)
         logs_Nk = np.log(np.maximum(exact_Nk, np.finfo(np.float32).tiny))
         known_N = np.take_along_axis(logs_Nk, np.maximum(ranks_N, 0)[:, None], axis=1)[:, 0]
-        return cls(logs_Nk, log_rest_N, np.where(ranks_N >= 0, known_N, log_rest_N), num_rest)
+        log_truth_N = np.where(ranks_N >= 0, known_N, log_rest_N)
+        if fits_N is not None:
+            log_truth_N[~fits_N] = np.nan
+        return cls(logs_Nk, log_rest_N, log_truth_N, num_rest)
 
     def __len__(self) -> int:
         return len(self.log_truth_N)
@@ -71,8 +84,14 @@ class PooledProbs:
         return PooledProbs(self.logs_Nk[rows], self.log_rest_N[rows], self.log_truth_N[rows], self.num_rest)
 
     def nll(self, temperature: float) -> Array:
-        """Negative log-likelihood of the truth at a temperature: float64 (N,), nats."""
+        """Negative log-likelihood of the truth at a temperature: float64 (N,), nats.
+
+        Where no class fits it is that of the label being wrong.
+        """
         nll_N: Array = self._log_sum(temperature) - self.log_truth_N / temperature
+        none_N = np.isnan(self.log_truth_N)
+        if none_N.any():
+            nll_N[none_N] = wrong_nll(self.take(none_N).scores(temperature))
         return nll_N
 
     def scores(self, temperature: float) -> Array:
@@ -106,7 +125,8 @@ class HeldOutScores:
 def fit_temperature(pooled: PooledProbs) -> float:
     """Fit the temperature with the smallest mean negative log-likelihood.
 
-    It is convex in 1 / T, so there is one minimum along any monotone scale of T.
+    It is convex in 1 / T, so there is one minimum along any monotone scale of T. Images in which no class fits may make
+    several: then the search begins at the best of some steps.
 
     Args:
         pooled: Images with known truth.
@@ -117,7 +137,16 @@ def fit_temperature(pooled: PooledProbs) -> float:
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017.
     """
     low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
-    found = _golden_section(lambda log: float(pooled.nll(math.exp(log)).mean()), low, high)
+
+    def mean_nll(log: float) -> float:
+        return float(pooled.nll(math.exp(log)).mean())
+
+    around = (low, high)
+    if np.isnan(pooled.log_truth_N).any():
+        steps = np.linspace(low, high, _NUM_STEPS).tolist()
+        best = min(range(_NUM_STEPS), key=lambda step: mean_nll(steps[step]))
+        around = (steps[max(0, best - 1)], steps[min(_NUM_STEPS - 1, best + 1)])
+    found = _golden_section(mean_nll, *around)
     if min(found - low, high - found) < 100 * _TOLERANCE:
         raise RequestError(
             f"{len(pooled):,} truths do not determine the temperature: the best is {MIN_TEMPERATURE:g} or less "
@@ -139,6 +168,12 @@ def cross_validate(pooled: PooledProbs) -> HeldOutScores:
         held = pooled.take(held_N)
         nll_N[held_N], scores_N[held_N] = held.nll(temperature), held.scores(temperature)
     return HeldOutScores(nll_N, scores_N)
+
+
+def wrong_nll(scores_N: Array) -> Array:
+    """Negative log-likelihood of labels with these scores being wrong: float64 (N,), nats."""
+    nll_N: Array = -np.log(np.maximum(1 - scores_N, _MIN_REST))
+    return nll_N
 
 
 def split_folds(num_images: int, num_folds: int) -> Iterator[Array]:
