@@ -11,6 +11,7 @@ from pipeline.errors import RequestError, StorageError
 from pipeline.inputs.originals import Wanted, fetch_originals
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage, absolute_uri
+from pipeline.trust.draw import Draw
 
 _MOST_PROBLEMS = 5
 
@@ -97,18 +98,29 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
         with_labels=request.with_labels,
         model_version=f"shardlabel {job['fingerprint'][:8]}",
     )
-    rows, labelled = sample_images(
+    rows, population = sample_images(
         ledger, str(job["fingerprint"]), request.num, request.order, seed=request.seed, unique=request.unique
     )
     if not rows:
         raise RequestError(f"{ledger.out}: no image is labelled yet; there is nothing to draw from")
+    list_writer.drawn = str(
+        Draw(
+            order=request.order,
+            seed=request.seed,
+            num=len(rows),
+            labelled=population.labelled,
+            population=str(population),
+            unique=request.unique,
+            labels_shown=request.with_labels,
+        )
+    )
     written, problems = _write_images(list_writer, rows, ledger, storage) if request.images else ({}, [])
     return AnnotationList(
         out=ledger.out,
         order=request.order,
         format=request.format,
         images=len(rows),
-        labelled=labelled,
+        labelled=population.labelled,
         files=list_writer.finish(rows, written),
         without_image=len(problems),
         problems=tuple(problems[:_MOST_PROBLEMS]),

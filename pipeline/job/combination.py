@@ -12,6 +12,7 @@ from pipeline.job.description import Job
 from pipeline.job.pooling import choose_pooling
 from pipeline.output.probabilities import StoredProbs
 from pipeline.storage import Storage
+from pipeline.trust.fitted import JOB_KEY
 
 
 def choose_members(job: Mapping[str, Any], specs: Sequence[str], source: StoredProbs) -> list[dict[str, Any]]:
@@ -73,7 +74,8 @@ def describe_combination(
     own_fingerprint = fingerprint(results)
     files = content.get("weights_files", {})
     described = {
-        **{name: value for name, value in content.items() if name != "replaced"},
+        **{name: value for name, value in content.items() if name not in {"replaced", JOB_KEY}},
+        **pooling.about,
         "fingerprint": own_fingerprint,
         "results": results,
         "calibrated": config.calibration is not None,

@@ -16,6 +16,7 @@ from pipeline.trust.calibration import (
     member_identity,
     members_fingerprint,
 )
+from pipeline.trust.fitted import FittedTruths
 from pipeline.trust.matched import MatchedImages
 from pipeline.trust.reliability import compute_reliability
 from pipeline.trust.stack import MemberLogProbs, fit_stack, pool_members
@@ -50,7 +51,7 @@ def fit_temperature_calibration(out: str, job: Mapping[str, Any], matched: Match
     Args:
         out: The output.
         job: Its ``job.json``.
-        matched: The images whose truth is known, with their scores.
+        matched: The images whose truth is known, with their scores: those that the fit may use.
 
     Raises:
         RequestError: There are too few images, or they determine nothing.
@@ -78,11 +79,13 @@ def fit_temperature_calibration(out: str, job: Mapping[str, Any], matched: Match
         after=_figures(held.nll_N, held.scores_N, right_N),
         out=out,
         truth=matched.counts.source,
+        fitted_on=FittedTruths(matched.hashes_N, matched.truth_N).encode(),
+        held_out=matched.counts.used - len(matched),
     )
 
 
 def fit_stack_calibration(
-    out: str, job: Mapping[str, Any], log_probs: MemberLogProbs, counts: TruthCounts
+    out: str, job: Mapping[str, Any], log_probs: MemberLogProbs, fitted_on: FittedTruths, counts: TruthCounts
 ) -> Calibration:
     """Fit a log-stack, and measure by cross-validation its effect and that of a temperature alone.
 
@@ -90,6 +93,7 @@ def fit_stack_calibration(
         out: The output.
         job: Its ``job.json``.
         log_probs: Log-probabilities of its members for the images whose truth is known.
+        fitted_on: These images.
         counts: How much of the truth was used.
 
     Raises:
@@ -128,14 +132,17 @@ def fit_stack_calibration(
         strength=strength,
         out=out,
         truth=counts.source,
+        fitted_on=fitted_on.encode(),
+        held_out=counts.used - len(log_probs),
     )
 
 
 def _check_count(out: str, what: str, counts: TruthCounts, number: int) -> None:
     if number < MIN_TRUTHS:
+        held_out = f" ({counts.used - number:,} of {counts.used:,} are held out)" if counts.used > number else ""
         missing = "".join(f"; {line}" for line in counts.complaints)
         raise RequestError(
-            f"{out}: {number:,} images with known truth are too few to fit {what}: {MIN_TRUTHS} are "
+            f"{out}: {number:,} images with known truth{held_out} are too few to fit {what}: {MIN_TRUTHS} are "
             f"needed, {MIN_TRUTHS - number:,} more{missing}"
         )
 

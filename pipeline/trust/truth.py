@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,12 +88,15 @@ class Truth:
         labels_T: int32, true class of each key, 0 to K - 1.
         with_shards: Whether the file has shards.
         counts: Rows of the file, and those that cannot be used whatever the images are.
+        drawn: Number of rows with a known label by what they say about their draw (:mod:`pipeline.trust.draw`); ``""``
+            where they say nothing.
     """
 
     keys: pa.Array
     labels_T: Array
     with_shards: bool
     counts: TruthCounts
+    drawn: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def find(self, shards: pa.ChunkedArray, keys: pa.ChunkedArray) -> Array:
         """Row of each image in the truth: int64 (B,), -1 where it has none."""

@@ -8,6 +8,7 @@ name, a synonym or a WordNet id. Text that is both a name and a number is a name
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.labels import ClassResolver
 from pipeline.records import Counted
 from pipeline.storage import Storage, absolute_uri
 from pipeline.trust.annotations import read_annotations
+from pipeline.trust.draw import COLUMN
 from pipeline.trust.truth import Truth, TruthCounts, join_keys
 from pipeline.trust.truth_table import read_truth_table
 
@@ -44,6 +46,7 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth
     known = labels >= 0
     with_shards = "shard" in table.column_names
     table = table.drop_columns("label").filter(pa.array(known))
+    drawn = Counter(table[COLUMN].fill_null("").to_pylist()) if COLUMN in table.column_names else Counter()
     joined = join_keys(table["shard"], table["key"]) if with_shards else table["key"].combine_chunks()
     keys, labels_T, contradictory = _deduplicate(joined, labels[known])
     counts = TruthCounts(
@@ -58,11 +61,11 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth
         contradictory_keys=contradictory,
         contested=contested,
     )
-    return Truth(keys, labels_T, with_shards, counts)
+    return Truth(keys, labels_T, with_shards, counts, drawn)
 
 
 def _read_table(path: str, storage: Storage) -> tuple[pa.Table, int, Counted]:
-    """The columns key, label and, if there is one, shard; images left out because of ties; rows that are no rows."""
+    """Columns key, label and, if there, shard and drawn; images left out because of ties; rows that are none."""
     try:
         uri = absolute_uri(path)
         data = storage.read(uri)
