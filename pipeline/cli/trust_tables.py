@@ -36,6 +36,8 @@ def print_evaluation(found: Evaluation) -> None:
     console = Console()
     source = "" if found.truth.source.endswith(".cls") else f" from {found.truth.source}"
     print_line(f"{found.out}: {found.images:,} images with known truth{source}; intervals are Wilson's, 95 %")
+    for line in found.caveats:
+        print_line(f"  note: {line}")
     _print_tables(console, _predictor_table(found))
     print_line(f"  {_describe_gain(found)}")
     print_line(f"  {_describe_calibration(found)}")
@@ -184,6 +186,12 @@ def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> N
     else:
         print_line(f"  top-1 {fitted.top1:.1%} before, {fitted.top1_after:.1%} after {held}")
     also = f", or at once: combine {fitted.out} --calibration {saved}" if stacked else ""
+    if fitted.held_out:
+        print_line(f"  {fitted.held_out:,} truths are held out: a promise on the calibrated output can use them")
+    else:
+        print_line(
+            "  all truths were fitted on: a promise on the calibrated output needs others, or --hold-out 0.8 here"
+        )
     print_line(f"  saved: {saved}; use it with label --calibration {saved} and the same members{also}")
 
 

@@ -275,18 +275,22 @@ def choose_and_certify(
 
 def _count_missing(test: PrecisionTest, levels: Levels, accepted_L: Array, right_L: Array) -> int | None:
     """How many more truths would let some level pass if all of them were right; None without levels."""
-    found = []
+    least: int | None = None
     for accepted, right, images in zip(accepted_L.tolist(), right_L.tolist(), levels.images_L.tolist(), strict=True):
-        wrong, share = accepted - right, images / levels.total
+
+        def is_enough(more: int, at: tuple[int, int, int] = (accepted, right, images)) -> bool:
+            return _would_pass(test, at[0] - at[1], at[0] + round(more * at[2] / levels.total), at[2])
+
+        if least is not None and not is_enough(least - 1):
+            continue
         low, high = 0, 1
-        while not _would_pass(test, wrong, accepted + round(high * share), images):
+        while not is_enough(high):
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            enough = _would_pass(test, wrong, accepted + round(middle * share), images)
-            low, high = (low, middle) if enough else (middle, high)
-        found.append(high)
-    return min(found, default=None)
+            low, high = (low, middle) if is_enough(middle) else (middle, high)
+        least = high
+    return least
 
 
 def _would_pass(test: PrecisionTest, wrong: int, truths: int, images: int) -> bool:

@@ -41,6 +41,7 @@ class TruthCounts:
         unknown_key_examples: Some of these keys.
         ambiguous_keys: Rows left out because several images have their key.
         contested: Images left out because the votes of the annotators are tied.
+        reviewed: Rows with a known label that come from lists of ``review``, which are no random draw.
     """
 
     source: str
@@ -57,6 +58,7 @@ class TruthCounts:
     unknown_key_examples: tuple[str, ...] = ()
     ambiguous_keys: int = 0
     contested: int = 0
+    reviewed: int = 0
 
     @property
     def complaints(self) -> tuple[str, ...]:

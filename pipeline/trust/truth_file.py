@@ -19,7 +19,7 @@ from pipeline.labels import ClassResolver
 from pipeline.records import Counted
 from pipeline.storage import Storage, absolute_uri
 from pipeline.trust.annotations import read_annotations
-from pipeline.trust.draw import COLUMN
+from pipeline.trust.draw import COLUMN, count_reviewed
 from pipeline.trust.truth import Truth, TruthCounts, join_keys
 from pipeline.trust.truth_table import read_truth_table
 
@@ -60,6 +60,7 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth
         doubled_keys=table.num_rows - len(keys) - contradictory,
         contradictory_keys=contradictory,
         contested=contested,
+        reviewed=count_reviewed(drawn),
     )
     return Truth(keys, labels_T, with_shards, counts, drawn)
 

