@@ -121,7 +121,7 @@ def _describe_missing(promise: Promise) -> str:
     left = (promise.num_selected or 0) - promise.num_truths
     if promise.missing > left:
         return (
-            f"at least {promise.missing:,} more would be needed, and {left:,} other images are left; lower the target "
+            f"at least {promise.missing:,} more are needed, and only {left:,} other images are left: lower the target, "
             "or improve the ensemble"
         )
     return f"at least {promise.missing:,} more are needed, drawn at random from what the other filters leave"

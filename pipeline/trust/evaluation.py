@@ -91,7 +91,7 @@ class Evaluation:
         lines = []
         if self.truth.reviewed:
             lines.append(
-                f"{self.truth.reviewed:,} of {self.images:,} truths are of `review` lists, which hold what is doubtful: "
+                f"{self.truth.reviewed:,} of {self.images:,} truths are of `review` lists, which hold doubtful images: "
                 "these figures are about such images, not about the output as a whole"
             )
         if self.fitted:

@@ -17,10 +17,9 @@ import numpy as np
 from pipeline.trust.intervals import wilson_upper
 
 NUM_LEVELS = 100
-# Errors that the strictest level should tolerate, best first. A first level that passes only without errors often ends
-# the sequence at once, even where looser ones would pass.
-_FIRST_ERRORS = (8, 7, 6, 5, 4, 3, 2, 1, 0)
-_MAX_FIRST_SHARE = 1 / 3  # share of the selection that the strictest level may hold to tolerate them
+# Errors that the strictest level should tolerate, if it can hold so many truths. A first level that passes only without
+# errors often ends the sequence at once, even where looser ones would pass.
+_FIRST_ERRORS = 24
 _SHARE_STEPS = 2_000
 
 Array = np.ndarray
@@ -46,21 +45,21 @@ class Levels:
 
 
 def choose_levels(
-    scores: Iterable[tuple[Array, Array]], total: int, num_truths: int, passes: Passes, num_levels: int = NUM_LEVELS
+    scores: Iterable[tuple[Array, Array]], total: int, num_truths: int, passes: Passes, max_first_share: float
 ) -> Levels:
-    """Choose at most ``num_levels`` levels.
+    """Choose at most :data:`NUM_LEVELS` levels.
 
     Args:
         scores: Distinct scores of the selection from high to low and the images of each, batch by batch.
         total: Images of the selection.
         num_truths: Truths that certify.
         passes: The test of a level.
-        num_levels: At least 1.
+        max_first_share: Share of the selection that the strictest level may hold to tolerate errors, 0-1.
     """
-    share = first_share(total, num_truths, passes)
+    share = _first_share(total, num_truths, passes, max_first_share)
     if share is None:
         return Levels(np.zeros(0), np.zeros(0, np.int64), total)
-    places = np.ceil(np.linspace(share, 1, num_levels) * total - 1e-9).clip(1, total).astype(np.int64)
+    places = np.ceil(np.linspace(share, 1, NUM_LEVELS) * total - 1e-9).clip(1, total).astype(np.int64)
     thresholds: list[float] = []
     images: list[int] = []
     above = 0
@@ -75,14 +74,18 @@ def choose_levels(
     return Levels(np.array(thresholds)[kept], images_L, total)
 
 
-def first_share(total: int, num_truths: int, passes: Passes) -> float | None:
+def _first_share(total: int, num_truths: int, passes: Passes, limit: float) -> float | None:
     """The share of the selection at the strictest level; None if the truths are too few for any.
 
     It holds enough truths for some errors, with a margin of one standard deviation of their number.
     """
-    found = [_share_for(errors, total, num_truths, passes) for errors in _FIRST_ERRORS]
-    shares = [share for share in found if share is not None]
-    return next((share for share in shares if share <= _MAX_FIRST_SHARE), min(shares, default=None))
+    least: float | None = None
+    for errors in range(_FIRST_ERRORS, -1, -1):
+        share = _share_for(errors, total, num_truths, passes)
+        if share is not None and share <= limit:
+            return share
+        least = share if least is None else min(least, share or 1.0)
+    return least
 
 
 def _share_for(errors: int, total: int, num_truths: int, passes: Passes) -> float | None:

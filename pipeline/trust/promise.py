@@ -53,6 +53,9 @@ from pipeline.trust.intervals import binomial_tail, clopper_pearson_lower, hyper
 from pipeline.trust.levels import Levels, at_or_above, choose_levels
 
 _OLD_CERTIFYING_SHARE = 0.5
+# A strict start fails where few truths allow no error; a loose one where precision has fallen to the target by then,
+# which comes sooner the higher the target. Best of those tried in examples/promise_rates.py.
+_MAX_FIRST_SHARE, _MAX_FIRST_SHARE_ABOVE, _HIGH_TARGET = 0.45, 1 / 3, 0.95
 
 Array = np.ndarray
 
@@ -157,6 +160,11 @@ class PrecisionTest:
         for name, value in (("target precision", self.target), ("delta", self.delta)):
             if not 0 < value < 1:
                 raise RequestError(f"{name} {value:g}: must be above 0 and below 1")
+
+    @property
+    def max_first_share(self) -> float:
+        """Share of the selection that the strictest level may hold to tolerate errors, 0-1."""
+        return _MAX_FIRST_SHARE if self.target <= _HIGH_TARGET else _MAX_FIRST_SHARE_ABOVE
 
     def passes(self, wrong: int, truths: int, images: int, known: tuple[int, int] = (0, 0)) -> bool:
         """Whether the truths show that the precision of a level is at least the target.
@@ -270,7 +278,9 @@ def choose_and_certify(
         total: Images of the selection.
         fitted: As for :func:`certify`.
     """
-    return certify(test, truths, choose_levels(scores, total, len(truths.scores_n), test.passes), fitted)
+    return certify(
+        test, truths, choose_levels(scores, total, len(truths.scores_n), test.passes, test.max_first_share), fitted
+    )
 
 
 def _count_missing(test: PrecisionTest, levels: Levels, accepted_L: Array, right_L: Array) -> int | None:

@@ -73,7 +73,7 @@ class Collection:
     def promises(self, test, num_truths, repeats, seed=7):
         """Promises of as many random draws."""
         rng = np.random.default_rng(seed)
-        levels = choose_levels(self.counts, len(self.scores), num_truths, test.passes)
+        levels = choose_levels(self.counts, len(self.scores), num_truths, test.passes, test.max_first_share)
         return [
             certify(test, self.judged(rng.choice(len(self.scores), num_truths, replace=False)), levels)
             for _ in range(repeats)
@@ -206,7 +206,7 @@ def test_labels_do_not_move_the_levels_and_batches_do_not_either():
     assert [level.threshold for level in nothing.levels] == [everything.levels[0].threshold]
     ((values, images),) = count_scores(scores)
     batches = zip(np.array_split(values, 7), np.array_split(images, 7), strict=True)
-    cut = choose_levels(batches, len(scores), 1000, test.passes)
+    cut = choose_levels(batches, len(scores), 1000, test.passes, test.max_first_share)
     assert cut.thresholds_L.tolist() == [level.threshold for level in everything.levels]
     assert cut.images_L.tolist() == [level.images for level in everything.levels]
     assert everything.levels[-1].images == len(scores)
