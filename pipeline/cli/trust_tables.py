@@ -185,14 +185,14 @@ def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> N
         print_line(f"  top-1 stays {fitted.top1:.1%}; agreement and disagreement do not change")
     else:
         print_line(f"  top-1 {fitted.top1:.1%} before, {fitted.top1_after:.1%} after {held}")
-    also = f", or at once: combine {fitted.out} --calibration {saved}" if stacked else ""
     if fitted.held_out:
         print_line(f"  {fitted.held_out:,} truths are held out: a promise on the calibrated output can use them")
     else:
         print_line(
             "  all truths were fitted on: a promise on the calibrated output needs others, or --hold-out 0.8 here"
         )
-    print_line(f"  saved: {saved}; use it with label --calibration {saved} and the same members{also}")
+    print_line(f"  saved: {saved}; apply it at once: combine {fitted.out} --out OUT2 --calibration {saved}")
+    print_line(f"  or to other images: label --calibration {saved}, with the same members")
 
 
 def print_annotation_list(found: AnnotationList) -> None:

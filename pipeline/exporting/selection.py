@@ -276,16 +276,21 @@ class Selection:
         known = self._db.sql(
             f"SELECT score, label = fitted AS is_right FROM kept WHERE fitted <> {NOT_FITTED}"
         ).to_arrow_table()
-        scores = self._db.sql("SELECT score, count(*) AS images FROM kept GROUP BY score ORDER BY score DESC")
         found = choose_and_certify(
             test,
             _judged(given.filter(pa.array(self._certifying(given)))),
-            ((batch["score"].to_numpy(), batch["images"].to_numpy()) for batch in scores.to_arrow_reader(_BATCH_ROWS)),
+            self._count_scores(),
             self._query_number("SELECT count(*) FROM kept"),
             _judged(known),
         )
         self._threshold = found.threshold
         return dataclasses.replace(found, num_truths=len(given))
+
+    def _count_scores(self) -> Iterator[tuple[Array, Array]]:
+        """Distinct scores of what is left, from high to low, and the images of each; sorted on disk."""
+        counts = self._db.sql("SELECT score, count(*) AS images FROM kept GROUP BY score ORDER BY score DESC")
+        for batch in counts.to_arrow_reader(_BATCH_ROWS):
+            yield batch["score"].to_numpy(), batch["images"].to_numpy()
 
     def _certifying(self, given: pa.Table) -> Array:
         """Which of the images with known truth certify: those that nothing was fitted on, bool (N,)."""

@@ -59,7 +59,9 @@ def fit_temperature_calibration(out: str, job: Mapping[str, Any], matched: Match
     _check_count(out, "a temperature", matched.counts, len(matched))
     results = job["results"]
     right_N = matched.ranks_PN[0] == 0
-    pooled = PooledProbs.from_top_k(matched.top_scores_Nk, matched.ranks_PN[0], len(job["class_names"]))
+    pooled = PooledProbs.from_top_k(
+        matched.top_scores_Nk, matched.ranks_PN[0], len(job["class_names"]), matched.entropy_N
+    )
     temperature = fit_temperature(pooled)
     held = cross_validate(pooled)
     return Calibration(

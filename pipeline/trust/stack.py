@@ -148,7 +148,7 @@ def pool_members(log_probs: MemberLogProbs, factors_M: Array, rule: str) -> Pool
         logs.append(pool_BK.sort(dim=1, descending=True).values)
         truths.append(pool_BK.gather(1, truth_B[:, None])[:, 0])
     logs_NK = torch.cat(logs).numpy()
-    return PooledProbs(logs_NK, np.full(len(logs_NK), -np.inf), torch.cat(truths).numpy(), 0)
+    return PooledProbs(logs_NK, np.full(len(logs_NK), -np.inf), torch.cat(truths).numpy(), np.zeros(len(logs_NK)))
 
 
 def _choose_strength(log_probs: MemberLogProbs, num_folds: int) -> float:
