@@ -21,6 +21,7 @@ from pipeline.labels import distinct_names, no_class_text
 from pipeline.storage import Storage, join
 from pipeline.text.safe import json_text
 from pipeline.trust.annotations import IMAGE_LIST
+from pipeline.trust.draw import COLUMN
 
 ListFormat = Literal["csv", "label-studio", "fiftyone"]
 
@@ -49,6 +50,9 @@ class ListWriter:
         storage: How to write.
         extends: Whether a list is there that gets further entries.
 
+    Attributes:
+        drawn: How the list was drawn, for each of its rows; empty where nobody says.
+
     Raises:
         RequestError: There is a file already, which may hold annotations, and is not to be extended.
     """
@@ -70,6 +74,7 @@ class ListWriter:
         self._with_labels = with_labels
         self._model_version = model_version
         self._storage = storage
+        self.drawn = ""
         if kind == "fiftyone":
             self._folder, self._images = place.rstrip("/"), "data"
             self.file = join(place, _FIFTYONE_LABELS)
@@ -147,12 +152,12 @@ class ListWriter:
         columns = "label class_name score agreement entropy disagreement top".split() if self._with_labels else []
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["shard", "key", "index", "sha256", *columns, "image", "truth"])
+        writer.writerow(["shard", "key", "index", "sha256", *columns, "image", COLUMN, "truth"])
         for row, image in rows:
             prediction = [row.label, self._names[row.label], *map(_number, (row.score, row.agreement))]
             prediction += [_number(row.entropy), _number(row.disagreement), self._top(row)]
             cells = prediction if self._with_labels else []
-            writer.writerow([row.shard, row.key, row.index, row.sha256, *cells, image or "", ""])
+            writer.writerow([row.shard, row.key, row.index, row.sha256, *cells, image or "", self.drawn, ""])
         return file.getvalue()
 
     def _top(self, row: ListedImage) -> str:
@@ -178,6 +183,7 @@ class ListWriter:
                 continue
             served = join(self._folder, image) if self._folder.startswith("s3://") else _SERVED_FROM + quote(image)
             data = {"image": served, "shard": row.shard, "key": row.key, "index": row.index, "sha256": row.sha256}
+            data[COLUMN] = self.drawn
             task: dict[str, Any] = {"data": data}
             if self._with_labels:
                 value = {"choices": [self._names[row.label]]}
@@ -200,6 +206,7 @@ class ListWriter:
                 "agreement": _rounded(row.agreement),
                 "entropy": _rounded(row.entropy),
                 "disagreement": _rounded(row.disagreement),
+                COLUMN: self.drawn,
             }
             prediction = {"label": row.label, "confidence": _rounded(row.score), "attributes": attributes}
             labels[stem] = prediction if self._with_labels else None

@@ -12,6 +12,7 @@ from pipeline.errors import RequestError, StorageError
 from pipeline.inputs.originals import Wanted, fetch_originals
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage, absolute_uri
+from pipeline.trust.draw import Draw, parse_draw
 
 _MOST_PROBLEMS = 5
 
@@ -107,18 +108,29 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
     )
     if older is not None:
         return _extend(older, list_writer, ledger, storage, request)
-    rows, labelled = sample_images(
+    rows, population = sample_images(
         ledger, str(job["fingerprint"]), request.num, request.order, seed=request.seed, unique=request.unique
     )
     if not rows:
         raise RequestError(f"{ledger.out}: no image is labelled yet; there is nothing to draw from")
+    list_writer.drawn = str(
+        Draw(
+            order=request.order,
+            seed=request.seed,
+            num=len(rows),
+            labelled=population.labelled,
+            population=str(population),
+            unique=request.unique,
+            labels_shown=request.with_labels,
+        )
+    )
     written, problems = _write_images(list_writer, 0, rows, ledger, storage) if request.images else ({}, [])
     return AnnotationList(
         out=ledger.out,
         order=request.order,
         format=request.format,
         images=len(rows),
-        labelled=labelled,
+        labelled=population.labelled,
         files=list_writer.finish(rows, written),
         without_image=len(problems),
         problems=tuple(problems[:_MOST_PROBLEMS]),
@@ -134,18 +146,19 @@ def _extend(
         RequestError: The older list is not the beginning of this order, or there are no further images.
     """
     assert request.more is not None
-    rows, labelled = _draw_more(older, ledger, request)
+    rows, draw = _draw_more(older, ledger, request)
     if not rows:
-        distinct = " distinct" if request.unique else ""
+        distinct = " distinct" if draw.unique else ""
         raise RequestError(f"--more {request.more}: all{distinct} images of {ledger.out} are in the list already")
     written, problems = _write_images(list_writer, older.images, rows, ledger, storage) if request.images else ({}, [])
-    files = older.add(list_writer.entries(rows, written), storage)
+    list_writer.drawn = str(draw)
+    files = older.add(list_writer.entries(rows, written), list_writer.drawn, storage)
     return AnnotationList(
         out=ledger.out,
         order="random",
         format=older.kind,
         images=older.images + len(rows),
-        labelled=labelled,
+        labelled=draw.labelled,
         files=files,
         without_image=len(problems),
         problems=tuple(problems[:_MOST_PROBLEMS]),
@@ -153,23 +166,30 @@ def _extend(
     )
 
 
-def _draw_more(older: OlderList, ledger: Ledger, request: ListRequest) -> tuple[list[ListedImage], int]:
-    """The images to add, and the number of labelled images.
+def _draw_more(older: OlderList, ledger: Ledger, request: ListRequest) -> tuple[list[ListedImage], Draw]:
+    """The images to add, and how all images of the list were drawn.
 
     The older images and these are together the first ones of a random order, so they are a uniform sample, whatever the
     older ones were chosen by. That holds only if all of the older ones are among the first.
     """
     fingerprint, number = str(ledger.job()["fingerprint"]), older.images + (request.more or 0)
+    draws = [draw for draw in map(parse_draw, older.drawn) if draw is not None]
+    if not all(draw.is_random for draw in draws):
+        raise RequestError(f"--save {older.uri}: is a list of `review`; --more adds to those of `sample` only")
+    told = {(draw.seed, draw.unique) for draw in draws}
+    asked = [(request.seed, request.unique), (request.seed, not request.unique)]  # people forget an option
     missing = 0
-    for unique in (request.unique, not request.unique):  # people forget an option
-        rows, labelled = sample_images(ledger, fingerprint, number, "random", seed=request.seed, unique=unique)
+    for seed, unique in sorted(told) or asked:
+        rows, population = sample_images(ledger, fingerprint, number, "random", seed=seed, unique=unique)
         new = [row for row in rows if not older.holds(row)]
         if len(rows) - len(new) == older.images:
-            return new, labelled
+            shown = request.with_labels or older.with_labels
+            of = (population.labelled, str(population))
+            return new, Draw("random", seed, len(rows), *of, unique=unique, labels_shown=shown)
         missing = missing or older.images - (len(rows) - len(new))
     raise RequestError(
         f"--save {older.uri}: {missing:,} of its {older.images:,} images are not among the first {number:,} that "
-        f"--seed {request.seed} draws from {ledger.out}. Pass the --seed that drew the list; or, if images have been "
+        f"--seed {seed} draws from {ledger.out}. Pass the --seed that drew the list; or, if images have been "
         "labelled since, a larger --more, so that the sample stays uniform"
     )
 

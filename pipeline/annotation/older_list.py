@@ -17,6 +17,7 @@ from pipeline.annotation.sampling import ListedImage
 from pipeline.errors import ObjectMissing, RequestError, StorageError
 from pipeline.storage import Entry, Storage
 from pipeline.text.safe import json_text
+from pipeline.trust.draw import COLUMN, parse_draw
 from pipeline.trust.truth_table import DELIMITERS, as_utf8, plain_name
 
 _MAX_LINES_BEFORE = 2  # before the header: Excel's sep=;
@@ -37,6 +38,7 @@ class OlderList:
         mark: Whether it is to begin with UTF-8's mark, by which Excel knows the encoding.
         names: For a CSV, the names in its header, plain.
         delimiter: For a CSV, what separates its cells.
+        drawn: What its entries say about their draw (:mod:`pipeline.trust.draw`).
         columns: What identifies an image: two or one of shard, index and key.
         identities: Those of its images.
     """
@@ -49,6 +51,7 @@ class OlderList:
     mark: bool
     names: tuple[str, ...]
     delimiter: str
+    drawn: frozenset[str]
     columns: tuple[str, ...]
     identities: frozenset[tuple[str, ...]]
 
@@ -61,11 +64,13 @@ class OlderList:
         """Whether an image is in the list."""
         return tuple(str(getattr(row, name)) for name in self.columns) in self.identities
 
-    def add(self, entries: str, storage: Storage) -> tuple[str, ...]:
+    def add(self, entries: str, drawn: str, storage: Storage) -> tuple[str, ...]:
         """Add entries.
 
         Args:
             entries: A list of them alone, in the same format.
+            drawn: What the new entries say about their draw. The older ones say the same from now on if images have
+                been labelled since: together they are a draw from all.
             storage: How to write.
 
         Returns:
@@ -78,9 +83,9 @@ class OlderList:
         beside: tuple[str, ...] = ()
         try:
             if self.kind == "csv":
-                text = self._with_rows(entries)
+                text = self._with_rows(entries, drawn)
             else:
-                own, new = json.loads(self.text), json.loads(entries)
+                own, new = json.loads(self._redrawn(drawn)), json.loads(entries)
                 text = "[\n" + ",\n".join(json_text(task) for task in own + new) + "\n]\n"
                 beside = (f"{self.uri.removesuffix('.json')}-{len(own) + 1}-{len(own) + len(new)}.json",)
                 storage.replace(beside[0], entries.encode())
@@ -91,14 +96,23 @@ class OlderList:
             raise RequestError(f"--save {error}") from error
         return (*beside, self.uri)
 
-    def _with_rows(self, entries: str) -> str:
+    def _redrawn(self, drawn: str) -> str:
+        """The text, with the new draw for each that was from fewer images."""
+        text, new = self.text, parse_draw(drawn)
+        for older in self.drawn:
+            draw = parse_draw(older)
+            if draw is not None and new is not None and draw.population != new.population:
+                text = text.replace(older, drawn)
+        return text
+
+    def _with_rows(self, entries: str, drawn: str) -> str:
         line_end = "\r\n" if "\r\n" in self.text else "\n"
         file = io.StringIO()
         writer = csv.writer(file, delimiter=self.delimiter, lineterminator=line_end)
         for row in csv.DictReader(io.StringIO(entries, newline="")):
             writer.writerow([row.get(name, "") for name in self.names])
         separated = "" if self.text.endswith(("\n", "\r")) else line_end
-        return self.text + separated + file.getvalue()
+        return self._redrawn(drawn) + separated + file.getvalue()
 
 
 def read_older_list(uri: str, storage: Storage) -> OlderList:
@@ -134,8 +148,9 @@ def _read_csv(uri: str, version: Entry, text: str, *, mark: bool) -> OlderList:
             if {"key", "truth"} <= set(names):
                 images = [dict(zip(names, cells, strict=False)) for cells in rows[number + 1 :] if any(cells)]
                 columns, identities = _identify(uri, images, frozenset(names))
+                with_labels, drawn = _LABEL_COLUMN in names, _draws(images)
                 return OlderList(
-                    uri, "csv", _LABEL_COLUMN in names, version, text, mark, names, delimiter, columns, identities
+                    uri, "csv", with_labels, version, text, mark, names, delimiter, drawn, columns, identities
                 )
     raise RequestError(f"--save {uri}: no list of `shardlabel sample`: it has no columns key and truth")
 
@@ -151,7 +166,13 @@ def _read_tasks(uri: str, version: Entry, text: str) -> OlderList:
         raise RequestError(f"--save {uri}: no tasks of `shardlabel sample`: some carry no key of their image")
     columns, identities = _identify(uri, images, frozenset(images[0]))
     with_labels = any(task.get("predictions") for task in tasks)
-    return OlderList(uri, "label-studio", with_labels, version, text, False, (), "", columns, identities)
+    return OlderList(
+        uri, "label-studio", with_labels, version, text, False, (), "", _draws(images), columns, identities
+    )
+
+
+def _draws(images: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    return frozenset(str(image.get(COLUMN) or "") for image in images) - {""}
 
 
 def _identify(

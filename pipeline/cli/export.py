@@ -130,6 +130,10 @@ def _print_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Ex
             rows.append(("truth", summary.truth.in_words))
         seen = f"{promise.right:,} of {promise.accepted:,} certifying truths from there on were right"
         rows.append(("threshold", f"{promise.threshold:.4f} ({seen})"))
+        drawn = "at random, as their list tells" if promise.proven_random else "at random on your word; no list tells"
+        unused = promise.num_truths - promise.num_certifying
+        left_out = f"; {unused:,} of them were fitted on and certify nothing" if unused else ""
+        rows.append(("truths", f"{promise.num_truths:,}, drawn {drawn}{left_out}"))
     fewest, most = min(row.images for row in summary.classes), max(row.images for row in summary.classes)
     rows.append(("classes", f"{len(summary.classes):,} of {summary.num_classes:,}, {fewest:,} to {most:,} images each"))
     copies = sum(row.copies for row in summary.classes)

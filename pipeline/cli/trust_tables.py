@@ -38,6 +38,8 @@ def print_evaluation(found: Evaluation) -> None:
             f"  in {found.truth.no_class:,} of them, {found.truth.no_class / found.images:.1%}, no class fits (none): "
             "every label is wrong there"
         )
+    for line in found.caveats:
+        print_line(f"  note: {line}")
     _print_tables(console, _predictor_table(found))
     print_line(f"  {_describe_gain(found)}")
     print_line(f"  {_describe_calibration(found)}")
@@ -183,8 +185,14 @@ def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> N
         print_line(f"  top-1 stays {fitted.top1:.1%}; agreement and disagreement do not change")
     else:
         print_line(f"  top-1 {fitted.top1:.1%} before, {fitted.top1_after:.1%} after {held}")
-    also = f", or at once: combine {fitted.out} --calibration {saved}" if stacked else ""
-    print_line(f"  saved: {saved}; use it with label --calibration {saved} and the same members{also}")
+    if fitted.held_out:
+        print_line(f"  {fitted.held_out:,} truths are held out: a promise on the calibrated output can use them")
+    else:
+        print_line(
+            "  all truths were fitted on: a promise on the calibrated output needs others, or --hold-out 0.8 here"
+        )
+    print_line(f"  saved: {saved}; apply it at once: combine {fitted.out} --out OUT2 --calibration {saved}")
+    print_line(f"  or to other images: label --calibration {saved}, with the same members")
 
 
 def print_annotation_list(found: AnnotationList) -> None:

@@ -61,7 +61,7 @@ def collect_content(
         timeline=read_timeline(ledger, samples),
         evaluation=evaluation,
         matched=matched,
-        truth_notes=evaluation.truth.complaints if evaluation else (),
+        truth_notes=(*evaluation.truth.complaints, *evaluation.caveats) if evaluation else (),
         pictures=pictures,
         picture_note=note,
     )

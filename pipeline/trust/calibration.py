@@ -78,6 +78,9 @@ class Calibration(_FrozenModel):
         strength: Of the regularization towards equal weights; for a log-stack.
         out: The output that it was fitted on.
         truth: Where the truth came from.
+        fitted_on: The truths that it was fitted on (:class:`pipeline.trust.fitted.FittedTruths`); None in files of
+            earlier versions.
+        held_out: Images with known truth that were left out of the fit, for a promise.
     """
 
     format: Literal["shardlabel calibration 1"]
@@ -98,6 +101,8 @@ class Calibration(_FrozenModel):
     strength: Annotated[float, Field(ge=0)] | None = None
     out: str
     truth: str
+    fitted_on: str | None = None
+    held_out: Annotated[int, Field(ge=0)] = 0
 
     def weights_for(self, members: Sequence[Mapping[str, Any]], source: str) -> tuple[float, ...]:
         """The weights of a log-stack for these members, in their order. Aliases do not matter.

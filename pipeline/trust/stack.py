@@ -166,7 +166,7 @@ def pool_members(log_probs: MemberLogProbs, factors_M: Array, rule: str) -> Pool
         truths.append(pool_BK.gather(1, truth_B.clamp_min(0)[:, None])[:, 0])
     logs_NK = torch.cat(logs).numpy()
     log_truth_N = np.where(log_probs.fits_N, torch.cat(truths).numpy(), np.nan)
-    return PooledProbs(logs_NK, np.full(len(logs_NK), -np.inf), log_truth_N, 0)
+    return PooledProbs(logs_NK, np.full(len(logs_NK), -np.inf), log_truth_N, np.zeros(len(logs_NK)))
 
 
 def _rescale(weights_M: Array, log_probs: MemberLogProbs) -> Array:

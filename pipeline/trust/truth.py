@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,7 @@ class TruthCounts:
         unknown_key_examples: Some of these keys.
         ambiguous_keys: Rows left out because several images have their key.
         contested: Images left out because the votes of the annotators are tied.
+        reviewed: Rows with a known label that come from lists of ``review``, which are no random draw.
     """
 
     source: str
@@ -68,6 +69,7 @@ class TruthCounts:
     unknown_key_examples: tuple[str, ...] = ()
     ambiguous_keys: int = 0
     contested: int = 0
+    reviewed: int = 0
 
     @property
     def in_words(self) -> str:
@@ -113,12 +115,15 @@ class Truth:
             :data:`DISPUTED`.
         with_shards: Whether the file has shards.
         counts: Rows of the file, and those that cannot be used whatever the images are.
+        drawn: Number of rows with a known label by what they say about their draw (:mod:`pipeline.trust.draw`); ``""``
+            where they say nothing.
     """
 
     keys: pa.Array
     labels_T: Array
     with_shards: bool
     counts: TruthCounts
+    drawn: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def find(self, shards: pa.ChunkedArray, keys: pa.ChunkedArray) -> tuple[Array, Array]:
         """Row of each image in the truth, int64 (B,), -1 where it has none; and the level at which it was found."""

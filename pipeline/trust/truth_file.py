@@ -8,6 +8,7 @@ name, a synonym or a WordNet id; or ``none``, where no class fits. Text that is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.labels import NO_CLASS, ClassResolver
 from pipeline.records import Counted
 from pipeline.storage import Storage, absolute_uri
 from pipeline.trust.annotations import read_annotations
+from pipeline.trust.draw import COLUMN, count_reviewed
 from pipeline.trust.truth import DISPUTED, NOT_UNDERSTOOD, Truth, TruthCounts, join_keys
 from pipeline.trust.truth_table import read_truth_table
 
@@ -45,6 +47,10 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth
     with_shards = "shard" in table.column_names
     joined = _join(table)
     known, unknown = labels >= NO_CLASS, labels == NOT_UNDERSTOOD
+    drawn: Counter[str] = Counter()
+    if COLUMN in table.column_names:
+        drawn.update(table[COLUMN].filter(pa.array(known | unknown)).fill_null("").to_pylist())
+        drawn.update(contested[COLUMN].fill_null("").to_pylist())
     keys, labels_T, contradictory = _deduplicate(joined.filter(pa.array(known)), labels[known])
     doubled = int(known.sum()) - len(keys)
     # what people do not agree about, or is not understood, is kept: a promise counts it
@@ -64,8 +70,9 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth
         doubled_keys=doubled,
         contradictory_keys=contradictory,
         contested=len(contested),
+        reviewed=count_reviewed(drawn),
     )
-    return Truth(keys, labels_T, with_shards, counts)
+    return Truth(keys, labels_T, with_shards, counts, drawn)
 
 
 def _join(table: pa.Table) -> pa.Array:
@@ -76,7 +83,7 @@ def _join(table: pa.Table) -> pa.Array:
 
 
 def _read_table(path: str, storage: Storage) -> tuple[pa.Table, pa.Table, Counted]:
-    """The columns key, label and, if there is one, shard; images whose votes are tied; rows that are no rows."""
+    """Columns key, label and, if there, shard and drawn; images whose votes are tied; rows that are no rows."""
     try:
         uri = absolute_uri(path)
         data = storage.read(uri)

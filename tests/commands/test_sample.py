@@ -7,10 +7,13 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
+import shutil
 import xml.etree.ElementTree as ET
 
 import pytest
 from conftest import jpeg, make_tar
+from made_up_outputs import calibrated, write_output
 from PIL import Image
 
 from pipeline import evaluate, label, review, sample
@@ -123,7 +126,7 @@ def test_a_sample_shows_labels_only_with_with_labels(made, tmp_path):
         sample(made / "out", save=place_of(tmp_path, kind), num=9, format=kind)
         sample(made / "out", save=place_of(tmp_path / "shown", kind), num=9, format=kind, with_labels=True)
     blind, shown = rows_of((tmp_path / "list.csv").read_text()), rows_of((tmp_path / "shown/list.csv").read_text())
-    assert list(blind[0]) == ["shard", "key", "index", "sha256", "image", "truth"]
+    assert list(blind[0]) == ["shard", "key", "index", "sha256", "image", "drawn", "truth"]
     assert set(shown[0]) - set(blind[0]) == {*"label class_name score agreement entropy disagreement top".split()}
     assert [row["key"] for row in blind] == [row["key"] for row in shown]
     assert "predictions" not in (tmp_path / "tasks.json").read_text()
@@ -183,7 +186,7 @@ def test_a_sample_grows_and_keeps_its_answers(made, tmp_path, unique):
     # as a German Excel saves it, with answers and a column more
     lines = [f"note,{header}", *(f"{at},{row}none" for at, row in enumerate(rows))]
     older.write_bytes("\r\n".join(line.replace(",", ";") for line in lines).encode("utf-8-sig"))
-    found = sample(out, save=older, more=5, seed=5)  # without --unique: it is found out
+    found = sample(out, save=older, more=5)  # the list knows its seed
     assert (found.images, found.added, found.files) == (13, 5, (str(older),))
     assert older.read_bytes().startswith("\r\n".join(line.replace(",", ";") for line in lines).encode("utf-8-sig"))
     sample(out, save=whole, num=13, seed=5, unique=unique)
@@ -194,9 +197,27 @@ def test_a_sample_grows_and_keeps_its_answers(made, tmp_path, unique):
     for row in drawn:
         assert hashlib.sha256((tmp_path / row["image"]).read_bytes()).hexdigest() == row["sha256"]
     assert evaluate(out, truth=older).truth.no_class == 8
-    assert sample(out, save=older, more=100, seed=5, unique=unique).images == (25 if unique else 26)
+    assert sample(out, save=older, more=100).images == (25 if unique else 26)
     with pytest.raises(RequestError, match="are in the list already"):
-        sample(out, save=older, more=1, seed=5, unique=unique)
+        sample(out, save=older, more=1)
+
+
+def test_a_list_that_grew_with_its_output_was_drawn_from_all(tmp_path):
+    probs, truth = calibrated(60, 6)
+    out, save = tmp_path / "out", tmp_path / "t.csv"
+    write_output(out, probs[None, :40], truth[:40])
+    sample(out, save=save, num=10, images=False)
+    shutil.rmtree(out)
+    write_output(out, probs[None], truth)
+    with pytest.raises(RequestError, match="a larger --more, so that the sample stays uniform"):
+        sample(out, save=save, more=1, images=False)
+    found = sample(out, save=save, more=40, images=False)
+    assert (found.images, found.labelled) == (50, 60)
+    (drawn,) = {row["drawn"] for row in rows_of(save.read_text())}
+    assert drawn.startswith("random seed=0 num=50 of=60 population=")
+    review(out, save=tmp_path / "r.csv", num=5, images=False)
+    with pytest.raises(RequestError, match="a list of `review`"):
+        sample(out, save=tmp_path / "r.csv", more=5, images=False)
 
 
 def test_tasks_grow_and_the_new_ones_are_in_a_file_of_their_own(made, tmp_path):
@@ -236,6 +257,7 @@ def test_what_cannot_be_added_to_is_refused_and_left_alone(made, tmp_path, text,
     save = tmp_path / "t.csv"
     if text == "drawn":
         sample(made / "out", save=save, num=8, images=False)
+        save.write_text(re.sub(r"random seed=[^,]*", "", save.read_text()))  # as earlier versions wrote it
     elif text is not None:
         save.write_text(text)
     before = save.read_bytes() if text else None

@@ -20,6 +20,7 @@ from pipeline.output.ledger import Ledger
 from pipeline.output.parts import METADATA_KEY, Progress
 from pipeline.records import Unit
 from pipeline.storage import Storage
+from pipeline.trust.promise import PrecisionTest
 from pipeline.trust.strictness import check_truths
 from pipeline.trust.truth import TruthMatcher
 from pipeline.trust.truth_file import read_truth
@@ -70,7 +71,8 @@ def run(made, truth=None, **words):
         selection.read()
         if config.target_precision:
             selection.check_truths(count_unknown=config.unknown_labels == "wrong")
-        promise = selection.promise(config.target_precision, config.delta) if config.target_precision else None
+        test = config.target_precision and PrecisionTest(config.target_precision, config.delta, False)
+        promise = selection.promise(test) if test else None
         classes = selection.choose()
         rows = [{"part": part.name.part} | row for part in selection.parts() for row in part.rows.to_pylist()]
     assert all(row["part"] == row["index"] // ROWS_PER_PART for row in rows)
