@@ -102,7 +102,7 @@ def _describe_missing(config: ExportConfig, promise: Promise, num_kept: int) -> 
     """How many truths are missing, and the command that draws them; or that there are not so many images."""
     if (left := num_kept - promise.num_truths) < promise.missing:
         return (
-            f"at least {promise.missing:,} more would be needed, and {left:,} other images are left; lower the target "
+            f"at least {promise.missing:,} more are needed, and only {left:,} other images are left: lower the target, "
             "or improve the ensemble"
         )
     how = "" if config.truth is None else f": `{sample_more(config.out, config.truth, promise.missing)} --unique`"
