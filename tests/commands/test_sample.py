@@ -123,7 +123,7 @@ def test_a_sample_shows_labels_only_with_with_labels(made, tmp_path):
         sample(made / "out", save=place_of(tmp_path, kind), num=9, format=kind)
         sample(made / "out", save=place_of(tmp_path / "shown", kind), num=9, format=kind, with_labels=True)
     blind, shown = rows_of((tmp_path / "list.csv").read_text()), rows_of((tmp_path / "shown/list.csv").read_text())
-    assert list(blind[0]) == ["shard", "key", "index", "sha256", "image", "truth"]
+    assert list(blind[0]) == ["shard", "key", "index", "sha256", "image", "drawn", "truth"]
     assert set(shown[0]) - set(blind[0]) == {*"label class_name score agreement entropy disagreement top".split()}
     assert [row["key"] for row in blind] == [row["key"] for row in shown]
     assert "predictions" not in (tmp_path / "tasks.json").read_text()
