@@ -1,6 +1,7 @@
 """Calibrate: fit the scores of a consensus to how often they are right, on the images whose truth is known.
 
-From the members' top-k one temperature is fitted to the pool; from their stored probabilities a log-stack.
+One temperature is fitted to the pool, from its stored top-k and entropy; or a log-stack to the members, from their
+stored probabilities.
 """
 
 from __future__ import annotations
@@ -89,13 +90,23 @@ def calibrate_and_count(
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     obstacle = temperature_obstacle(ledger.out, job)
+    if method == "stack" and not stored_aliases(job):
+        raise RequestError(
+            f"{ledger.out}: holds no probabilities; they are stored by `label` with --keep-probs. "
+            "--method temperature needs none"
+        )
     use_stack = method == "stack" or (method == "auto" and len(stored_aliases(job)) > 1)
     if use_stack:
         log_probs, fitted_on, counts = read_member_log_probs(ledger, job, given, hold_out)
         calibration = fit_stack_calibration(ledger.out, job, log_probs, fitted_on, counts)
         alone = calibration.temperature_alone
         is_better = alone is None or calibration.after.nll < alone.nll
-        use_stack = method == "stack" or is_better or obstacle is not None
+        if method == "stack" and not stored_aliases(job):
+        raise RequestError(
+            f"{ledger.out}: holds no probabilities; they are stored by `label` with --keep-probs. "
+            "--method temperature needs none"
+        )
+    use_stack = method == "stack" or is_better or obstacle is not None
     if not use_stack:
         if obstacle is not None:
             raise RequestError(obstacle)
