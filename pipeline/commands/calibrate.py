@@ -101,12 +101,7 @@ def calibrate_and_count(
         calibration = fit_stack_calibration(ledger.out, job, log_probs, fitted_on, counts)
         alone = calibration.temperature_alone
         is_better = alone is None or calibration.after.nll < alone.nll
-        if method == "stack" and not stored_aliases(job):
-        raise RequestError(
-            f"{ledger.out}: holds no probabilities; they are stored by `label` with --keep-probs. "
-            "--method temperature needs none"
-        )
-    use_stack = method == "stack" or is_better or obstacle is not None
+        use_stack = method == "stack" or is_better or obstacle is not None
     if not use_stack:
         if obstacle is not None:
             raise RequestError(obstacle)
