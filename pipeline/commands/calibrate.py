@@ -1,6 +1,7 @@
 """Calibrate: fit the scores of a consensus to how often they are right, on the images whose truth is known.
 
-From the members' top-k one temperature is fitted to the pool; from their stored probabilities a log-stack.
+One temperature is fitted to the pool, from its stored top-k and entropy; or a log-stack to the members, from their
+stored probabilities.
 """
 
 from __future__ import annotations
@@ -89,6 +90,11 @@ def calibrate_and_count(
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     obstacle = temperature_obstacle(ledger.out, job)
+    if method == "stack" and not stored_aliases(job):
+        raise RequestError(
+            f"{ledger.out}: holds no probabilities; they are stored by `label` with --keep-probs. "
+            "--method temperature needs none"
+        )
     use_stack = method == "stack" or (method == "auto" and len(stored_aliases(job)) > 1)
     if use_stack:
         log_probs, fitted_on, counts = read_member_log_probs(ledger, job, given, hold_out)

@@ -150,8 +150,9 @@ def _draw_lines(description: Mapping[str, Any]) -> list[str]:
     promise, truth = description["promise"], description["truth"] or {}
     if promise.get("proven_random"):
         lines = [
-            f"- The truths were drawn at random from the labelled images; their list tells: `{_safe_text(text)}`."
-            for text in truth["drawn"]
+            f"- The truths were drawn at random from the labelled images; their list tells: `{_safe_text(text)}`. "
+            f"{answered:,} of its images have an answer that names a class."
+            for text, answered in truth["drawn"].items()
         ]
     else:
         lines = [

@@ -430,7 +430,7 @@ def test_truths_drawn_from_distinct_images_all_count(labelled, tmp_path):
 
 
 def test_a_promise_is_recorded(labelled, tmp_path):
-    summary = export(labelled.out, tmp_path / "to", "csv", engine="inline", target_precision=0.7)
+    summary = export(labelled.out, tmp_path / "to", "csv", engine="inline", target_precision=0.88)
     assert summary.promise.threshold == summary.threshold
     about = json.loads((tmp_path / "to" / "export.json").read_text())
     assert about["promise"]["threshold"] == summary.threshold
@@ -438,7 +438,7 @@ def test_a_promise_is_recorded(labelled, tmp_path):
     assert np.float32(frame["score"].min()) >= np.float32(summary.threshold)
     assert summary.rejected["target_precision"] > 0
     assert summary.truth.used == about["truth"]["used"] == summary.promise.num_truths
-    assert "70 % of the labels are right" in (tmp_path / "to" / "README.md").read_text()
+    assert "88 % of the labels are right" in (tmp_path / "to" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made_up_outputs import MARK, calibrated, write_csv, write_output
@@ -20,6 +21,8 @@ from pipeline.output.ledger import Ledger
 from pipeline.output.parts import METADATA_KEY, Progress
 from pipeline.records import Unit
 from pipeline.storage import Storage
+from pipeline.trust.draw import hash_images
+from pipeline.trust.fitted import NOTHING_FITTED, FittedTruths
 from pipeline.trust.promise import PrecisionTest
 from pipeline.trust.strictness import check_truths
 from pipeline.trust.truth import TruthMatcher
@@ -36,7 +39,7 @@ def made(tmp_path_factory):
     rng = np.random.default_rng(3)
     scores = np.round(rng.random(NUM_IMAGES), 1).astype(np.float32)
     columns = {
-        "sha256": [f"{number:064x}" for number in rng.integers(0, 300, NUM_IMAGES)],
+        "sha256": [f"{number:08x}" * 8 for number in rng.integers(0, 300, NUM_IMAGES)],
         "score": scores,
         "entropy": rng.random(NUM_IMAGES).astype(np.float32),
         "disagreement": rng.random(NUM_IMAGES).astype(np.float32),
@@ -64,14 +67,14 @@ def made(tmp_path_factory):
     return source, rows
 
 
-def run(made, truth=None, **words):
+def run(made, truth=None, fitted=NOTHING_FITTED, **words):
     source, _ = made
     config = ExportConfig(out="x", to="y", format=words.pop("format", "csv"), **words)
-    with Selection(config, source, truth) as selection:
+    with Selection(config, source, truth, fitted) as selection:
         selection.read()
         if config.target_precision:
             selection.check_truths(count_unknown=config.unknown_labels == "wrong")
-        test = config.target_precision and PrecisionTest(config.target_precision, config.delta, False)
+        test = PrecisionTest(config.target_precision, config.delta) if config.target_precision else None
         promise = selection.promise(test) if test else None
         classes = selection.choose()
         rows = [{"part": part.name.part} | row for part in selection.parts() for row in part.rows.to_pylist()]
@@ -198,6 +201,27 @@ def test_a_threshold_comes_from_truth_that_the_filters_leave(made, tmp_path):
     copies, _, classes, promise = run(made, truth, target_precision=0.9)
     assert (promise.threshold, copies, classes) == (None, {}, ())
     assert promise.missing > 0
+
+
+def test_truths_that_were_fitted_on_certify_nothing_and_are_counted(made, tmp_path):
+    rows = made[1]
+    left = [row for row in rows if row["score"] >= np.float32(0.5)]
+    right = [(row["key"], NAMES[row["label"]]) for row in rows]
+    truth = read_truth(str(write_csv(tmp_path / "t.csv", right)), Storage(), NAMES)
+    contents = sorted({row["sha256"] for row in left})[::3]
+    hashes = hash_images(pa.table({"sha256": contents}))
+    fitted = FittedTruths(hashes, np.full(len(hashes), -1))  # no class fits: none of them is right
+    *_, promise = run(made, truth, fitted, target_precision=0.5, min_score=0.5)
+    kept, *_ = one_by_one(rows, min_score=0.5)
+    assert promise.num_selected == promise.num_truths == len(kept)
+    assert promise.num_fitted == len(contents) == promise.num_truths - promise.num_certifying
+    assert all(level.accepted == level.right for level in promise.levels)
+    assert promise.precision_low < promise.num_certifying / promise.num_truths
+    *_, promise = run(made, truth, None, target_precision=0.5, min_score=0.5)  # a calibration that does not tell
+    assert 0.3 * promise.num_truths < promise.num_certifying < 0.7 * promise.num_truths
+    *_, promise = run(made, truth, target_precision=0.5, min_score=0.5)
+    assert promise.num_certifying == promise.num_truths
+    assert promise.coverage == 1
 
 
 def test_images_with_the_same_class_and_key_are_marked_for_folders(made):
