@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.util
+import itertools
 import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +21,17 @@ IMAGENET_CLASSES = 1000
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 # Of the 1,000 names of a list, so many must be those of ImageNet at their places: lists differ in the names of a few.
 _MIN_IMAGENET_NAMES = 950
-_INT32 = range(-(2**31), 2**31)
+_INDICES = range(2**31)  # of int32; data sets write -1 for an unknown truth
 # 3, 3.0, 3.000000000000000000e+00; "1,000" is a thousand, but "3,0" and "3,00" are what a decimal comma leaves of a 3
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,20})(?:\.0*|,00?)")
+_MAX_COMPARED = 50_000  # class names, in less than a second
 _SCIENTIFIC = re.compile(r"[+-]?[0-9]\.?[0-9]{0,30}[eE][+-]?[0-9]{1,2}")
 _WORDNET_ID = re.compile(r"([nN][0-9]{8})(?:[\s_,:-].*)?", re.DOTALL)
+# Where no class fits: what people write for it, the reserved word first. A class of such a name comes before it.
+NO_CLASS = -1
+NO_CLASS_TEXTS = ("none", "none of these", "none of the above", "none of them", "no class", "no class fits", "no match")
+_LEFT_OUT = re.compile(r"[\s_.'\u2018`\u00b4-]+")
 _WRAPPINGS = (("[", "]"), ('"', '"'), ("'", "'"))  # of what JSON and Python write: [3], "goldfish", ['goldfish']
 
 
@@ -82,6 +89,20 @@ def names_for(num_classes: int, given: tuple[str, ...] | None) -> tuple[str, ...
     return tuple(str(index) for index in range(num_classes))
 
 
+def no_class_text(names: Sequence[str]) -> str:
+    """What stands for :data:`NO_CLASS` in a list of choices: ``none``, or another text if that is a class."""
+    classes = ClassResolver(names)
+    return next((text for text in NO_CLASS_TEXTS if classes.resolve(text) == NO_CLASS), NO_CLASS_TEXTS[0])
+
+
+def nearest_names(text: str, names: Sequence[str], number: int = 2) -> tuple[str, ...]:
+    """The class names that a text resembles most, the most similar first; none where there are too many to compare."""
+    if len(names) > _MAX_COMPARED:
+        return ()
+    by_fold = {_fold(name): name for name in reversed(names)}
+    return tuple(by_fold[near] for near in difflib.get_close_matches(_fold(text), by_fold, n=number, cutoff=0.6))
+
+
 def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
     """Make class names unique and printable, one line each.
 
@@ -107,8 +128,9 @@ class ClsTruth:
     """What a ``.cls`` says.
 
     Attributes:
-        label: The class, int32: one of the K, or an integer as it stands there; None where it names none.
-        text: What stands there where that is none of the K classes; else empty.
+        label: The class, int32: one of the K, or a larger index as it stands there; :data:`NO_CLASS` where it says that
+            no class fits; None where it is not understood, or there is none.
+        text: What stands there where that is not understood; else empty.
     """
 
     label: int | None
@@ -119,8 +141,9 @@ class ClassResolver:
     """Finds the class that a text names: an index, a class name, a synonym, or a WordNet id.
 
     A name is found as it is, else regardless of case, of underscores and hyphens for spaces, and of the form of its
-    Unicode; else as one or several of its synonyms (``tench, Tinca tinca``). ImageNet's synonyms and WordNet ids are
-    those that timm ships. What fits several classes names none: ``CARDIGAN`` is a dog or a garment.
+    Unicode; else as one or several of its synonyms (``tench, Tinca tinca``); else regardless of apostrophes, full stops
+    and separators (``jackolantern``, ``St Bernard``). ImageNet's synonyms and WordNet ids are those that timm ships.
+    What fits several classes names none: ``CARDIGAN`` is a dog or a garment. What is left may say that no class fits.
 
     Args:
         class_names: Of the K classes.
@@ -134,7 +157,10 @@ class ClassResolver:
         self._exact |= {name.strip(): label for label, name in enumerate(class_names) if occurrences[name.strip()] == 1}
 
     def resolve(self, text: str) -> int | None:
-        """The class that a text of a table names, 0 to K - 1. Text that is both a name and a number is a name."""
+        """The class that a text of a table names, 0 to K - 1, or :data:`NO_CLASS`; None where it is not understood.
+
+        Text that is both a name and a number is a name.
+        """
         for written in (text.strip(), text := _unwrap(text)):
             if written in self._exact:
                 return self._exact[written]
@@ -150,8 +176,8 @@ class ClassResolver:
         if not data or not (text := _decode(data)):
             return ClsTruth(None)
         number = _number(_unwrap(text))
-        label = self.resolve(text) if number is None else number if number in _INT32 else None
-        return ClsTruth(label, "" if label is not None and 0 <= label < self.num_classes else text)
+        label = self.resolve(text) if number is None else number if number in _INDICES else None
+        return ClsTruth(label, "" if label is not None and (number is None or label < self.num_classes) else text)
 
     def resolve_index(self, text: str) -> int | None:
         """The class that a number gives, 0 to K - 1: for columns of numbers, which hold no names."""
@@ -168,7 +194,12 @@ class ClassResolver:
                 return table[folded]
         pieces = [_fold(piece) for piece in text.split(",")]
         labels = {synonyms[piece] for piece in pieces} - {None} if synonyms.keys() >= set(pieces) else set()
-        return labels.pop() if len(labels) == 1 else None
+        if labels:
+            return labels.pop() if len(labels) == 1 else None
+        for table in self._squashed:
+            if (squashed := _squash(text)) in table:
+                return table[squashed]
+        return NO_CLASS if folded in NO_CLASS_TEXTS else None
 
     @functools.cached_property
     def _folded(self) -> tuple[dict[str, int | None], dict[str, int | None], dict[str, int]]:
@@ -182,6 +213,12 @@ class ClassResolver:
             lemmas = [(piece, label) for label, (_, text) in enumerate(meanings) for piece in text.split(",")]
             return _unique(names), _unique([*synonyms, *lemmas]) | whole, by_id
         return _unique(names), _unique(synonyms), by_id
+
+    @functools.cached_property
+    def _squashed(self) -> tuple[dict[str, int | None], ...]:
+        """Classes by squashed name, and by squashed synonym; None where there are several."""
+        own_names, synonyms, _ = self._folded
+        return tuple(_unique(table.items(), _squash) for table in (own_names, synonyms))
 
 
 def imagenet_meanings(class_names: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -231,11 +268,21 @@ def _fold(text: str) -> str:
     return " ".join(re.split(r"[\s_-]+", text)).strip()
 
 
-def _unique(names: Iterable[tuple[str, int]]) -> dict[str, int | None]:
+def _squash(text: str) -> str:
+    """Text regardless of case, and of what people leave out or put in: separators, apostrophes, full stops.
+
+    Between digits they stay: ``1 2`` is not 12.
+    """
+    pieces = [piece for piece in _LEFT_OUT.split(_fold(text)) if piece]
+    apart = (left[-1].isdigit() and right[0].isdigit() for left, right in itertools.pairwise(pieces))
+    return "".join(pieces[:1] + [" " * is_apart + piece for is_apart, piece in zip(apart, pieces[1:], strict=True)])
+
+
+def _unique(names: Iterable[tuple[str, int | None]], fold: Callable[[str], str] = _fold) -> dict[str, int | None]:
     """Classes by folded name; None where several classes have it."""
     found: dict[str, int | None] = {}
     for name, label in names:
-        if folded := _fold(name):
+        if folded := fold(name):
             found[folded] = label if found.get(folded, label) == label else None
     return found
 

@@ -17,6 +17,11 @@ import pyarrow as pa
 
 from pipeline.text.safe import printable
 
+# Names that count as images; the decoder looks at the content only.
+IMAGE_EXTENSIONS = frozenset(
+    "jpg jpeg jpe jfif jif jfi mpo png apng gif webp avif avifs heic heif hif bmp dib tif tiff jp2 j2k j2c jpc jpf jpx "
+    "ppm pgm pbm pnm pfm ico icns cur tga vda dds psd pcx sgi qoi xbm xpm jxl dng cr2 nef arw".split()
+)
 _MAX_EXAMPLES = 3
 _MAX_EXAMPLE_CHARS = 60
 
@@ -352,7 +357,7 @@ COLUMN_MEANINGS: Mapping[str, str] = {
     "entropy": "of the pool's distribution, nats",
     "disagreement": "mutual information of the members, nats; 0 where they predict the same",
     "members": "each member by its alias: its own top-k, and its energy, the logsumexp of its logits",
-    "truth": "class index from the sample's `.cls`, null where there is none",
+    "truth": "class index from the sample's `.cls`; -1 where it says that no class fits, null where there is none",
     "field": "which field of the sample was labelled (`jpg`, `left.png`), null for loose images",
     "offset": "byte offset in the uncompressed tar, null for loose images",
     "num_bytes": "size of the encoded image, or of the damaged range",

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.labels import ClassResolver, ClsTruth, imagenet_names, names_for, parse_names
+from pipeline.labels import (
+    NO_CLASS,
+    ClassResolver,
+    ClsTruth,
+    imagenet_names,
+    names_for,
+    nearest_names,
+    no_class_text,
+    parse_names,
+)
 
 
 def test_names_are_lines_or_a_json_list():
@@ -53,6 +62,15 @@ def imagenet():
         ("Tinca tinca", 0),
         ("white shark", 2),
         ("jack-o\u2019-lantern", 607),
+        ("Jack O Lantern", 607),
+        ("yellow ladys slipper", 986),
+        ("LAKELAND_TERRIER", 189),
+        ("LakelandTerrier", 189),
+        ("st bernard", 247),
+        ("None", NO_CLASS),
+        ("none of these", NO_CLASS),
+        ("NO_CLASS", NO_CLASS),
+        ("nothing", None),
         ("cardigan", 474),
         ("Cardigan", 264),
         ("CARDIGAN", None),  # a dog or a garment
@@ -147,7 +165,8 @@ def test_what_names_an_own_class(text, label):
         (b"3", 3, ""),
         (b"7", 7, ""),  # an index, even where it is a name
         (b"9", 9, "9"),
-        (b"-1", -1, "-1"),
+        (b"-1", None, "-1"),  # what data sets write for an unknown truth
+        (b"None of these", NO_CLASS, ""),
         (b"2147483648", None, "2147483648"),
         (b"owl\n", None, "owl"),
         (b"\xff", None, "\xff"),
@@ -155,6 +174,25 @@ def test_what_names_an_own_class(text, label):
 )
 def test_what_a_cls_says(data, label, text):
     assert ClassResolver(OWN).resolve_cls(data) == ClsTruth(label, text)
+
+
+def test_a_class_of_the_reserved_name_comes_before_it():
+    classes = ClassResolver(["cat", "None"])
+    assert [classes.resolve(text) for text in ("none", "NONE", "none of these")] == [1, 1, NO_CLASS]
+    assert (no_class_text(["cat", "None"]), no_class_text(["cat"])) == ("none of these", "none")
+    assert classes.resolve_index("-1") is None
+
+
+def test_separators_are_left_out_where_one_class_remains():
+    classes = ClassResolver(["t-shirt", "Tshirt", "lens 1.4", "lens 14", "a 1 2"])
+    assert classes.resolve("t shirt") == 0
+    assert classes.resolve("tsh-irt") is None  # two classes
+    assert [classes.resolve(text) for text in ("lens1.4", "Lens14", "a12", "a1 2")] == [2, 3, None, 4]
+
+
+def test_what_is_meant_is_found_among_the_names(imagenet):
+    assert nearest_names("tabby caat", imagenet_names())[0] == "tabby"
+    assert nearest_names("Sorrel_horse", ["Horse", "sorrel", "dog"], 1) == ("sorrel",)
 
 
 def test_columns_of_numbers_hold_no_names():

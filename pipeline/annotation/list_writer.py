@@ -1,6 +1,7 @@
 """Lists of images for annotators as files: CSV, Label Studio, FiftyOne. ``--truth`` reads all of them back.
 
-Every entry has shard and key, by which truth is matched. A name that several classes share has the index added.
+Every entry has shard and key, by which truth is matched. A name that several classes share has the index added. What
+stands for an image in which no class fits is a choice, too.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from xml.sax.saxutils import quoteattr
 
 from pipeline.annotation.sampling import ListedImage
 from pipeline.errors import RequestError, StorageError
-from pipeline.labels import distinct_names
+from pipeline.labels import distinct_names, no_class_text
 from pipeline.storage import Storage, join
 from pipeline.text.safe import json_text
 from pipeline.trust.annotations import IMAGE_LIST
+from pipeline.trust.draw import COLUMN
 
 ListFormat = Literal["csv", "label-studio", "fiftyone"]
 
@@ -46,9 +48,13 @@ class ListWriter:
         with_labels: Whether the list shows the labels of the consensus.
         model_version: Name of the consensus in Label Studio.
         storage: How to write.
+        extends: Whether a list is there that gets further entries.
+
+    Attributes:
+        drawn: How the list was drawn, for each of its rows; empty where nobody says.
 
     Raises:
-        RequestError: There is a file already; it may hold annotations.
+        RequestError: There is a file already, which may hold annotations, and is not to be extended.
     """
 
     def __init__(
@@ -60,12 +66,15 @@ class ListWriter:
         *,
         with_labels: bool,
         model_version: str,
+        extends: bool = False,
     ) -> None:
         self._kind = kind
         self._names = distinct_names(class_names)
+        self._none = no_class_text(class_names)
         self._with_labels = with_labels
         self._model_version = model_version
         self._storage = storage
+        self.drawn = ""
         if kind == "fiftyone":
             self._folder, self._images = place.rstrip("/"), "data"
             self.file = join(place, _FIFTYONE_LABELS)
@@ -75,9 +84,10 @@ class ListWriter:
             self.file = place
             if not name or os.path.isdir(place):
                 raise RequestError(f"--save {place}: is a folder; name a file in it, or use --format fiftyone")
-        if self._exists(self.file):
+        if not extends and self._exists(self.file):
             raise RequestError(
-                f"--save {self.file}: is there already, and may hold annotations; move it away, or name another"
+                f"--save {self.file}: is there already, and may hold annotations; add to it with --more N, move it "
+                "away, or name another"
             )
 
     def _exists(self, uri: str) -> bool:
@@ -128,16 +138,26 @@ class ListWriter:
             raise RequestError(f"--save {error}") from error
         return tuple(files)
 
+    def entries(self, rows: Sequence[ListedImage], images: Mapping[int, str]) -> str:
+        """The text of a list of these entries: CSV with its header, or the JSON of tasks; not for FiftyOne.
+
+        Args:
+            rows: Entries, in order.
+            images: Paths of their images, by their place in ``rows``.
+        """
+        numbered = [(row, images.get(number)) for number, row in enumerate(rows)]
+        return self._csv(numbered) if self._kind == "csv" else self._studio_tasks(numbered)
+
     def _csv(self, rows: Sequence[tuple[ListedImage, str | None]]) -> str:
         columns = "label class_name score agreement entropy disagreement top".split() if self._with_labels else []
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["shard", "key", "index", "sha256", *columns, "image", "truth"])
+        writer.writerow(["shard", "key", "index", "sha256", *columns, "image", COLUMN, "truth"])
         for row, image in rows:
             prediction = [row.label, self._names[row.label], *map(_number, (row.score, row.agreement))]
             prediction += [_number(row.entropy), _number(row.disagreement), self._top(row)]
             cells = prediction if self._with_labels else []
-            writer.writerow([row.shard, row.key, row.index, row.sha256, *cells, image or "", ""])
+            writer.writerow([row.shard, row.key, row.index, row.sha256, *cells, image or "", self.drawn, ""])
         return file.getvalue()
 
     def _top(self, row: ListedImage) -> str:
@@ -145,7 +165,7 @@ class ListWriter:
         return "; ".join(f"{self._names[label]} {score:.3f}" for label, score in pairs)
 
     def _studio_config(self) -> str:
-        choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in self._names)
+        choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in (self._none, *self._names))
         return (
             "<View>\n"
             '  <Image name="image" value="$image" zoom="true"/>\n'
@@ -163,6 +183,7 @@ class ListWriter:
                 continue
             served = join(self._folder, image) if self._folder.startswith("s3://") else _SERVED_FROM + quote(image)
             data = {"image": served, "shard": row.shard, "key": row.key, "index": row.index, "sha256": row.sha256}
+            data[COLUMN] = self.drawn
             task: dict[str, Any] = {"data": data}
             if self._with_labels:
                 value = {"choices": [self._names[row.label]]}
@@ -185,10 +206,12 @@ class ListWriter:
                 "agreement": _rounded(row.agreement),
                 "entropy": _rounded(row.entropy),
                 "disagreement": _rounded(row.disagreement),
+                COLUMN: self.drawn,
             }
             prediction = {"label": row.label, "confidence": _rounded(row.score), "attributes": attributes}
             labels[stem] = prediction if self._with_labels else None
-        return json_text({"classes": list(self._names), "labels": labels}, indent=1) + "\n"
+        classes = [*self._names, self._none]  # last: labels are indices
+        return json_text({"classes": classes, "labels": labels}, indent=1) + "\n"
 
 
 def _extension(image: bytes) -> str:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from pipeline.annotation.list_source import ListSource, write_source
 from pipeline.annotation.list_writer import ListFormat, ListWriter
+from pipeline.annotation.older_list import OlderList, read_older_list
 from pipeline.annotation.sampling import ListedImage, Order, sample_images
 from pipeline.errors import RequestError, StorageError
 from pipeline.inputs.originals import Wanted, fetch_originals
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage, absolute_uri
 from pipeline.text.result import Result
+from pipeline.trust.draw import Draw, parse_draw
 
 _MOST_PROBLEMS = 5
 
@@ -31,6 +33,7 @@ class AnnotationList(Result):
         without_image: Chosen images whose file cannot be read any more. A CSV names them without one; other lists
             leave them out.
         problems: Some of the causes, one line each.
+        added: Of the images, those that were added to an older list; None for a new list.
     """
 
     out: str
@@ -41,6 +44,7 @@ class AnnotationList(Result):
     files: tuple[str, ...]
     without_image: int
     problems: tuple[str, ...]
+    added: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class ListRequest:
         with_labels: Show the labels of the consensus.
         unique: List images with equal bytes once.
         images: Write the images beside the list.
+        more: Add so many images to the list that is there, instead of writing a new one of ``num``.
     """
 
     save: str | os.PathLike[str]
@@ -66,6 +71,7 @@ class ListRequest:
     with_labels: bool
     unique: bool
     images: bool
+    more: int | None = None
 
 
 def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> AnnotationList:
@@ -80,8 +86,9 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
         RequestError: There is nothing to list, or the list cannot be written.
         StorageError: The output cannot be read.
     """
-    if request.num < 1:
-        raise RequestError(f"-n {request.num}: must be at least 1")
+    option, number = ("-n", request.num) if request.more is None else ("--more", request.more)
+    if number < 1:
+        raise RequestError(f"{option} {number}: must be at least 1")
     if request.format != "csv" and not request.images:
         raise RequestError(
             f"--format {request.format} needs the images; a list without them is --format csv --no-images"
@@ -91,20 +98,35 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
         place = absolute_uri(os.fspath(request.save))
     except StorageError as error:
         raise RequestError(f"--save {error}") from error
+    older = None if request.more is None else read_older_list(place, storage)
     list_writer = ListWriter(
         place,
-        request.format,
+        request.format if older is None else older.kind,
         job["class_names"],
         storage,
-        with_labels=request.with_labels,
+        with_labels=request.with_labels or (older is not None and older.with_labels),
         model_version=f"shardlabel {job['fingerprint'][:8]}",
+        extends=older is not None,
     )
-    rows, labelled = sample_images(
+    if older is not None:
+        return _extend(older, list_writer, ledger, storage, request)
+    rows, population = sample_images(
         ledger, str(job["fingerprint"]), request.num, request.order, seed=request.seed, unique=request.unique
     )
     if not rows:
         raise RequestError(f"{ledger.out}: no image is labelled yet; there is nothing to draw from")
-    written, problems = _write_images(list_writer, rows, ledger, storage) if request.images else ({}, [])
+    list_writer.drawn = str(
+        Draw(
+            order=request.order,
+            seed=request.seed,
+            num=len(rows),
+            labelled=population.labelled,
+            population=str(population),
+            unique=request.unique,
+            labels_shown=request.with_labels,
+        )
+    )
+    written, problems = _write_images(list_writer, 0, rows, ledger, storage) if request.images else ({}, [])
     source = ListSource(ledger.out, request.order, tuple(job["class_names"]))
     beside = (write_source(place, source, storage),) if request.format == "csv" else ()
     return AnnotationList(
@@ -112,17 +134,82 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
         order=request.order,
         format=request.format,
         images=len(rows),
-        labelled=labelled,
+        labelled=population.labelled,
         files=(*beside, *list_writer.finish(rows, written)),
         without_image=len(problems),
         problems=tuple(problems[:_MOST_PROBLEMS]),
     )
 
 
+def _extend(
+    older: OlderList, list_writer: ListWriter, ledger: Ledger, storage: Storage, request: ListRequest
+) -> AnnotationList:
+    """Add images to an older list: the next ones of the same random order.
+
+    Raises:
+        RequestError: The older list is not the beginning of this order, or there are no further images.
+    """
+    assert request.more is not None
+    rows, draw = _draw_more(older, ledger, request)
+    if not rows:
+        distinct = " distinct" if draw.unique else ""
+        raise RequestError(f"--more {request.more}: all{distinct} images of {ledger.out} are in the list already")
+    written, problems = _write_images(list_writer, older.images, rows, ledger, storage) if request.images else ({}, [])
+    list_writer.drawn = str(draw)
+    files = older.add(list_writer.entries(rows, written), list_writer.drawn, storage)
+    return AnnotationList(
+        out=ledger.out,
+        order="random",
+        format=older.kind,
+        images=older.images + len(rows),
+        labelled=draw.labelled,
+        files=files,
+        without_image=len(problems),
+        problems=tuple(problems[:_MOST_PROBLEMS]),
+        added=len(rows),
+    )
+
+
+def _draw_more(older: OlderList, ledger: Ledger, request: ListRequest) -> tuple[list[ListedImage], Draw]:
+    """The images to add, and how all images of the list were drawn.
+
+    The older images and these are together the first ones of a random order, so they are a uniform sample, whatever the
+    older ones were chosen by. That holds only if all of the older ones are among the first.
+    """
+    fingerprint, number = str(ledger.job()["fingerprint"]), older.images + (request.more or 0)
+    draws = [draw for draw in map(parse_draw, older.drawn) if draw is not None]
+    if not all(draw.is_random for draw in draws):
+        raise RequestError(f"--save {older.uri}: is a list of `review`; --more adds to those of `sample` only")
+    told = {(draw.seed, draw.unique) for draw in draws}
+    asked = [(request.seed, request.unique), (request.seed, not request.unique)]  # people forget an option
+    missing = 0
+    for seed, unique in sorted(told) or asked:
+        rows, population = sample_images(ledger, fingerprint, number, "random", seed=seed, unique=unique)
+        new = [row for row in rows if not older.holds(row)]
+        if len(rows) - len(new) == older.images:
+            shown = request.with_labels or older.with_labels
+            of = (population.labelled, str(population))
+            return new, Draw("random", seed, len(rows), *of, unique=unique, labels_shown=shown)
+        missing = missing or older.images - (len(rows) - len(new))
+    raise RequestError(
+        f"--save {older.uri}: {missing:,} of its {older.images:,} images are not among the first {number:,} that "
+        f"--seed {seed} draws from {ledger.out}. Pass the --seed that drew the list; or, if images have been "
+        "labelled since, a larger --more, so that the sample stays uniform"
+    )
+
+
 def _write_images(
-    list_writer: ListWriter, rows: list[ListedImage], ledger: Ledger, storage: Storage
+    list_writer: ListWriter, first: int, rows: list[ListedImage], ledger: Ledger, storage: Storage
 ) -> tuple[dict[int, str], list[str]]:
-    """Paths of the written images by the number of their row, and one line for each other image."""
+    """Paths of the written images by the place of their row, and one line for each other image.
+
+    Args:
+        list_writer: Writes them.
+        first: Number of the first row in the list.
+        rows: Their rows.
+        ledger: Of the output.
+        storage: How to reach the originals.
+    """
     numbers = {_wanted(row): number for number, row in enumerate(rows)}
     written: dict[int, str] = {}
     problems: list[str] = []
@@ -131,7 +218,7 @@ def _write_images(
         if original.image is None:
             problems.append(f"{rows[number].shard}: {rows[number].key} {original.problem}")
         else:
-            written[number] = list_writer.add_image(number, rows[number], original.image)
+            written[number] = list_writer.add_image(first + number, rows[number], original.image)
     return written, problems
 
 

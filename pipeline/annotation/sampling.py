@@ -22,6 +22,7 @@ from pipeline.annotation.hashing import GOLDEN_GAMMA, mix64
 from pipeline.errors import OutputError, StorageError
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
+from pipeline.trust.draw import Population, hash_images
 
 Order = Literal["random", "disagreement", "entropy", "score"]
 
@@ -104,7 +105,7 @@ class _Candidates:
 
 def sample_images(
     ledger: Ledger, fingerprint: str, number: int, order: Order, *, seed: int, unique: bool
-) -> tuple[list[ListedImage], int]:
+) -> tuple[list[ListedImage], Population]:
     """Choose labelled images.
 
     Args:
@@ -116,15 +117,15 @@ def sample_images(
         unique: Choose one of the images with equal bytes.
 
     Returns:
-        The images in order, and the number of labelled images.
+        The images in order, and the labelled images that they were chosen from.
 
     Raises:
         OutputError: A part cannot be read.
     """
     parts = ledger.prediction_parts(fingerprint)
-    first, population = _Candidates.none(), 0
-    for found in _read_candidates(ledger, parts, order, seed, unique=unique):
-        population += len(found)
+    first, population = _Candidates.none(), Population()
+    for found, hashes_N in _read_candidates(ledger, parts, order, seed, unique=unique):
+        population.add(hashes_N)
         if len(first) == number and number:
             found = found.take(np.flatnonzero(found.value_N <= first.value_N[-1]))
             if order == "random":
@@ -135,12 +136,15 @@ def sample_images(
 
 def _read_candidates(
     ledger: Ledger, parts: Sequence[PartName], order: Order, seed: int, *, unique: bool
-) -> Iterator[_Candidates]:
-    columns = ["index", *(["sha256"] if unique else []), *([order] if order != "random" else [])]
+) -> Iterator[tuple[_Candidates, Array]]:
+    """The rows of each part, and the hashes of their images."""
+    columns = ["index", "sha256", *([order] if order != "random" else [])]
 
-    def read_one(numbered: tuple[int, PartName]) -> _Candidates:
+    def read_one(numbered: tuple[int, PartName]) -> tuple[_Candidates, Array]:
         number, part = numbered
         table = _read_part(ledger, part, columns)
+        if table["sha256"].null_count:
+            table = _read_part(ledger, part, [*columns, "shard", "key"])
         rows_N = np.arange(len(table))
         if order == "random":
             value_N = np.zeros(len(table))
@@ -149,7 +153,7 @@ def _read_candidates(
             value_N = value_N if order in _LOWEST_FIRST else -value_N
         own_N = _hashes(table["index"].to_numpy(), seed, part.unit_id)
         hash_N = _content_hashes(table["sha256"], seed, own_N) if unique else own_N
-        return _Candidates(value_N, hash_N, np.full(len(table), number), rows_N)
+        return _Candidates(value_N, hash_N, np.full(len(table), number), rows_N), hash_images(table)
 
     numbered = iter(enumerate(parts))
     with ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="draw") as pool:

@@ -12,6 +12,7 @@ from pipeline.cli.printing import print_json
 
 EXAMPLES = examples(
     "shardlabel calibrate labels --truth truth.csv --save cal.json",
+    "shardlabel calibrate labels --truth truth.csv --save cal.json --hold-out 0.8",
     "shardlabel label photos/ --out calibrated -m resnet50 --calibration cal.json",
 )
 
@@ -27,6 +28,14 @@ def calibrate(
             "output of --keep-probs. auto: the one with the lower NLL on held-out images."
         ),
     ] = "auto",
+    hold_out: Annotated[
+        float,
+        typer.Option(
+            metavar="F",
+            help="Share of the truths that is not fitted on, so that `export --target-precision` can use it: 0.8 for "
+            "a promise, 0 if you have other truths for that.",
+        ),
+    ] = 0.0,
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
@@ -41,6 +50,7 @@ def calibrate(
         truth=truth,
         save=save,
         method=method,
+        hold_out=hold_out,
         s3_endpoint=s3_endpoint,
         no_sign_request=bool(no_sign_request),
         request_payer=bool(request_payer),

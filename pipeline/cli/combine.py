@@ -57,6 +57,8 @@ def combine(
 ) -> int:
     """Compute the consensus of an output labelled with --keep-probs again: no images, no networks, no GPU.
 
+    Without --keep-probs: only --calibration FILE, if that is one temperature.
+
     Rule and top-k are those of OUT unless given. The same command again goes on where it stopped.
     """
     options = {name: value for name, value in locals().items() if value not in (None, [])}

@@ -53,6 +53,13 @@ def export(
         str | None,
         typer.Option(metavar="FILE", help="For --target-precision, as for evaluate.  [default: the samples' .cls]"),
     ] = None,
+    unknown_labels: Annotated[
+        Literal["refuse", "wrong"] | None,
+        typer.Option(
+            help="Truths that name no class (`none` does, and counts as wrong): no promise until they are mended, or "
+            "they count as wrong.  [default: refuse]"
+        ),
+    ] = None,
     max_per_class: Annotated[
         int | None, typer.Option(metavar="N", help="Of each class only the N best by score.")
     ] = None,
@@ -119,8 +126,14 @@ def _print_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Ex
                 f"{100 * promise.target:.6g} % of the labels are right{before}; risk {100 * promise.delta:.6g} %",
             )
         )
+        if summary.truth is not None:
+            rows.append(("truth", summary.truth.in_words))
         seen = f"{promise.right:,} of {promise.accepted:,} certifying truths from there on were right"
         rows.append(("threshold", f"{promise.threshold:.4f} ({seen})"))
+        drawn = "at random, as their list tells" if promise.proven_random else "at random on your word; no list tells"
+        unused = promise.num_truths - promise.num_certifying
+        left_out = f"; {unused:,} of them were fitted on and certify nothing" if unused else ""
+        rows.append(("truths", f"{promise.num_truths:,}, drawn {drawn}{left_out}"))
     fewest, most = min(row.images for row in summary.classes), max(row.images for row in summary.classes)
     rows.append(("classes", f"{len(summary.classes):,} of {summary.num_classes:,}, {fewest:,} to {most:,} images each"))
     copies = sum(row.copies for row in summary.classes)

@@ -23,6 +23,7 @@ from pipeline.cli.printing import print_result
 
 EXAMPLES = examples(
     "shardlabel sample labels --save truth.csv --num 500",
+    "shardlabel sample labels --save truth.csv --more 200",
     "shardlabel sample s3://bucket/labels --save s3://bucket/tasks.json \\\n    --format label-studio",
 )
 
@@ -31,6 +32,13 @@ def sample(
     out: Out,
     save: ListFile,
     num: Annotated[int, typer.Option("--num", "-n", help="How many images.")] = 1000,
+    more: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Add N images to the list at --save, the next ones that the same --seed draws: its answers stay.",
+        ),
+    ] = None,
     format_: ListFormat = "csv",
     with_labels: Annotated[
         bool, typer.Option("--with-labels", help="Show the labels of the consensus, which may bias annotators.")
@@ -51,6 +59,7 @@ def sample(
         out,
         save=save,
         num=num,
+        more=more,
         format=format_,
         with_labels=with_labels,
         unique=unique,

@@ -21,7 +21,7 @@ from pipeline.trust.truth import TruthCounts
 
 _MAX_SHOWN = 10
 _NEXT_STEPS = {
-    "csv": "fill in the column truth with class names or indices, and save it as CSV",
+    "csv": "fill in the column truth with class names or indices (none where no class fits), and save it as CSV",
     "label-studio": "serve this folder (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT), import the tasks, export as JSON",
     "label-studio on s3": "connect the bucket as cloud storage of the project, import the tasks, export as JSON",
     "fiftyone": "import it as FiftyOneImageClassificationDataset, label, export labels.json into this folder",
@@ -32,12 +32,16 @@ def print_evaluation(found: Evaluation) -> None:
     """Print accuracy, calibration, operating points, and the classes with the lowest F1."""
     for line in found.truth.complaints:
         print_stderr(f"truth: {line}")
-    if not found.images:
-        print_line(f"{found.out}: {_why_no_truth(found)}, so there is nothing to compare with")
-        return
     console = Console()
     source = "" if found.truth.source.endswith(".cls") else f" from {found.truth.source}"
     print_line(f"{found.out}: {found.images:,} images with known truth{source}; intervals are Wilson's, 95 %")
+    if found.truth.no_class:
+        print_line(
+            f"  in {found.truth.no_class:,} of them, {found.truth.no_class / found.images:.1%}, no class fits (none): "
+            "every label is wrong there"
+        )
+    for line in found.caveats:
+        print_line(f"  note: {line}")
     _print_tables(console, _predictor_table(found))
     print_line(f"  {_describe_gain(found)}")
     print_line(f"  {_describe_calibration(found)}")
@@ -50,12 +54,6 @@ def print_evaluation(found: Evaluation) -> None:
     print_line(f"  mean F1 {found.macro_f1:.1%}{shown if len(found.classes) > _MAX_SHOWN else ''}")
     if found.confused:
         _print_tables(console, _confusion_table(found))
-
-
-def _why_no_truth(found: Evaluation) -> str:
-    if found.truth.given:
-        return f"none of {found.truth.given:,} truths can be used"
-    return "no labelled sample has a .cls" if found.truth.source.endswith(".cls") else "the truth is empty"
 
 
 def _print_tables(console: Console, *tables: Table) -> None:
@@ -189,12 +187,22 @@ def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> N
             continue
         table.add_row(f"  {name}", f"{figures.nll:.3f}", f"{figures.ece:.1%}", f"{figures.ece_floor:.1%}")
     _print_tables(Console(), table)
+    if fitted.no_class:
+        print_line(
+            f"  in {fitted.no_class:,} of them no class fits (none): every label is wrong there, for the fit as well"
+        )
     if fitted.top1_after is None:
         print_line(f"  top-1 stays {fitted.top1:.1%}; agreement and disagreement do not change")
     else:
         print_line(f"  top-1 {fitted.top1:.1%} before, {fitted.top1_after:.1%} after {held}")
-    also = f", or at once: combine {fitted.out} --calibration {saved}" if stacked else ""
-    print_line(f"  saved: {saved}; use it with label --calibration {saved} and the same members{also}")
+    if fitted.held_out:
+        print_line(f"  {fitted.held_out:,} truths are held out: a promise on the calibrated output can use them")
+    else:
+        print_line(
+            "  all truths were fitted on: a promise on the calibrated output needs others, or --hold-out 0.8 here"
+        )
+    print_line(f"  saved: {saved}; apply it at once: combine {fitted.out} --out OUT2 --calibration {saved}")
+    print_line(f"  or to other images: label --calibration {saved}, with the same members")
 
 
 def print_annotation_list(found: AnnotationList) -> None:
@@ -204,7 +212,10 @@ def print_annotation_list(found: AnnotationList) -> None:
     if (more := found.without_image - len(found.problems)) > 0:
         print_stderr(f"and {more:,} more")
     drawn = "drawn at random from" if found.order == "random" else f"by {found.order}, of"
-    print_line(f"{found.files[-1]}: {found.images:,} images {drawn} {found.labelled:,} labelled ones")
+    number = f"{found.images:,} images"
+    if found.added is not None:
+        number = f"{found.added:,} further images, so {number} in all,"
+    print_line(f"{found.files[-1]}: {number} {drawn} {found.labelled:,} labelled ones")
     if found.without_image:
         print_line(f"  {found.without_image:,} of them have no image any more")
     for name in found.files[:-1]:
@@ -213,3 +224,5 @@ def print_annotation_list(found: AnnotationList) -> None:
     if found.format == "csv":
         print_line(f"  label them in a browser: shardlabel annotate {shlex.quote(found.files[-1])}; or by hand:")
     print_line(f"  {_NEXT_STEPS['label-studio on s3' if on_s3 else found.format]}; give that to --truth")
+    if found.order != "random":
+        print_line("  its truth is about doubtful images: for `export --target-precision`, label a list of `sample`")

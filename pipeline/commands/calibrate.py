@@ -1,6 +1,7 @@
 """Calibrate: fit the scores of a consensus to how often they are right, on the images whose truth is known.
 
-From the members' top-k one temperature is fitted to the pool; from their stored probabilities a log-stack.
+One temperature is fitted to the pool, from its stored top-k and entropy; or a log-stack to the members, from their
+stored probabilities.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pipeline.errors import RequestError
 from pipeline.output.opening import open_ledger
 from pipeline.output.probabilities import stored_aliases
 from pipeline.trust.calibration import Calibration, write_calibration
+from pipeline.trust.fitted import held_out_mask
 from pipeline.trust.fitting import fit_stack_calibration, fit_temperature_calibration, temperature_obstacle
 from pipeline.trust.matched import read_matched_images
 from pipeline.trust.member_probs import read_member_log_probs
@@ -28,6 +30,7 @@ def calibrate(
     truth: str | os.PathLike[str] | None = None,
     save: str | os.PathLike[str] | None = None,
     method: Method = "auto",
+    hold_out: float = 0.0,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
     request_payer: bool = False,
@@ -40,6 +43,9 @@ def calibrate(
         save: File to write it to, local or S3; None writes none.
         method: ``temperature``: one number for the pool as it is. ``stack``: a weight for each member of a geometric
             pool; their probabilities must be stored. ``auto``: the better one on images that it was not fitted on.
+        hold_out: Share of the truths to leave for a promise (``export(..., target_precision=...)``), at least 0 and
+            below 1. They are chosen by a hash of the images, the same in every run. A temperature needs few truths,
+            a promise many.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
         request_payer: As for ``label``.
@@ -52,6 +58,7 @@ def calibrate(
         truth=truth,
         save=save,
         method=method,
+        hold_out=hold_out,
         s3_endpoint=s3_endpoint,
         no_sign_request=no_sign_request,
         request_payer=request_payer,
@@ -65,6 +72,7 @@ def calibrate_and_count(
     truth: str | os.PathLike[str] | None,
     save: str | os.PathLike[str] | None,
     method: Method,
+    hold_out: float,
     s3_endpoint: str | None,
     no_sign_request: bool,
     request_payer: bool,
@@ -76,14 +84,21 @@ def calibrate_and_count(
     """
     if method not in METHODS:
         raise RequestError(f"--method: one of {', '.join(METHODS)} is expected, not {method!r}")
+    if not 0 <= hold_out < 1:
+        raise RequestError(f"--hold-out {hold_out:g}: must be at least 0 and below 1")
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     obstacle = temperature_obstacle(ledger.out, job)
+    if method == "stack" and not stored_aliases(job):
+        raise RequestError(
+            f"{ledger.out}: holds no probabilities; they are stored by `label` with --keep-probs. "
+            "--method temperature needs none"
+        )
     use_stack = method == "stack" or (method == "auto" and len(stored_aliases(job)) > 1)
     if use_stack:
-        log_probs, counts = read_member_log_probs(ledger, job, given)
-        calibration = fit_stack_calibration(ledger.out, job, log_probs, counts)
+        log_probs, fitted_on, counts = read_member_log_probs(ledger, job, given, hold_out)
+        calibration = fit_stack_calibration(ledger.out, job, log_probs, fitted_on, counts)
         alone = calibration.temperature_alone
         is_better = alone is None or calibration.after.nll < alone.nll
         use_stack = method == "stack" or is_better or obstacle is not None
@@ -92,6 +107,7 @@ def calibrate_and_count(
             raise RequestError(obstacle)
         matched = read_matched_images(ledger, job, given, with_scores=True)
         counts = matched.counts
+        matched = matched.take(~held_out_mask(matched.hashes_N, hold_out))
         calibration = fit_temperature_calibration(ledger.out, job, matched)
     if save is not None:
         write_calibration(os.fspath(save), calibration, storage)

@@ -1,6 +1,7 @@
 """Combine: compute the consensus of an output again from its stored probabilities, without images or networks.
 
 Members, weights, rule, calibration and top-k may change; units, parts, quarantine, commits and resume are as before.
+Without stored probabilities only a calibration that is one temperature can be applied, to the stored top-k.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pipeline.inputs.following import SourceFollower
 from pipeline.inputs.plan import Plan
 from pipeline.inputs.units import read_units
 from pipeline.job.claim import claim
-from pipeline.job.combination import choose_members, describe_combination
+from pipeline.job.combination import check_temperature_alone, choose_members, describe_combination
 from pipeline.job.job_plan import write_plan
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, default_progress, make_reporter
@@ -36,7 +37,7 @@ from pipeline.models.weights import MemberSpec
 from pipeline.output.ledger import Ledger
 from pipeline.output.opening import open_ledger
 from pipeline.output.parts import Progress
-from pipeline.output.probabilities import StoredProbs, find_stored_probs
+from pipeline.output.probabilities import StoredProbs, find_stored_probs, find_stored_top_k, stored_aliases
 
 
 @takes_options(CombineOptions, CombineConfig, progress="none")
@@ -48,7 +49,8 @@ def combine(
     """Compute the consensus of an output again; options are those of ``shardlabel combine``, with underscores.
 
     Args:
-        source: Directory or ``s3://`` prefix of an output that was labelled with ``keep_probs``.
+        source: Directory or ``s3://`` prefix of an output that was labelled with ``keep_probs``; for a calibration that
+            is one temperature, of any output.
         out: Where the new output goes.
         **options: See ``shardlabel combine --help``.
 
@@ -74,10 +76,15 @@ def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> Labe
     if ledger.out == older.out:
         raise OutputError(f"--out {ledger.out}: is the output to combine; write the new one to another place")
     content = older.job()
-    source = find_stored_probs(older, content)
-    members = choose_members(content, config.model, source)
+    if stored_aliases(content):
+        source = find_stored_probs(older, content)
+        members = choose_members(content, config.model, source)
+        source = dataclasses.replace(source, aliases=tuple(member["alias"] for member in members))
+    else:
+        check_temperature_alone(config, older.out, content)
+        source = find_stored_top_k(older, content)
+        members = choose_members(content, (), source)
     job = describe_combination(config, content, members, source, storage)
-    source = dataclasses.replace(source, aliases=tuple(member["alias"] for member in members))
     with (
         contextlib.closing(make_engine(config)) as engine,
         contextlib.closing(reporter or make_reporter(config.progress)) as shown,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
+from pipeline.errors import RequestError
 from pipeline.output.opening import open_ledger
 from pipeline.trust.evaluation import Evaluation, compute_evaluation
 from pipeline.trust.matched import read_matched_images
+from pipeline.trust.truth import TruthCounts
 from pipeline.trust.truth_file import read_truth
 
 
@@ -25,16 +27,29 @@ def evaluate(
         truth: CSV or Parquet file with the columns ``key`` and ``label`` (index, class name or WordNet id), and
             ``shard`` where keys alone name several images; a list of :func:`pipeline.sample`, its column ``truth``
             filled in; the JSON export of Label Studio, or FiftyOne's ``labels.json``; None for the samples' own
-            ``.cls``.
+            ``.cls``. In all of them the label is ``none`` where no class fits.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
         request_payer: As for ``label``.
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
-        InputError: The truth file is missing, or is not valid.
+        InputError: The truth file is missing, is not valid, or is about none of the images.
+        RequestError: No labelled sample has a ``.cls``.
     """
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
-    return compute_evaluation(ledger.out, job, read_matched_images(ledger, job, given))
+    matched = read_matched_images(ledger, job, given)
+    if not len(matched):
+        raise RequestError(_why_no_truth(ledger.out, matched.counts))
+    return compute_evaluation(ledger.out, job, matched)
+
+
+def _why_no_truth(out: str, counts: TruthCounts) -> str:
+    if counts.given:
+        return f"{out}: none of {counts.given:,} truths can be used: {'; '.join(counts.complaints)}"
+    return (
+        f"{out}: no labelled sample has a .cls, so there is nothing to compare with. `shardlabel sample {out} --save "
+        "truth.csv` lists images for people to label; give the filled-in list to --truth"
+    )

@@ -31,6 +31,7 @@ from pipeline.job.summary import Budget
 from pipeline.job.tracking import Tracker
 from pipeline.records import Receipt
 from pipeline.storage import Storage
+from pipeline.trust.draw import refuse_reviewed
 from pipeline.trust.truth_file import read_truth
 
 _WORDING = Wording(doing="exporting", dropped="omitted")
@@ -73,6 +74,7 @@ def run_export(config: ExportConfig, reporter: Reporter | None = None) -> Export
     truth = None
     if config.truth is not None:
         truth = read_truth(config.truth, storage, source.job["class_names"])
+        refuse_reviewed(config.truth, truth.drawn)
         choices["truth_sha256"] = hash_truth(truth)
     target = Target(place, storage, fingerprint(choices))
     with contextlib.closing(reporter or make_reporter(config.progress, _WORDING)) as shown:

@@ -18,6 +18,7 @@ def sample(
     *,
     save: str | os.PathLike[str],
     num: int = 1000,
+    more: int | None = None,
     format: ListFormat = "csv",
     with_labels: bool = False,
     unique: bool = False,
@@ -33,6 +34,8 @@ def sample(
         out: Directory or ``s3://`` prefix of a job's output.
         save: File of the list, or folder for FiftyOne; local or S3. An existing one is never overwritten.
         num: Number of images; all, if there are fewer.
+        more: Add so many images to the list at ``save``, a CSV or Label Studio's JSON: the next ones that the same seed
+            draws. What is in the list stays. ``num`` and ``format`` are not used then.
         format: ``csv`` with an empty column ``truth``; ``label-studio`` tasks, with the labelling config beside them;
             a ``fiftyone`` dataset.
         with_labels: Show the consensus, with which people tend to agree.
@@ -45,8 +48,10 @@ def sample(
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read.
-        RequestError: There is nothing to draw from, or the list cannot be written.
+        RequestError: There is nothing to draw from, or the list cannot be written or extended.
     """
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
-    request = ListRequest(save, format, num, "random", seed, with_labels=with_labels, unique=unique, images=images)
+    request = ListRequest(
+        save, format, num, "random", seed, with_labels=with_labels, unique=unique, images=images, more=more
+    )
     return list_images(ledger, storage, request)

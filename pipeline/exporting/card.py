@@ -125,9 +125,11 @@ def _trust_section(description: Mapping[str, Any]) -> list[str]:
             f"{_percent(promise['delta'])} that this does not hold{before}: of {promise['accepted']:,} certifying "
             f"images with a score of {promise['threshold']:.6g} or more {promise['right']:,} were right "
             f"({promise['num_truths']:,} truths, {promise['num_certifying']:,} of them certifying). It is about all "
-            "classes together, and holds if the truths were drawn at random from what the other filters leave and were "
-            "used for nothing else."
+            "classes together."
         )
+        if counted := (description.get("truth") or {}).get("in_words"):
+            lines += ["", f"What was counted: {counted}."]
+        lines += ["", *_draw_lines(description)]
     else:
         lines.append("No precision is promised: the labels are predictions that no one has checked.")
     if not calibrated:
@@ -140,6 +142,39 @@ def _trust_section(description: Mapping[str, Any]) -> list[str]:
         temperature = description["source"]["temperature"]
         how = "" if temperature is None else f", with a temperature of {temperature:g}"
         lines += ["", f"The scores were calibrated{how}."]
+    return lines
+
+
+def _draw_lines(description: Mapping[str, Any]) -> list[str]:
+    """How the truths were drawn, and which of them could not be used."""
+    promise, truth = description["promise"], description["truth"] or {}
+    if promise.get("proven_random"):
+        lines = [
+            f"- The truths were drawn at random from the labelled images; their list tells: `{_safe_text(text)}`. "
+            f"{answered:,} of its images have an answer that names a class."
+            for text, answered in truth["drawn"].items()
+        ]
+    else:
+        lines = [
+            "- **That the truths were drawn at random** from what the other filters leave is the word of who exported "
+            "them: the truth does not tell how it was drawn. On other truths the promise does not hold."
+        ]
+    unused = promise["num_truths"] - promise["num_certifying"]
+    if promise.get("num_fitted"):
+        lines.append(
+            f"- The calibration of the scores was fitted on {promise['num_fitted']:,} of the images. Their truths "
+            f"certify nothing{f' ({unused:,} of the truths given)' * bool(unused)}."
+        )
+    elif unused:
+        lines.append(
+            f"- The calibration of the scores does not tell what it was fitted on: {unused:,} truths certify nothing, "
+            "and that it was not fitted on the others is the word of who exported them."
+        )
+    if unanswered := truth.get("blank", 0) + truth.get("contested", 0) + truth.get("contradictory_keys", 0):
+        lines.append(
+            f"- {unanswered:,} images of the list have no clear answer and were left out. If these are the hard ones, "
+            "the promise does not hold for them."
+        )
     return lines
 
 

@@ -16,13 +16,18 @@ from pipeline.exporting.selection import Selection
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
 from pipeline.exporting.target import Target
-from pipeline.trust.promise import Promise
-from pipeline.trust.truth import Truth
+from pipeline.trust.draw import is_proven_random
+from pipeline.trust.fitted import fitted_truths
+from pipeline.trust.promise import PrecisionTest, Promise
+from pipeline.trust.strictness import sample_more
+from pipeline.trust.truth import Truth, TruthCounts
 
 
 def hash_truth(truth: Truth) -> str:
     """Hash the content of a truth file, independent of its format: 64 hex digits."""
     found = hashlib.sha256(truth.labels_T.tobytes())
+    for text in sorted(truth.drawn):
+        found.update(f"{len(text)} {text}".encode())
     for key in truth.keys.to_pylist():
         found.update(f"{len(key)} {key}".encode())
     return found.hexdigest()
@@ -43,8 +48,10 @@ def plan_export(
     promise: Promise | None = None
     with _selection(config, source, truth) as selection:
         selection.read()
+        counts = None
         if config.target_precision is not None:
-            promise = _promise(config, selection, truth)
+            counts = selection.check_truths(count_unknown=config.unknown_labels == "wrong")
+            promise = _promise(config, selection, truth, counts)
         classes = selection.choose()
         if not classes:
             raise RequestError(
@@ -52,7 +59,10 @@ def plan_export(
             )
         names = source.class_names
         content = _describe(config, source, target, choices, promise) | {
-            "truth": None if truth is None else dataclasses.asdict(selection.truth_counts),
+            "truth": None
+            if counts is None
+            else dataclasses.asdict(counts)
+            | {"in_words": counts.in_words, "drawn": {} if truth is None else dict(truth.drawn)},
             "selection": {
                 "labelled": selection.labelled,
                 "rejected": dict(selection.rejected),
@@ -73,7 +83,7 @@ def _selection(config: ExportConfig, source: Source, truth: Truth | None) -> Ite
         OutputError: The output cannot be read, or there is no space to sort it in.
     """
     try:
-        with Selection(config, source, truth) as selection:
+        with Selection(config, source, truth, fitted_truths(source.job, source.ledger.out)) as selection:
             yield selection
     except StorageError as error:
         raise OutputError(f"{error}; `shardlabel verify` says what to do about it") from error
@@ -81,17 +91,46 @@ def _selection(config: ExportConfig, source: Source, truth: Truth | None) -> Ite
         raise OutputError(f"nothing could be selected (is there room in TMPDIR?): {error}") from error
 
 
-def _promise(config: ExportConfig, selection: Selection, truth: Truth | None) -> Promise:
+def _promise(config: ExportConfig, selection: Selection, truth: Truth | None, counts: TruthCounts) -> Promise:
     assert config.target_precision is not None
-    promise = selection.promise(config.target_precision, config.delta)
+    is_proven = truth is not None and is_proven_random(
+        truth.counts.source, truth.drawn, selection.population, dedupe=config.dedupe
+    )
+    promise = selection.promise(PrecisionTest(config.target_precision, config.delta, is_proven))
     if promise.threshold is None:
-        complaints = "".join(f"; {line}" for line in selection.truth_counts.complaints) if truth is not None else ""
+        complaints = "".join(f"; {line}" for line in counts.complaints) if config.truth is not None else ""
+        none = f" ({counts.no_class:,} of them none, which counts as wrong)" if counts.no_class else ""
         raise RequestError(
             f"a precision of {config.target_precision:g} cannot be promised at delta {config.delta:g} with "
-            f"{promise.num_truths:,} truths: at least {promise.missing:,} more are needed, drawn at random from what "
-            f"the other filters leave; nothing was exported{complaints}"
+            f"{_describe_truths(promise)}{none}: {_describe_missing(config, promise)}; nothing was exported{complaints}"
         )
     return promise
+
+
+def _describe_truths(promise: Promise) -> str:
+    unused = promise.num_truths - promise.num_certifying
+    if not unused:
+        return f"{promise.num_truths:,} truths"
+    if promise.num_fitted:
+        return (
+            f"{promise.num_certifying:,} truths ({unused:,} more were used to fit the calibration of this output; "
+            "`calibrate --hold-out 0.8` leaves most of them for this)"
+        )
+    return (
+        f"{promise.num_certifying:,} truths ({unused:,} more may have been used to fit the calibration of this output, "
+        "which does not tell; calibrate again to know)"
+    )
+
+
+def _describe_missing(config: ExportConfig, promise: Promise) -> str:
+    left = (promise.num_selected or 0) - promise.num_truths
+    if promise.missing > left:
+        return (
+            f"at least {promise.missing:,} more are needed, and only {left:,} other images are left: lower the target, "
+            "or improve the ensemble"
+        )
+    how = "" if config.truth is None else f": `{sample_more(config.out, config.truth, promise.missing)} --unique`"
+    return f"at least {promise.missing:,} more are needed, drawn at random from what the other filters leave{how}"
 
 
 def _reasons(rejected: Mapping[str, int]) -> str:

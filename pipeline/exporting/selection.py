@@ -8,6 +8,7 @@ rows than memory holds; so memory does not grow with the output.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import tempfile
 from collections import Counter, deque
@@ -29,8 +30,11 @@ from pipeline.machine import available_memory_bytes, num_local_cpus
 from pipeline.output.ledger import PREDICTIONS
 from pipeline.output.parts import PartName
 from pipeline.records import UnitKind
-from pipeline.trust.promise import Promise, certify, certifying_mask
-from pipeline.trust.truth import Truth, TruthCounts, TruthMatcher
+from pipeline.trust.draw import Population, hash_images
+from pipeline.trust.fitted import NOT_FITTED, NOTHING_FITTED, FittedTruths
+from pipeline.trust.promise import Judged, PrecisionTest, Promise, certifying_mask, choose_and_certify
+from pipeline.trust.strictness import check_truths
+from pipeline.trust.truth import NOT_KNOWN, Truth, TruthCounts, TruthMatcher
 
 DUPLICATE, TARGET_PRECISION, MAX_PER_CLASS = "duplicate", "target_precision", "max_per_class"
 _READ_AHEAD = 8
@@ -43,7 +47,7 @@ Array = np.ndarray
 # Order of images with equal scores.
 _ORDER = "shard, key, idx, part"
 # Which of the images with equal bytes is kept: the one that `shardlabel sample --unique` draws from. Otherwise truths
-# about the others would be lost, and images with duplicates would be too rare in the half that certifies.
+# about the others would be lost, and images with duplicates would be too rare among those that certify.
 _FIRST_COPY = "part, idx"
 
 
@@ -83,13 +87,21 @@ class Selection:
         config: The filters.
         source: The output.
         truth: Of a file; None for the ``.cls`` of the samples.
+        fitted: The truths that the calibration was fitted on; None if it does not tell.
 
     Attributes:
         labelled: Labelled images.
+        population: The same, as the lists of ``shardlabel sample`` name them; only for a promise.
         rejected: Rejected images by filter, in the order of the filters.
     """
 
-    def __init__(self, config: ExportConfig, source: Source, truth: Truth | None = None) -> None:
+    def __init__(
+        self,
+        config: ExportConfig,
+        source: Source,
+        truth: Truth | None = None,
+        fitted: FittedTruths | None = NOTHING_FITTED,
+    ) -> None:
         self._config = config
         self._source = source
         self._parts = sorted((name for _, name in source.parts()), key=str)
@@ -97,7 +109,9 @@ class Selection:
         self._num_classes = len(source.job["class_names"])
         self.labelled = 0
         self.rejected: Counter[str] = Counter()
-        self._matcher = TruthMatcher(truth, self._num_classes)
+        self.population = Population()
+        self._matcher = TruthMatcher(truth, self._num_classes, strict=True)
+        self._fitted = fitted
         self._threshold: float | None = None
 
     def __enter__(self) -> Self:
@@ -119,7 +133,7 @@ class Selection:
         )
         self._db.execute(
             "CREATE TABLE found (part INTEGER, shard INTEGER, key VARCHAR, idx BIGINT, sha256 BLOB, label INTEGER, "
-            "score FLOAT, truth_row BIGINT, truth INTEGER, name VARCHAR)"
+            "score FLOAT, truth_row BIGINT, truth INTEGER, fitted INTEGER, name VARCHAR)"
         )
         return self
 
@@ -192,6 +206,7 @@ class Selection:
             "score": table["score"],
             "truth_row": rows_B,
             "truth": truth_B,
+            "fitted": self._fitted_labels(table),
             "name": self._file_names(number, table),
         }
         return pa.table(columns).filter(pa.array(passes_B))
@@ -222,40 +237,75 @@ class Selection:
                 yield name, ~(table[column].to_numpy() <= np.float32(at_most))
         if config.max_ood_score is not None:
             yield "max_ood_score", ~(ood_scores(table, self._source.aliases) <= np.float32(config.max_ood_score))
+        if config.target_precision is not None and (nan_B := np.isnan(table["score"].to_numpy())).any():
+            yield TARGET_PRECISION, nan_B  # DuckDB takes NaN for larger than any threshold
 
     def _truths(self, table: pa.Table) -> tuple[Array, Array]:
-        """True class of each image and its row in the truth file, int (B,) each; -1 where there is none."""
+        """True class of each image and the place where it was found, int (B,) each, as the matcher has them."""
         if self._config.target_precision is None:
-            unknown_B = np.full(len(table), -1, np.int32)
+            unknown_B = np.full(len(table), NOT_KNOWN, np.int32)
             return unknown_B, unknown_B
         return self._matcher.match(table)
 
-    @property
-    def truth_counts(self) -> TruthCounts:
-        """How much of the truth could be used, after :meth:`read`."""
-        return self._matcher.counts()
+    def _fitted_labels(self, table: pa.Table) -> Array:
+        """The class of each image that the calibration was fitted on: int32 (B,), NOT_FITTED for the others."""
+        if self._config.target_precision is None:
+            return np.full(len(table), NOT_FITTED, np.int32)
+        hashes_B = hash_images(table)
+        self.population.add(hashes_B)
+        return (self._fitted or NOTHING_FITTED).find(hashes_B)
+
+    def check_truths(self, *, count_unknown: bool) -> TruthCounts:
+        """How much of the truth can be used for a promise, after :meth:`read`.
+
+        Args:
+            count_unknown: Whether truths that are not understood count as wrong.
+
+        Raises:
+            RequestError: There is none, or some is not understood.
+        """
+        return check_truths(self._matcher, self._source.job["class_names"], count_unknown=count_unknown)
 
     # -- all images at once ---------------------------------------------------------------------------
 
-    def promise(self, target: float, delta: float) -> Promise:
-        """Find the lowest score for a promised precision, from the images with known truth that are left."""
-        self._db.register("single", pa.table({"truth_row": self._matcher.unique_rows()}))
-        known = self._db.sql(
-            "SELECT shard, key, score, label = truth AS is_right FROM kept SEMI JOIN single USING (truth_row) "
-            f"WHERE truth >= 0 ORDER BY {_ORDER}"
+    def promise(self, test: PrecisionTest) -> Promise:
+        """Find the lowest score for a promised precision, from the images with known truth that are left.
+
+        Args:
+            test: The precision, its risk, and whether the truth is known to be a random draw.
+        """
+        self._db.register("single", pa.table({"truth_row": self._matcher.unique_places()}))
+        given = self._db.sql(
+            "SELECT shard, key, score, label = truth AS is_right, fitted FROM kept SEMI JOIN single USING (truth_row) "
+            f"WHERE truth > {NOT_KNOWN} ORDER BY {_ORDER}"
         ).to_arrow_table()
         self._db.unregister("single")
-        uris = sorted({unit.uri for unit in self._source.units})
-        shards = (uris[rank] for rank in known["shard"].to_pylist())
-        found = certify(
-            known["score"].to_numpy(),
-            known["is_right"].to_numpy(),
-            target,
-            delta,
-            certifying_N=certifying_mask(shards, known["key"].to_pylist()),
+        known = self._db.sql(
+            f"SELECT score, label = fitted AS is_right FROM kept WHERE fitted <> {NOT_FITTED}"
+        ).to_arrow_table()
+        found = choose_and_certify(
+            test,
+            _judged(given.filter(pa.array(self._certifying(given)))),
+            self._count_scores(),
+            self._query_number("SELECT count(*) FROM kept"),
+            _judged(known),
         )
         self._threshold = found.threshold
-        return found
+        return dataclasses.replace(found, num_truths=len(given))
+
+    def _count_scores(self) -> Iterator[tuple[Array, Array]]:
+        """Distinct scores of what is left, from high to low, and the images of each; sorted on disk."""
+        counts = self._db.sql("SELECT score, count(*) AS images FROM kept GROUP BY score ORDER BY score DESC")
+        for batch in counts.to_arrow_reader(_BATCH_ROWS):
+            yield batch["score"].to_numpy(), batch["images"].to_numpy()
+
+    def _certifying(self, given: pa.Table) -> Array:
+        """Which of the images with known truth certify: those that nothing was fitted on, bool (N,)."""
+        if self._fitted is not None:
+            unfitted_N: Array = given["fitted"].to_numpy() == NOT_FITTED
+            return unfitted_N
+        uris = sorted({unit.uri for unit in self._source.units})
+        return certifying_mask((uris[rank] for rank in given["shard"].to_pylist()), given["key"].to_pylist())
 
     def choose(self) -> tuple[ClassCount, ...]:
         """Apply the promised precision and the number per class, and compute the copies.
@@ -326,6 +376,10 @@ class Selection:
 
     def _count(self, name: str, images: int) -> None:
         self.rejected[name] += images
+
+
+def _judged(table: pa.Table) -> Judged:
+    return Judged(table["score"].to_numpy(), table["is_right"].to_numpy())
 
 
 def ood_scores(table: pa.Table, aliases: tuple[str, ...]) -> Array:

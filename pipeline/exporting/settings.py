@@ -28,6 +28,7 @@ class ExportConfig(BaseModel):
         target_precision, delta: Accept images at or above the lowest score at which this precision can be promised,
             with a risk of delta.
         truth: Truth file for the promise; None for the ``.cls`` of the samples.
+        unknown_labels: Whether truths that are not understood stop the promise, or count as wrong.
         partial: Whether to export an output that is not finished, as it is.
         license: Of the images, for the dataset card.
     """
@@ -48,6 +49,7 @@ class ExportConfig(BaseModel):
     target_precision: Annotated[float, Field(gt=0, lt=1)] | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] = 0.1
     truth: Text | None = None
+    unknown_labels: Literal["refuse", "wrong"] = "refuse"
     partial: bool = False
     license: Text = "unknown"
     engine: Literal["ray", "inline"] = "ray"
@@ -64,6 +66,8 @@ class ExportConfig(BaseModel):
     def _check_truth(self) -> Self:
         if self.truth is not None and self.target_precision is None:
             raise ValueError("--truth is what --target-precision rests on; give both")
+        if self.unknown_labels != "refuse" and self.target_precision is None:
+            raise ValueError("--unknown-labels is about the truths of --target-precision; give both")
         return self
 
     @property
@@ -83,4 +87,7 @@ class ExportConfig(BaseModel):
             *("max_per_class", "repeat_to", "dedupe", "target_precision", "license"),
         )
         chosen = {name: getattr(self, name) for name in names}
-        return chosen | ({"delta": self.delta} if self.target_precision is not None else {})
+        if self.target_precision is None:
+            return chosen
+        lenient = {} if self.unknown_labels == "refuse" else {"unknown_labels": self.unknown_labels}
+        return chosen | {"delta": self.delta} | lenient

@@ -17,6 +17,7 @@ from pipeline.job.summary import FailedUnit
 from pipeline.job.tracking import Tracker
 from pipeline.text.result import Result
 from pipeline.trust.promise import Level, Promise
+from pipeline.trust.truth import TruthCounts
 
 _UNITS_FAILED = 4
 
@@ -38,6 +39,7 @@ class ExportSummary(Result):
         num_classes: K.
         threshold: Lowest score for the promised precision; None where none was requested.
         promise: The promised precision and its evidence; None where none was requested.
+        truth: The truth behind it, and how it was counted; None where no precision was requested.
         calibrated: Whether the scores are calibrated.
         complete: Whether the output was finished.
         images: Images that this run exported.
@@ -73,6 +75,7 @@ class ExportSummary(Result):
     interrupted: bool = False
     failed_units_exceeded: bool = False
     reader_notes: tuple[str, ...] = ()
+    truth: TruthCounts | None = None
 
     @property
     def exit_code(self) -> int:
@@ -140,8 +143,20 @@ def summarize(
             for receipt in receipts
             if receipt.failure
         ),
+        truth=_read_counts(description.get("truth")),
         reader_notes=describe_readers(description["asked"]["format"], totals.extensions, totals.unread_classes),
     )
+
+
+def _read_counts(content: Mapping[str, Any] | None) -> TruthCounts | None:
+    """Counts of truths as ``export.json`` holds them."""
+    if content is None:
+        return None
+    fields = {field.name for field in dataclasses.fields(TruthCounts)}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in content.items() if name in fields
+    }
+    return TruthCounts(**values)
 
 
 def _read_promise(content: Mapping[str, Any]) -> Promise:

@@ -12,6 +12,7 @@ from pipeline.job.description import Job
 from pipeline.job.pooling import choose_pooling
 from pipeline.output.probabilities import StoredProbs
 from pipeline.storage import Storage
+from pipeline.trust.fitted import JOB_KEY
 
 
 def choose_members(job: Mapping[str, Any], specs: Sequence[str], source: StoredProbs) -> list[dict[str, Any]]:
@@ -45,6 +46,26 @@ def choose_members(job: Mapping[str, Any], specs: Sequence[str], source: StoredP
     return list(chosen.values())
 
 
+def check_temperature_alone(config: CombineConfig, out: str, content: Mapping[str, Any]) -> None:
+    """Check that no more is asked for than a temperature, which the stored top-k suffices for.
+
+    Args:
+        config: The settings.
+        out: The older output, which holds no probabilities.
+        content: Its ``job.json``.
+
+    Raises:
+        RequestError: More is asked for.
+    """
+    if config.calibration is None or config.model or config.combine or config.top_k:
+        raise RequestError(
+            f"{out}: holds no probabilities; they are stored by `label` with --keep-probs. Without them only a "
+            "calibration that is one temperature can be applied: --calibration, without -m, --combine and --top-k"
+        )
+    if content.get("results", {}).get("calibration"):
+        raise RequestError(f"{out}: was labelled with a calibration already; combine an output without one")
+
+
 def describe_combination(
     config: CombineConfig,
     content: Mapping[str, Any],
@@ -67,13 +88,22 @@ def describe_combination(
     older = content["results"]
     rule = config.combine or older["combine"]
     pooling = choose_pooling(members, rule, config.calibration, storage, explicit=config.combine is not None)
+    if not source.aliases:
+        about = pooling.results["calibration"]
+        if about.get("method") == "stack":
+            raise RequestError(
+                f"{source.out}: holds no probabilities, and --calibration {config.calibration} is a log-stack, which "
+                "needs those of all members; `calibrate --method temperature` does without"
+            )
+        about["from_top_k"] = older["top_k"]  # close to what `label` would make, and not the same
     same = ("labels_sha256", "precision", "decode", "keep", "rows_per_part")
     results = {name: older[name] for name in same} | {name: older[name] for name in ("images",) if name in older}
     results |= {"members": list(members), "top_k": config.top_k or older["top_k"], **pooling.results}
     own_fingerprint = fingerprint(results)
     files = content.get("weights_files", {})
     described = {
-        **{name: value for name, value in content.items() if name != "replaced"},
+        **{name: value for name, value in content.items() if name not in {"replaced", JOB_KEY}},
+        **pooling.about,
         "fingerprint": own_fingerprint,
         "results": results,
         "calibrated": config.calibration is not None,

@@ -133,6 +133,7 @@ def describe_job(
         "fingerprint": job_fingerprint,
         "results": results,
         "calibrated": config.calibration is not None,  # if not, scores are no probabilities of being right
+        **pooling.about,
         "class_names": list(class_names),
         "weights_files": {spec.alias: spec.weights_file for spec in specs},
         "inputs": merge_inputs([], config.inputs),

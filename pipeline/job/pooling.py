@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import RequestError
 from pipeline.models.consensus import Rule
 from pipeline.storage import Storage
 from pipeline.trust.calibration import read_calibration
+from pipeline.trust.fitted import JOB_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,14 @@ class Pooling:
         factors: Of each member.
         temperature: Of the pool.
         results: What the fingerprint sees of it.
+        about: What else ``job.json`` holds about it: the truths that it was fitted on.
     """
 
     rule: Rule
     factors: tuple[float, ...]
     temperature: float
     results: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 def choose_pooling(
@@ -59,4 +62,5 @@ def choose_pooling(
         about |= {"method": "stack", "weights": list(factors)}
     else:
         found.check(members, rule, calibration)
-    return Pooling(rule, factors, found.temperature, {"combine": rule, "calibration": about})
+    fitted = {} if found.fitted_on is None else {JOB_KEY: found.fitted_on}
+    return Pooling(rule, factors, found.temperature, {"combine": rule, "calibration": about}, fitted)

@@ -17,6 +17,7 @@ from pipeline.errors import PublishError, StorageError
 from pipeline.labeler.attempts import Attempts
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.metering import UnitMeter
+from pipeline.labeler.rescored import rescore
 from pipeline.labeler.reused import combine_members
 from pipeline.labeler.tasks import ChunkResult
 from pipeline.labeler.threads import one_torch_thread
@@ -36,7 +37,8 @@ class Replayer:
     """Publishes units from stored probabilities. Safe to call from several threads.
 
     Args:
-        config: What to do; every member's probabilities are in ``reused_from``.
+        config: What to do; every member's probabilities are in ``reused_from``, or none, and then only the temperature
+            of the consensus is new.
         meter: Where what is done is counted.
     """
 
@@ -133,6 +135,8 @@ class Replayer:
 
     def _pooled(self, stored: StoredPart) -> list[Predictions]:
         config = self._config
+        if not self._source.aliases:
+            return [rescore(config, stored.predictions)] if len(stored.predictions) else []
         members = [stored.member_probs[config.reused[member.alias]] for member in config.members]
 
         def pooled(start: int) -> Predictions:

@@ -115,6 +115,17 @@ def truths_not_understood(table: pa.Table) -> Counted:
         return Counted()
 
 
+def num_no_class(table: pa.Table) -> int:
+    """Labelled samples whose ``.cls`` says that no class fits, of a part that was read with its metadata.
+
+    Where there are none, -1 in the column ``truth`` is a number of the ``.cls``, as earlier versions wrote it.
+    """
+    try:
+        return int(json.loads((table.schema.metadata or {})[METADATA_KEY])["truths_no_class"])
+    except PARSE_ERRORS:
+        return 0
+
+
 def parts_by_unit(names: Iterable[str], fingerprint: str) -> Iterator[tuple[str, dict[int, bool]]]:
     """Parts of a job that are neighbours in a listing, by unit: their numbers, and whether each is its last one."""
     matches = (PART_NAME.fullmatch(name) for name in names)

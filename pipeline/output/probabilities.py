@@ -34,7 +34,7 @@ class StoredProbs:
     Attributes:
         out: Directory or ``s3://`` prefix of the output.
         fingerprint: Fingerprint of its job.
-        aliases: Aliases, in that output, of the members to use.
+        aliases: Aliases, in that output, of the members to use; none to use the stored top k alone.
     """
 
     out: str
@@ -96,6 +96,20 @@ def stored_aliases(job: Mapping[str, Any]) -> tuple[str, ...]:
     """
     results = job.get("results", {})
     return tuple(member["alias"] for member in results["members"]) if results.get("keep_probs") else ()
+
+
+def find_stored_top_k(ledger: Ledger, job: Mapping[str, Any]) -> StoredProbs:
+    """The output as a source of its top k alone, which every output has.
+
+    Args:
+        ledger: The output.
+        job: Its ``job.json``.
+
+    Raises:
+        OutputError: ``job.json`` does not tell how it was made.
+    """
+    check_shape(WholeJobShape, ledger.uri(JOB), job)
+    return StoredProbs(ledger.out, str(job["fingerprint"]), ())
 
 
 def find_stored_probs(ledger: Ledger, job: Mapping[str, Any]) -> StoredProbs:

@@ -21,8 +21,10 @@ _MAX_MEMBERS = 8
 
 def tabulate_predictors(evaluation: Evaluation) -> Table:
     """Accuracy and calibration error of the consensus and of each member."""
+    none = evaluation.truth.no_class
     return Table(
-        f"Accuracy on {fmt.plural(evaluation.images, 'image', 'images')} with known truth",
+        f"Accuracy on {fmt.plural(evaluation.images, 'image', 'images')} with known truth"
+        + (f"; in {none:,} of them no class fits, and every label is wrong" if none else ""),
         (
             "predictor",
             "top-1",

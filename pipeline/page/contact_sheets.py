@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.labels import NO_CLASS, NO_CLASS_TEXTS
 from pipeline.page.row_choice import RowRef
 from pipeline.page.rows import LabelledImage, QuarantineExample
 from pipeline.page.statistics import Statistics
@@ -122,10 +123,10 @@ def make_card(row: LabelledImage, picture: Thumbnail | None, names: Sequence[str
         facts = [f"{each.member}: {names[each.label]} {fmt.score(each.score)}" for each in row.member_predictions]
         facts.append(f"disagreement {fmt.score(row.disagreement)}")
     mark = ""
-    if row.truth is not None and 0 <= row.truth < len(names):
+    if row.truth is not None and NO_CLASS <= row.truth < len(names):
         mark = "right" if row.truth == row.label else "wrong"  # two classes may share a name
         if mark == "wrong":
-            facts.append(f"truth: {names[row.truth]}")
+            facts.append(f"truth: {NO_CLASS_TEXTS[0] if row.truth == NO_CLASS else names[row.truth]}")
     alt = f"Image labelled {row.class_name}, score {fmt.score(row.score)}"
     return Card(picture, alt, row.class_name, tuple(facts), row.key, mark)
 

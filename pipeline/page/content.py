@@ -61,7 +61,7 @@ def collect_content(
         timeline=read_timeline(ledger, samples),
         evaluation=evaluation,
         matched=matched,
-        truth_notes=evaluation.truth.complaints if evaluation else (),
+        truth_notes=(*evaluation.truth.complaints, *evaluation.caveats) if evaluation else (),
         pictures=pictures,
         picture_note=note,
     )
@@ -71,10 +71,9 @@ def _replace_truth(rows: dict[RowRef, LabelledImage], given: Truth | None) -> di
     """Replace the truth of rows by that of a file, if there is one."""
     if given is None or not rows:
         return rows
-    found = given.find(
+    truths = given.labels_of(
         *(pa.chunked_array([[getattr(row, name) for row in rows.values()]]) for name in ("shard", "key"))
     )
-    truths = [int(given.labels_T[at]) if at >= 0 else None for at in found.tolist()]
     return {
         row_ref: dataclasses.replace(row, truth=own) for (row_ref, row), own in zip(rows.items(), truths, strict=True)
     }

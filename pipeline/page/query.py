@@ -137,8 +137,7 @@ def _prepare(table: pa.Table, number: int, given: Truth | None) -> pa.Table:
         if pa.types.is_dictionary(field.type):
             table = table.set_column(at, field.name, table[field.name].cast(field.type.value_type))
     if given is not None:
-        found = given.find(table["shard"], table["key"])
-        truths = [int(given.labels_T[at]) if at >= 0 else None for at in found.tolist()]
+        truths = given.labels_of(table["shard"], table["key"])
         table = table.set_column(table.column_names.index("truth"), "truth", pa.array(truths, pa.int32()))
     table = table.append_column("__part", pa.array(np.full(len(table), number, np.int32)))
     return table.append_column("__row", pa.array(np.arange(len(table), dtype=np.int32)))

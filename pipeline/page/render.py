@@ -38,7 +38,7 @@ class ReportContent:
         omitted: What lies in the inputs and has no row.
         timeline: Throughput over time.
         evaluation, matched: Accuracy, and the images behind it; None where no image has a known truth.
-        truth_notes: Truth that could not be used, one line for each cause.
+        truth_notes: Truth that could not be used, and what the figures do not judge, one line for each cause.
         pictures: Thumbnails, by unit and index.
         picture_note: Why thumbnails are missing; empty where none is.
     """

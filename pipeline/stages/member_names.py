@@ -8,13 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from pipeline.records import IMAGE_EXTENSIONS
 from pipeline.storage import is_hidden
 
-# Names that count as images; the decoder looks at the content only.
-IMAGE_EXTENSIONS = frozenset(
-    "jpg jpeg jpe jfif jif jfi mpo png apng gif webp avif avifs heic heif hif bmp dib tif tiff jp2 j2k j2c jpc jpf jpx "
-    "ppm pgm pbm pnm pfm ico icns cur tga vda dds psd pcx sgi qoi xbm xpm jxl dng cr2 nef arw".split()
-)
 TRUTH_FIELD = "cls"
 # WebDataset's metadata, by its own pattern.
 _ARCHIVE_METADATA = re.compile(r"__[^/]*__($|/)")

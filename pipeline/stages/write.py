@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import ObjectChanged
+from pipeline.labels import NO_CLASS
 from pipeline.models.ensemble import MemberPredictions, Predictions
 from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.output.parts import METADATA_KEY, PartName, unreadable_name
@@ -168,6 +169,8 @@ class Writer:
         }
         if part.truths_not_understood.count:
             metadata["truths_not_understood"] = part.truths_not_understood.to_dict()
+        if no_class := sum(picture.truth == NO_CLASS for picture in part.pictures):
+            metadata["truths_no_class"] = no_class
         if part.omitted:
             metadata["omitted"] = part.omitted.to_dict()
         if part.rejected:

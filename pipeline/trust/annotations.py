@@ -1,8 +1,8 @@
 """Annotations from other tools: Label Studio's JSON export, and FiftyOne's ``labels.json``.
 
 Each annotator has one vote per image: the latest annotation, or none where it was skipped. The majority of the votes is
-the truth; a tie leaves the image out. Predictions are not truth: Label Studio keeps them in a list of their own, and in
-FiftyOne they have a confidence.
+the truth; a tie leaves it open. That no class fits is an answer like any other. Predictions are not truth: Label Studio
+keeps them in a list of their own, and in FiftyOne they have a confidence.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,11 +19,12 @@ import pyarrow as pa
 
 from pipeline.errors import InputError, ObjectMissing
 from pipeline.storage import Storage
+from pipeline.trust.draw import COLUMN
 
 # Beside FiftyOne's labels.json: shard and key of each image file, for labels that have lost their attributes.
 IMAGE_LIST = "images.csv"
 
-_SCHEMA = pa.schema([("shard", pa.string()), ("key", pa.string()), ("label", pa.string())])
+_SCHEMA = pa.schema([(name, pa.string()) for name in ("shard", "key", "label", COLUMN)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,13 @@ class Annotations:
     """Annotations of images, one row an image.
 
     Attributes:
-        table: shard, key and label, all text; the label is null where nobody has voted. Without shards there is no
-            column shard.
-        contested: Images that are left out because their votes are tied.
+        table: shard, key, label and drawn, all text; the label is null where nobody has voted. Without shards there is
+            no column shard.
+        contested: Images whose votes are tied, in the same form, without the column label; they are not in the table.
     """
 
     table: pa.Table
-    contested: int
+    contested: pa.Table
 
 
 class _Vote(NamedTuple):
@@ -80,31 +81,35 @@ def read_annotations(path: str, content: object, storage: Storage) -> Annotation
         InputError: It is an export of neither tool.
     """
     if isinstance(content, dict) and isinstance(content.get("labels"), dict):
-        return _table(path, _fiftyone_rows(path, content, storage))
+        return _table(path, _fiftyone_rows(path, content, storage), _fiftyone_draws(path, content, storage))
     if isinstance(content, list) and all(isinstance(task, dict) for task in content):
         votes: dict[tuple[str, str], _Votes] = {}
         for image, annotator, vote in _label_studio_votes(path, content):
             votes.setdefault(image, _Votes())
             if vote is not None:
                 votes[image].add(annotator, vote)
-        return _table(path, ((shard, key, *found.majority()) for (shard, key), found in votes.items()))
+        rows = ((shard, key, *found.majority()) for (shard, key), found in votes.items())
+        return _table(path, rows, _label_studio_draws(content))
     raise InputError(
         f"--truth {path}: neither a JSON export of Label Studio (a list of tasks) nor FiftyOne's labels.json (labels), "
         "nor a table of key and label"
     )
 
 
-def _table(path: str, rows: Iterator[tuple[str, str, str | None, bool]]) -> Annotations:
-    rows_kept, contested = [], 0
+def _table(
+    path: str, rows: Iterator[tuple[str, str, str | None, bool]], drawn: Mapping[tuple[str, str], str]
+) -> Annotations:
+    kept: list[dict[str, str | None]] = []
+    tied: list[dict[str, str | None]] = []
     for shard, key, label, tie in rows:
-        contested += tie
-        if not tie:
-            rows_kept.append({"shard": shard, "key": key, "label": label})
+        row = {"shard": shard, "key": key, "label": label, COLUMN: drawn.get((shard, key), "")}
+        (tied if tie else kept).append(row)
     try:
-        table = pa.Table.from_pylist(rows_kept, _SCHEMA)
+        table, contested = (pa.Table.from_pylist(some, _SCHEMA) for some in (kept, tied))
     except UnicodeEncodeError as error:
         raise InputError(f"--truth {path}: holds half a surrogate pair, which is no text: {error}") from error
-    return Annotations(table if any(row["shard"] for row in rows_kept) else table.drop_columns("shard"), contested)
+    unneeded = [] if any(row["shard"] for row in kept + tied) else ["shard"]
+    return Annotations(table.drop_columns(unneeded), contested.drop_columns(["label", *unneeded]))
 
 
 # -- Label Studio -----------------------------------------------------------------------------------------
@@ -131,6 +136,16 @@ def _label_studio_votes(path: str, tasks: list[dict[str, Any]]) -> Iterator[tupl
         raise InputError(
             f"--truth {path}: no task carries the key of its image; import the tasks that `shardlabel sample` writes"
         )
+
+
+def _label_studio_draws(tasks: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
+    """How each image was drawn, by shard and key."""
+    fields = (task.get("data", task) for task in tasks)
+    return {
+        (_as_text(data.get("shard")), data["key"]): _as_text(data.get(COLUMN))
+        for data in fields
+        if isinstance(data, dict) and isinstance(data.get("key"), str)
+    }
 
 
 def _from_json_min(task: dict[str, Any]) -> dict[str, Any]:
@@ -182,6 +197,18 @@ def _fiftyone_rows(path: str, content: dict[str, Any], storage: Storage) -> Iter
         yield shard, key, _class_name(label, classes), False
 
 
+def _fiftyone_draws(path: str, content: dict[str, Any], storage: Storage) -> dict[tuple[str, str], str]:
+    """How each image was drawn, by shard and key: from the list beside the labels, and from the labels' attributes."""
+    found = {
+        (row.get("shard") or "", row.get("key") or ""): row.get(COLUMN) or "" for row in _image_rows(path, storage)
+    }
+    for target in content["labels"].values():
+        attributes = target.get("attributes") if isinstance(target, dict) else None
+        if isinstance(attributes, dict) and isinstance(attributes.get("key"), str) and COLUMN in attributes:
+            found[_as_text(attributes.get("shard")), attributes["key"]] = _as_text(attributes[COLUMN])
+    return found
+
+
 def _class_name(label: object, classes: object) -> str | None:
     """The name of a class. A number is an index into the file's own list of classes, where it has one."""
     if isinstance(label, int) and isinstance(classes, list):
@@ -191,14 +218,19 @@ def _class_name(label: object, classes: object) -> str | None:
 
 def _image_list(path: str, storage: Storage) -> dict[str, tuple[str, str]]:
     """Shard and key by file name, from the list beside the labels; empty where there is no list."""
+    return {
+        _stem(row.get("image")): (row.get("shard") or "", row.get("key") or "") for row in _image_rows(path, storage)
+    }
+
+
+def _image_rows(path: str, storage: Storage) -> list[dict[str, str | None]]:
     folder, slash, _ = path.rpartition("/")
     try:
         text = storage.read(folder + slash + IMAGE_LIST).decode("utf-8", "replace")
     except ObjectMissing:
-        return {}
-    rows = csv.DictReader(io.StringIO(text))
+        return []
     try:
-        return {_stem(row.get("image")): (row.get("shard") or "", row.get("key") or "") for row in rows}
+        return list(csv.DictReader(io.StringIO(text)))
     except csv.Error as error:
         raise InputError(f"--truth {path}: the list beside it, {IMAGE_LIST}, is no CSV: {error}") from error
 

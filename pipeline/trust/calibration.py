@@ -68,6 +68,7 @@ class Calibration(Result, _FrozenModel):
         members: The members, in readable form.
         num_classes: K.
         truths: Images with known truth that it was fitted on.
+        no_class: Of these, images in which no class fits.
         folds: Folds of the cross-validation behind ``after``.
         top1: Share of these images whose label is right, 0-1.
         top1_after: The same for held-out images of the cross-validation; None for a temperature, which changes no
@@ -78,6 +79,9 @@ class Calibration(Result, _FrozenModel):
         strength: Of the regularization towards equal weights; for a log-stack.
         out: The output that it was fitted on.
         truth: Where the truth came from.
+        fitted_on: The truths that it was fitted on (:class:`pipeline.trust.fitted.FittedTruths`); None in files of
+            earlier versions.
+        held_out: Images with known truth that were left out of the fit, for a promise.
     """
 
     format: Literal["shardlabel calibration 1"]
@@ -88,6 +92,7 @@ class Calibration(Result, _FrozenModel):
     members: tuple[FittedMember, ...]
     num_classes: Annotated[int, Field(ge=1)]
     truths: Annotated[int, Field(ge=1)]
+    no_class: Annotated[int, Field(ge=0)] = 0
     folds: Annotated[int, Field(ge=2)]
     top1: _UnitInterval
     top1_after: _UnitInterval | None = None
@@ -97,6 +102,8 @@ class Calibration(Result, _FrozenModel):
     strength: Annotated[float, Field(ge=0)] | None = None
     out: str
     truth: str
+    fitted_on: str | None = None
+    held_out: Annotated[int, Field(ge=0)] = 0
 
     def weights_for(self, members: Sequence[Mapping[str, Any]], source: str) -> tuple[float, ...]:
         """The weights of a log-stack for these members, in their order. Aliases do not matter.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.text.result import Result
+from pipeline.trust.fitted import NOT_FITTED, fitted_truths
 from pipeline.trust.intervals import Gain, Interval, paired_gain, wilson_interval
 from pipeline.trust.matched import MatchedImages
 from pipeline.trust.per_class import ClassMetrics, Confusion, compute_class_metrics, find_confused_classes, macro_f1
@@ -49,7 +50,7 @@ class Evaluation(Result):
 
     Attributes:
         out: The output.
-        images: Labelled images with known truth.
+        images: Labelled images with known truth, those in which no class fits among them (``truth.no_class``).
         consensus: Accuracy of the consensus.
         members: Accuracy of each member, by alias.
         combine: How the members were combined.
@@ -64,6 +65,7 @@ class Evaluation(Result):
         by_agreement, by_score: Accuracy of the consensus by agreement and by score.
         kept: Operating points at some precisions, as observed on these images: no promise for others.
         weights: Of the members, by alias, in a fitted log-stack; None elsewhere.
+        fitted: Images with known truth that the calibration of this output was fitted on; None if it does not tell.
     """
 
     out: str
@@ -82,6 +84,28 @@ class Evaluation(Result):
     by_score: tuple[AccuracyGroup, ...]
     kept: tuple[OperatingPoint, ...]
     weights: dict[str, float] | None = None
+    fitted: int | None = 0
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What the figures are no judgement of, one line for each cause."""
+        lines = []
+        if self.truth.reviewed:
+            lines.append(
+                f"{self.truth.reviewed:,} of {self.images:,} truths are of `review` lists, which hold doubtful images: "
+                "these figures are about such images, not about the output as a whole"
+            )
+        if self.fitted:
+            lines.append(
+                f"the calibration of this output was fitted on {self.fitted:,} of these {self.images:,} images: "
+                "calibration errors and operating points look better than they are; judge with other truths"
+            )
+        if self.fitted is None and self.images:
+            lines.append(
+                "the calibration of this output does not tell what it was fitted on; if it was on these truths, "
+                "calibration errors and operating points look better than they are"
+            )
+        return tuple(lines)
 
     def _headline(self) -> dict[str, object]:
         shown = {"out": self.out, "images": self.images, "top1": self.consensus.top1, "top5": self.consensus.top5}
@@ -103,6 +127,7 @@ def compute_evaluation(out: str, job: Mapping[str, Any], matched: MatchedImages)
         _accuracy(ranks_N, scores_N) for ranks_N, scores_N in zip(matched.ranks_PN, matched.scores_PN, strict=True)
     )
     stack = results.get("calibration", {}).get("weights")
+    fitted_on = fitted_truths(job, out)
     classes = compute_class_metrics(matched.truth_N, matched.label_N, names)
     return Evaluation(
         out=out,
@@ -121,6 +146,7 @@ def compute_evaluation(out: str, job: Mapping[str, Any], matched: MatchedImages)
         by_score=group_by_score(matched.scores_PN[0], right_PN[0]),
         kept=find_operating_points(matched.scores_PN[0], right_PN[0]),
         weights=dict(zip(aliases, stack, strict=True)) if stack else None,
+        fitted=None if fitted_on is None else int((fitted_on.find(matched.hashes_N) != NOT_FITTED).sum()),
     )
 
 

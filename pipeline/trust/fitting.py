@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RequestError
+from pipeline.labels import NO_CLASS
 from pipeline.trust.calibration import (
     FORMAT,
     Calibration,
@@ -16,12 +17,14 @@ from pipeline.trust.calibration import (
     member_identity,
     members_fingerprint,
 )
+from pipeline.trust.fitted import FittedTruths
 from pipeline.trust.matched import MatchedImages
 from pipeline.trust.reliability import compute_reliability
 from pipeline.trust.stack import MemberLogProbs, fit_stack, pool_members
 from pipeline.trust.stack import cross_validate as cross_validate_stack
+from pipeline.trust.strictness import sample_more
 from pipeline.trust.temperature import MIN_TRUTHS, NUM_FOLDS, PooledProbs, cross_validate, fit_temperature
-from pipeline.trust.truth import TruthCounts
+from pipeline.trust.truth import CLS_TRUTH, TruthCounts
 
 
 def temperature_obstacle(out: str, job: Mapping[str, Any]) -> str | None:
@@ -50,15 +53,18 @@ def fit_temperature_calibration(out: str, job: Mapping[str, Any], matched: Match
     Args:
         out: The output.
         job: Its ``job.json``.
-        matched: The images whose truth is known, with their scores.
+        matched: The images whose truth is known, with their scores: those that the fit may use.
 
     Raises:
         RequestError: There are too few images, or they determine nothing.
     """
-    _check_count(out, "a temperature", matched.counts, len(matched))
+    fits_N = matched.truth_N != NO_CLASS
+    _check_count(out, "a temperature", matched.counts, fits_N)
     results = job["results"]
     right_N = matched.ranks_PN[0] == 0
-    pooled = PooledProbs.from_top_k(matched.top_scores_Nk, matched.ranks_PN[0], len(job["class_names"]))
+    pooled = PooledProbs.from_top_k(
+        matched.top_scores_Nk, matched.ranks_PN[0], len(job["class_names"]), matched.entropy_N
+    ).without_truth(~fits_N)
     temperature = fit_temperature(pooled)
     held = cross_validate(pooled)
     return Calibration(
@@ -72,17 +78,20 @@ def fit_temperature_calibration(out: str, job: Mapping[str, Any], matched: Match
         ),
         num_classes=len(job["class_names"]),
         truths=len(matched),
+        no_class=int((~fits_N).sum()),
         folds=NUM_FOLDS,
         top1=float(right_N.mean()),
         before=_figures(pooled.nll(1.0), pooled.scores(1.0), right_N),
         after=_figures(held.nll_N, held.scores_N, right_N),
         out=out,
         truth=matched.counts.source,
+        fitted_on=FittedTruths(matched.hashes_N, matched.truth_N).encode(),
+        held_out=matched.counts.used - len(matched),
     )
 
 
 def fit_stack_calibration(
-    out: str, job: Mapping[str, Any], log_probs: MemberLogProbs, counts: TruthCounts
+    out: str, job: Mapping[str, Any], log_probs: MemberLogProbs, fitted_on: FittedTruths, counts: TruthCounts
 ) -> Calibration:
     """Fit a log-stack, and measure by cross-validation its effect and that of a temperature alone.
 
@@ -90,12 +99,13 @@ def fit_stack_calibration(
         out: The output.
         job: Its ``job.json``.
         log_probs: Log-probabilities of its members for the images whose truth is known.
+        fitted_on: These images.
         counts: How much of the truth was used.
 
     Raises:
         RequestError: There are too few images, or they determine nothing.
     """
-    _check_count(out, "a log-stack", counts, len(log_probs))
+    _check_count(out, "a log-stack", counts, log_probs.fits_N)
     members = job["results"]["members"]
     plain = pool_members(log_probs, np.array([member["factor"] for member in members]), job["results"]["combine"])
     weights_M, strength = fit_stack(log_probs)
@@ -119,6 +129,7 @@ def fit_stack_calibration(
         members=tuple(fitted),
         num_classes=len(job["class_names"]),
         truths=len(log_probs),
+        no_class=int((~log_probs.fits_N).sum()),
         folds=NUM_FOLDS,
         top1=float(right_N.mean()),
         top1_after=float(held.right_N.mean()),
@@ -128,15 +139,34 @@ def fit_stack_calibration(
         strength=strength,
         out=out,
         truth=counts.source,
+        fitted_on=fitted_on.encode(),
+        held_out=counts.used - len(log_probs),
     )
 
 
-def _check_count(out: str, what: str, counts: TruthCounts, number: int) -> None:
+def _check_count(out: str, what: str, counts: TruthCounts, fits_N: np.ndarray) -> None:
+    """Check that a class fits enough images.
+
+    Args:
+        out: The output.
+        what: What is fitted.
+        counts: How much of the truth was used.
+        fits_N: bool, whether a class fits the image, for all images that the fit may use.
+
+    Raises:
+        RequestError: There are too few.
+    """
+    number = int(fits_N.sum())
     if number < MIN_TRUTHS:
+        left = counts.used - len(fits_N)
+        held_out = f" ({left:,} of {counts.used:,} are held out)" if left > 0 else ""
         missing = "".join(f"; {line}" for line in counts.complaints)
+        besides = f" ({len(fits_N) - number:,} besides are none)" if number < len(fits_N) else ""
+        is_file = counts.source != CLS_TRUTH
+        how = f": `{sample_more(out, counts.source, MIN_TRUTHS - number)}`" if is_file else ""
         raise RequestError(
-            f"{out}: {number:,} images with known truth are too few to fit {what}: {MIN_TRUTHS} are "
-            f"needed, {MIN_TRUTHS - number:,} more{missing}"
+            f"{out}: {number:,} images with known truth{besides}{held_out} are too few to fit {what}: {MIN_TRUTHS} are "
+            f"needed, {MIN_TRUTHS - number:,} more{how}{missing}"
         )
 
 

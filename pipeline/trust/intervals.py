@@ -81,6 +81,30 @@ def binomial_tail(successes: int, total: int, share: float) -> float:
     return min(1.0, math.exp(total * math.log(share)) + float(np.exp(logs).sum()))
 
 
+def hypergeometric_tail(successes: int, drawn: int, good: int, total: int) -> float:
+    """Probability of at least so many good ones in a draw without replacement.
+
+    Args:
+        successes: At most ``drawn``.
+        drawn: At most ``total``.
+        good: Good ones among all, 0 to ``total``.
+        total: All there are.
+    """
+    fewest, most = max(0, drawn - good), min(drawn - successes, total - good)  # bad ones in the draw
+    if fewest > most:
+        return 0.0
+    if drawn <= good:
+        steps = np.arange(drawn)
+        first = np.log((good - steps) / (total - steps)).sum()  # no bad one
+    else:
+        steps = np.arange(good)
+        first = np.log((drawn - steps) / (total - steps)).sum()  # all good ones
+    bad = np.arange(fewest + 1, most + 1)
+    ratios = (total - good - bad + 1) / bad * (drawn - bad + 1) / (good - drawn + bad)
+    logs = first + np.concatenate([[0.0], np.cumsum(np.log(ratios))])
+    return min(1.0, float(np.exp(logs).sum()))
+
+
 def clopper_pearson_lower(successes: int, total: int, delta: float) -> float:
     """Exact one-sided lower bound of a share: BetaInv(delta; x, k - x + 1) for x successes of k.
 

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.output.ledger import PREDICTIONS, Ledger
-from pipeline.trust.promise import certifying_mask
-from pipeline.trust.truth import Truth, TruthCounts, TruthMatcher
+from pipeline.trust.draw import hash_images
+from pipeline.trust.truth import NOT_KNOWN, Truth, TruthCounts, TruthMatcher
 
-_COLUMNS = ["shard", "key", "labels", "scores", "agreement", "members"]
+_COLUMNS = ["shard", "key", "sha256", "labels", "scores", "agreement", "entropy", "members"]
 # A lookup costs time in proportion to the truth file, so a long file is looked up for many images at once.
 _TRUTHS_PER_ROW = 16
 _MAX_ROWS = 200_000
@@ -30,12 +30,13 @@ class MatchedImages:
 
     Attributes:
         counts: How much of the truth could be used.
-        truth_N: int32, true class, 0 to K - 1.
+        truth_N: int32, true class, 0 to K - 1, or ``NO_CLASS`` where none fits: then every label is wrong.
         label_N: int32, label of the consensus, 0 to K - 1.
         agreement_N: float32, 0-1.
         ranks_PN: int32, rank of the true class among the predictor's labels, from 0; -1 where it is not among them.
         scores_PN: float32, the predictor's largest score, 0-1.
-        certifying_N: bool, whether the image is in the half that certifies a promise, which nothing may be fitted on.
+        hashes_N: uint64, of the images (:func:`pipeline.trust.draw.hash_images`).
+        entropy_N: float32, of the consensus, nats; NaN where it is not stored.
         top_scores_Nk: float32, the stored scores of the consensus, best first; k is 0 unless ``with_scores``.
     """
 
@@ -45,11 +46,26 @@ class MatchedImages:
     agreement_N: Array
     ranks_PN: Array
     scores_PN: Array
-    certifying_N: Array
+    hashes_N: Array
+    entropy_N: Array
     top_scores_Nk: Array
 
     def __len__(self) -> int:
         return len(self.truth_N)
+
+    def take(self, rows_N: Array) -> MatchedImages:
+        """The images for which this mask is true; the counts stay."""
+        return MatchedImages(
+            self.counts,
+            self.truth_N[rows_N],
+            self.label_N[rows_N],
+            self.agreement_N[rows_N],
+            self.ranks_PN[:, rows_N],
+            self.scores_PN[:, rows_N],
+            self.hashes_N[rows_N],
+            self.entropy_N[rows_N],
+            self.top_scores_Nk[rows_N],
+        )
 
 
 def read_matched_images(
@@ -64,6 +80,7 @@ def read_matched_images(
         with_scores: Whether to read all stored scores of the consensus.
 
     Raises:
+        InputError: The truth file is about none of the images.
         StorageError: A part cannot be read.
     """
     aliases = [member["alias"] for member in job["results"]["members"]]
@@ -71,18 +88,19 @@ def read_matched_images(
     batches, rows = [_empty_batch(len(aliases))], [np.zeros(0, np.int8)]
     for table in _read_tables(ledger, str(job["fingerprint"]), truth, matcher.columns):
         labels_B, rows_B = matcher.match(table)
-        known_B = labels_B >= 0
+        known_B = labels_B > NOT_KNOWN
         if known_B.any():
             rows.append(rows_B[known_B])
             batches.append(
                 _read_batch(table.filter(pa.array(known_B)), labels_B[known_B], aliases, with_scores=with_scores)
             )
-    columns = [np.concatenate(parts, axis=-1) for parts in zip(*(batch[:6] for batch in batches), strict=True)]
-    scores = [batch[6] for batch in batches[1:]]
+    columns = [np.concatenate(parts, axis=-1) for parts in zip(*(batch[:-1] for batch in batches), strict=True)]
+    scores = [batch[-1] for batch in batches[1:]]
     columns.append(np.concatenate(scores) if scores else np.zeros((0, 0), np.float32))
+    matcher.check_found()
     if truth is not None:
         unique_N = matcher.is_unique(np.concatenate(rows))
-        columns = [column[..., unique_N] for column in columns[:6]] + [columns[6][unique_N]]
+        columns = [column[..., unique_N] for column in columns[:-1]] + [columns[-1][unique_N]]
     return MatchedImages(matcher.counts(), *columns)
 
 
@@ -118,7 +136,8 @@ def _read_batch(table: pa.Table, truth_B: Array, aliases: Sequence[str], *, with
         table["agreement"].to_numpy(),
         np.stack([_truth_ranks(labels_Bk, truth_B) for labels_Bk in labels_PBk]),
         np.stack([scores_Bk[:, 0] for scores_Bk in scores_PBk]),
-        certifying_mask(table["shard"].to_pylist(), table["key"].to_pylist()),
+        hash_images(table),
+        table["entropy"].cast(pa.float32()).fill_null(np.nan).to_numpy(),
         scores_PBk[0] if with_scores else np.zeros((len(table), 0), np.float32),
     )
 
@@ -133,7 +152,8 @@ def _empty_batch(num_members: int) -> tuple[Array, ...]:
         floats,
         integers.reshape(shape),
         floats.reshape(shape),
-        np.zeros(0, bool),
+        np.zeros(0, np.uint64),
+        floats,
         floats.reshape(0, 0),
     )
 

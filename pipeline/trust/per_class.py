@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.labels import NO_CLASS, NO_CLASS_TEXTS
 from pipeline.trust.intervals import Interval, wilson_interval
 
 _MAX_CONFUSED = 50
@@ -46,7 +47,7 @@ class Confusion:
     """Images of one class with the label of another: a cell of the confusion matrix.
 
     Attributes:
-        truth, truth_name: Index and name of the true class.
+        truth, truth_name: Index and name of the true class; ``NO_CLASS`` and ``none`` where none fits.
         label, label_name: Index and name of the label.
         images: How many.
         share: Of all images of the true class, 0-1.
@@ -64,11 +65,11 @@ def compute_class_metrics(truth_N: Array, label_N: Array, names: Sequence[str]) 
     """Metrics of every class that is the truth or the label of an image, in order of index.
 
     Args:
-        truth_N: int, true classes, 0 to K - 1.
+        truth_N: int, true classes, 0 to K - 1, or ``NO_CLASS``: a label of such an image is one too many of its class.
         label_N: int, labels, 0 to K - 1.
         names: Of the K classes.
     """
-    images = np.bincount(truth_N, minlength=len(names))
+    images = np.bincount(truth_N[truth_N >= 0], minlength=len(names))
     predicted = np.bincount(label_N, minlength=len(names))
     right = np.bincount(truth_N[truth_N == label_N], minlength=len(names))
     return tuple(
@@ -103,18 +104,20 @@ def find_confused_classes(
     """The pairs of classes that are confused most often, the most frequent first.
 
     Args:
-        truth_N: int, true classes, 0 to K - 1.
+        truth_N: int, true classes, 0 to K - 1, or ``NO_CLASS``.
         label_N: int, labels, 0 to K - 1.
         names: Of the K classes.
         limit: Pairs at most.
     """
     wrong_N = truth_N != label_N
-    codes = truth_N[wrong_N].astype(np.int64) * len(names) + label_N[wrong_N]
+    codes = (truth_N[wrong_N].astype(np.int64) - NO_CLASS) * len(names) + label_N[wrong_N]
     pairs, counts = np.unique(codes, return_counts=True)  # only pairs that occur: K x K may be a billion
-    images = np.bincount(truth_N, minlength=len(names))
+    images = np.bincount(truth_N - NO_CLASS, minlength=1 + len(names))  # those without a class first
     first = np.argsort(-counts, kind="stable")[:limit]
     found = []
     for pair, count in zip(pairs[first].tolist(), counts[first].tolist(), strict=True):
-        truth, label = divmod(pair, len(names))
-        found.append(Confusion(truth, names[truth], label, names[label], count, count / int(images[truth])))
+        at, label = divmod(pair, len(names))
+        truth = at + NO_CLASS
+        name = NO_CLASS_TEXTS[0] if truth == NO_CLASS else names[truth]
+        found.append(Confusion(truth, name, label, names[label], count, count / int(images[at])))
     return tuple(found)

@@ -2,21 +2,40 @@
 
 Images whose score is at least the threshold are accepted. A share of at least ``target`` of their labels is right,
 except with a risk of ``delta``: of all random draws of the truth, at most that share leads to a promise that does not
-hold. Thresholds are tested from strict to loose, each at level ``delta`` with the lower Clopper-Pearson bound; the
-first failure ends the sequence. The promise can only be wrong if the first threshold that is too low passes its test,
-so many tests carry no more risk than one.
+hold.
 
-It holds if
+**What is fixed and what is random.** The selection (what de-duplication and the other filters leave) is a given set of
+images with given scores, each label right or wrong. The truths are a simple random draw from it, without replacement;
+nothing else is random. A random draw from all labelled images is one from the selection too: given how many of it fall
+into the selection, each set of so many is equally likely, because no filter looks at truths.
 
-* the truth was drawn at random from the images that are selected from: the collection after de-duplication and after
-  all other filters (``shardlabel sample`` draws it). Truths of images that a filter drops must be left out;
-* the truths that certify are used for nothing else. Half of the truths certify, chosen by a hash
-  (:func:`certifying_mask`), so that every run has the same half. The thresholds come from the scores of the other
-  half. A calibration must also be fitted on the other half, or on other truth;
-* the accepted images are not filtered further, by class for example. The promise is about all classes together.
+**Levels.** The thresholds t_1 > t_2 > ... come from the scores of the selection (:mod:`pipeline.trust.levels`), and
+from no label. So they are fixed before anything is random, and all truths certify.
+
+**One test.** Level j accepts N_j images, of which K_j are right. Given that k of the truths fall among them, these are
+a random draw of k from N_j, and the number x of right ones is hypergeometric. The hypothesis "K_j < target * N_j" is
+rejected if the chance of at least x is no more than delta for the largest such K_j, and then for all smaller ones.
+That is exact for any N_j, and where all images of a level have a truth nothing is left to chance. Where only the
+user's word says that the truth is a random draw, nothing is gained from the finite number: the larger of this chance
+and that of the binomial test of Clopper and Pearson counts, whichever way the draw was.
+
+**All tests.** Levels are tested from strict to loose, each at ``delta``. The first failure ends the sequence, and the
+level before it is promised. The promise can be wrong only if the first level of too low a precision passes its test,
+whatever the others do. So many tests carry no more risk than one, and precision need not fall along the levels.
+
+**Truths that scores were fitted on** (by a calibration) are no random draw once the scores are fixed, and certify
+nothing. But their labels are known: they are a part of the selection in which nothing is random. With x_0 right ones
+among the k_0 of them at level j, the other N_j - k_0 images are tested for K_j - x_0 right ones. The truths that were
+not fitted on are a random draw from these, if those to fit on were chosen without a look at the rest.
+
+What the risk does not cover: truths that were skipped because they are hard; a target, filters or networks chosen
+after a look at these truths; several attempts with more truths each time, of which each takes the risk again. The
+promise is about all classes together.
 
 Source: fixed-sequence testing in Angelopoulos, Bates, Candes, Jordan & Lei, "Learn then test", arXiv 2110.01052;
-Clopper & Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial", Biometrika 1934.
+Clopper & Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial", Biometrika 1934;
+the same for finite populations: Buonaccorsi, "A note on confidence intervals for proportions in finite populations",
+The American Statistician 1987.
 """
 
 from __future__ import annotations
@@ -25,16 +44,18 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 from pipeline.errors import RequestError
-from pipeline.trust.intervals import binomial_tail, clopper_pearson_lower, wilson_upper
+from pipeline.trust.intervals import binomial_tail, clopper_pearson_lower, hypergeometric_tail
+from pipeline.trust.levels import Levels, at_or_above, choose_levels
 
-NUM_LEVELS = 20
-CERTIFYING_SHARE = 0.5
-_FIRST_ERRORS = (2, 1, 0)  # errors that the strictest level should tolerate, best first
-_MAX_FIRST_SHARE = 0.5  # share of the images that the strictest level may hold to tolerate them
+_OLD_CERTIFYING_SHARE = 0.5
+# A strict start fails where few truths allow no error; a loose one where precision has fallen to the target by then,
+# which comes sooner the higher the target. Best of those tried in examples/promise_rates.py.
+_MAX_FIRST_SHARE, _MAX_FIRST_SHARE_ABOVE, _HIGH_TARGET = 0.45, 1 / 3, 0.95
 
 Array = np.ndarray
 
@@ -47,11 +68,13 @@ class Level:
         threshold: Images of at least this score are accepted.
         accepted: Certifying images among them.
         right: Of these, with the right label.
+        images: Images of the selection that are accepted; None in promises of earlier versions.
     """
 
     threshold: float
     accepted: int
     right: int
+    images: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +88,16 @@ class Promise:
         precision_low: Lower bound of the precision at the threshold, 0-1; at the strictest level where there is none.
         accepted: Certifying images at or above the threshold; at the strictest level where there is none.
         right: Of these, with the right label.
-        coverage: Share of all images with truth at or above the threshold, 0-1; 0 without a threshold.
-        num_truths: Images with truth, both halves.
-        num_certifying: Of these, in the half that certifies.
+        coverage: Share of the selection at or above the threshold, 0-1; 0 without a threshold.
+        num_truths: Images of the selection with truth.
+        num_certifying: Of these, those that certify.
         least_certifying: Certifying images that would be enough if all were accepted and right.
-        missing: Lower bound of the additional truths needed for any promise, in both halves together; it assumes that
-            all of them are right. 0 where there is a threshold.
+        missing: Lower bound of the additional truths needed for any promise; it assumes that all of them are right. 0
+            where there is a threshold.
         levels: The tested levels, strict to loose; the last one failed, unless all passed.
+        num_selected: Images of the selection; None in promises of earlier versions.
+        num_fitted: Images of the selection that the calibration was fitted on, which certify nothing.
+        proven_random: Whether the list itself proves that the truth is a random draw; if not, that is the user's word.
     """
 
     target: float
@@ -86,111 +112,213 @@ class Promise:
     least_certifying: int
     missing: int
     levels: tuple[Level, ...]
+    num_selected: int | None = None
+    num_fitted: int = 0
+    proven_random: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Images whose truth is known.
+
+    Attributes:
+        scores_n: float, larger is better, on any scale.
+        right_n: bool, whether their labels are right.
+    """
+
+    scores_n: Array
+    right_n: Array
+
+    @classmethod
+    def none(cls) -> Judged:
+        """No images."""
+        return cls(np.zeros(0), np.zeros(0, bool))
+
+    def count(self, thresholds_L: Array) -> tuple[Array, Array]:
+        """Images at or above each threshold, and the right ones among them: int64 (L,) each."""
+        return at_or_above(self.scores_n, thresholds_L), at_or_above(self.scores_n[self.right_n], thresholds_L)
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionTest:
+    """The test of one level.
+
+    Attributes:
+        target: Requested precision, above 0 and below 1.
+        delta: Risk, above 0 and below 1.
+        proven_random: Whether the truth is known to be a random draw without replacement.
+
+    Raises:
+        RequestError: Target or delta are not between 0 and 1.
+    """
+
+    target: float
+    delta: float
+    proven_random: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("target precision", self.target), ("delta", self.delta)):
+            if not 0 < value < 1:
+                raise RequestError(f"{name} {value:g}: must be above 0 and below 1")
+
+    @property
+    def max_first_share(self) -> float:
+        """Share of the selection that the strictest level may hold to tolerate errors, 0-1."""
+        return _MAX_FIRST_SHARE if self.target <= _HIGH_TARGET else _MAX_FIRST_SHARE_ABOVE
+
+    def passes(self, wrong: int, truths: int, images: int, known: tuple[int, int] = (0, 0)) -> bool:
+        """Whether the truths show that the precision of a level is at least the target.
+
+        Args:
+            wrong: Truths with a wrong label.
+            truths: All truths that certify.
+            images: Images of the level, with those that are known.
+            known: Images with a truth that does not certify, and those of them that are right.
+        """
+        return self.chance(wrong, truths, images, known) <= self.delta
+
+    def chance(self, wrong: int, truths: int, images: int, known: tuple[int, int] = (0, 0)) -> float:
+        """The largest chance of so few wrong ones at a precision below the target, 0-1. Arguments as above."""
+        needed = math.ceil(Fraction(repr(self.target)) * images)  # right ones, from which on the precision is enough
+        others, good = images - known[0], needed - 1 - known[1]
+        if good < 0:
+            return 0.0
+        if good >= others:
+            return 1.0
+        exact = hypergeometric_tail(truths - wrong, truths, good, others)
+        if self.proven_random:
+            return exact
+        share = (self.target * images - known[1]) / others
+        return max(exact, binomial_tail(truths - wrong, truths, share) if 0 < share < 1 else exact)
+
+    def lower_bound(self, wrong: int, truths: int, images: int, known: tuple[int, int] = (0, 0)) -> float:
+        """The smallest precision of a level that the truths do not rule out, 0-1. Arguments as above."""
+        others = images - known[0]
+        if not truths or not others:
+            return known[1] / images if images else 0.0
+        low, high = 0, others  # right ones among the others: low is ruled out or 0, high is not
+        while high - low > 1:
+            good = (low + high) // 2
+            if hypergeometric_tail(truths - wrong, truths, good, others) <= self.delta:
+                low = good
+            else:
+                high = good
+        bound = high / others if hypergeometric_tail(truths - wrong, truths, low, others) <= self.delta else 0.0
+        if not self.proven_random:
+            bound = min(bound, clopper_pearson_lower(truths - wrong, truths, self.delta))
+        return (bound * others + known[1]) / images
+
+    def least_truths(self, images: int) -> int:
+        """The smallest number of truths that pass if they are all of a level and right."""
+        low, high = 0, 1
+        while not self.passes(0, high, max(high, images)):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.passes(0, middle, max(middle, images)) else (middle, high)
+        return high
+
+
+def certify(test: PrecisionTest, truths: Judged, levels: Levels, fitted: Judged | None = None) -> Promise:
+    """Find the lowest threshold whose precision can be promised.
+
+    Args:
+        test: The test of a level.
+        truths: The truths that certify.
+        levels: The thresholds, from :func:`pipeline.trust.levels.choose_levels`; fixed without a look at the truths.
+        fitted: Images of the selection that scores were fitted on; not among the truths.
+    """
+    known = fitted or Judged.none()
+    accepted_L, right_L = truths.count(levels.thresholds_L)
+    known_L = list(zip(*(counts.tolist() for counts in known.count(levels.thresholds_L)), strict=True))
+    tested, passed = [], 0
+    for at, level in enumerate(
+        map(Level, levels.thresholds_L.tolist(), accepted_L.tolist(), right_L.tolist(), levels.images_L.tolist())
+    ):
+        tested.append(level)
+        if not test.passes(level.accepted - level.right, level.accepted, levels.images_L[at].item(), known_L[at]):
+            break
+        passed = len(tested)
+    best = tested[passed - 1] if passed else None
+    shown = best or (tested[0] if tested else Level(math.inf, 0, 0, 0))
+    images = shown.images or 0
+    least = test.least_truths(levels.total)
+    return Promise(
+        target=test.target,
+        delta=test.delta,
+        threshold=best.threshold if best else None,
+        precision_low=test.lower_bound(
+            shown.accepted - shown.right, shown.accepted, images, known_L[max(0, passed - 1)] if tested else (0, 0)
+        ),
+        accepted=shown.accepted,
+        right=shown.right,
+        coverage=images / levels.total if best else 0.0,
+        num_truths=len(truths.scores_n),
+        num_certifying=len(truths.scores_n),
+        least_certifying=least,
+        missing=0
+        if best
+        else _count_missing(test, levels, accepted_L, right_L) or max(1, least - len(truths.scores_n)),
+        levels=tuple(tested),
+        num_selected=levels.total,
+        num_fitted=len(known.scores_n),
+        proven_random=test.proven_random,
+    )
+
+
+def choose_and_certify(
+    test: PrecisionTest, truths: Judged, scores: Iterable[tuple[Array, Array]], total: int, fitted: Judged | None = None
+) -> Promise:
+    """Choose the levels, and certify.
+
+    Args:
+        test: The test of a level.
+        truths: The truths that certify.
+        scores: Distinct scores of the selection from high to low and the images of each, batch by batch.
+        total: Images of the selection.
+        fitted: As for :func:`certify`.
+    """
+    return certify(
+        test, truths, choose_levels(scores, total, len(truths.scores_n), test.passes, test.max_first_share), fitted
+    )
+
+
+def _count_missing(test: PrecisionTest, levels: Levels, accepted_L: Array, right_L: Array) -> int | None:
+    """How many more truths would let some level pass if all of them were right; None without levels."""
+    least: int | None = None
+    for accepted, right, images in zip(accepted_L.tolist(), right_L.tolist(), levels.images_L.tolist(), strict=True):
+
+        def is_enough(more: int, at: tuple[int, int, int] = (accepted, right, images)) -> bool:
+            return _would_pass(test, at[0] - at[1], at[0] + round(more * at[2] / levels.total), at[2])
+
+        if least is not None and not is_enough(least - 1):
+            continue
+        low, high = 0, 1
+        while not is_enough(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_enough(middle) else (middle, high)
+        least = high
+    return least
+
+
+def _would_pass(test: PrecisionTest, wrong: int, truths: int, images: int) -> bool:
+    if truths <= images:
+        return test.passes(wrong, truths, images)
+    return (
+        binomial_tail(truths - wrong, truths, test.target) <= test.delta
+    )  # more than there are: in a larger selection
 
 
 def certifying_mask(shards: Iterable[str], keys: Iterable[str]) -> Array:
-    """Whether each image is in the half that certifies: bool (N,), by a hash of shard and key, equal in every run."""
+    """For calibrations that do not tell what they were fitted on: whether an image certifies, bool (N,).
+
+    Half of the images do, by a hash of shard and key, equal in every run; the calibration was to be fitted on others.
+    """
     return np.fromiter((_is_certifying(shard, key) for shard, key in zip(shards, keys, strict=True)), bool)
 
 
 def _is_certifying(shard: str, key: str) -> bool:
     name = f"{shard}\n{key}".encode("utf-8", "surrogateescape")
-    return hashlib.blake2b(name, digest_size=1, person=b"certify").digest()[0] < 256 * CERTIFYING_SHARE
-
-
-def certify(
-    scores_N: Array,
-    right_N: Array,
-    target: float,
-    delta: float = 0.1,
-    *,
-    certifying_N: Array,
-    levels_from: Array | None = None,
-) -> Promise:
-    """Find the lowest threshold whose precision can be promised.
-
-    Args:
-        scores_N: float, scores of the images with truth; larger is better, on any scale.
-        right_N: bool, whether their labels are right.
-        target: Requested precision, above 0 and below 1.
-        delta: Risk that the promise does not hold, above 0 and below 1.
-        certifying_N: bool, whether the image is in the half that certifies (:func:`certifying_mask`).
-        levels_from: Scores that the thresholds are taken from, never those of the certifying half alone; None for the
-            other half. The scores of the whole collection serve as well.
-
-    Raises:
-        RequestError: Target or delta are not between 0 and 1.
-    """
-    for name, value in (("target precision", target), ("delta", delta)):
-        if not 0 < value < 1:
-            raise RequestError(f"{name} {value:g}: must be above 0 and below 1")
-    scores, right = scores_N[certifying_N], right_N[certifying_N]
-    thresholds = _choose_thresholds(
-        scores_N[~certifying_N] if levels_from is None else levels_from, len(scores), target, delta
-    )
-    order = np.argsort(scores, kind="stable")[::-1]
-    accepted = np.searchsorted(-scores[order], -thresholds, side="right")
-    rights = np.concatenate([[0], np.cumsum(right[order])])[accepted]
-    tested, passed = [], 0
-    for level in map(Level, thresholds.tolist(), accepted.tolist(), rights.tolist()):
-        tested.append(level)
-        if binomial_tail(level.right, level.accepted, target) > delta:
-            break
-        passed = len(tested)
-    best = tested[passed - 1] if passed else None
-    shown = best or (tested[0] if tested else Level(math.inf, 0, 0))
-    least = _min_accepted(0, target, delta)
-    return Promise(
-        target=target,
-        delta=delta,
-        threshold=best.threshold if best else None,
-        precision_low=clopper_pearson_lower(shown.right, shown.accepted, delta),
-        accepted=shown.accepted,
-        right=shown.right,
-        coverage=float((scores_N >= best.threshold).mean()) if best else 0.0,
-        num_truths=len(scores_N),
-        num_certifying=len(scores),
-        least_certifying=least,
-        missing=0 if best else _num_missing(accepted, rights, len(scores), target, delta),
-        levels=tuple(tested),
-    )
-
-
-def _choose_thresholds(scores: Array, num_certifying: int, target: float, delta: float) -> Array:
-    """At most NUM_LEVELS thresholds, strict to loose, in even steps of coverage; all are scores that occur.
-
-    A first level with too few truths to pass would end the sequence at once, and one that passes only without errors
-    would often end it. So the first level holds enough truths for two errors, with a margin of one standard
-    deviation; for fewer errors where that would take more than half of the images.
-    """
-    needed = [_min_accepted(errors, target, delta) for errors in _FIRST_ERRORS]
-    if not len(scores) or num_certifying < needed[-1]:
-        return scores[:0]
-    shares = [wilson_upper(count, num_certifying, z=1.0) for count in needed if count <= num_certifying]
-    first = next((share for share in shares if share <= _MAX_FIRST_SHARE), shares[-1])
-    places = np.ceil(np.linspace(first, 1, NUM_LEVELS) * len(scores)).astype(np.int64) - 1
-    return np.unique(np.sort(scores)[::-1][places])[::-1]
-
-
-def _num_missing(accepted: Array, rights: Array, num_certifying: int, target: float, delta: float) -> int:
-    """How many more truths would let some level pass if all of them were right."""
-    least = _min_accepted(0, target, delta)
-    if num_certifying < least or not accepted.any():
-        return math.ceil(max(1, least - num_certifying) / CERTIFYING_SHARE)
-    found = [
-        (_min_accepted(taken - right, target, delta) - taken) * num_certifying / taken
-        for taken, right in zip(accepted.tolist(), rights.tolist(), strict=True)
-        if taken
-    ]
-    return math.ceil(max(1.0, float(min(found))) / CERTIFYING_SHARE)
-
-
-def _min_accepted(errors: int, target: float, delta: float) -> int:
-    """The smallest number of accepted images that pass with so many errors."""
-    low, high = errors, errors + 1
-    while binomial_tail(high - errors, high, target) > delta:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if binomial_tail(middle - errors, middle, target) <= delta else (middle, high)
-    return high
+    return hashlib.blake2b(name, digest_size=1, person=b"certify").digest()[0] < 256 * _OLD_CERTIFYING_SHARE

@@ -5,6 +5,9 @@ in a, so there is one minimum; a projected Newton method finds it. A penalty aga
 towards their mean: strength / 2 times the sum of (a_m - mean a)^2. It leaves their sum free: at the largest strength
 the fit is the geometric pool with equal weights at its best temperature. The strength is chosen by cross-validation.
 
+Where no class fits an image, only the score says something about it (:mod:`pipeline.trust.temperature`). So the weights
+are fitted to the other images, and then their sum, which is a temperature, to all.
+
 Source: Genest & Zidek, "Combining probability distributions", Statistical Science 1986 (logarithmic pools); Wolpert,
 "Stacked generalization", Neural Networks 1992; Bertsekas, "Projected Newton methods for optimization problems with
 simple constraints", SIAM Journal on Control and Optimization 1982.
@@ -19,7 +22,15 @@ import numpy as np
 import torch
 
 from pipeline.errors import RequestError
-from pipeline.trust.temperature import MIN_TEMPERATURE, NUM_FOLDS, PooledProbs, split_folds
+from pipeline.labels import NO_CLASS
+from pipeline.trust.temperature import (
+    MIN_TEMPERATURE,
+    NUM_FOLDS,
+    PooledProbs,
+    fit_temperature,
+    split_folds,
+    wrong_nll,
+)
 
 STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001)  # of the penalty; the first of equally good ones is taken
 _INNER_FOLDS = 3  # when a strength is chosen for a fold of the cross-validation
@@ -38,7 +49,7 @@ class MemberLogProbs:
 
     Attributes:
         logs_NMK: float32, logarithms of the probabilities.
-        truth_N: int64, true classes, 0 to K - 1.
+        truth_N: int64, true classes, 0 to K - 1, or ``NO_CLASS``.
     """
 
     logs_NMK: torch.Tensor
@@ -52,6 +63,12 @@ class MemberLogProbs:
         indices = torch.from_numpy(np.asarray(rows))
         return MemberLogProbs(self.logs_NMK[indices], self.truth_N[indices])
 
+    @property
+    def fits_N(self) -> Array:  # noqa: N802 - the shape
+        """Whether a class fits each image: bool (N,)."""
+        fits_N: Array = self.truth_N.numpy() != NO_CLASS
+        return fits_N
+
     def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Log-probabilities (B, M, K) as float64 and truth (B,), a block of images at a time."""
         for start in range(0, len(self), _BLOCK_IMAGES):
@@ -63,7 +80,7 @@ class StackScores:
     """Scores of a log-stack.
 
     Attributes:
-        nll_N: float64, negative log-likelihoods of the truth, nats.
+        nll_N: float64, negative log-likelihoods of the truth, nats; of the label being wrong, where no class fits.
         scores_N: float64, largest probabilities, 0-1.
         right_N: bool, whether the first class is the true one.
     """
@@ -85,20 +102,17 @@ def fit_stack(log_probs: MemberLogProbs) -> tuple[Array, float]:
     Raises:
         RequestError: The best weights are 0 or at their upper limit: the images do not determine them.
     """
-    strength = _choose_strength(log_probs, NUM_FOLDS)
-    weights_M = _fit_weights(log_probs, strength, None)
-    larger = _objective(log_probs, 1.5 * weights_M, strength)[0]
-    if (
-        weights_M.max() <= 0
-        or weights_M.max() >= _MAX_WEIGHT
-        or larger <= _objective(log_probs, weights_M, strength)[0]
-    ):
+    fitting = log_probs.take(np.flatnonzero(log_probs.fits_N))
+    strength = _choose_strength(fitting, NUM_FOLDS)
+    weights_M = _fit_weights(fitting, strength, None)
+    larger = _objective(fitting, 1.5 * weights_M, strength)[0]
+    if weights_M.max() <= 0 or weights_M.max() >= _MAX_WEIGHT or larger <= _objective(fitting, weights_M, strength)[0]:
         raise RequestError(
-            f"{len(log_probs):,} truths do not determine the weights: the best are "
+            f"{len(fitting):,} truths do not determine the weights: the best are "
             f"{'0 (are these truths of other images?)' if weights_M.max() <= 0 else 'without end (are all right?)'}; "
             "give more or other ones"
         )
-    return weights_M, strength
+    return _rescale(weights_M, log_probs), strength
 
 
 def cross_validate(log_probs: MemberLogProbs) -> StackScores:
@@ -106,8 +120,9 @@ def cross_validate(log_probs: MemberLogProbs) -> StackScores:
     held = StackScores(np.empty(len(log_probs)), np.empty(len(log_probs)), np.empty(len(log_probs), bool))
     for fold_N in split_folds(len(log_probs), NUM_FOLDS):
         rest = log_probs.take(np.flatnonzero(~fold_N))
-        weights_M = _fit_weights(rest, _choose_strength(rest, _INNER_FOLDS), None)
-        found = score_stack(log_probs.take(np.flatnonzero(fold_N)), weights_M)
+        fitting = rest.take(np.flatnonzero(rest.fits_N))
+        weights_M = _fit_weights(fitting, _choose_strength(fitting, _INNER_FOLDS), None)
+        found = score_stack(log_probs.take(np.flatnonzero(fold_N)), _rescale(weights_M, rest))
         held.nll_N[fold_N], held.scores_N[fold_N], held.right_N[fold_N] = found.nll_N, found.scores_N, found.right_N
     return held
 
@@ -124,10 +139,12 @@ def score_stack(log_probs: MemberLogProbs, weights_M: Array) -> StackScores:
     for logs_BMK, truth_B in log_probs.blocks():
         logs_BK = torch.einsum("m,bmk->bk", weights, logs_BMK).log_softmax(dim=1)
         best_B = logs_BK.max(dim=1)
-        nll.append(-logs_BK.gather(1, truth_B[:, None])[:, 0])
+        nll.append(-logs_BK.gather(1, truth_B.clamp_min(0)[:, None])[:, 0])
         scores.append(best_B.values.exp())
         right.append(best_B.indices == truth_B)
-    return StackScores(torch.cat(nll).numpy(), torch.cat(scores).numpy(), torch.cat(right).numpy())
+    scores_N = torch.cat(scores).numpy()
+    nll_N = np.where(log_probs.fits_N, torch.cat(nll).numpy(), wrong_nll(scores_N))
+    return StackScores(nll_N, scores_N, torch.cat(right).numpy())
 
 
 def pool_members(log_probs: MemberLogProbs, factors_M: Array, rule: str) -> PooledProbs:
@@ -146,9 +163,19 @@ def pool_members(log_probs: MemberLogProbs, factors_M: Array, rule: str) -> Pool
         else:
             pool_BK = (logs_BMK + weights_M.log()[:, None]).logsumexp(dim=1)
         logs.append(pool_BK.sort(dim=1, descending=True).values)
-        truths.append(pool_BK.gather(1, truth_B[:, None])[:, 0])
+        truths.append(pool_BK.gather(1, truth_B.clamp_min(0)[:, None])[:, 0])
     logs_NK = torch.cat(logs).numpy()
-    return PooledProbs(logs_NK, np.full(len(logs_NK), -np.inf), torch.cat(truths).numpy(), 0)
+    log_truth_N = np.where(log_probs.fits_N, torch.cat(truths).numpy(), np.nan)
+    return PooledProbs(logs_NK, np.full(len(logs_NK), -np.inf), log_truth_N, np.zeros(len(logs_NK)))
+
+
+def _rescale(weights_M: Array, log_probs: MemberLogProbs) -> Array:
+    """The weights with the sum that fits all images best, those in which no class fits among them."""
+    if log_probs.fits_N.all() or not weights_M.any():
+        return weights_M
+    temperature = fit_temperature(pool_members(log_probs, weights_M, "geometric"))
+    rescaled_M: Array = weights_M / weights_M.sum() / temperature
+    return rescaled_M
 
 
 def _choose_strength(log_probs: MemberLogProbs, num_folds: int) -> float:

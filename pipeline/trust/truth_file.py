@@ -3,28 +3,32 @@
 A file is CSV, Parquet or JSON with the columns ``key`` and ``label``, and ``shard`` where a key names several images;
 or the JSON export of Label Studio or FiftyOne. A column ``truth`` replaces ``label``: in the lists of
 ``shardlabel sample`` the column ``label`` is the consensus. A label is what :class:`pipeline.labels.ClassResolver`
-knows: an index, a class name, a synonym or a WordNet id. Text that is both a name and a number is a name.
+knows: an index, a class name, a synonym or a WordNet id; or ``none``, where no class fits. Text that is both a name
+and a number is a name.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import InputError, StorageError
-from pipeline.labels import ClassResolver
+from pipeline.labels import NO_CLASS, ClassResolver
 from pipeline.records import Counted
 from pipeline.storage import Storage, absolute_uri
 from pipeline.trust.annotations import read_annotations
-from pipeline.trust.truth import Truth, TruthCounts, join_keys
+from pipeline.trust.draw import COLUMN, count_reviewed
+from pipeline.trust.truth import DISPUTED, NOT_UNDERSTOOD, Truth, TruthCounts, join_keys
 from pipeline.trust.truth_json import is_json_name, parse_json, read_json_table
 from pipeline.trust.truth_table import read_truth_table
 
 _EXAMPLES = 3
 _BLANK_TEXTS = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "null"})  # what programs write for a missing value
-_UNKNOWN, _BLANK = -1, -2
+_BLANK = -9  # besides the codes of Truth
 
 Array = np.ndarray
 
@@ -41,46 +45,64 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth
         InputError: It is missing, or cannot be read as truth.
     """
     table, contested, malformed = _read_table(path, storage)
-    labels, unknown = _parse_labels(path, table["label"], class_names)
-    known = labels >= 0
+    labels, examples = _parse_labels(path, table["label"], class_names)
     with_shards = "shard" in table.column_names
-    table = table.drop_columns("label").filter(pa.array(known))
-    joined = join_keys(table["shard"], table["key"]) if with_shards else table["key"].combine_chunks()
-    keys, labels_T, contradictory = _deduplicate(joined, labels[known])
+    joined = _join(table)
+    known, unknown = labels >= NO_CLASS, labels == NOT_UNDERSTOOD
+    drawn: Counter[str] = Counter()
+    if COLUMN in table.column_names:
+        drawn.update(table[COLUMN].filter(pa.array(known | unknown)).fill_null("").to_pylist())
+        drawn.update(contested[COLUMN].fill_null("").to_pylist())
+    keys, labels_T, contradictory = _deduplicate(joined.filter(pa.array(known)), labels[known])
+    doubled = int(known.sum()) - len(keys)
+    # what people do not agree about, or is not understood, is kept: a promise counts it
+    others = ((_join(contested), DISPUTED), (joined.filter(pa.array(unknown)).unique(), NOT_UNDERSTOOD))
+    for own, code in others:
+        new = own.filter(pc.invert(pc.is_in(own, value_set=keys)))
+        keys = pa.concat_arrays([keys, new])
+        labels_T = np.append(labels_T, np.full(len(new), code, np.int32))
     counts = TruthCounts(
         source=path,
-        given=len(known) + contested + malformed.count,
+        given=len(known) + len(contested) + malformed.count,
         malformed_rows=malformed.count,
         malformed_row_examples=tuple(malformed.examples),
         blank=int((labels == _BLANK).sum()),
-        unknown_labels=int((labels == _UNKNOWN).sum()),
-        unknown_label_examples=unknown,
-        doubled_keys=table.num_rows - len(keys) - contradictory,
+        unknown_labels=int(unknown.sum()),
+        unknown_label_examples=examples,
+        doubled_keys=doubled,
         contradictory_keys=contradictory,
-        contested=contested,
+        contested=len(contested),
+        reviewed=count_reviewed(drawn),
     )
-    return Truth(keys, labels_T, with_shards, counts)
+    return Truth(keys, labels_T, with_shards, counts, drawn)
 
 
-def _read_table(path: str, storage: Storage) -> tuple[pa.Table, int, Counted]:
-    """The columns key, label and, if there is one, shard; images left out because of ties; rows that are no rows."""
+def _join(table: pa.Table) -> pa.Array:
+    """The keys of rows, with their shards where they have some."""
+    if "shard" in table.column_names:
+        return join_keys(table["shard"], table["key"])
+    return table["key"].combine_chunks().cast(pa.string())
+
+
+def _read_table(path: str, storage: Storage) -> tuple[pa.Table, pa.Table, Counted]:
+    """Columns key, label and, if there, shard and drawn; images whose votes are tied; rows that are no rows."""
     try:
         uri = absolute_uri(path)
         data = storage.read(uri)
         if is_json_name(path):
             content, malformed = parse_json(uri, data)
             if (table := read_json_table(path, content, malformed)) is not None:
-                return table, 0, malformed
+                return table, table.drop_columns("label").slice(0, 0), malformed
             annotations = read_annotations(uri, content, storage)
             return annotations.table, annotations.contested, malformed
     except StorageError as error:
         raise InputError(f"--truth {error}") from error
     table, malformed = read_truth_table(path, data)
-    return table, 0, malformed
+    return table, table.drop_columns("label").slice(0, 0), malformed
 
 
 def _parse_labels(path: str, column: pa.ChunkedArray, class_names: Sequence[str]) -> tuple[Array, tuple[str, ...]]:
-    """The label of each row as int32, _BLANK or _UNKNOWN, and some of the unknown ones."""
+    """The label of each row as int32, _BLANK or NOT_UNDERSTOOD among them, and some of what is not understood."""
     numbers_only = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
     try:
         # each distinct label is parsed once
@@ -93,7 +115,7 @@ def _parse_labels(path: str, column: pa.ChunkedArray, class_names: Sequence[str]
     parsed = np.array([_parse_label(text, resolve(text)) for text in texts], np.int32)
     indices = encoded.indices.fill_null(len(texts)).to_numpy()
     labels = np.append(parsed, np.int32(_BLANK))[indices]
-    unknown = [text for text, label in zip(texts, parsed, strict=True) if label == _UNKNOWN]
+    unknown = [text for text, label in zip(texts, parsed, strict=True) if label == NOT_UNDERSTOOD]
     examples = Counted()
     for text in unknown[:_EXAMPLES]:
         examples.add(text)
@@ -103,11 +125,11 @@ def _parse_labels(path: str, column: pa.ChunkedArray, class_names: Sequence[str]
 def _parse_label(text: str, label: int | None) -> int:
     if label is not None:
         return label
-    return _BLANK if text.strip().casefold() in _BLANK_TEXTS else _UNKNOWN
+    return _BLANK if text.strip().casefold() in _BLANK_TEXTS else NOT_UNDERSTOOD
 
 
 def _deduplicate(keys: pa.Array, labels: Array) -> tuple[pa.Array, Array, int]:
-    """Distinct keys and their labels, and how many keys were left out because their rows have different labels."""
+    """Distinct keys and their labels, and how many keys are disputed, because their rows have different labels."""
     encoded = keys.dictionary_encode()
     if not len(encoded):
         return pa.array([], pa.string()), np.zeros(0, np.int32), 0
@@ -116,4 +138,4 @@ def _deduplicate(keys: pa.Array, labels: Array) -> tuple[pa.Array, Array, int]:
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
     lowest = np.minimum.reduceat(labels[order], starts)
     agreed = lowest == np.maximum.reduceat(labels[order], starts)
-    return encoded.dictionary.filter(pa.array(agreed)), lowest[agreed], int((~agreed).sum())
+    return encoded.dictionary, np.where(agreed, lowest, np.int32(DISPUTED)), int((~agreed).sum())

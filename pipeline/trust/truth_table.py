@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
 from pipeline.records import Counted
+from pipeline.trust.draw import COLUMN
 
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # begins like that of UTF-16
@@ -30,7 +31,7 @@ _MARKS = (
 )
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
-_DELIMITERS = (",", ";", "\t", "|")
+DELIMITERS = (",", ";", "\t", "|")
 _EXCEL_DELIMITER = re.compile(rb'"?sep=([,;|:^~ \t])"?[ \t,;]*[\r\n]+')
 _LINE = re.compile(rb"[^\r\n]*")
 _PARSE_ERRORS = (pa.ArrowException, OSError, csv.Error, EOFError, zlib.error, UnicodeError)
@@ -47,8 +48,9 @@ def read_truth_table(path: str, data: bytes) -> tuple[pa.Table, Counted]:
         data: Its content.
 
     Returns:
-        The columns ``key``, ``label`` (the column ``truth``, where there is one) and, if there is one, ``shard``. Those
-        of CSV are text. And the rows of CSV that have more or fewer cells than the header: they are left out.
+        The columns ``key``, ``label`` (the column ``truth``, where there is one) and, where there are, ``shard`` and
+        ``drawn``. Those of CSV are text. And the rows of CSV that have more or fewer cells than the header: they are
+        left out.
 
     Raises:
         InputError: It is no such table.
@@ -132,17 +134,19 @@ def _find_delimiter(data: bytes) -> str:
         names = {plain_name(cell) for cell in cells}
         return "key" in names and not names.isdisjoint({"label", "truth"}), len(cells)
 
-    return max(_DELIMITERS, key=count_columns)
+    return max(DELIMITERS, key=count_columns)
 
 
 def select_columns(path: str, table: pa.Table) -> pa.Table:
-    """The columns key, label and shard, keys and shards as text.
+    """The columns key, label, shard and drawn, all but the label as text.
 
     Raises:
         InputError: There is no key or no label, or one of these is there twice.
     """
     names: list[str] = table.column_names
-    key, label, truth, shard = (_find_column(path, names, name) for name in ("key", "label", "truth", "shard"))
+    key, label, truth, shard, drawn = (
+        _find_column(path, names, name) for name in ("key", "label", "truth", "shard", COLUMN)
+    )
     label = label if truth is None else truth
     if key is None or label is None:
         missing = " and ".join(name for name, at in (("key", key), ("label", label)) if at is None)
@@ -150,6 +154,8 @@ def select_columns(path: str, table: pa.Table) -> pa.Table:
     columns = {"key": _as_text(path, "key", table.column(key)), "label": table.column(label)}
     if shard is not None:
         columns["shard"] = _as_text(path, "shard", table.column(shard))
+    if drawn is not None:
+        columns[COLUMN] = _as_text(path, COLUMN, table.column(drawn))
     return pa.table(columns)
 
 

@@ -38,7 +38,7 @@ def made(folder, rows_per_part=40, contents=None, **more):
 
 def indices(ledger, number, order="random", *, seed=0, unique=False):
     rows, population = sample_images(ledger, MARK, number, order, seed=seed, unique=unique)
-    assert population == IMAGES
+    assert population.labelled == IMAGES
     return [row.index for row in rows]
 
 

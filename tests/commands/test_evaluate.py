@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from pipeline import evaluate
 from pipeline.cli import app
+from pipeline.errors import RequestError
 
 NUM_IMAGES, NUM_CLASSES = 300, 12
 
@@ -104,11 +106,80 @@ def test_a_person_and_a_script_read_the_same(out):
         assert words in shown.stdout
 
 
-@pytest.mark.parametrize(("truth", "says"), [(None, "no labelled sample has a .cls"), ([], "the truth is empty")])
+@pytest.mark.parametrize(
+    ("truth", "says"),
+    [
+        (None, "no labelled sample has a .cls, so there is nothing to compare with. `shardlabel sample "),
+        ([], "t.csv: none of its 0 truths can be used: it is empty"),
+        ([("00000", "")], "none of its 1 truths can be used: 1 without a label"),
+        (
+            [(f"x/{at}", 1) for at in range(5)],
+            "t.csv: none of its 5 keys is among the labelled images. It has x/0, x/1, x/2; the output has "
+            "00000, 00001, 00002",
+        ),
+    ],
+)
 def test_a_missing_truth_is_reported(made, tmp_path, truth, says):
     out = write_output(tmp_path / "out", made[0][:1], [None] * NUM_IMAGES)
-    words = [] if truth is None else ["--truth", str(write_csv(tmp_path / "t.csv", truth))]
-    shown = CliRunner().invoke(app, ["evaluate", str(out), *words])
-    assert shown.exit_code == 0
-    assert says in shown.stdout
-    assert evaluate(out).gain is None
+    file = None if truth is None else write_csv(tmp_path / "t.csv", truth)
+    with pytest.raises(RequestError) as error:
+        evaluate(out, truth=file)
+    assert says in str(error.value)
+    assert error.value.exit_code == 2
+
+
+def test_no_class_fits_counts_as_wrong_for_every_label(out, made, tmp_path):
+    truth = made[1]
+    answers = ["None of these" if at % 4 == 0 else f"CLASS_{truth[at]}" for at in range(100)]
+    rows = [(f"{at:05d}", answer) for at, answer in enumerate(answers)]
+    found = evaluate(out, truth=write_csv(tmp_path / "t.csv", [*rows, ("00200", "class x")]))
+    assert (found.images, found.truth.no_class, found.truth.unknown_labels, found.truth.unknown_images) == (
+        100,
+        25,
+        1,
+        1,
+    )
+    without = evaluate(out, truth=write_csv(tmp_path / "f.csv", [row for row in rows if row[1] != "None of these"]))
+    assert found.consensus.top1 == pytest.approx(0.75 * without.consensus.top1)
+    assert found.consensus.top5 == pytest.approx(0.75 * without.consensus.top5)
+    assert sum(figures.images for figures in found.classes) == 75
+    assert sum(figures.predicted for figures in found.classes) == 100
+    assert sum(pair.images for pair in found.confused if pair.truth_name == "none") == 25
+    shown = CliRunner().invoke(app, ["evaluate", str(out), "--truth", str(tmp_path / "t.csv")])
+    assert "in 25 of them, 25.0%, no class fits (none): every label is wrong there" in shown.stdout
+    assert (
+        json.loads(
+            CliRunner().invoke(app, ["evaluate", str(out), "--truth", str(tmp_path / "t.csv"), "--json"]).stdout
+        )["truth"]["no_class"]
+        == 25
+    )
+
+
+@pytest.mark.parametrize(
+    ("in_output", "in_truth", "matched"),
+    [
+        (["dir/1.jpg", "dir/2.JPEG"], ["dir/1", "dir/2"], 2),
+        (["dir/1.jpg", "dir/1.png"], ["dir/1", "x"], 0),  # two images
+        (["dir/1.jpg", "dir/1"], ["dir/1", "x"], 1),  # as it stands there
+        (["1", "v1.5"], ["1.jpg", "v1.5.png"], 2),
+        (["1", "v1.5"], ["1.png", "v1"], 1),  # .5 is no extension of an image
+        (["1", "2"], ["1.jpg", "1.png"], 0),  # two answers about one image
+        (["dir/1.jpg", "./2.jpg"], ["./dir/1.jpg", "2"], 2),
+        (["dir/1.jpg", "a/b/2.jpg"], ["dir\\1.jpg", ".\\a\\b\\2"], 2),
+        (["dir/1.jpg", "dir\\1.jpg"], ["dir\\1.jpg", "x"], 1),
+        (["1.jpg", "2.jpg"], ["1.png", "2.jpg"], 1),
+    ],
+)
+@pytest.mark.parametrize("with_shards", [False, True])
+def test_keys_as_people_write_them(made, tmp_path, in_output, in_truth, matched, with_shards):
+    out = write_output(tmp_path / "out", made[0][:, :2], [None] * 2, keys=in_output, rows_per_part=1)
+    shard = ["/data/a.tar"] * with_shards
+    heading = ("shard,key,label" if with_shards else "key,label").split(",")
+    file = tmp_path / "t.csv"
+    with file.open("w") as opened:
+        csv.writer(opened).writerows([heading, *((*shard, key, label) for label, key in enumerate(in_truth))])
+    if matched:
+        assert evaluate(out, truth=file).images == matched
+    else:
+        with pytest.raises(RequestError, match=r"can be used|none of its 2 keys"):
+            evaluate(out, truth=file)

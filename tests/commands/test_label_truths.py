@@ -17,8 +17,9 @@ from pipeline import combine, evaluate, label, report, status, verify
 
 # the sample data's classes: 0 astronaut, 1 brick, 2 camera, 3 cat, ... 9 hubble_deep_field
 CLS = [b"2", b"3.0\n", b"cat", b"Hubble Deep Field\r\n", b"zorblax", None, "cat".encode("utf-16"), b"77", b"owl", b""]
-TRUTH = [2, 3, 3, 9, None, None, 3, 77, None, None]
-NOT_UNDERSTOOD = (3, ("zorblax", "77", "owl"))
+CLS += [b"None of these\n", b"-1"]
+TRUTH = [2, 3, 3, 9, None, None, 3, 77, None, None, -1, None]
+NOT_UNDERSTOOD = (4, ("zorblax", "77", "owl"))
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +44,26 @@ def test_the_rows_and_every_command_that_counts(made):
     assert counted(summary) == counted(status(folder / "out")) == counted(verify(folder / "out")) == NOT_UNDERSTOOD
     assert verify(folder / "out").exit_code == 0
     found = evaluate(folder / "out").truth
-    assert (found.given, found.used, found.unknown_labels) == (8, 5, 3)
-    assert found.complaints == ("3 with a label that is no class, or the name of several (zorblax, 77, owl)",)
+    assert (found.given, found.used, found.no_class, found.unknown_labels) == (10, 6, 1, 4)
+    assert found.complaints == ("4 with a label that is no class, or the name of several (zorblax, 77, owl, ...)",)
     report(folder / "out", images=False)
     assert f"Truth: {found.complaints[0]}" in (folder / "out" / "report.html").read_text()
 
 
 def test_it_is_said_on_the_screen(made, shardlabel):
     folder, _ = made
-    said = ".cls that names no class of this job: 3 (zorblax, 77, owl)"
+    said = ".cls that names no class of this job: 4 (zorblax, 77, owl, ...)"
     assert f"  truths        {said}" in shardlabel("status", folder / "out").stdout
     assert said in shardlabel("verify", folder / "out").stdout
     shown = json.loads(shardlabel("verify", folder / "out", "--json").stdout)
-    assert shown["truths_not_understood"] == 3
+    assert shown["truths_not_understood"] == 4
 
 
 def test_the_summary_says_it_and_a_resumed_job_counts_what_is_new(made, sample_data, tmp_path, shardlabel):
     folder, _ = made
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options(sample_data, rows_per_part=4).items()]
     first = shardlabel("label", folder / "a.tar", "--out", tmp_path / "out", *words)
-    assert "  truths       .cls that names no class of this job: 3 (zorblax, 77, owl)" in first.stdout
+    assert "  truths       .cls that names no class of this job: 4 (zorblax, 77, owl, ...)" in first.stdout
     for part in (tmp_path / "out/predictions").glob("*-00001.parquet"):
         part.unlink()
     shardlabel("label", folder / "a.tar", "--out", tmp_path / "out", *words)
@@ -74,6 +75,7 @@ def test_what_is_combined_from_stored_probabilities_counts_the_same(made, tmp_pa
     combine(folder / "out", tmp_path / "combined", top_k=2, engine="inline")
     assert rows(tmp_path / "combined")["truth"].to_pylist() == TRUTH
     assert counted(status(tmp_path / "combined")) == counted(verify(tmp_path / "combined")) == NOT_UNDERSTOOD
+    assert evaluate(tmp_path / "combined").truth.no_class == 1
 
 
 def test_wordnet_ids_are_classes_of_imagenet(tmp_path):

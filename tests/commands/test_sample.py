@@ -7,10 +7,13 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
+import shutil
 import xml.etree.ElementTree as ET
 
 import pytest
 from conftest import jpeg, make_tar
+from made_up_outputs import calibrated, write_output
 from PIL import Image
 
 from pipeline import evaluate, label, review, sample
@@ -123,7 +126,7 @@ def test_a_sample_shows_labels_only_with_with_labels(made, tmp_path):
         sample(made / "out", save=place_of(tmp_path, kind), num=9, format=kind)
         sample(made / "out", save=place_of(tmp_path / "shown", kind), num=9, format=kind, with_labels=True)
     blind, shown = rows_of((tmp_path / "list.csv").read_text()), rows_of((tmp_path / "shown/list.csv").read_text())
-    assert list(blind[0]) == ["shard", "key", "index", "sha256", "image", "truth"]
+    assert list(blind[0]) == ["shard", "key", "index", "sha256", "image", "drawn", "truth"]
     assert set(shown[0]) - set(blind[0]) == {*"label class_name score agreement entropy disagreement top".split()}
     assert [row["key"] for row in blind] == [row["key"] for row in shown]
     assert "predictions" not in (tmp_path / "tasks.json").read_text()
@@ -136,7 +139,8 @@ def test_label_studio_knows_every_choice_and_serves_every_image(made, tmp_path):
     assert [name.rpartition("/")[2] for name in found.files] == ["my tasks.xml", "my tasks.json"]
     config = ET.parse(tmp_path / "my tasks.xml").getroot()
     choices = [choice.get("value") for choice in config.iter("Choice")]
-    assert len(set(choices)) == 14
+    assert len(set(choices)) == 15
+    assert choices[0] == "none"
     assert config.find("Filter").get("toName") == config.find("Choices").get("name")
     for task in json.loads((tmp_path / "my tasks.json").read_text()):
         start, _, name = task["data"]["image"].partition("my%20tasks-images/")
@@ -155,11 +159,11 @@ def test_a_review_begins_with_the_most_doubtful_and_is_no_truth_by_itself(made, 
         assert review(made / "out", save=save, num=26, order=order, images=False).images == 26
         values = [sign * float(row[order]) for row in rows_of(save.read_text())]
         assert values == sorted(values)
-        assert evaluate(made / "out", truth=save).images == 0
     review(made / "out", save=tmp_path / "set", num=26, format="fiftyone")
-    assert evaluate(made / "out", truth=tmp_path / "set/labels.json").truth.blank == 26
     review(made / "out", save=tmp_path / "t.json", num=26, format="label-studio")
-    assert evaluate(made / "out", truth=tmp_path / "t.json").truth.blank == 26
+    for truth in ("score.csv", "set/labels.json", "t.json"):
+        with pytest.raises(RequestError, match="none of its 26 truths can be used: 26 without a label"):
+            evaluate(made / "out", truth=tmp_path / truth)
 
 
 def test_equal_images_once(made, tmp_path):
@@ -172,6 +176,94 @@ def test_people_s_work_is_never_written_over(made, tmp_path):
         sample(made / "out", save=place, num=2, format=kind)
         with pytest.raises(RequestError, match="is there already, and may hold annotations"):
             sample(made / "out", save=place, num=2, format=kind)
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_a_sample_grows_and_keeps_its_answers(made, tmp_path, unique):
+    out, older, whole = made / "out", tmp_path / "t.csv", tmp_path / "whole.csv"
+    sample(out, save=older, num=8, seed=5, unique=unique)
+    header, *rows = older.read_text().splitlines()
+    # as a German Excel saves it, with answers and a column more
+    lines = [f"note,{header}", *(f"{at},{row}none" for at, row in enumerate(rows))]
+    older.write_bytes("\r\n".join(line.replace(",", ";") for line in lines).encode("utf-8-sig"))
+    found = sample(out, save=older, more=5)  # the list knows its seed
+    assert (found.images, found.added, found.files) == (13, 5, (str(older),))
+    assert older.read_bytes().startswith("\r\n".join(line.replace(",", ";") for line in lines).encode("utf-8-sig"))
+    sample(out, save=whole, num=13, seed=5, unique=unique)
+    drawn = list(csv.DictReader(io.StringIO(older.read_text("utf-8-sig"), newline=""), delimiter=";"))
+    assert [row["key"] for row in drawn] == [row["key"] for row in rows_of(whole.read_text())]
+    assert [row["truth"] for row in drawn] == ["none"] * 8 + [""] * 5
+    assert [row["note"] for row in drawn[8:]] == [""] * 5
+    for row in drawn:
+        assert hashlib.sha256((tmp_path / row["image"]).read_bytes()).hexdigest() == row["sha256"]
+    assert evaluate(out, truth=older).truth.no_class == 8
+    assert sample(out, save=older, more=100).images == (25 if unique else 26)
+    with pytest.raises(RequestError, match="are in the list already"):
+        sample(out, save=older, more=1)
+
+
+def test_a_list_that_grew_with_its_output_was_drawn_from_all(tmp_path):
+    probs, truth = calibrated(60, 6)
+    out, save = tmp_path / "out", tmp_path / "t.csv"
+    write_output(out, probs[None, :40], truth[:40])
+    sample(out, save=save, num=10, images=False)
+    shutil.rmtree(out)
+    write_output(out, probs[None], truth)
+    with pytest.raises(RequestError, match="a larger --more, so that the sample stays uniform"):
+        sample(out, save=save, more=1, images=False)
+    found = sample(out, save=save, more=40, images=False)
+    assert (found.images, found.labelled) == (50, 60)
+    (drawn,) = {row["drawn"] for row in rows_of(save.read_text())}
+    assert drawn.startswith("random seed=0 num=50 of=60 population=")
+    review(out, save=tmp_path / "r.csv", num=5, images=False)
+    with pytest.raises(RequestError, match="a list of `review`"):
+        sample(out, save=tmp_path / "r.csv", more=5, images=False)
+
+
+def test_tasks_grow_and_the_new_ones_are_in_a_file_of_their_own(made, tmp_path):
+    out, tasks = made / "out", tmp_path / "tasks.json"
+    sample(out, save=tasks, num=6, format="label-studio", with_labels=True)
+    older = json.loads(tasks.read_text())
+    older[0]["annotations"] = [{"result": [{"value": {"choices": ["none"]}}]}]
+    tasks.write_text(json.dumps(older))
+    found = sample(out, save=tasks, more=3)
+    assert (found.format, found.images, found.added) == ("label-studio", 9, 3)
+    assert [name.rpartition("/")[2] for name in found.files] == ["tasks-7-9.json", "tasks.json"]
+    new, every = json.loads((tmp_path / "tasks-7-9.json").read_text()), json.loads(tasks.read_text())
+    assert every == older + new
+    assert all("predictions" in task for task in new)
+    assert all((tmp_path / task["data"]["image"].partition("?d=")[2]).is_file() for task in every)
+    sample(out, save=tmp_path / "whole.json", num=9, format="label-studio")
+    whole = json.loads((tmp_path / "whole.json").read_text())
+    assert [task["data"]["key"] for task in every] == [task["data"]["key"] for task in whole]
+    truth = evaluate(out, truth=tasks).truth
+    assert (truth.no_class, truth.used, truth.blank) == (1, 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "says"),
+    [
+        (None, {}, "there is no list to add to"),
+        ("key,label\na,b\n", {}, "it has no columns key and truth"),
+        ("key,truth\n", {}, "there are no images in it"),
+        ("[{}]", {}, "some carry no key"),
+        ("[", {}, "not JSON"),
+        ("PK\x03\x04", {}, "no plain CSV or JSON"),
+        ("drawn", {"seed": 6}, r"of its 8 images are not among the first 9 that --seed 6 draws .* a larger --more"),
+        ("drawn", {"more": 0}, "--more 0: must be at least 1"),
+    ],
+)
+def test_what_cannot_be_added_to_is_refused_and_left_alone(made, tmp_path, text, words, says):
+    save = tmp_path / "t.csv"
+    if text == "drawn":
+        sample(made / "out", save=save, num=8, images=False)
+        save.write_text(re.sub(r"random seed=[^,]*", "", save.read_text()))  # as earlier versions wrote it
+    elif text is not None:
+        save.write_text(text)
+    before = save.read_bytes() if text else None
+    with pytest.raises(RequestError, match=says):
+        sample(made / "out", save=save, **{"more": 1} | words)
+    assert (save.read_bytes() if text else None) == before
 
 
 @pytest.mark.parametrize(
@@ -250,7 +342,8 @@ def test_the_commands_print_the_same(made, tmp_path, capsys):
         f"{tmp_path}/t.csv: 3 images by score, of 26 labelled ones",
         f"  with {tmp_path}/t-classes.json",
         f"  label them in a browser: shardlabel annotate {tmp_path}/t.csv; or by hand:",
-        "  fill in the column truth with class names or indices, and save it as CSV; give that to --truth",
+        "  fill in the column truth with class names or indices (none where no class fits), and save it as CSV; "
+        "give that to --truth",
     ]
     words = ["sample", str(made / "out"), "-n", "3", "--json", "--save", str(tmp_path / "s"), "--format", "fiftyone"]
     said = json.loads(CliRunner().invoke(app, words, standalone_mode=False).stdout)

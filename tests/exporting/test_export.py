@@ -396,13 +396,12 @@ def test_a_promise_that_cannot_be_made_exports_nothing(labelled, tmp_path):
     words = ["export", str(labelled.out), "--to", str(tmp_path / "to"), "--format", "csv", "--engine", "inline"]
     result = CliRunner().invoke(app, [*words, "--target-precision", "0.999"])
     assert isinstance(result.exception, RequestError)
-    assert "more are needed" in str(result.exception)
+    assert "more are needed, and only 11 other images are left" in str(result.exception)
     assert not (tmp_path / "to").exists()
     truth = tmp_path / "truth.csv"
     truth.write_text("key,label\nnowhere,0\n")
     result = CliRunner().invoke(app, [*words, "--target-precision", "0.9", "--truth", str(truth)])
-    assert "with 0 truths" in str(result.exception)
-    assert "1 whose key is not among the labelled images (nowhere)" in str(result.exception)
+    assert "none of its 1 keys is among the labelled images. It has nowhere; the output has " in str(result.exception)
     assert not (tmp_path / "to").exists()
 
 
@@ -416,17 +415,30 @@ def test_truths_drawn_from_distinct_images_all_count(labelled, tmp_path):
     frame.to_csv(tmp_path / "truth.csv", index=False)
     words = {"target_precision": 0.9, "truth": tmp_path / "truth.csv", "engine": "inline"}
     assert export(labelled.out, tmp_path / "to", "csv", **words).promise.num_truths == 249
+    # where no class fits, every label is wrong
+    scores = {row["key"]: row["score"] for row in labelled.rows()}
+    frame.loc[frame["key"].map(scores).rank(method="first") <= 100, "truth"] = "none"
+    frame.drop(columns="drawn", errors="ignore").to_csv(tmp_path / "none.csv", index=False)
+    words["truth"] = tmp_path / "none.csv"
+    with pytest.raises(RequestError, match=r"with 249 truths \(100 of them none, which counts as wrong\): at least"):
+        export(labelled.out, tmp_path / "none", "csv", **words | {"target_precision": 0.99})
+    summary = export(labelled.out, tmp_path / "none", "csv", **words | {"target_precision": 0.8})
+    assert 100 < summary.exported < 200
+    said = "249 truths: 249 used; 100 of them none: no class fits, so they count as wrong"
+    assert summary.truth.in_words == said
+    assert f"What was counted: {said}." in (tmp_path / "none" / "README.md").read_text()
 
 
 def test_a_promise_is_recorded(labelled, tmp_path):
-    summary = export(labelled.out, tmp_path / "to", "csv", engine="inline", target_precision=0.7)
+    summary = export(labelled.out, tmp_path / "to", "csv", engine="inline", target_precision=0.88)
     assert summary.promise.threshold == summary.threshold
     about = json.loads((tmp_path / "to" / "export.json").read_text())
     assert about["promise"]["threshold"] == summary.threshold
     frame = pd.concat(map(pd.read_csv, (tmp_path / "to" / "data").iterdir()))
     assert np.float32(frame["score"].min()) >= np.float32(summary.threshold)
     assert summary.rejected["target_precision"] > 0
-    assert "70 % of the labels are right" in (tmp_path / "to" / "README.md").read_text()
+    assert summary.truth.used == about["truth"]["used"] == summary.promise.num_truths
+    assert "88 % of the labels are right" in (tmp_path / "to" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from webdataset.autodecode import IMAGE_EXTENSIONS as DECODED
 
 from pipeline.exporting.default_readers import NOT_IN_TARS, TORCHVISION, describe_readers
 from pipeline.exporting.extensions import image_extension
-from pipeline.stages.member_names import IMAGE_EXTENSIONS
+from pipeline.records import IMAGE_EXTENSIONS
 
 
 def encoded(kind: str, mode: str = "RGB") -> bytes:

@@ -56,7 +56,9 @@ def test_a_machine_is_measured_without_ray_or_the_network(tmp_path):
 
 EXAMPLES = REPOSITORY / "examples"
 README_ROW = re.compile(r"^\| \[(\S+\.py)\]\(\1\) \| (.+) \| `(.+)` \|$", re.MULTILINE)
-OTHER_SCRIPTS = {"make_sample_data.py", "measure_gpu.py", "published_accuracy.py", "train_sample_models.py"}
+OTHER_SCRIPTS = {
+    *("make_sample_data.py", "measure_gpu.py", "promise_rates.py", "published_accuracy.py", "train_sample_models.py")
+}
 
 
 def line_of(script: str) -> str:

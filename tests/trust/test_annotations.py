@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.storage import Storage
+from pipeline.trust.truth import NOT_KNOWN
 from pipeline.trust.truth_file import read_truth
 
 NAMES = ("cat", "dog", "crane", "crane")
@@ -20,7 +21,8 @@ def read(path, content):
 
 
 def pairs(truth):
-    return dict(zip(truth.keys.to_pylist(), truth.labels_T.tolist(), strict=True))
+    rows = zip(truth.keys.to_pylist(), truth.labels_T.tolist(), strict=True)
+    return {key: label for key, label in rows if label > NOT_KNOWN}
 
 
 def annotation(choice, person=1, at="2025-01-01T00:00:00Z", **more):

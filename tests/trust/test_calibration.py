@@ -71,11 +71,33 @@ def test_the_command_prints_the_metrics(made, tmp_path):
     assert printed == json.loads((tmp_path / "cal.json").read_text())
 
 
+def test_scores_are_fitted_to_be_right_where_no_class_may_fit(made, tmp_path):
+    out, truth = made
+    rows = [line.rpartition(",") for line in truth.read_text().splitlines()[1:]]
+    answers = [(json.loads(key), "none" if at < 150 else json.loads(label)) for at, (key, _, label) in enumerate(rows)]
+    plain = calibrate(out, truth=write_csv(tmp_path / "fits.csv", answers[150:]))
+    words = ["calibrate", str(out), "--truth", str(write_csv(tmp_path / "all.csv", answers)), "--save"]
+    shown = CliRunner().invoke(app, [*words, str(tmp_path / "cal.json")])
+    fitted, _ = read_calibration(str(tmp_path / "cal.json"), Storage())
+    assert (fitted.truths, fitted.no_class, plain.no_class) == (600, 150, 0)
+    assert fitted.top1 == pytest.approx(0.75 * plain.top1)
+    # without these images in the fit, scores would be too high by about a quarter of the labels
+    assert fitted.temperature > 1.2 * plain.temperature
+    assert fitted.after.ece < 0.12 < 0.2 < fitted.before.ece
+    assert fitted.after.nll < fitted.before.nll
+    assert "in 150 of them no class fits (none)" in shown.stdout
+    write_csv(tmp_path / "few.csv", answers[:190])
+    with pytest.raises(RequestError, match=r"40 images with known truth \(150 besides are none\) are too few"):
+        calibrate(out, truth=tmp_path / "few.csv")
+
+
 def test_too_few_truths_are_refused_with_how_many_are_needed(made, tmp_path):
     out, truth = made
     few = tmp_path / "few.csv"
     few.write_text("".join(truth.read_text().splitlines(keepends=True)[:31]) + "nowhere,1\n")
-    with pytest.raises(RequestError, match=r"30 images .* 50 are needed, 20 more; 1 whose key is not among"):
+    with pytest.raises(
+        RequestError, match=r"30 images .* 50 are needed, 20 more: `.* --more 20`; 1 whose key is not among"
+    ):
         calibrate(out, truth=few, save=tmp_path / "cal.json")
     assert not (tmp_path / "cal.json").exists()
     with pytest.raises(RequestError, match="0 images with known truth"):

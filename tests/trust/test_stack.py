@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.errors import RequestError
+from pipeline.labels import NO_CLASS
 from pipeline.trust import stack
 from pipeline.trust import temperature as warm
 from pipeline.trust.stack import MemberLogProbs, fit_stack, pool_members, score_stack
@@ -34,6 +35,23 @@ def test_it_beats_one_temperature_on_unequal_members():
     assert strength in stack.STRENGTHS
     assert weights_M[0] > weights_M[1] >= 0
     assert (weights_M[2:] < 0.1 * weights_M[0]).all()
+
+
+def test_where_no_class_fits_the_scores_of_a_log_stack_fall_and_its_weights_keep_their_shares():
+    log_probs = made_up(300, [0.2, 1.5])
+    with_none = MemberLogProbs(log_probs.logs_NMK, log_probs.truth_N.clone())
+    with_none.truth_N[::3] = NO_CLASS
+    plain_M, _ = fit_stack(log_probs.take(np.flatnonzero(with_none.fits_N)))
+    weights_M, _ = fit_stack(with_none)
+    np.testing.assert_allclose(weights_M / weights_M.sum(), plain_M / plain_M.sum())
+    assert weights_M.sum() < 0.7 * plain_M.sum()
+    held, before = stack.cross_validate(with_none), score_stack(with_none, plain_M)
+    assert held.nll_N.mean() < before.nll_N.mean()
+    assert held.right_N[::3].sum() == 0
+    assert abs(held.scores_N.mean() - held.right_N.mean()) < 0.1 < before.scores_N.mean() - before.right_N.mean()
+    # its scale is the best there is
+    best = score_stack(with_none, weights_M).nll_N.mean()
+    assert all(best <= score_stack(with_none, factor * weights_M).nll_N.mean() for factor in (0.9, 0.99, 1.01, 1.1))
 
 
 def test_few_truths_do_no_harm_to_equal_members():

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from made_up_outputs import write_csv
 
 from pipeline.errors import InputError
-from pipeline.labels import imagenet_names
+from pipeline.labels import NO_CLASS, imagenet_names
 from pipeline.storage import Storage
+from pipeline.trust.truth import NOT_KNOWN
 from pipeline.trust.truth_file import read_truth
 
 NAMES = ("cat", "dog", "crane", "crane", "7")
@@ -26,7 +27,9 @@ def read(path):
 
 
 def pairs(truth):
-    return dict(zip(truth.keys.to_pylist(), truth.labels_T.tolist(), strict=True))
+    """The answers that name a class, or say that none fits."""
+    rows = zip(truth.keys.to_pylist(), truth.labels_T.tolist(), strict=True)
+    return {key: label for key, label in rows if label >= NO_CLASS}
 
 
 def test_labels_are_names_or_indices_and_everything_else_is_counted(tmp_path):
@@ -182,7 +185,7 @@ def test_shards_tell_images_with_one_key_apart(tmp_path):
     rows = [("/data/a.tar", "1", "cat"), ("/data/b.tar", "1", "dog"), ("s3://b/p/", "x.jpg", "dog")]
     truth = read(write_csv(tmp_path / "t.csv", rows, "shard,key,label"))
     shards = pa.chunked_array([["/data/b.tar", "/data/a.tar"], ["s3://b/p", "/data/c.tar"]]).dictionary_encode()
-    found = truth.find(shards, pa.chunked_array([["1", "1"], ["x.jpg", "1"]]))
+    found, _ = truth.find(shards, pa.chunked_array([["1", "1"], ["x.jpg", "1"]]))
     assert [int(truth.labels_T[row]) if row >= 0 else None for row in found] == [1, 0, 1, None]
 
 
@@ -200,8 +203,9 @@ def test_it_agrees_with_a_dict(tmp_path_factory, rows):
     counts = truth.counts
     assert counts.given == len(rows)
     left_out = counts.blank + counts.unknown_labels + counts.doubled_keys + counts.contradictory_keys
-    assert left_out + len(truth.keys) == len(rows)
-    found = truth.find(pa.chunked_array([["s"] * 6]), pa.chunked_array([list("fedcba")]))
-    assert np.flatnonzero(found >= 0).tolist() == [
+    assert left_out + len(pairs(truth)) == len(rows)
+    found, _ = truth.find(pa.chunked_array([["s"] * 6]), pa.chunked_array([list("fedcba")]))
+    labels = np.append(truth.labels_T, NOT_KNOWN)[found]
+    assert np.flatnonzero(labels > NOT_KNOWN).tolist() == [
         5 - "abcdef".index(key) for key in sorted(pairs(truth), reverse=True)
     ]

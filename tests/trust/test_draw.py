@@ -1,0 +1,166 @@
+"""Lists and calibrations tell how their truths came about, and promises use only those that may carry one."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up_outputs import calibrated, write_csv, write_output
+from typer.testing import CliRunner
+
+from pipeline import calibrate, evaluate, review, sample
+from pipeline.cli import app
+from pipeline.errors import RequestError
+from pipeline.storage import Storage
+from pipeline.trust.draw import Draw, Population, hash_images, is_proven_random, parse_draw, refuse_reviewed
+from pipeline.trust.fitted import JOB_KEY, NOT_FITTED, FittedTruths, held_out_mask
+from pipeline.trust.truth_file import read_truth
+
+NAMES = [f"class {number}" for number in range(5)]
+
+
+def images(hashes):
+    """Predictions with these contents."""
+    return pa.table(
+        {
+            "shard": pa.array(["s"] * len(hashes)).dictionary_encode(),
+            "key": [str(number) for number in range(len(hashes))],
+            "sha256": pa.array([None if text is None else text.ljust(64, "0") for text in hashes], pa.string()),
+        }
+    )
+
+
+@given(
+    st.builds(
+        Draw,
+        order=st.sampled_from(["random", "score", "entropy"]),
+        seed=st.integers(0, 2**63),
+        num=st.integers(1, 10**9),
+        labelled=st.integers(1, 10**9),
+        population=st.text("0123456789abcdef", min_size=16, max_size=16),
+        unique=st.booleans(),
+        labels_shown=st.booleans(),
+    )
+)
+def test_a_draw_is_read_as_it_is_written(draw):
+    found = parse_draw(f"  {draw} ".replace(" ", "  "))
+    assert str(found) == str(draw)
+    assert (found.is_random, found.num, found.labelled) == (draw.order == "random", draw.num, draw.labelled)
+
+
+@pytest.mark.parametrize("text", ["", "by hand", "random", "random seed=x num=1 of=2 population=3", "review num=1"])
+def test_other_texts_tell_nothing(text):
+    assert parse_draw(text) is None
+
+
+def test_images_are_told_apart_by_their_bytes_and_populations_by_their_images():
+    hashes = hash_images(images(["00000000000000ff9", "FFFFFFFFFFFFFFFF", None, None]))
+    assert hashes.tolist()[:2] == [255, 2**64 - 1]
+    assert len(set(hashes.tolist())) == 4
+    one, other, fewer = Population(), Population(), Population()
+    one.add(hashes)
+    other.add(hashes[3:])
+    other.add(hashes[[2, 0, 1]])
+    fewer.add(hashes[1:])
+    assert (str(one), one.labelled) == (str(other), 4)
+    assert str(fewer) != str(one)
+    assert len(str(Population())) == 16
+
+
+def test_a_promise_refuses_reviewed_truths_and_other_populations():
+    population = Population()
+    population.add(np.arange(10, dtype=np.uint64))
+    drawn = str(Draw("random", 3, 5, 10, str(population)))
+    assert is_proven_random("t", {drawn: 5}, population, dedupe=True)
+    assert not is_proven_random("t", {drawn: 5, "": 2}, population, dedupe=True)
+    assert not is_proven_random("t", {}, population, dedupe=True)
+    refuse_reviewed("t", {drawn: 5, "": 1, "by hand": 1})
+    with pytest.raises(RequestError, match=r"--truth t: 2 of 7 truths are of `review` lists.*sample OUT --unique"):
+        refuse_reviewed("t", {drawn: 5, str(Draw("score", 0, 5, 10, str(population))): 2})
+    with pytest.raises(RequestError, match="drawn with --unique, so images with copies are too rare"):
+        is_proven_random(
+            "t", {str(Draw("random", 3, 5, 10, str(population), unique=True)): 5}, population, dedupe=False
+        )
+    population.add(np.array([77], np.uint64))
+    with pytest.raises(RequestError, match=r"from 10 labelled images, and this output has 11, so .*--seed 3 -n 5"):
+        is_proven_random("t", {drawn: 5}, population, dedupe=True)
+
+
+def test_fitted_truths_are_found_again():
+    rng = np.random.default_rng(0)
+    hashes, labels = rng.integers(0, 2**64, 1000, np.uint64), rng.integers(-1, 1000, 1000)
+    text = FittedTruths(hashes, labels).encode()
+    assert len(text) == 16_000
+    found = FittedTruths.decode(text, "cal.json").find(np.append(hashes[::-1], np.uint64(7)))
+    assert found.tolist() == [*labels[::-1].tolist(), NOT_FITTED]
+    for damaged in ("?", text[:-4], "AAAA"):
+        with pytest.raises(RequestError, match="is damaged"):
+            FittedTruths.decode(damaged, "cal.json")
+    half = held_out_mask(hashes, 0.8)
+    assert 0.75 < half.mean() < 0.85
+    assert held_out_mask(hashes, 0.0).sum() == 0
+    assert (held_out_mask(hashes, 0.5) <= half).all()
+
+
+@pytest.fixture
+def made(tmp_path):
+    """An output of a calibrated network, and what is true of its images."""
+    probs, truth = calibrated(600, 5, sharpness=4)
+    keys = [f"{number:05d}" for number in range(600)]
+    contents = [f"{number * 2654435761 % 2**32:08x}" * 8 for number in range(600)]
+    out = write_output(tmp_path / "out", probs[None], [None] * 600, names=NAMES, columns={"sha256": contents})
+    return out, dict(zip(keys, truth, strict=True))
+
+
+def fill_in(path, truth, num=None):
+    """Do people's work on the first rows of a list."""
+    rows = list(csv.DictReader(path.open()))
+    for row in rows[:num]:
+        row["truth"] = NAMES[truth[row["key"]]]
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_lists_tell_how_they_were_drawn_and_evaluate_says_what_is_judged(made, tmp_path):
+    out, truth = made
+    sample(out, save=tmp_path / "s.csv", num=50, seed=4, images=False)
+    review(out, save=tmp_path / "r.csv", num=30, order="score", images=False)
+    drawn = read_truth(str(fill_in(tmp_path / "s.csv", truth, 40)), Storage(), NAMES).drawn
+    ((text, number),) = drawn.items()
+    assert number == 40
+    assert (parse_draw(text).seed, parse_draw(text).num, parse_draw(text).labelled) == (4, 50, 600)
+    assert evaluate(out, truth=tmp_path / "s.csv").caveats == ()
+    found = evaluate(out, truth=fill_in(tmp_path / "r.csv", truth))
+    assert found.truth.reviewed == found.images == 30
+    assert "30 of 30 truths are of `review` lists" in found.caveats[0]
+    shown = CliRunner().invoke(app, ["evaluate", str(out), "--truth", str(tmp_path / "r.csv")])
+    assert "note: 30 of 30 truths are of `review` lists" in " ".join(shown.stdout.split())
+
+
+def test_calibrations_tell_what_they_were_fitted_on(made, tmp_path):
+    out, truth = made
+    path = write_csv(tmp_path / "t.csv", list(truth.items()))
+    whole = calibrate(out, truth=path)
+    part = calibrate(out, truth=path, hold_out=0.75)
+    assert (whole.truths, whole.held_out, part.truths + part.held_out) == (600, 0, 600)
+    assert 410 < part.held_out < 490
+    assert part.temperature == pytest.approx(whole.temperature, rel=0.3)
+    job = json.loads((out / "job.json").read_text())
+    for fitted_on, expected in ((part.fitted_on, part.truths), (None, None)):
+        told = {} if fitted_on is None else {JOB_KEY: fitted_on}
+        (out / "job.json").write_text(json.dumps(job | {"calibrated": True} | told))
+        found = evaluate(out, truth=path)
+        assert found.fitted == expected
+        assert len(found.caveats) == 1
+    with pytest.raises(RequestError, match=r"600 are held out\) are too few|are held out"):
+        calibrate(out, truth=path, hold_out=0.999)
+    with pytest.raises(RequestError, match="--hold-out 1: must be at least 0 and below 1"):
+        calibrate(out, truth=path, hold_out=1)
