@@ -23,7 +23,7 @@ from pipeline.job.combination import choose_members, describe_combination
 from pipeline.job.job_plan import write_plan
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, make_reporter
-from pipeline.job.running import JobRun, make_engine
+from pipeline.job.running import JobRun, make_engine, settle_engine
 from pipeline.job.summary import LabelSummary
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import ReplayWorker
@@ -74,10 +74,10 @@ def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> Labe
     members = choose_members(content, config.model, source)
     job = describe_combination(config, content, members, source, storage)
     source = dataclasses.replace(source, aliases=tuple(member["alias"] for member in members))
-    with (
-        contextlib.closing(make_engine(config)) as engine,
-        contextlib.closing(reporter or make_reporter(config.progress)) as shown,
-    ):
+    with contextlib.ExitStack() as until_closed:
+        shown = until_closed.enter_context(contextlib.closing(reporter or make_reporter(config.progress)))
+        config = settle_engine(config, shown.note)
+        engine = until_closed.enter_context(contextlib.closing(make_engine(config, shown.note)))
         claim(ledger, job, overwrite=config.overwrite)
         ledger.sweep()
         run = JobRun(config, job, ledger, storage, engine, shown)

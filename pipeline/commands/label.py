@@ -20,10 +20,11 @@ from pipeline.job.claim import claimed
 from pipeline.job.comparing import EngineCompare
 from pipeline.job.description import describe_job, fit_memory
 from pipeline.job.job_plan import plan_inputs
+from pipeline.job.job_size import USUAL_IMAGE_BYTES, is_small_job
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, make_reporter
 from pipeline.job.reuse import SharedMembers, open_older_output, shared_members
-from pipeline.job.running import JobRun, make_engine
+from pipeline.job.running import JobRun, make_engine, settle_engine
 from pipeline.job.summary import LabelSummary, add_changes
 from pipeline.job.unread import retry_unread
 from pipeline.job.unread_images import find_unread_images
@@ -38,7 +39,6 @@ from pipeline.storage import Storage
 from pipeline.text.omissions import advise_images_all
 
 _COUNT_BUDGET_S = 2.0
-_USUAL_IMAGE_BYTES = 100_000
 _MOST_UNREAD = 20  # in a summary
 
 
@@ -76,10 +76,11 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
     requested = config.members
     older = None if config.reuse is None else open_older_output(config.reuse, ledger, storage)
     inputs = find_inputs(config.inputs, storage, prune=config.prune)
-    with (
-        contextlib.closing(make_engine(config)) as engine,
-        contextlib.closing(reporter or make_reporter(config.progress)) as shown,
-    ):
+    with contextlib.ExitStack() as until_closed:
+        shown = until_closed.enter_context(contextlib.closing(reporter or make_reporter(config.progress)))
+        small = functools.partial(is_small_job, inputs, config.limit)
+        config = settle_engine(config, shown.note, on_gpus=config.device != "cpu", is_small=small)
+        engine = until_closed.enter_context(contextlib.closing(make_engine(config, shown.note)))
         members = [resolve(member, config.weights_dir, storage, shown.download) for member in requested]
         job = describe_job(config, members, engine, storage, earlier, older.job if older else None)
         fitting = fit_memory(config, members, job, engine)
@@ -162,7 +163,7 @@ def _workload(
 def _is_long(work: PendingWork, members: Sequence[MemberSpec], engine: Engine) -> bool:
     """Whether so much is left to compute on CPUs that it pays to try first which batch size suits each member."""
     left = work.left().values()
-    images = sum(max(0, unit.size_bytes) // _USUAL_IMAGE_BYTES if count is None else count for unit, count in left)
+    images = sum(max(0, unit.size_bytes) // USUAL_IMAGE_BYTES if count is None else count for unit, count in left)
     costs = [member_cost(member) for member in members]
     macs = sum(cost.macs for cost in costs if cost is not None)
     return is_worth_tuning(macs, images, engine.share(on_gpu=False, num_workers=None).num_cpus)

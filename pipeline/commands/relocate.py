@@ -29,7 +29,7 @@ class _Cluster:
     """An engine's settings."""
 
     ray_address: str | None
-    engine: Literal["ray", "inline"] = "ray"
+    engine: Literal["auto", "ray", "inline"] = "ray"
     verbose: bool = False
 
 

@@ -50,7 +50,7 @@ class ExportConfig(BaseModel):
     truth: Text | None = None
     partial: bool = False
     license: Text = "unknown"
-    engine: Literal["ray", "inline"] = "ray"
+    engine: Literal["auto", "ray", "inline"] = "auto"
     ray_address: str | None = None
     workers: AutoInt = "auto"
     overwrite: bool = False
