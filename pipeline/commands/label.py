@@ -13,7 +13,7 @@ from pipeline.config.parse import parse_label_config
 from pipeline.config.settings import LabelConfig
 from pipeline.engines.workload import Engine, Workload
 from pipeline.inputs.changes import ChangedInputs, Changes
-from pipeline.inputs.find import Inputs, find_inputs
+from pipeline.inputs.find import Inputs
 from pipeline.inputs.left_out import total_left_out
 from pipeline.inputs.units import count_samples
 from pipeline.job.claim import claimed
@@ -23,7 +23,8 @@ from pipeline.job.job_plan import plan_inputs
 from pipeline.job.job_size import USUAL_IMAGE_BYTES, is_small_job
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, make_reporter
-from pipeline.job.reuse import SharedMembers, open_older_output, shared_members
+from pipeline.job.request import LabelRequest, open_request
+from pipeline.job.reuse import SharedMembers, shared_members
 from pipeline.job.running import JobRun, make_engine, settle_engine
 from pipeline.job.summary import LabelSummary, add_changes
 from pipeline.job.unread import retry_unread
@@ -34,8 +35,6 @@ from pipeline.metrics import job_labels
 from pipeline.models.cost import member_cost
 from pipeline.models.tuning import is_worth_tuning
 from pipeline.models.weights import MemberSpec, ResolvedMember, resolve
-from pipeline.output.ledger import Ledger
-from pipeline.storage import Storage
 from pipeline.text.omissions import advise_images_all
 
 _COUNT_BUDGET_S = 2.0
@@ -63,19 +62,23 @@ def label(
     return run_label(parse_label_config({"inputs": inputs, "out": out, **options}, config_file))
 
 
-def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSummary:
+def run_label(
+    config: LabelConfig, reporter: Reporter | None = None, request: LabelRequest | None = None
+) -> LabelSummary:
     """Run a labelling job, or what is left of it.
+
+    Args:
+        config: The options.
+        reporter: Shows the progress; None for the one that the options name.
+        request: What was checked before torch was loaded; None to do so now.
 
     Raises:
         RequestError: The request is wrong; nothing was written.
         EngineError: The engine failed for good; what was published stays.
     """
-    storage = Storage(config.storage)
-    ledger = Ledger(config.out, storage)
-    earlier = ledger.owner()
-    requested = config.members
-    older = None if config.reuse is None else open_older_output(config.reuse, ledger, storage)
-    inputs = find_inputs(config.inputs, storage, prune=config.prune)
+    request = request or open_request(config)
+    storage, ledger, earlier, older = request.storage, request.ledger, request.earlier, request.older
+    requested, inputs = config.members, request.take_inputs()
     with contextlib.ExitStack() as until_closed:
         shown = until_closed.enter_context(contextlib.closing(reporter or make_reporter(config.progress)))
         small = functools.partial(is_small_job, inputs, config.limit)
@@ -92,7 +95,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
             for note in notes:
                 shown.note(note)
             work, changes = run.prepare(functools.partial(_plan, config, run, inputs))
-        del inputs  # of a million tars, 300 MB
+        del inputs, small  # of a million tars, 300 MB
         shared = None
         if older is not None:
             shared = shared_members(older, job.content["results"])

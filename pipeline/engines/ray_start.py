@@ -176,7 +176,9 @@ def _not_joined(ray: Any, address: str, error: Exception) -> ShardlabelError:  #
     reason = _reason(error)
     if "ersion mismatch" in reason:
         mend = "install the cluster's versions of Ray and Python here"
-    elif isinstance(error, ray.exceptions.AuthenticationError) or "nauthenticated" in reason:
+    elif isinstance(error, ray.exceptions.AuthenticationError) or any(
+        word in reason for word in ("nauthenticated", "AuthToken")
+    ):
         mend = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
     elif "No node info found" in reason:
         mend = "run the command on a machine of the cluster"
