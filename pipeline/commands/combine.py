@@ -20,10 +20,11 @@ from pipeline.inputs.plan import Plan
 from pipeline.inputs.units import read_units
 from pipeline.job.claim import claim
 from pipeline.job.combination import choose_members, describe_combination
+from pipeline.job.engine import make_engine, settle_engine
 from pipeline.job.job_plan import write_plan
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, make_reporter
-from pipeline.job.running import JobRun, make_engine, settle_engine
+from pipeline.job.running import JobRun
 from pipeline.job.summary import LabelSummary
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import ReplayWorker

@@ -21,9 +21,9 @@ from pipeline.exporting.settings import ExportConfig, Format
 from pipeline.exporting.source import Source, check_destination, open_source
 from pipeline.exporting.summary import ExportSummary
 from pipeline.exporting.target import Target
+from pipeline.job.engine import make_engine, settle_engine
 from pipeline.job.pending import is_progress
 from pipeline.job.progress import Reporter, Wording, make_reporter
-from pipeline.job.running import make_engine, settle_engine
 from pipeline.job.stopping import stop_on_signals
 from pipeline.job.summary import Budget
 from pipeline.job.tracking import Tracker

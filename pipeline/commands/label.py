@@ -19,13 +19,14 @@ from pipeline.inputs.units import count_samples
 from pipeline.job.claim import claimed
 from pipeline.job.comparing import EngineCompare
 from pipeline.job.description import describe_job, fit_memory
+from pipeline.job.engine import make_engine, settle_engine
 from pipeline.job.job_plan import plan_inputs
 from pipeline.job.job_size import USUAL_IMAGE_BYTES, is_small_job
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, make_reporter
 from pipeline.job.request import LabelRequest, open_request
 from pipeline.job.reuse import SharedMembers, shared_members
-from pipeline.job.running import JobRun, make_engine, settle_engine
+from pipeline.job.running import JobRun
 from pipeline.job.summary import LabelSummary, add_changes
 from pipeline.job.unread import retry_unread
 from pipeline.job.unread_images import find_unread_images

@@ -14,7 +14,7 @@ from pipeline.inputs.moving import Move
 from pipeline.inputs.same_content import Compare, compare_in_threads
 from pipeline.inputs.units import read_units
 from pipeline.job.comparing import EngineCompare
-from pipeline.job.running import make_engine
+from pipeline.job.engine import make_engine
 from pipeline.job.success import write_success
 from pipeline.output.ledger import JOB, SUCCESS, Ledger, to_json
 from pipeline.output.opening import open_ledger
