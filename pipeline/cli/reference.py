@@ -42,6 +42,9 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "Ray's own; `token` where a cluster asks for one",
     "RAY_USAGE_STATS_ENABLED": "`1` lets Ray send its usage statistics; `0` by default here",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "Ray's own; `0` by default here, so that workers are this interpreter",
+    "RAY_raylet_start_wait_time_s, RAY_gcs_server_port_wait_time_s, RAY_worker_register_timeout_seconds, "
+    "RAY_agent_register_timeout_ms": "Ray's own; five minutes each, by default here, while Ray is started on this machine",
+    "OMP_WAIT_POLICY": "OpenMP's own; `PASSIVE` by default in commands: threads that wait for each other sleep",
     "RAY_BACKEND_LOG_LEVEL": "Ray's own; `fatal` by default without `--verbose`",
     "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_PROFILE, AWS_DEFAULT_REGION": "AWS's own, as all "
     "that boto3 reads: how S3 is reached, beside the files in `~/.aws`",

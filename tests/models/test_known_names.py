@@ -35,9 +35,7 @@ def test_weights_that_do_not_exist_are_refused_alike():
     assert shipped_names().check("resnet18").choose("imagenet1k_v1").file_name == "resnet18-f37072fd.pth"
 
 
-@pytest.mark.parametrize(
-    "name", ["timm/resnet50.a1_in1k", "timm/legacy_xception", "timm/xception", "timm/resnet50.no"]
-)
+@pytest.mark.parametrize("name", ["timm/resnet50.a1_in1k", "timm/legacy_xception", "timm/xception", "timm/resnet50.no"])
 def test_what_only_timm_can_judge_is_left_to_it(name):
     assert shipped_names().check(name) is None
 
