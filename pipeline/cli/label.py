@@ -9,7 +9,7 @@ import typer
 
 from pipeline.cli.completion import complete_auto
 from pipeline.cli.help import BUDGETS, NETWORKS, ROWS, examples
-from pipeline.cli.loading import loading_if_slow, wait_until_loaded
+from pipeline.cli.loading import load, loading_if_slow
 from pipeline.cli.options import (
     BatchSize,
     CalibrationFile,
@@ -154,7 +154,7 @@ def label(
         with loading_if_slow("pipeline.commands.label", shown.note, "looking at INPUT and OUT"):
             request = open_request(settings)
         shown.note("loading PyTorch")
-        wait_until_loaded()
+        load("pipeline.commands.label")
         from pipeline.commands.label import run_label  # only now: a wrong request does not wait for torch
 
         summary = run_label(settings, shown, request)
