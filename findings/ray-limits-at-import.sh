@@ -8,7 +8,7 @@
 # RAY_gcs_server_port_wait_time_s, count at the start, so that one of two that are set together has an effect.
 # Seen: worker_register_timeout_seconds in the process: 60 where the variable is set after the import, 301 before.
 # Upstream: none found.
-# Depends on it: pipeline/engines/on_ray.py and ray_start.py, which set them before the import.
+# Depends on it: pipeline/engines/on_ray.py, pipeline/engines/ray_start.py: they are set before the import.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
