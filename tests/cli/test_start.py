@@ -128,3 +128,13 @@ def test_a_process_that_leaves_while_it_loads_ends_at_once(impatient, monkeypatc
         pass
     sys.modules["slow_to_import"].go_on.set()
     assert codes == [2]
+
+
+def test_ctrl_c_before_anything_has_begun_is_a_line_and_130(tmp_path, shardlabel, monkeypatch):
+    def interrupted(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.job.request.open_request", interrupted)
+    result = shardlabel("label", tmp_path, "-o", tmp_path / "out")
+    assert result.returncode == 130
+    assert result.stderr == "shardlabel: interrupted; run the same command again to go on from here\n"
