@@ -88,7 +88,7 @@ def test_a_ray_that_cannot_write_its_files_is_one_line_and_exit_1(sample_data, t
     words += ["--weights-dir", sample_data / "weights", "--labels", sample_data / "classes.txt"]
     result = shardlabel(*words, "--engine", "ray")
     assert result.returncode == 1
-    starts = r"starting Ray on this machine: .*--engine inline.*\n"
+    starts = r"loading PyTorch\nstarting Ray on this machine: .*--engine inline.*\n"
     says = r"shardlabel: Ray does not start on this machine: .*Not a directory; .*RAY_TMPDIR.*--engine inline.*\n"
     assert re.fullmatch(starts + says, result.stderr)
 
