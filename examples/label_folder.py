@@ -38,7 +38,7 @@ def main() -> None:
             shard.extractall("photos", filter="data")
     words = {"model": args.models} if args.models else SAMPLE_MODELS
 
-    # inline: in this process. Leave it out, and Ray uses this machine, or the cluster of ray_address=.
+    # inline: in this process. Leave it out, and Ray uses several GPUs, or the cluster of ray_address=.
     summary = label(args.folder or "photos", out=args.out, engine="inline", **words)
 
     print(f"{summary.images} images in this run, {summary.labelled} labelled")

@@ -22,7 +22,7 @@ def main() -> None:
     )
     parser.add_argument("--labels", help="class names, one a line; default: ImageNet's")
     parser.add_argument("--s3-endpoint", help="URL of a store of your own")
-    parser.add_argument("--engine", default="ray", choices=("ray", "inline"), help="inline: in this process")
+    parser.add_argument("--engine", default="auto", choices=("auto", "ray", "inline"), help="inline: in this process")
     args = parser.parse_args()
 
     summary = label(

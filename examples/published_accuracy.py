@@ -76,7 +76,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--family", action="append", default=[], type=str.casefold, help="only this family (repeat)")
     parser.add_argument("-m", "--model", action="append", default=[], help="only these members, in one job")
     parser.add_argument("--weights-dir", help="where to look for weights first")
-    parser.add_argument("--engine", choices=["ray", "inline"], default="ray")
+    parser.add_argument("--engine", choices=["auto", "ray", "inline"], default="auto")
     parser.add_argument("--precision", choices=["auto", "fp32", "mixed", "bf16", "fp16"], default="fp32")
     parser.add_argument("--limit", type=int, help="only the first images")
     return parser.parse_args()

@@ -30,8 +30,8 @@ forecast = plan(INPUT, measure=False, **MODELS)
 print(f"plan: {forecast.units} shards with about {forecast.images} images")
 
 # %% [markdown]
-# Label. The same call again would go on where it stopped. `engine="inline"` runs in this process; without it, Ray uses
-# all of this machine, or a cluster.
+# Label. The same call again would go on where it stopped. `engine="inline"` runs in this process; without it, Ray runs
+# on several GPUs, or on a cluster.
 
 # %%
 summary = label(INPUT, out=OUT / "labels", engine="inline", **MODELS)

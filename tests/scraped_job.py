@@ -49,6 +49,7 @@ def main(given: str, out: str, folder: str) -> None:
         labels=str(SAMPLE_DATA / "classes.txt"),
         rows_per_part=30,
         precision="fp32",
+        engine="ray",
     )
 
 

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.cli.help import examples
+from pipeline.cli.options import ENGINE_HELP
 from pipeline.cli.summaries import configure_logging
 
-EXAMPLES = examples("shardlabel demo --out demo --engine inline")
+EXAMPLES = examples("shardlabel demo --out demo")
 
 
 def demo(
@@ -23,7 +24,7 @@ def demo(
             show_default=False,
         ),
     ] = None,
-    engine: Annotated[Literal["ray", "inline"], typer.Option(help="inline: in this process, without Ray.")] = "ray",
+    engine: Annotated[Literal["auto", "ray", "inline"], typer.Option(help=ENGINE_HELP)] = "auto",
 ) -> int:
     """Label the sample photographs that ship with shardlabel. No network, about a minute."""
     from pipeline.cli.demo_table import run_demo

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import NoSignRequest, Out, RequestPayer, S3Endpoint
+from pipeline.cli.options import ENGINE_HELP, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import format_counts, print_line, print_rows, print_stderr
 from pipeline.cli.summaries import configure_logging
 
@@ -76,13 +76,11 @@ def export(
     ] = None,
     partial: Annotated[bool | None, typer.Option("--partial", help="Export a job that is not finished.")] = None,
     engine: Annotated[
-        Literal["ray", "inline"] | None, typer.Option(help="inline: in this process, without Ray.  [default: ray]")
+        Literal["auto", "ray", "inline"] | None, typer.Option(help=f"{ENGINE_HELP}  [default: auto]")
     ] = None,
     ray_address: Annotated[
         str | None,
-        typer.Option(
-            metavar="ADDRESS", envvar="RAY_ADDRESS", help="A running cluster.  [default: Ray on this machine]"
-        ),
+        typer.Option(metavar="ADDRESS", envvar="RAY_ADDRESS", help="A running cluster.  [default: this machine]"),
     ] = None,
     workers: Annotated[str | None, typer.Option(metavar="auto|N", help="Exporters. auto: one per machine.")] = None,
     overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace another export.")] = None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 MAX_WIDTH = 120  # columns; lines of a wider terminal would be too long to read
@@ -44,6 +45,13 @@ def examples(*commands: str) -> str:
 
 class GroupedCommand(TyperCommand):
     """A command whose help lists options by their ``rich_help_panel``."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - classes that typer keeps to itself
+        """Run it. Ctrl-C is an abort, which whoever called the command line hears of; typer makes a bare code of it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise typer.Abort from error
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - classes that typer keeps to itself
         """The examples, and which guides say more."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
 
 from pipeline.cli.completion import complete_auto
 from pipeline.cli.help import BUDGETS, NETWORKS, ROWS, examples
+from pipeline.cli.loading import load, loading_if_slow
 from pipeline.cli.options import (
     BatchSize,
     CalibrationFile,
@@ -144,10 +146,18 @@ def label(
         if str(options.get(name, "")).isdigit():
             options[name] = int(options[name])
     settings = parse_label_config(options, config)
-    from pipeline.commands.label import run_label  # only now: wrong options are reported without waiting for torch
+    from pipeline.job.progress import make_reporter
+    from pipeline.job.request import open_request
 
     configure_logging(verbose=settings.verbose)
-    summary = run_label(settings)
+    with contextlib.closing(make_reporter(settings.progress)) as shown:
+        with loading_if_slow("pipeline.commands.label", shown.note, "looking at INPUT and OUT"):
+            request = open_request(settings)
+        shown.note("loading PyTorch")
+        load("pipeline.commands.label")
+        from pipeline.commands.label import run_label  # only now: a wrong request does not wait for torch
+
+        summary = run_label(settings, shown, request)
     if settings.progress not in {"json", "none"}:
         print_summary(summary)
     print_failures(summary)

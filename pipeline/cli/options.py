@@ -13,6 +13,10 @@ _MODELS = (
     "Member: [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]; repeat it, or give a comma list. ARCH is a "
     "torchvision classifier or timm/NAME.  [default: resnet50,resnext50_32x4d,efficientnet_v2_s]"
 )
+ENGINE_HELP = (
+    "inline: in this process, without Ray. auto: Ray for a cluster, several GPUs or 32 cores, inline elsewhere; "
+    "both give the same rows."
+)
 
 S3Endpoint = Annotated[
     str | None,
@@ -120,15 +124,15 @@ StepProgress = Annotated[
     Literal["auto", "bar", "plain", "none"], typer.Option(help="auto: a bar on a terminal, plain lines elsewhere.")
 ]
 Engine = Annotated[
-    Literal["ray", "inline"] | None,
-    typer.Option(help="inline: in this process, without Ray.  [default: ray]", rich_help_panel=MACHINES),
+    Literal["auto", "ray", "inline"] | None,
+    typer.Option(help=f"{ENGINE_HELP}  [default: auto]", rich_help_panel=MACHINES),
 ]
 RayAddress = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
         envvar="RAY_ADDRESS",
-        help="A running cluster.  [default: Ray on this machine]",
+        help="A running cluster.  [default: this machine]",
         rich_help_panel=MACHINES,
     ),
 ]

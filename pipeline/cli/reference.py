@@ -40,14 +40,18 @@ _NUMBERS = {int: "integer", float: "number"}
 ENVIRONMENT = {
     "RAY_ADDRESS": "the running cluster of `label`, as `--ray-address`",
     "RAY_AUTH_MODE": "Ray's own; `token` where a cluster asks for one",
+    "RAY_USE_TLS": "Ray's own; `1` where a cluster speaks TLS",
     "RAY_USAGE_STATS_ENABLED": "`1` lets Ray send its usage statistics; `0` by default here",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "Ray's own; `0` by default here, so that workers are this interpreter",
+    "RAY_raylet_start_wait_time_s, RAY_gcs_server_port_wait_time_s, RAY_worker_register_timeout_seconds, "
+    "RAY_agent_register_timeout_ms": "Ray's own; five minutes each, by default here, while Ray is started here",
+    "OMP_WAIT_POLICY": "OpenMP's own; `PASSIVE` by default in commands: threads that wait for each other sleep",
     "RAY_BACKEND_LOG_LEVEL": "Ray's own; `fatal` by default without `--verbose`",
     "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_PROFILE, AWS_DEFAULT_REGION": "AWS's own, as all "
     "that boto3 reads: how S3 is reached, beside the files in `~/.aws`",
     "AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3": "another store than AWS's own; `--s3-endpoint` wins",
     "AWS_REQUEST_CHECKSUM_CALCULATION": "whether stores other than AWS get trailing checksums; not, by default",
-    "TORCH_HOME": "torch's cache of downloaded weights",
+    "TORCH_HOME, XDG_CACHE_HOME": "torch's cache of downloaded weights",
     "HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN": "the Hugging Face hub's cache, and how it is reached",
     "DISPLAY, WAYLAND_DISPLAY": "whether `annotate` opens a browser on Linux",
     "COLUMNS": "width of `--help` and tables where the terminal does not say",

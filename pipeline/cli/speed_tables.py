@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.summaries import left_out_row
-from pipeline.commands.bench import Benchmark
 from pipeline.commands.plan import Expected, Forecast
 from pipeline.speed.bottleneck import BOTTLENECKS, BottleneckAnalysis
 from pipeline.speed.rates import Rates, StageRate
 from pipeline.text.fmt import duration, size
 from pipeline.text.omissions import advise_images_all, omitted_rows
 from pipeline.text.safe import printable
+
+if TYPE_CHECKING:  # `plan --no-measure` does without torch, which measuring loads
+    from pipeline.commands.bench import Benchmark
 
 _TITLES = {
     "read": "read",

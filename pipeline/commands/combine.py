@@ -23,10 +23,11 @@ from pipeline.inputs.plan import Plan
 from pipeline.inputs.units import read_units
 from pipeline.job.claim import claim
 from pipeline.job.combination import check_temperature_alone, choose_members, describe_combination
+from pipeline.job.engine import make_engine, settle_engine
 from pipeline.job.job_plan import write_plan
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, default_progress, make_reporter
-from pipeline.job.running import JobRun, make_engine
+from pipeline.job.running import JobRun
 from pipeline.job.summary import LabelSummary
 from pipeline.job.unread_images import follow_read_images
 from pipeline.labeler.labeler import UNITS_AT_ONCE
@@ -85,10 +86,10 @@ def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> Labe
         source = find_stored_top_k(older, content)
         members = choose_members(content, (), source)
     job = describe_combination(config, content, members, source, storage)
-    with (
-        contextlib.closing(make_engine(config)) as engine,
-        contextlib.closing(reporter or make_reporter(config.progress)) as shown,
-    ):
+    with contextlib.ExitStack() as until_closed:
+        shown = until_closed.enter_context(contextlib.closing(reporter or make_reporter(config.progress)))
+        config = settle_engine(config, shown.note)
+        engine = until_closed.enter_context(contextlib.closing(make_engine(config, shown.note)))
         claim(ledger, job, overwrite=config.overwrite)
         ledger.sweep()
         run = JobRun(config, job, ledger, storage, engine, shown)

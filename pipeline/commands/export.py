@@ -23,9 +23,9 @@ from pipeline.exporting.settings import ExportConfig, Format
 from pipeline.exporting.source import Source, check_destination, open_source
 from pipeline.exporting.summary import ExportSummary
 from pipeline.exporting.target import Target
+from pipeline.job.engine import make_engine, settle_engine
 from pipeline.job.pending import is_progress
 from pipeline.job.progress import Reporter, Wording, default_progress, make_reporter
-from pipeline.job.running import make_engine
 from pipeline.job.stopping import stop_on_signals
 from pipeline.job.summary import Budget
 from pipeline.job.tracking import Tracker
@@ -107,7 +107,8 @@ def _run(
             reporter.note(f"resuming: {pending_parts.num_done} of {len(plan)} parts are done")
         target.remove_success()
         reporter.update(tracker.snapshot())
-        with contextlib.closing(make_engine(config)) as engine:
+        config = settle_engine(config, reporter.note)
+        with contextlib.closing(make_engine(config, reporter.note)) as engine:
             engine.start()
             with stop_on_signals(reporter) as stop:
                 for item in engine.run(_workload(config, source, target, pending_parts), stop.event):

@@ -15,18 +15,20 @@ from pipeline.config.settings import LabelConfig
 from pipeline.config.signatures import takes_options
 from pipeline.engines.workload import Engine, Workload
 from pipeline.inputs.changes import ChangedInputs, Changes
-from pipeline.inputs.find import Inputs, find_inputs
-from pipeline.inputs.given_names import refuse_as_input
+from pipeline.inputs.find import Inputs
 from pipeline.inputs.left_out import total_left_out
 from pipeline.inputs.units import count_samples
 from pipeline.job.claim import claimed
 from pipeline.job.comparing import EngineCompare
 from pipeline.job.description import describe_job, fit_memory, note_added_inputs
+from pipeline.job.engine import make_engine, settle_engine
 from pipeline.job.job_plan import plan_inputs
+from pipeline.job.job_size import USUAL_IMAGE_BYTES, is_small_job
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, default_progress, make_reporter
-from pipeline.job.reuse import SharedMembers, open_older_output, shared_members
-from pipeline.job.running import JobRun, make_engine
+from pipeline.job.request import LabelRequest, open_request
+from pipeline.job.reuse import SharedMembers, shared_members
+from pipeline.job.running import JobRun
 from pipeline.job.summary import LabelSummary, add_changes
 from pipeline.job.unread import retry_unread
 from pipeline.job.unread_images import find_unread_images
@@ -36,12 +38,9 @@ from pipeline.metrics import job_labels
 from pipeline.models.cost import member_cost
 from pipeline.models.tuning import is_worth_tuning
 from pipeline.models.weights import MemberSpec, ResolvedMember, resolve
-from pipeline.output.ledger import Ledger
-from pipeline.storage import Storage
 from pipeline.text.omissions import advise_images_all
 
 _COUNT_BUDGET_S = 2.0
-_USUAL_IMAGE_BYTES = 100_000
 _MOST_UNREAD = 20  # in a summary
 
 
@@ -67,24 +66,28 @@ def label(
     return run_label(parse_label_config({"inputs": inputs, "out": out, **options}, config_file))
 
 
-def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSummary:
+def run_label(
+    config: LabelConfig, reporter: Reporter | None = None, request: LabelRequest | None = None
+) -> LabelSummary:
     """Run a labelling job, or what is left of it.
+
+    Args:
+        config: The options.
+        reporter: Shows the progress; None for the one that the options name.
+        request: What was checked before torch was loaded; None to do so now.
 
     Raises:
         RequestError: The request is wrong; nothing was written.
         EngineError: The engine failed for good; what was published stays.
     """
-    storage = Storage(config.storage)
-    ledger = Ledger(config.out, storage)
-    refuse_as_input(config.inputs, ledger.out)
-    earlier = ledger.owner()
-    requested = config.members
-    older = None if config.reuse is None else open_older_output(config.reuse, ledger, storage)
-    inputs = find_inputs(config.inputs, storage, prune=config.prune)
-    with (
-        contextlib.closing(make_engine(config)) as engine,
-        contextlib.closing(reporter or make_reporter(config.progress)) as shown,
-    ):
+    request = request or open_request(config)
+    storage, ledger, earlier, older = request.storage, request.ledger, request.earlier, request.older
+    requested, inputs = config.members, request.take_inputs()
+    with contextlib.ExitStack() as until_closed:
+        shown = until_closed.enter_context(contextlib.closing(reporter or make_reporter(config.progress)))
+        small = functools.partial(is_small_job, inputs, config.limit)
+        config = settle_engine(config, shown.note, on_gpus=config.device != "cpu", is_small=small)
+        engine = until_closed.enter_context(contextlib.closing(make_engine(config, shown.note)))
         members = [resolve(member, config.weights_dir, storage, shown.download) for member in requested]
         job = describe_job(config, members, engine, storage, earlier, older.job if older else None)
         fitting = fit_memory(config, members, job, engine)
@@ -96,7 +99,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
             for note in notes:
                 shown.note(note)
             work, changes = run.prepare(functools.partial(_plan, config, run, inputs))
-        del inputs  # of a million tars, 300 MB
+        del inputs, small  # of a million tars, 300 MB
         shared = None
         if older is not None:
             shared = shared_members(older, job.content["results"])
@@ -167,7 +170,7 @@ def _workload(
 def _is_long(work: PendingWork, members: Sequence[MemberSpec], engine: Engine) -> bool:
     """Whether so much is left to compute on CPUs that it pays to try first which batch size suits each member."""
     left = work.left().values()
-    images = sum(max(0, unit.size_bytes) // _USUAL_IMAGE_BYTES if count is None else count for unit, count in left)
+    images = sum(max(0, unit.size_bytes) // USUAL_IMAGE_BYTES if count is None else count for unit, count in left)
     costs = [member_cost(member) for member in members]
     macs = sum(cost.macs for cost in costs if cost is not None)
     return is_worth_tuning(macs, images, engine.share(on_gpu=False, num_workers=None).num_cpus)

@@ -9,9 +9,10 @@ from pipeline.config.settings import StorageConfig
 from pipeline.errors import InputError, StorageError
 from pipeline.models.architecture_names import list_names
 from pipeline.models.cards import ArchitectureCard, make_card
-from pipeline.models.catalog import TIMM_PREFIX, find
+from pipeline.models.catalog import find
 from pipeline.models.copying import Fetched, copy_weights
 from pipeline.models.download import ProgressCallback, ignore_progress
+from pipeline.models.known_names import TIMM_PREFIX
 from pipeline.models.locate import Locator
 from pipeline.storage import Storage, absolute_uri
 

@@ -13,10 +13,10 @@ from pipeline.config.settings import PlanConfig
 from pipeline.config.signatures import takes_options
 from pipeline.inputs.find import find_inputs
 from pipeline.job.progress import default_progress
+from pipeline.job.request import check_names, check_weights
 from pipeline.records import Omitted
 from pipeline.speed.bottleneck import BottleneckAnalysis, find_bottleneck
 from pipeline.speed.input_sample import count_loose, count_tars, draw_sample
-from pipeline.speed.measured_job import MeasuredJob
 from pipeline.speed.progress import make_step_reporter
 from pipeline.speed.rates import Rates
 from pipeline.storage import Storage
@@ -114,8 +114,15 @@ def plan(
     options.setdefault("progress", default_progress())
     config = parse_config(PlanConfig, {"inputs": inputs, **options})
     storage = Storage(config.storage)
+    if config.measure:
+        check_names(config)
     found = find_inputs(config.inputs, storage)
-    measured_job = MeasuredJob(config, config.inputs, storage) if config.measure else None
+    measured_job = None
+    if config.measure:
+        check_weights(config, storage)
+        from pipeline.speed.measured_job import MeasuredJob  # only now: counting does not wait for torch
+
+        measured_job = MeasuredJob(config, config.inputs, storage)
     max_images, max_bytes = measured_job.sample_limits if measured_job else (_COUNTING_IMAGES, _COUNTING_BYTES)
     tars = list(found.tars.values())
     loose = count_loose(found, max_images)

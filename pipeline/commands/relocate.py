@@ -14,7 +14,7 @@ from pipeline.inputs.moving import Move
 from pipeline.inputs.same_content import Compare, compare_in_threads
 from pipeline.inputs.units import read_units
 from pipeline.job.comparing import EngineCompare
-from pipeline.job.running import make_engine
+from pipeline.job.engine import make_engine
 from pipeline.job.success import write_success
 from pipeline.output.ledger import JOB, SUCCESS, Ledger, to_json
 from pipeline.output.opening import open_ledger
@@ -30,7 +30,7 @@ class _Cluster:
     """An engine's settings."""
 
     ray_address: str | None
-    engine: Literal["ray", "inline"] = "ray"
+    engine: Literal["auto", "ray", "inline"] = "ray"
     verbose: bool = False
 
 

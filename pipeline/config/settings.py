@@ -86,8 +86,8 @@ class EngineConfig(Protocol):
     """Settings of an engine."""
 
     @property
-    def engine(self) -> Literal["ray", "inline"]:
-        """Which engine."""
+    def engine(self) -> Literal["auto", "ray", "inline"]:
+        """Which engine; ``auto`` for what suits the machine."""
 
     @property
     def ray_address(self) -> str | None:
@@ -96,6 +96,17 @@ class EngineConfig(Protocol):
     @property
     def verbose(self) -> bool:
         """Whether Ray's own log is shown."""
+
+
+class OpenEngineConfig(EngineConfig, Protocol):
+    """Settings in which an engine may still have to be chosen."""
+
+    @property
+    def workers(self) -> Literal["auto"] | int:
+        """How many workers."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Pydantic's copy with changes."""
 
 
 class RunConfig(EngineConfig, Protocol):
@@ -115,7 +126,7 @@ class LabelConfig(EnsembleConfig):
 
     inputs: InputList
     out: Text
-    engine: Literal["ray", "inline"] = "ray"
+    engine: Literal["auto", "ray", "inline"] = "auto"
     ray_address: str | None = None
     workers: AutoInt = "auto"
     rows_per_part: Annotated[int, Field(ge=1)] | None = None
@@ -195,7 +206,7 @@ class CombineConfig(BaseModel):
     combine: Literal["mean", "geometric", "vote"] | None = None
     calibration: Text | None = None
     top_k: Annotated[int, Field(ge=1)] | None = None
-    engine: Literal["ray", "inline"] = "ray"
+    engine: Literal["auto", "ray", "inline"] = "auto"
     ray_address: str | None = None
     workers: AutoInt = "auto"
     overwrite: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from pipeline.engines.end_when_stuck import exit_when_stuck
 from pipeline.engines.merge import merge_streams
 from pipeline.engines.ray_meter import RayMeter
 from pipeline.engines.ray_resources import WorkerSize, alive_nodes, share_of_cluster, share_of_this_machine, worker_size
-from pipeline.engines.ray_start import set_environment, start_ray, stdout_untouched
+from pipeline.engines.ray_start import announce, limits_of_time, set_environment, start_ray, stdout_untouched
 from pipeline.engines.supervisor import Supervisor
 from pipeline.engines.workload import MAX_DEATHS, DeathLimit, Item, Share, WorkerFactory, Workload
 from pipeline.errors import EngineError
@@ -25,17 +26,31 @@ _MAX_CONSTRUCTOR_DEATHS = 3
 _ONE_ITEM_BLOCKS = 20_000
 
 
+def ray_runs_here() -> bool:
+    """Whether this process has joined or started a Ray already. Ray is not imported for that."""
+    ray = sys.modules.get("ray")
+    return ray is not None and hasattr(ray, "is_initialized") and bool(ray.is_initialized())
+
+
 class RayEngine:
     """Ray Data schedules an actor pool of workers over the items.
 
     Args:
         address: Of a running cluster; None starts Ray on this machine.
         verbose: Whether Ray may print.
+        note: Called with a line before a start that takes long.
     """
 
-    def __init__(self, address: str | None = None, *, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        verbose: bool = False,
+        note: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self._address = address
         self._verbose = verbose
+        self._note = note
         self._started_here = False
         self._until_closed = contextlib.ExitStack()
 
@@ -76,15 +91,17 @@ class RayEngine:
             RequestError: The cluster cannot be reached, or does not take this process.
             EngineError: Ray does not start on this machine.
         """
-        set_environment(verbose=self._verbose)
-        try:
-            import ray
-        except (ImportError, OSError) as error:  # a library that Ray's core needs, say
-            raise EngineError(f"Ray cannot be imported: {error}; --engine inline does without it") from error
-
-        if ray.is_initialized():
+        if ray_runs_here():
             return
-        start_ray(ray, self._address, verbose=self._verbose)
+        self._note(announce(self._address))
+        set_environment(verbose=self._verbose)
+        with limits_of_time(self._address):
+            try:
+                import ray
+            except (ImportError, OSError) as error:  # a library that Ray's core needs, say
+                raise EngineError(f"Ray cannot be imported: {error}; --engine inline does without it") from error
+
+            start_ray(ray, self._address, verbose=self._verbose)
         self._started_here = True
         self._until_closed.enter_context(stdout_untouched(ray, verbose=self._verbose))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -17,8 +18,19 @@ from pipeline.errors import EngineError, RequestError, ShardlabelError
 from pipeline.machine import num_local_cpus
 
 _CONNECT_S = 10.0
-_GCS_TRIES = "2"  # of 40 s each, with what listens at an address; Ray's own default is 20
-_GCS_TRIES_VARIABLE = "RAY_gcs_server_port_wait_time_s"
+_JOIN_S = 60.0  # for what listens at an address to answer as a Ray does
+_GCS_WAIT = "RAY_gcs_server_port_wait_time_s"
+_GCS_TRIES = "2"  # of 40 s each, with what answers at an address; Ray's own default is 20
+_START_S = 300  # for each process of a Ray that is started here; Ray's own limits, of 30 to 100 s, end on busy machines
+_START_LIMITS = {
+    _GCS_WAIT: str(_START_S),
+    "RAY_raylet_start_wait_time_s": str(_START_S),
+    "RAY_worker_register_timeout_seconds": str(_START_S),
+    "RAY_agent_register_timeout_ms": str(_START_S * 1000),
+}
+# what a client of HTTP/2 sends first, and an empty frame of settings (RFC 9113, 3.4); any gRPC server answers it
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_SETTINGS_FRAME = 4
 _MAX_REASON = 300
 _TRACEBACK = "Traceback (most recent call last):"
 _WITHOUT_RAY = "--engine inline runs the same job in this process, without Ray"
@@ -30,6 +42,13 @@ def set_environment(*, verbose: bool) -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     if not verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
+def announce(address: str | None) -> str:
+    """What is said before Ray is started or joined, in one line."""
+    if address is None:
+        return "starting Ray on this machine: 10 s, minutes where it is busy; --engine inline does without"
+    return f"joining the Ray cluster at {address}: it has {_JOIN_S:.0f} s to answer"
 
 
 def start_ray(ray: Any, address: str | None, *, verbose: bool) -> None:  # noqa: ANN401 - a module
@@ -76,7 +95,7 @@ def _start_here(ray: Any, *, verbose: bool) -> None:  # noqa: ANN401 - a module
 def _join(ray: Any, address: str, *, verbose: bool) -> None:  # noqa: ANN401 - a module
     try:
         _check_listener(ray, address)
-        with _native_stderr_silenced(verbose=verbose), _few_tries():
+        with _native_stderr_silenced(verbose=verbose):
             ray.init(address=address, log_to_driver=verbose, logging_level=_level(verbose=verbose))
     except Exception as error:
         raise _not_joined(ray, address, error) from error
@@ -87,20 +106,26 @@ def _level(*, verbose: bool) -> int:
 
 
 @contextlib.contextmanager
-def _few_tries() -> Iterator[None]:
-    """Have Ray give up soon where something listens that is no Ray, unless somebody has set how long it takes."""
-    if _GCS_TRIES_VARIABLE in os.environ:
-        yield
-        return
-    os.environ[_GCS_TRIES_VARIABLE] = _GCS_TRIES
+def limits_of_time(address: str | None) -> Iterator[None]:
+    """Set Ray's limits of time where nobody has set them: patient for a start here, short for joining.
+
+    Ray reads some of them when it is imported, and the processes that it starts inherit all.
+
+    Args:
+        address: Of a running cluster; None where Ray is started here.
+    """
+    limits = _START_LIMITS if address is None else {_GCS_WAIT: _GCS_TRIES}
+    added = {name: value for name, value in limits.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        del os.environ[_GCS_TRIES_VARIABLE]
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _check_listener(ray: Any, address: str) -> None:  # noqa: ANN401 - a module
-    """Make sure that something listens at an address. Ray itself would try for a quarter of an hour.
+    """Make sure that what may be a Ray answers at an address. Ray itself would try for a quarter of an hour.
 
     Raises:
         OSError: Nothing does.
@@ -113,8 +138,23 @@ def _check_listener(ray: Any, address: str) -> None:  # noqa: ANN401 - a module
     host, _, port = found.rpartition(":")
     if not port.isdigit():
         raise ValueError(f"{found}: no port")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S):
-        return
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") in ("0", "false", "False"):  # with TLS nobody answers plain bytes
+            _expect_grpc(connection)
+
+
+def _expect_grpc(connection: socket.socket) -> None:
+    """Make sure that a gRPC server is at the other end, as each Ray has one.
+
+    Raises:
+        OSError: There is none, or it does not answer in time.
+    """
+    connection.sendall(_HTTP2_HELLO)
+    if not select.select([connection], [], [], _JOIN_S)[0]:
+        raise OSError(f"nothing answered within {_JOIN_S:.0f} s")
+    answer = connection.recv(9)
+    if len(answer) < 4 or answer[3] != _SETTINGS_FRAME:
+        raise OSError("what listens there is no Ray")
 
 
 # -- what Ray raises, in one line of ours -----------------------------------------------------------------
@@ -136,7 +176,9 @@ def _not_joined(ray: Any, address: str, error: Exception) -> ShardlabelError:  #
     reason = _reason(error)
     if "ersion mismatch" in reason:
         mend = "install the cluster's versions of Ray and Python here"
-    elif isinstance(error, ray.exceptions.AuthenticationError) or "nauthenticated" in reason:
+    elif isinstance(error, ray.exceptions.AuthenticationError) or any(
+        word in reason for word in ("nauthenticated", "AuthToken")
+    ):
         mend = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
     elif "No node info found" in reason:
         mend = "run the command on a machine of the cluster"

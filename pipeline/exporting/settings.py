@@ -52,7 +52,7 @@ class ExportConfig(BaseModel):
     unknown_labels: Literal["refuse", "wrong"] = "refuse"
     partial: bool = False
     license: Text = "unknown"
-    engine: Literal["ray", "inline"] = "ray"
+    engine: Literal["auto", "ray", "inline"] = "auto"
     ray_address: str | None = None
     workers: AutoInt = "auto"
     overwrite: bool = False

@@ -15,14 +15,15 @@ from typing import Any
 from pipeline.config.option_types import DEFAULT_ROWS_PER_PART
 from pipeline.config.settings import LabelConfig, StorageConfig, fingerprint
 from pipeline.engines.workload import Engine
-from pipeline.errors import InputError, StorageError
+from pipeline.errors import InputError
+from pipeline.job.class_names import given_names
 from pipeline.job.pooling import choose_pooling
-from pipeline.labels import names_for, parse_names
+from pipeline.labels import names_for
 from pipeline.machine import has_bfloat16
 from pipeline.models.consensus import Rule
 from pipeline.models.memory import FittedBatch, WorkerMemory, fit_batch_size
 from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
-from pipeline.storage import Storage, absolute_uri
+from pipeline.storage import Storage
 
 FIELD_COLUMN = "field_column"  # in job.json: whether the predictions have the column ``field``
 
@@ -100,7 +101,7 @@ def describe_job(
     """
     specs = [member.spec for member in members]
     num_classes = check_one_label_space(specs)
-    class_names = names_for(num_classes, _given_names(config.labels, storage))
+    class_names = names_for(num_classes, given_names(config.labels, storage))
     kept = dict(reused["results"]) if reused is not None else {}
     kept |= {} if earlier is None or config.overwrite else earlier.get("results", {})
     device = _device(config, engine)
@@ -158,17 +159,6 @@ def _has_field_column(earlier: Mapping[str, Any] | None, own_fingerprint: str) -
 def _without_file(member: dict[str, Any]) -> dict[str, Any]:
     """A member as the fingerprint sees it: its tensors count, not the name of the file they came from."""
     return {name: value for name, value in member.items() if name != "weights_file"}
-
-
-def _given_names(path: str | None, storage: Storage) -> tuple[str, ...] | None:
-    if path is None:
-        return None
-    try:
-        return parse_names(storage.read(absolute_uri(path)).decode("utf-8-sig"), path)
-    except StorageError as error:
-        raise InputError(f"--labels {error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"--labels {path}: not UTF-8 text") from error
 
 
 def _device(config: LabelConfig, engine: Engine) -> str:

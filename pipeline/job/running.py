@@ -9,9 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from pipeline.config.settings import EngineConfig, RunConfig
-from pipeline.engines.inline import InlineEngine
-from pipeline.engines.on_ray import RayEngine
+from pipeline.config.settings import RunConfig
 from pipeline.engines.workload import Engine, Workload
 from pipeline.errors import EngineError, OutputError, PublishError, StorageError
 from pipeline.inputs.units import read_units
@@ -31,13 +29,6 @@ from pipeline.records import Omitted, Receipt
 from pipeline.storage import Storage
 
 Planned = TypeVar("Planned")
-
-
-def make_engine(config: EngineConfig) -> Engine:
-    """The engine that the options name."""
-    if config.engine == "inline":
-        return InlineEngine()
-    return RayEngine(config.ray_address, verbose=config.verbose)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fnmatch
 
 from pipeline.errors import ModelError
-from pipeline.models.catalog import TIMM_PREFIX, find, torchvision_names
+from pipeline.models.catalog import find, torchvision_names
 from pipeline.models.families import families
+from pipeline.models.known_names import TIMM_PREFIX
 from pipeline.vision import timm_package
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.errors import ModelError
-from pipeline.models.catalog import TIMM_PREFIX, Architecture, PublishedWeights, WeightsInfo
+from pipeline.models.catalog import Architecture, PublishedWeights, WeightsInfo
 from pipeline.models.cost import known_cost
 from pipeline.models.families import family_of
+from pipeline.models.known_names import TIMM_PREFIX
 from pipeline.models.locate import AmbiguousWeightsError, Locator
 
 _HUB_PAGE = "https://huggingface.co/"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import re
@@ -17,12 +16,11 @@ from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 from pipeline.models.families import family_of
+from pipeline.models.known_names import TIMM_PREFIX, unknown_name, unknown_weights
 from pipeline.models.preprocessing import Recipe, timm_recipe, torchvision_recipe
 from pipeline.vision import models as tv
 from pipeline.vision import timm_package
 
-TIMM_PREFIX = "timm/"
-_NUM_SUGGESTIONS = 6
 _TORCHVISION_LICENCE = "BSD-3-Clause"  # licence of the library; most weights have no other
 
 # Auxiliary heads serve training only. The published weights of both networks were ported from
@@ -132,9 +130,7 @@ class Architecture:
         for entry in self.published:
             if entry.name.lower() == name.lower():
                 return entry
-        known = ", ".join(entry.name for entry in self.published)
-        how = f"; other weights are part of the name: {self.name.split('.')[0]}.TAG" if self._is_timm else ""
-        raise ModelError(f"{self.name} has no weights called {name!r}; it has {known}{how}")
+        raise ModelError(unknown_weights(self.name, name, [entry.name for entry in self.published]))
 
     def matching(self, file_name: str) -> PublishedWeights | None:
         """Find the published weights whose file has this name; None if there are none."""
@@ -222,22 +218,5 @@ def _find_timm(name: str) -> Architecture:
 
 
 def _unknown_message(name: str) -> str:
-    """Message for an unknown name: suggests names of the same spelling first, then similar ones."""
     timm = timm_package()
-    short = name.removeprefix(TIMM_PREFIX).lower()
-    ours = () if name.startswith(TIMM_PREFIX) else torchvision_names()
-    theirs = timm.list_models()
-    found: list[str] = []
-    if short:
-        alike = re.compile("[-_. ]*".join(re.escape(letter) for letter in re.sub(r"[-_. ]", "", short)))
-        current = timm.models.get_deprecated_models().get(short)
-        found += [known for known in ours if alike.fullmatch(known)]
-        found += [TIMM_PREFIX + known for known in theirs if known == current or alike.fullmatch(known)]
-        found += [known for known in ours if short in known]
-        found += difflib.get_close_matches(short, ours, n=4, cutoff=0.75)
-        found += [TIMM_PREFIX + known for known in sorted(theirs, key=len) if short in known]
-        if not found:
-            found += [TIMM_PREFIX + known for known in difflib.get_close_matches(short, theirs, n=4, cutoff=0.75)]
-    near = list(dict.fromkeys(found))[:_NUM_SUGGESTIONS]
-    hint = f"did you mean {', '.join(near)}?" if near else "`shardlabel models` lists what there is"
-    return f"unknown model {name!r}; {hint}"
+    return unknown_name(name, torchvision_names(), timm.list_models(), timm.models.get_deprecated_models())

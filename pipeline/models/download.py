@@ -72,25 +72,33 @@ def download_from_hub(repository: str, name: str, watch: ProgressCallback) -> Pa
 
     try:
         if not constants.HF_HUB_OFFLINE:
-            _check_reachable(hf_hub_url(repository, HUB_FILES[0]))
+            check_reachable(hf_hub_url(repository, HUB_FILES[0]))  # its client tries for half a minute
         for file in HUB_FILES:
             try:
                 return Path(hf_hub_download(repository, file, tqdm_class=_make_progress_bar(name, watch)))
             except EntryNotFoundError:
                 if file == HUB_FILES[-1]:
                     raise
+    except DownloadError:
+        raise
     except Exception as error:  # the hub client's errors are of a dozen families
         raise DownloadError(str(getattr(error, "reason", type(error).__name__))) from error
     raise AssertionError("unreachable")
 
 
-def _check_reachable(url: str) -> None:
-    """Fail at once without network, because the hub's client tries for half a minute."""
+def check_reachable(url: str) -> None:
+    """Make sure that somebody answers at an address, whatever the answer.
+
+    Raises:
+        DownloadError: Nobody does.
+    """
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_S):  # noqa: S310 - https
             pass
     except urllib.error.HTTPError:
-        pass  # it answered; the client handles the error
+        pass  # it answered; the error comes when the file is requested
+    except (OSError, http.client.HTTPException) as error:
+        raise DownloadError(str(getattr(error, "reason", error))) from error
 
 
 def _make_progress_bar(name: str, watch: ProgressCallback) -> type[Any]:

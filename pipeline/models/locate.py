@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-
-import torch
+from typing import Protocol
 
 from pipeline.config.members import MemberRequest
 from pipeline.errors import StorageError, WeightsError
-from pipeline.models.catalog import Architecture, PublishedWeights
 from pipeline.models.download import (
     HUB_FILES,
     DownloadError,
     ProgressCallback,
+    check_reachable,
     download_from_hub,
     download_url,
     ignore_progress,
@@ -26,6 +27,40 @@ from pipeline.storage import Storage, absolute_uri, join
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})$", re.IGNORECASE)
 _HASH_IN_PUBLISHED_NAME = re.compile(r"-([0-9a-f]{8,64})$")  # some were published with nine or ten digits
 _SUFFIXES = (".safetensors", ".pth")
+
+
+class Weights(Protocol):
+    """Published weights, as far as their file is concerned: of the catalogue, or of the names that ship."""
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file."""
+
+    @property
+    def url(self) -> str | None:
+        """Where it is downloaded from."""
+
+    @property
+    def hub_id(self) -> str | None:
+        """Its repository on the Hugging Face hub."""
+
+
+class Named(Protocol):
+    """An architecture, as far as the files of its weights are concerned."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def short_name(self) -> str:
+        """Its name without ``timm/``."""
+
+    def matching(self, file_name: str) -> Weights | None:
+        """The published weights whose file has this name."""
+
+    def has_namesake_for(self, file_name: str) -> bool:
+        """Whether the file belongs to another library's architecture of the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +101,7 @@ class Locator:
         self._storage = storage
         self._watch = watch
 
-    def find(self, request: MemberRequest, architecture: Architecture, wanted: PublishedWeights) -> WeightsFile:
+    def find(self, request: MemberRequest, architecture: Named, wanted: Weights) -> WeightsFile:
         """Read and check the weights of a member; download them if they are not here.
 
         Raises:
@@ -86,11 +121,30 @@ class Locator:
                 data = download_url(wanted.url, wanted.file_name, self._watch)
                 return self._cache_download(wanted, wanted.url, data, architecture)
         except DownloadError as error:
-            name = wanted.file_name if wanted.hub_id is None else wanted.hub_id
-            raise WeightsError(f"{name} is not here and could not be downloaded ({error}); {options}") from error
+            raise _not_downloaded(wanted, error, options) from error
         raise WeightsError(f"no weights are published under the name {wanted.file_name}; {options}")
 
-    def find_local(self, architecture: Architecture, wanted: PublishedWeights, *, by_name: bool = False) -> str | None:
+    def check(self, request: MemberRequest, architecture: Named, wanted: Weights) -> None:
+        """Make sure that the weights of a member are here, or can be downloaded. Nothing is read.
+
+        Raises:
+            WeightsError: They are not.
+        """
+        options = _explain_options(architecture, wanted)
+        if request.checkpoint is not None:
+            try:
+                self._storage.stat(absolute_uri(request.checkpoint))
+            except StorageError as error:
+                raise WeightsError(f"{error}; {options}") from error
+            return
+        if wanted.url is None or self.find_local(architecture, wanted, by_name=request.weights is not None) is not None:
+            return
+        try:
+            check_reachable(wanted.url)
+        except DownloadError as error:
+            raise _not_downloaded(wanted, error, options) from error
+
+    def find_local(self, architecture: Named, wanted: Weights, *, by_name: bool = False) -> str | None:
         """Find the file of weights in the weights directory or the local caches; None if it is in neither.
 
         Args:
@@ -105,9 +159,7 @@ class Locator:
             return join(self._weights_dir, name)
         return next((str(path) for path in _cache_paths(wanted) if path.is_file()), None)
 
-    def _find_in_weights_dir(
-        self, architecture: Architecture, wanted: PublishedWeights, *, by_name: bool
-    ) -> str | None:
+    def _find_in_weights_dir(self, architecture: Named, wanted: Weights, *, by_name: bool) -> str | None:
         """Name of the file in the weights directory that belongs to an architecture; None without one."""
         names = self._names
         for exact in (wanted.file_name, *(architecture.short_name + suffix for suffix in _SUFFIXES)):
@@ -142,7 +194,7 @@ class Locator:
             raise WeightsError(f"--weights-dir {error}") from error
         return frozenset(name for name in uris if "/" not in name)
 
-    def _read(self, path: str, architecture: Architecture, options: str) -> WeightsFile:
+    def _read(self, path: str, architecture: Named, options: str) -> WeightsFile:
         try:
             uri = absolute_uri(path)
             data = self._storage.read(uri)
@@ -150,9 +202,7 @@ class Locator:
             raise WeightsError(f"{error}; {options}") from error
         return _check_hash(uri, data, architecture)
 
-    def _cache_download(
-        self, wanted: PublishedWeights, url: str, data: bytes, architecture: Architecture
-    ) -> WeightsFile:
+    def _cache_download(self, wanted: Weights, url: str, data: bytes, architecture: Named) -> WeightsFile:
         """Check a download, and write it to torch's cache."""
         target = str(_torch_cache(wanted))
         file = _check_hash(target, data, architecture)
@@ -163,7 +213,12 @@ class Locator:
         return file
 
 
-def _explain_options(architecture: Architecture, wanted: PublishedWeights) -> str:
+def _not_downloaded(wanted: Weights, error: DownloadError, options: str) -> WeightsError:
+    name = wanted.file_name if wanted.hub_id is None else wanted.hub_id
+    return WeightsError(f"{name} is not here and could not be downloaded ({error}); {options}")
+
+
+def _explain_options(architecture: Named, wanted: Weights) -> str:
     """Message that explains how to supply weights."""
     names = dict.fromkeys([wanted.file_name, f"{architecture.short_name}.safetensors"])
     return (
@@ -172,7 +227,7 @@ def _explain_options(architecture: Architecture, wanted: PublishedWeights) -> st
     )
 
 
-def _check_hash(uri: str, data: bytes, architecture: Architecture) -> WeightsFile:
+def _check_hash(uri: str, data: bytes, architecture: Named) -> WeightsFile:
     file = WeightsFile(uri, data, hashlib.sha256(data).hexdigest())
     pattern = _HASH_IN_PUBLISHED_NAME if architecture.matching(file.name) else _HASH_IN_NAME
     match = pattern.search(PurePosixPath(file.name).stem)
@@ -184,7 +239,7 @@ def _check_hash(uri: str, data: bytes, architecture: Architecture) -> WeightsFil
     return file
 
 
-def _cache_paths(wanted: PublishedWeights) -> list[Path]:
+def _cache_paths(wanted: Weights) -> list[Path]:
     """Paths of weights in the caches of torch and the Hugging Face hub."""
     paths = [_torch_cache(wanted)]
     if wanted.hub_id:
@@ -195,5 +250,14 @@ def _cache_paths(wanted: PublishedWeights) -> list[Path]:
     return paths
 
 
-def _torch_cache(wanted: PublishedWeights) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / wanted.file_name
+def _torch_cache(wanted: Weights) -> Path:
+    return _hub_folder() / "checkpoints" / wanted.file_name
+
+
+def _hub_folder() -> Path:
+    """The folder of torch.hub. Where torch is not loaded, or not yet, it is found as ``torch.hub.get_dir`` does."""
+    find = getattr(getattr(sys.modules.get("torch"), "hub", None), "get_dir", None)
+    if find is not None:
+        return Path(find())
+    home = os.environ.get("TORCH_HOME", os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch"))
+    return Path(os.path.expanduser(home)) / "hub"

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_lines import AT_THE_END, label_words
+from command_lines import label_words
 from conftest import make_tar, sample_members
 
 MEMBER = {"alias": "m", "arch": "resnet18", "factor": 1.0, "weights_sha256": "0"}
@@ -35,12 +35,6 @@ def test_every_command_has_help(name, shardlabel):
     result = shardlabel(name, "--help")
     assert result.returncode == 0
     assert "Usage: " in result.stdout
-
-
-@pytest.mark.parametrize("words", [["--help"], ["label", "--help"], ["label", "--out", "o"], ["status", "nowhere"]])
-def test_help_and_wrong_words_do_not_wait_for_torch_or_ray(words, tmp_path):
-    result = subprocess.run([sys.executable, "-c", AT_THE_END, *words], cwd=tmp_path, capture_output=True, text=True)
-    assert result.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(

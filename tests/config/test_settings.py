@@ -18,7 +18,7 @@ def test_defaults_are_those_of_the_contract():
     config = parse_label_config(OPTIONS)
     assert config.model == DEFAULT_MODELS == ("resnet50", "resnext50_32x4d", "efficientnet_v2_s")
     assert (config.combine, config.top_k, config.device, config.precision) == ("mean", 5, "auto", "auto")
-    assert (config.batch_size, config.decode, config.engine, config.workers) == ("auto", "exact", "ray", "auto")
+    assert (config.batch_size, config.decode, config.engine, config.workers) == ("auto", "exact", "auto", "auto")
     assert (config.keep, config.limit, config.max_bad_rate, config.overwrite) == ((), None, 0.5, False)
     assert [m.alias for m in config.members] == list(DEFAULT_MODELS)
     assert pickle.loads(pickle.dumps(config)) == config

@@ -14,16 +14,27 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.engines.on_ray import RayEngine
-from pipeline.engines.ray_start import start_ray
+from pipeline.engines.ray_start import limits_of_time, start_ray
 from pipeline.errors import EngineError, RequestError
+
+GRPC = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # the empty frame of settings with which a server begins
 
 
 @contextlib.contextmanager
-def silent_listener() -> Iterator[int]:
-    """A port where somebody listens who answers nothing."""
-    with socket.socket() as server:
+def listener(answer: bytes) -> Iterator[int]:
+    """A port where somebody listens who answers the first that comes; with nothing, if there is no answer."""
+    with socket.socket() as server, contextlib.ExitStack() as until_closed:
         server.bind(("0.0.0.0", 0))
         server.listen()
+
+        def reply() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = server.accept()
+                until_closed.enter_context(connection)
+                connection.recv(1024)
+                connection.sendall(answer)
+
+        threading.Thread(target=reply, daemon=True).start()
         yield server.getsockname()[1]
 
 
@@ -49,10 +60,23 @@ def test_what_is_no_address_is_a_wrong_request(address):
         RayEngine(address).start()
 
 
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [(b"", "nothing answered within 0 s"), (b"HTTP/1.1 400 Bad Request\r\n", "what listens there is no Ray")],
+)
+def test_a_listener_that_is_no_ray_is_a_wrong_request_in_a_line(answer, says, monkeypatch):
+    monkeypatch.setattr("pipeline.engines.ray_start._JOIN_S", 0.2)
+    said: list[str] = []
+    with listener(answer) as port, pytest.raises(RequestError, match=f"{says}; give HOST:PORT") as raised:
+        RayEngine(f"127.0.0.1:{port}", note=said.append).start()
+    assert "\n" not in str(raised.value)
+    assert said == [f"joining the Ray cluster at 127.0.0.1:{port}: it has 0 s to answer"]
+
+
 @pytest.mark.slow
 def test_a_port_of_something_else_is_a_wrong_request(monkeypatch):
     monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "1")
-    with silent_listener() as port, pytest.raises(RequestError, match="Failed to connect to GCS") as raised:
+    with listener(GRPC) as port, pytest.raises(RequestError, match="Failed to connect to GCS") as raised:
         RayEngine(f"127.0.0.1:{port}").start()
     assert "Traceback" not in str(raised.value)
 
@@ -62,10 +86,11 @@ def test_a_ray_that_cannot_write_its_files_is_one_line_and_exit_1(sample_data, t
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
     words = ["label", sample_data / "shard-000.tar", "--out", tmp_path / "out", "-m", "shufflenet_v2_x0_5"]
     words += ["--weights-dir", sample_data / "weights", "--labels", sample_data / "classes.txt"]
-    result = shardlabel(*words, "--progress", "none")
+    result = shardlabel(*words, "--engine", "ray")
     assert result.returncode == 1
+    starts = r"loading PyTorch\nstarting Ray on this machine: .*--engine inline.*\n"
     says = r"shardlabel: Ray does not start on this machine: .*Not a directory; .*RAY_TMPDIR.*--engine inline.*\n"
-    assert re.fullmatch(says, result.stderr)
+    assert re.fullmatch(starts + says, result.stderr)
 
 
 def test_a_ray_whose_processes_do_not_come_up_says_what_to_do(monkeypatch):
@@ -74,6 +99,20 @@ def test_a_ray_whose_processes_do_not_come_up_says_what_to_do(monkeypatch):
         RayEngine().start()
     assert raised.value.__cause__ is not None
     assert "RAY_gcs_server_port_wait_time_s" in os.environ
+
+
+def test_a_start_here_is_patient_and_leaves_the_environment_as_it_was(monkeypatch):
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "7")
+    before = dict(os.environ)
+    with limits_of_time(None):
+        patient = dict(os.environ)
+    with limits_of_time("127.0.0.1:6379"):
+        joining = dict(os.environ)
+    assert patient["RAY_raylet_start_wait_time_s"] == patient["RAY_gcs_server_port_wait_time_s"] == "300"
+    assert patient["RAY_worker_register_timeout_seconds"] == "7"  # somebody's own
+    assert "RAY_raylet_start_wait_time_s" not in joining
+    assert joining["RAY_gcs_server_port_wait_time_s"] == "2"
+    assert dict(os.environ) == before
 
 
 class FakeRay:
@@ -110,7 +149,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
 )
 def test_each_reason_why_a_cluster_does_not_take_us_has_its_remedy(error, says):
     ray = FakeRay(error)
-    with silent_listener() as port, pytest.raises(RequestError, match=says) as raised:
+    with listener(GRPC) as port, pytest.raises(RequestError, match=says) as raised:
         start_ray(ray, f"127.0.0.1:{port}", verbose=False)
     assert "\n" not in str(raised.value)
     assert ray.is_down

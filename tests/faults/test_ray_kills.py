@@ -26,7 +26,7 @@ def start(job, out: Path, *more: str, slowed_s: float = 0.3) -> subprocess.Popen
     command = [sys.executable, "-m", "pipeline", "label", job.inputs, "--out", str(out), "--progress", "none"]
     command += ["-m", words["model"], "--weights-dir", words["weights_dir"], "--labels", words["labels"]]
     command += ["--rows-per-part", str(words["rows_per_part"]), "--precision", words["precision"]]
-    command += ["--max-bad-rate", "1", *more]
+    command += ["--max-bad-rate", "1", "--engine", "ray", *more]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": _PATH, "SLOWED_S": str(slowed_s)})
 
 

@@ -1,0 +1,113 @@
+"""A request to label, checked as far as it can be without torch, which takes seconds to load.
+
+Names of networks, INPUT, OUT, files and credentials are looked at here. What depends on the content of checkpoints
+comes later: whether they fit, and whether OUT belongs to the same job.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config.settings import EnsembleConfig, LabelConfig
+from pipeline.errors import OutputError
+from pipeline.inputs.find import Inputs, find_inputs
+from pipeline.inputs.given_names import refuse_as_input
+from pipeline.job.class_names import given_names
+from pipeline.job.reuse import OlderOutput, open_older_output
+from pipeline.models.known_names import shipped_names
+from pipeline.models.locate import Locator
+from pipeline.output.ledger import Ledger
+from pipeline.storage import Storage
+from pipeline.trust.calibration import read_calibration
+
+
+@dataclass(slots=True)
+class LabelRequest:
+    """A request that nothing is known against.
+
+    Attributes:
+        storage: How to reach what it names.
+        ledger: Of its output.
+        earlier: The ``job.json`` that OUT holds already.
+        older: The output whose probabilities are reused.
+        inputs: What INPUT stands for, until it is taken.
+    """
+
+    storage: Storage
+    ledger: Ledger
+    earlier: Mapping[str, Any] | None
+    older: OlderOutput | None
+    inputs: Inputs | None
+
+    def take_inputs(self) -> Inputs:
+        """Take what INPUT stands for, which is large, away from here; only once."""
+        inputs, self.inputs = self.inputs, None
+        assert inputs is not None
+        return inputs
+
+
+def open_request(config: LabelConfig) -> LabelRequest:
+    """Check a request, cheapest first, and open what it names.
+
+    Raises:
+        RequestError: It is wrong; nothing was written.
+    """
+    check_names(config)
+    storage = Storage(config.storage)
+    ledger = Ledger(config.out, storage)
+    refuse_as_input(config.inputs, ledger.out)
+    earlier = ledger.owner()
+    _check_writable(ledger.out)
+    older = None if config.reuse is None else open_older_output(config.reuse, ledger, storage)
+    inputs = find_inputs(config.inputs, storage, prune=config.prune)
+    given_names(config.labels, storage)
+    if config.calibration is not None:
+        read_calibration(config.calibration, storage)
+    check_weights(config, storage)
+    return LabelRequest(storage, ledger, earlier, older, inputs)
+
+
+def check_names(config: EnsembleConfig) -> None:
+    """Check the names of networks and weights, as far as the list that ships tells.
+
+    Raises:
+        ModelError: A member is malformed, or unknown.
+    """
+    names = shipped_names()
+    for member in config.members:
+        architecture = None if names is None else names.check(member.arch)
+        if architecture is not None:
+            architecture.choose(member.weights)
+
+
+def check_weights(config: EnsembleConfig, storage: Storage) -> None:
+    """Check that the weights of torchvision's networks are here, or can be downloaded. Nothing is read.
+
+    Raises:
+        WeightsError: They are not.
+    """
+    names, locator = shipped_names(), Locator(config.weights_dir, storage)
+    for member in config.members:
+        architecture = None if names is None else names.check(member.arch)
+        if architecture is not None:
+            locator.check(member, architecture, architecture.choose(member.weights))
+
+
+def _check_writable(out: str) -> None:
+    """Refuse a local OUT that certainly cannot be written.
+
+    Raises:
+        OutputError: The nearest folder that there is is none of this user's, or is no folder.
+    """
+    if out.startswith("s3://"):
+        return
+    folder = out
+    while not os.path.lexists(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise OutputError(f"OUT cannot be written: {folder}: not a directory")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"OUT cannot be written: {folder}: permission denied")
