@@ -254,6 +254,7 @@ class Receipt(_Json):
         truths_not_understood: Of the labelled samples, those whose ``.cls`` names no class.
         num_bytes: Bytes of the unit that were read or skipped.
         parts: Published part names with their (predictions, quarantine) row counts.
+        num_published: Of the samples, those in published parts. The others are lost if the labeler stops now.
         finished: The unit is complete.
         failure: Why the unit failed; None if it did not.
         message: What went wrong, in one line.
@@ -271,6 +272,7 @@ class Receipt(_Json):
     truths_not_understood: Counted = field(default_factory=Counted)
     num_bytes: int = 0
     parts: dict[str, list[int]] = field(default_factory=dict)
+    num_published: int = 0
     finished: bool = False
     failure: str | None = None
     message: str = ""

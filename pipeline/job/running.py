@@ -20,6 +20,7 @@ from pipeline.job.description import Job
 from pipeline.job.metering import JobMeter
 from pipeline.job.pending import PendingWork
 from pipeline.job.progress import Reporter
+from pipeline.job.settling import settle_unfinished
 from pipeline.job.stopping import stop_on_signals
 from pipeline.job.success import write_success
 from pipeline.job.summary import Budget, LabelSummary, sum_up
@@ -133,6 +134,9 @@ class JobRun:
         progress = ledger.progress(self.job.fingerprint)
         done = {unit.id for unit in units if progress.get(unit.id, Progress()).complete}
         finished = len(done) == len(units)
+        settle_unfinished(tracker, work, ledger, self.job.fingerprint, progress)
+        if tracker.receipts:
+            self.reporter.update(tracker.snapshot(final=True))
         summary = sum_up(ledger.out, units, len(done), tracker, budget, interrupted=interrupted and not finished)
         lost = len(units) - len(done) - summary.failed_units
         if lost > 0 and not (interrupted or budget.exceeded):
