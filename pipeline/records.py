@@ -103,6 +103,7 @@ class Unit(_Json):
         keys_uri: Parquet file with the keys of a slice; None for a tar.
         num_samples: Number of samples; None where the plan does not know it.
         max_samples: Stop after this many samples (``--limit``); None for all.
+        rows_per_part: Samples in a part of it at most, chosen when it was planned; None for the job's.
     """
 
     id: str
@@ -113,6 +114,7 @@ class Unit(_Json):
     keys_uri: str | None = None
     num_samples: int | None = None
     max_samples: int | None = None
+    rows_per_part: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,11 +77,13 @@ def label(
     workers: Workers = None,
     decode_threads: DecodeThreads = None,
     rows_per_part: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            metavar="N",
-            help="Samples in a part at most; fixed for the life of OUT.  [default: 10000]",
+            metavar="auto|N",
+            help="Samples in a part at most: a stop loses the part in flight. auto: a part takes 10 to 20 s as "
+            "estimated, 10000 at most; small jobs have some. Fixed for the life of OUT.  [default: auto]",
             rich_help_panel=ROWS,
+            autocompletion=complete_auto,
         ),
     ] = None,
     keep: Annotated[
@@ -140,7 +142,7 @@ def label(
     options = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
     from pipeline.config.parse import parse_label_config
 
-    for name in ("batch_size", "workers", "decode_threads", "max_failed_units"):
+    for name in ("batch_size", "workers", "decode_threads", "max_failed_units", "rows_per_part"):
         if str(options.get(name, "")).isdigit():
             options[name] = int(options[name])
     settings = parse_label_config(options, config)

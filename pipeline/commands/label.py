@@ -15,14 +15,15 @@ from pipeline.engines.workload import Engine, Workload
 from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.left_out import total_left_out
-from pipeline.inputs.units import count_samples
+from pipeline.inputs.units import count_samples, read_units
 from pipeline.job.claim import claimed
 from pipeline.job.comparing import EngineCompare
-from pipeline.job.description import describe_job, fit_memory
+from pipeline.job.description import PART_SIZES, describe_job, fit_memory
 from pipeline.job.job_plan import plan_inputs
+from pipeline.job.part_sizes import USUAL_IMAGE_BYTES, PartSizes, rows_by_rate
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, make_reporter
-from pipeline.job.reuse import SharedMembers, open_older_output, shared_members
+from pipeline.job.reuse import OlderOutput, SharedMembers, open_older_output, shared_members
 from pipeline.job.running import JobRun, make_engine
 from pipeline.job.summary import LabelSummary, add_changes
 from pipeline.job.unread import retry_unread
@@ -38,7 +39,6 @@ from pipeline.storage import Storage
 from pipeline.text.omissions import advise_images_all
 
 _COUNT_BUDGET_S = 2.0
-_USUAL_IMAGE_BYTES = 100_000
 _MOST_UNREAD = 20  # in a summary
 
 
@@ -90,7 +90,8 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
             ledger.sweep()
             for note in notes:
                 shown.note(note)
-            work, changes = run.prepare(functools.partial(_plan, config, run, inputs))
+            sizes = _part_sizes(config, run, members, older)
+            work, changes = run.prepare(functools.partial(_plan, config, run, inputs, sizes))
         del inputs  # of a million tars, 300 MB
         shared = None
         if older is not None:
@@ -121,18 +122,35 @@ def _with_inputs(summary: LabelSummary, work: PendingWork, run: JobRun, notes: t
     )
 
 
-def _plan(config: LabelConfig, run: JobRun, inputs: Inputs) -> tuple[PendingWork, Changes]:
+def _part_sizes(
+    config: LabelConfig, run: JobRun, members: Sequence[ResolvedMember], older: OlderOutput | None
+) -> PartSizes | None:
+    """How the size of parts is chosen for new units; None where all have that of the job."""
+    if run.job.content[PART_SIZES] != "auto":
+        return None
+    on_gpu = run.job.device == "cuda"
+    share = run.engine.share(on_gpu=on_gpu, num_workers=None if config.workers == "auto" else config.workers)
+    by_rate = rows_by_rate([member.spec for member in members], share, on_gpu=on_gpu)
+    there = [] if older is None else read_units(older.ledger, run.storage)
+    return PartSizes(by_rate, run.job.rows_per_part, {unit.id: unit.rows_per_part for unit in there})
+
+
+def _plan(config: LabelConfig, run: JobRun, inputs: Inputs, sizes: PartSizes | None) -> tuple[PendingWork, Changes]:
     """Plan the inputs; count the samples that are left, where that can be done quickly."""
     compare = EngineCompare(run.engine, run.started, None if config.workers == "auto" else config.workers)
     changes = ChangedInputs(
         run.ledger, run.storage, run.job.content, prune=config.prune, compare=compare, note=run.reporter.note
     )
-    plan, found = plan_inputs(config, run.ledger, run.storage, inputs, changes)
+    plan, found = plan_inputs(config, run.ledger, run.storage, inputs, changes, sizes)
     retry_unread(run.ledger, plan.units)
     work = pending_work(plan, run.ledger, run.job.fingerprint)
-    counts = count_samples(work.units, run.storage, _COUNT_BUDGET_S, config.images)
-    done = {unit.id: work.parts_done.get(unit.id, 0) * run.job.rows_per_part for unit in work.units}
-    left = {unit_id: max(0, count - done[unit_id]) for unit_id, count in counts.items() if count is not None}
+    counts = {} if sizes is None else sizes.counts
+    uncounted = [unit for unit in work.units if unit.id not in counts]
+    counts |= count_samples(uncounted, run.storage, _COUNT_BUDGET_S, config.images)
+    done = {
+        unit.id: work.parts_done.get(unit.id, 0) * (unit.rows_per_part or run.job.rows_per_part) for unit in work.units
+    }
+    left = {unit.id: max(0, counts[unit.id] - done[unit.id]) for unit in work.units if unit.id in counts}
     return dataclasses.replace(work, samples_left=left), found
 
 
@@ -162,7 +180,7 @@ def _workload(
 def _is_long(work: PendingWork, members: Sequence[MemberSpec], engine: Engine) -> bool:
     """Whether so much is left to compute on CPUs that it pays to try first which batch size suits each member."""
     left = work.left().values()
-    images = sum(max(0, unit.size_bytes) // _USUAL_IMAGE_BYTES if count is None else count for unit, count in left)
+    images = sum(max(0, unit.size_bytes) // USUAL_IMAGE_BYTES if count is None else count for unit, count in left)
     costs = [member_cost(member) for member in members]
     macs = sum(cost.macs for cost in costs if cost is not None)
     return is_worth_tuning(macs, images, engine.share(on_gpu=False, num_workers=None).num_cpus)

@@ -118,7 +118,7 @@ class LabelConfig(EnsembleConfig):
     engine: Literal["ray", "inline"] = "ray"
     ray_address: str | None = None
     workers: AutoInt = "auto"
-    rows_per_part: Annotated[int, Field(ge=1)] | None = None
+    rows_per_part: AutoInt | None = "auto"
     keep: TextList = ()
     images: Images = "auto"
     calibration: Text | None = None

@@ -31,6 +31,7 @@ _UNITS_SCHEMA = pa.schema(
         ("keys_uri", pa.string()),
         ("num_samples", pa.int64()),
         ("max_samples", pa.int64()),
+        ("rows_per_part", pa.int64()),
     ]
 )
 

@@ -9,6 +9,7 @@ from pipeline.errors import InputError, OutputError, StorageError
 from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.plan import Plan
+from pipeline.job.part_sizes import PartSizes
 from pipeline.job.unread_images import retry_unread_images
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
@@ -35,7 +36,12 @@ def write_plan(ledger: Ledger, storage: Storage, fingerprint: str, add: Callable
 
 
 def plan_inputs(
-    config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs, changes: ChangedInputs
+    config: LabelConfig,
+    ledger: Ledger,
+    storage: Storage,
+    inputs: Inputs,
+    changes: ChangedInputs,
+    sizes: PartSizes | None = None,
 ) -> tuple[Plan, Changes]:
     """Plan the units of a label job, and settle what has become of those that were planned before.
 
@@ -45,6 +51,7 @@ def plan_inputs(
         storage: How to reach inputs and output.
         inputs: What was found.
         changes: Settles what the plan finds changed.
+        sizes: Chooses the size of parts for new units; None for that of the job.
 
     Raises:
         InputError: The inputs cannot be listed, or hold no samples.
@@ -70,5 +77,7 @@ def plan_inputs(
         if not plan.units:
             raise InputError("no samples were found in the inputs")
         settled.append(changes.settle(plan))
+        if sizes is not None:
+            sizes.choose(plan, storage, config.images)
 
     return write_plan(ledger, storage, fingerprint, add), settled[-1]

@@ -165,7 +165,8 @@ class Labeler:
                 )
             run = self._prepare_run(request, cursor, receipt, isolated=isolated)
             publisher = PartPublisher(unit, receipt, self._uploads)
-            yield from label_unit(run, self._config.rows_per_part, self._factory.executor, publisher)
+            rows_per_part = unit.rows_per_part or self._config.rows_per_part
+            yield from label_unit(run, rows_per_part, self._factory.executor, publisher)
         finally:
             self._attempts.end(unit.id, deaths)
 
