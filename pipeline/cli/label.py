@@ -147,9 +147,10 @@ def label(
             options[name] = int(options[name])
     settings = parse_label_config(options, config)
     from pipeline.commands.label import run_label  # only now: wrong options are reported without waiting for torch
+    from pipeline.machine import process_started_at
 
     configure_logging(verbose=settings.verbose)
-    summary = run_label(settings)
+    summary = run_label(settings, begun_at=process_started_at())
     if settings.progress not in {"json", "none"}:
         print_summary(summary)
     print_failures(summary)

@@ -24,7 +24,7 @@ def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
             print_rows("", left_out)
         return
     rows = [
-        ("images", f"{summary.images:,} in {summary.seconds:,.1f} s, {summary.images_per_s:,.1f} images/s"),
+        ("images", _images_row(summary)),
         ("labelled", f"{summary.labelled:,}"),
         ("quarantined", format_counts(summary.quarantined_by_reason)),
     ]
@@ -34,10 +34,22 @@ def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
         shown = format_examples(summary.truths_not_understood, summary.truth_examples)
         rows.append(("truths", f".cls that names no class of this job: {shown}"))
     rows += omitted_rows(summary)
+    in_out = summary.labelled_in_out
+    if in_out is not None and (in_out, summary.quarantined_in_out) != (summary.labelled, summary.quarantined):
+        total = in_out + summary.quarantined_in_out
+        rows.append(("in OUT", f"{total:,} images: {in_out:,} labelled, {summary.quarantined_in_out:,} quarantined"))
     rows.append(("units", f"{summary.units_done:,} of {summary.units_total:,} done"))
     rows += left_out_row(summary.left_out)
-    rows.append(("predictions", f"{summary.out}/predictions/*.parquet"))
+    if summary.images or in_out:
+        rows.append(("predictions", f"{summary.out}/predictions/*.parquet"))
     print_rows("", rows)
+
+
+def _images_row(summary: Any) -> str:  # noqa: ANN401 - likewise
+    """What a run published in which time: from the start of the command, and from the first image."""
+    times = f"{summary.wall_s:,.1f} s, {summary.starting_s:,.1f} s of them starting"
+    rate = f"; {summary.images_per_s:,.1f} images/s" if summary.images else ""
+    return f"{summary.images:,} in {times}{rate}"
 
 
 def left_out_row(left_out: Mapping[str, int]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,13 +64,19 @@ def label(
     return run_label(parse_label_config({"inputs": inputs, "out": out, **options}, config_file))
 
 
-def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSummary:
+def run_label(config: LabelConfig, reporter: Reporter | None = None, *, begun_at: float | None = None) -> LabelSummary:
     """Run a labelling job, or what is left of it.
+
+    Args:
+        config: The options.
+        reporter: Shows the progress; None for the one that the options name.
+        begun_at: When the command was started, Unix seconds; None for now.
 
     Raises:
         RequestError: The request is wrong; nothing was written.
         EngineError: The engine failed for good; what was published stays.
     """
+    begun_at = begun_at or time.time()
     storage = Storage(config.storage)
     ledger = Ledger(config.out, storage)
     earlier = ledger.owner()
@@ -84,7 +91,7 @@ def run_label(config: LabelConfig, reporter: Reporter | None = None) -> LabelSum
         job = describe_job(config, members, engine, storage, earlier, older.job if older else None)
         fitting = fit_memory(config, members, job, engine)
         config = config.model_copy(update={"batch_size": fitting.batch_size or "auto"})
-        run = JobRun(config, job, ledger, storage, engine, shown)
+        run = JobRun(config, job, ledger, storage, engine, shown, begun_at=begun_at)
         notes = (*inputs.notes, *([fitting.note] if fitting.note else []))
         with claimed(ledger, job, overwrite=config.overwrite):
             ledger.sweep()

@@ -11,6 +11,7 @@ from pipeline.errors import RequestError
 from pipeline.job.description import Job
 from pipeline.job.pooling import choose_pooling
 from pipeline.output.probabilities import StoredProbs
+from pipeline.output.runs import RUNS
 from pipeline.storage import Storage
 
 
@@ -73,7 +74,7 @@ def describe_combination(
     own_fingerprint = fingerprint(results)
     files = content.get("weights_files", {})
     described = {
-        **{name: value for name, value in content.items() if name != "replaced"},
+        **{name: value for name, value in content.items() if name not in {"replaced", RUNS}},
         "fingerprint": own_fingerprint,
         "results": results,
         "calibrated": config.calibration is not None,

@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config.settings import LabelConfig, StorageConfig, fingerprint
@@ -41,6 +41,7 @@ class Job:
     rule: Rule
     factors: tuple[float, ...]
     temperature: float = 1.0
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)  # name of this run of it
 
     def weighted(self, specs: Sequence[MemberSpec]) -> tuple[MemberSpec, ...]:
         """Members with the factors that they are pooled with."""
@@ -58,7 +59,7 @@ class Job:
         return {
             "out": out,
             "fingerprint": self.fingerprint,
-            "run": uuid.uuid4().hex,
+            "run": self.run,
             "members": self.weighted(specs),
             "class_names": self.class_names,
             "rule": self.rule,

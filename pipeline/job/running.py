@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -20,10 +21,12 @@ from pipeline.job.description import Job
 from pipeline.job.metering import JobMeter
 from pipeline.job.pending import PendingWork
 from pipeline.job.progress import Reporter
+from pipeline.job.runs import note_end
 from pipeline.job.settling import settle_unfinished
 from pipeline.job.stopping import stop_on_signals
 from pipeline.job.success import write_success
 from pipeline.job.summary import Budget, LabelSummary, sum_up
+from pipeline.job.totals import count_output
 from pipeline.job.tracking import Tracker
 from pipeline.job.unread import find_unread
 from pipeline.output.ledger import SUCCESS, UNITS, Ledger
@@ -53,6 +56,7 @@ class JobRun:
         engine: Runs the labelers.
         reporter: Shows the progress.
         started: Set once the engine is started.
+        begun_at: When the command was started, Unix seconds.
     """
 
     config: RunConfig
@@ -62,6 +66,7 @@ class JobRun:
     engine: Engine
     reporter: Reporter
     started: threading.Event = field(default_factory=threading.Event)
+    begun_at: float = field(default_factory=time.time)
 
     def prepare(self, plan: Callable[[], Planned]) -> Planned:
         """Plan in a thread while the engine starts, unless there may be nothing to start it for."""
@@ -120,7 +125,9 @@ class JobRun:
         try:
             if tracker.unwritable:
                 raise PublishError(tracker.unwritable)
-            return self._conclude(work, tracker, budget, interrupted=stop.by_signal)
+            summary = self._conclude(work, tracker, budget, interrupted=stop.by_signal)
+            note_end(self.ledger, self.job.fingerprint, self.job.run, summary)
+            return self._timed(summary, tracker)
         except (StorageError, OutputError, PublishError) as error:
             raise PublishError(f"{error}; what was published stays, the same command goes on from there") from error
 
@@ -144,12 +151,23 @@ class JobRun:
         if tracker.receipts:
             ledger.remove_unreadable(done)
             ledger.remove_attempts()
+            counted = count_output(ledger, self.job.fingerprint, units, progress, tracker.receipts.values())
+            if counted is not None:
+                summary = dataclasses.replace(summary, labelled_in_out=counted[0], quarantined_in_out=counted[1])
         if finished:
             omitted = self._declare_finished(work, tracker, progress)
             summary = dataclasses.replace(summary, **({} if omitted is None else omitted.to_dict()))
             if not summary.images:
                 summary = dataclasses.replace(summary, unread=tuple(find_unread(ledger, units).values()))
         return summary
+
+    def _timed(self, summary: LabelSummary, tracker: Tracker) -> LabelSummary:
+        """Add the time since the command was started."""
+        now = time.time()
+        started = min((receipt.started_at for receipt in tracker.receipts.values()), default=now)
+        return dataclasses.replace(
+            summary, wall_s=max(0.0, now - self.begun_at), starting_s=max(0.0, started - self.begun_at)
+        )
 
     def _declare_finished(
         self, work: PendingWork, tracker: Tracker, progress: Mapping[str, Progress]

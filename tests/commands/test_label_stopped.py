@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
+import shutil
 import signal
 import threading
 
@@ -18,7 +20,8 @@ from pipeline.job.progress import Json, Silent
 from pipeline.labeler import image_path
 from pipeline.labeler.tasks import ChunkResult
 from pipeline.output.ledger import Ledger
-from pipeline.storage import Storage
+from pipeline.output.runs import known_rate
+from pipeline.storage import Entry, Storage
 
 NUM_IMAGES = 80
 
@@ -78,9 +81,13 @@ def test_what_is_published_counts_after_a_stop(
     assert (summary.labelled, summary.quarantined_by_reason) == (found.labelled, found.quarantined)
     assert (said[-1]["event"], said[-1]["images"], said[-1]["parts"]) == ("summary", published, published // 32)
 
+    assert (summary.labelled_in_out, summary.quarantined_in_out) == (found.labelled, sum(found.quarantined.values()))
+
     monkeypatch.undo()
     summary = label(str(photos), out, **options(sample_data))
     assert (summary.exit_code, summary.images) == (0, NUM_IMAGES - published)
+    assert (summary.labelled_in_out, summary.quarantined_in_out) == (NUM_IMAGES - 4, 4)
+    assert status(out).images_per_s == pytest.approx(summary.images_per_s, rel=0.05)
     assert rows(out).equals(rows(undisturbed))
     assert rows(out, "quarantine").equals(rows(undisturbed, "quarantine"))
     assert sorted(os.listdir(out / "predictions")) == sorted(os.listdir(undisturbed / "predictions"))
@@ -113,3 +120,27 @@ def test_an_output_of_an_older_version_goes_on_as_it_was(photos, sample_data, tm
     assert label(str(photos), out, **options(sample_data)).exit_code == 0
     assert part_rows(out) == {None}
     assert json.loads((out / "job.json").read_text())["results"]["rows_per_part"] == 10_000
+
+
+def test_a_copy_has_the_rate_of_the_last_run_or_none(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert status(tmp_path / "copy").images_per_s == status(undisturbed).images_per_s > 0
+    job = json.loads((undisturbed / "job.json").read_text())
+    assert [set(run) for run in job["runs"]] == [{"run", "started_at", "ended_at", "images", "seconds"}]
+    for runs, entry, known in (
+        ([], 0, False),
+        ([{"started_at": 10.0}], 11, True),
+        ([{"started_at": 10.0}], 900, False),
+    ):
+        parts = [(Entry("", 1, "", at), 30) for at in (20.0, 30.0, 50.0)]
+        assert known_rate({"runs": runs}, Entry("", 1, "", entry), parts) == ((2.0, True) if known else (None, False))
+
+
+def test_the_summary_tells_all_time_and_all_images(photos, sample_data, tmp_path, shardlabel):
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options(sample_data).items()]
+    first = shardlabel("label", photos, "-o", tmp_path / "out", "--limit", 40, *words)
+    assert re.search(r"images +40 in [\d.,]+ s, [\d.,]+ s of them starting; [\d.,]+ images/s", first.stdout), first
+    assert "in OUT" not in first.stdout
+    then = shardlabel("label", photos, "-o", tmp_path / "out", *words)
+    assert re.search(r"in OUT +80 images: 76 labelled, 4 quarantined", then.stdout), then
+    assert re.search(r"rate +[\d.,]+ images/s in the last run", shardlabel("status", tmp_path / "out").stdout)
