@@ -130,6 +130,15 @@ def label(
             autocompletion=complete_auto,
         ),
     ] = None,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REASONS",
+            help="Label again what was quarantined for these reasons (unsupported_format, ...): after a decoder was "
+            "installed, or an update.",
+            rich_help_panel=ROWS,
+        ),
+    ] = None,
     overwrite: Overwrite = None,
     prune: Prune = None,
     s3_endpoint: S3Endpoint = None,

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.cli.printing import format_counts, format_examples, print_line, print_rows, print_stderr
 from pipeline.inputs.left_out import describe_left_out
 from pipeline.text.omissions import omitted_rows
+from pipeline.text.retrying import retry_rows
 
 
 def configure_logging(*, verbose: bool) -> None:
@@ -28,6 +29,7 @@ def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
         ("labelled", f"{summary.labelled:,}"),
         ("quarantined", format_counts(summary.quarantined_by_reason)),
     ]
+    rows += retry_rows(summary.quarantined_by_reason)
     if summary.events:
         rows.append(("shard damage", format_counts(summary.events)))
     if summary.truths_not_understood:

@@ -24,6 +24,7 @@ from pipeline.job.job_plan import plan_inputs
 from pipeline.job.part_sizes import USUAL_IMAGE_BYTES, PartSizes, rows_by_rate
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, make_reporter
+from pipeline.job.retrying import ToRetry, begin_retry, reasons_to_retry
 from pipeline.job.reuse import OlderOutput, SharedMembers, open_older_output, shared_members
 from pipeline.job.running import JobRun, make_engine
 from pipeline.job.summary import LabelSummary, add_changes
@@ -148,9 +149,14 @@ def _plan(config: LabelConfig, run: JobRun, inputs: Inputs, sizes: PartSizes | N
     changes = ChangedInputs(
         run.ledger, run.storage, run.job.content, prune=config.prune, compare=compare, note=run.reporter.note
     )
-    plan, found = plan_inputs(config, run.ledger, run.storage, inputs, changes, sizes)
+    reasons = reasons_to_retry(run.ledger, config.retry, run.job.fingerprint)
+    plan, found = plan_inputs(config, run.ledger, run.storage, inputs, changes, sizes, reasons)
     retry_unread(run.ledger, plan.units)
-    work = pending_work(plan, run.ledger, run.job.fingerprint)
+    work = pending_work(plan, run.ledger, run.job.fingerprint, reasons)
+    if reasons:
+        again = ToRetry(reasons, work.retried)
+        begin_retry(run.ledger, run.job.fingerprint, again)
+        run.reporter.note(again.note())
     counts = {} if sizes is None else sizes.counts
     uncounted = [unit for unit in work.units if unit.id not in counts]
     counts |= count_samples(uncounted, run.storage, _COUNT_BUDGET_S, config.images)
@@ -158,6 +164,7 @@ def _plan(config: LabelConfig, run: JobRun, inputs: Inputs, sizes: PartSizes | N
         unit.id: work.parts_done.get(unit.id, 0) * (unit.rows_per_part or run.job.rows_per_part) for unit in work.units
     }
     left = {unit.id: max(0, counts[unit.id] - done[unit.id]) for unit in work.units if unit.id in counts}
+    left |= {unit_id: sum(map(len, work.retried[unit_id].values())) for unit_id in work.patched}
     return dataclasses.replace(work, samples_left=left), found
 
 

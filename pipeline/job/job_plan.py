@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pipeline.config.settings import LabelConfig
 from pipeline.errors import InputError, OutputError, StorageError
@@ -10,6 +10,7 @@ from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.plan import Plan
 from pipeline.job.part_sizes import PartSizes
+from pipeline.job.retrying import find_to_retry
 from pipeline.job.unread_images import retry_unread_images
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
@@ -42,6 +43,7 @@ def plan_inputs(
     inputs: Inputs,
     changes: ChangedInputs,
     sizes: PartSizes | None = None,
+    reasons: Sequence[str] = (),
 ) -> tuple[Plan, Changes]:
     """Plan the units of a label job, and settle what has become of those that were planned before.
 
@@ -52,6 +54,7 @@ def plan_inputs(
         inputs: What was found.
         changes: Settles what the plan finds changed.
         sizes: Chooses the size of parts for new units; None for that of the job.
+        reasons: Of quarantine (``--retry``): shards with such damage are labelled again.
 
     Raises:
         InputError: The inputs cannot be listed, or hold no samples.
@@ -74,6 +77,8 @@ def plan_inputs(
         except StorageError as error:
             raise InputError(f"the inputs cannot be listed: {error}") from error
         retry_unread_images(plan, ledger, storage, fingerprint)
+        if reasons:
+            plan.replaced |= find_to_retry(ledger, plan.units, plan.progress, fingerprint, reasons).damaged
         if not plan.units:
             raise InputError("no samples were found in the inputs")
         settled.append(changes.settle(plan))

@@ -21,6 +21,7 @@ from pipeline.job.description import Job
 from pipeline.job.metering import JobMeter
 from pipeline.job.pending import PendingWork
 from pipeline.job.progress import Reporter
+from pipeline.job.retrying import end_retry
 from pipeline.job.runs import note_end
 from pipeline.job.settling import settle_unfinished
 from pipeline.job.stopping import stop_on_signals
@@ -140,6 +141,10 @@ class JobRun:
         units, ledger = work.plan.units, self.ledger
         progress = ledger.progress(self.job.fingerprint)
         done = {unit.id for unit in units if progress.get(unit.id, Progress()).complete}
+        again = {unit_id for unit_id in work.retried if not self._is_finished(tracker, unit_id)}
+        done -= again
+        if work.reasons and not again:
+            end_retry(ledger)
         finished = len(done) == len(units)
         settle_unfinished(tracker, work, ledger, self.job.fingerprint, progress)
         if tracker.receipts:
@@ -151,7 +156,8 @@ class JobRun:
         if tracker.receipts:
             ledger.remove_unreadable(done)
             ledger.remove_attempts()
-            counted = count_output(ledger, self.job.fingerprint, units, progress, tracker.receipts.values())
+            own = [receipt for unit_id, receipt in tracker.receipts.items() if unit_id not in work.retried]
+            counted = count_output(ledger, self.job.fingerprint, units, progress, own)
             if counted is not None:
                 summary = dataclasses.replace(summary, labelled_in_out=counted[0], quarantined_in_out=counted[1])
         if finished:
@@ -160,6 +166,11 @@ class JobRun:
             if not summary.images:
                 summary = dataclasses.replace(summary, unread=tuple(find_unread(ledger, units).values()))
         return summary
+
+    @staticmethod
+    def _is_finished(tracker: Tracker, unit_id: str) -> bool:
+        receipt = tracker.receipts.get(unit_id)
+        return receipt is not None and receipt.finished
 
     def _timed(self, summary: LabelSummary, tracker: Tracker) -> LabelSummary:
         """Add the time since the command was started."""

@@ -54,7 +54,8 @@ def settle_unfinished(
             counted.committed_at = time.time()
         return counted
 
-    unfinished = [receipt for receipt in tracker.receipts.values() if not receipt.finished]
+    # of samples that were tried again only those are reported whose part is patched
+    unfinished = [item for item in tracker.receipts.values() if not item.finished and item.unit_id not in work.patched]
     with ThreadPoolExecutor(_PARALLEL_READS) as pool:
         for receipt in pool.map(settle, unfinished):
             tracker.settle(receipt)
