@@ -80,7 +80,7 @@ def label(
         str | None,
         typer.Option(
             metavar="auto|N",
-            help="Samples in a part at most: a stop loses the part in flight. auto: a part takes 10 to 20 s as "
+            help="Samples in a part at most: a stop loses the part in flight. auto: a part takes 10 to 60 s as "
             "estimated, 10000 at most; small jobs have some. Fixed for the life of OUT.  [default: auto]",
             rich_help_panel=ROWS,
             autocompletion=complete_auto,

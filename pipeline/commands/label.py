@@ -21,7 +21,7 @@ from pipeline.job.claim import claimed
 from pipeline.job.comparing import EngineCompare
 from pipeline.job.description import PART_SIZES, describe_job, fit_memory
 from pipeline.job.job_plan import plan_inputs
-from pipeline.job.part_sizes import USUAL_IMAGE_BYTES, PartSizes, rows_by_rate
+from pipeline.job.part_sizes import USUAL_IMAGE_BYTES, PartSizes, estimate_image_s
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, make_reporter
 from pipeline.job.retrying import ToRetry, begin_retry, reasons_to_retry
@@ -138,9 +138,9 @@ def _part_sizes(
         return None
     on_gpu = run.job.device == "cuda"
     share = run.engine.share(on_gpu=on_gpu, num_workers=None if config.workers == "auto" else config.workers)
-    by_rate = rows_by_rate([member.spec for member in members], share, on_gpu=on_gpu)
+    image_s = estimate_image_s([member.spec for member in members], share, on_gpu=on_gpu)
     there = [] if older is None else read_units(older.ledger, run.storage)
-    return PartSizes(by_rate, run.job.rows_per_part, {unit.id: unit.rows_per_part for unit in there})
+    return PartSizes(image_s, run.job.rows_per_part, {unit.id: unit.rows_per_part for unit in there})
 
 
 def _plan(config: LabelConfig, run: JobRun, inputs: Inputs, sizes: PartSizes | None) -> tuple[PendingWork, Changes]:

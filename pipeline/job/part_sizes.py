@@ -19,19 +19,20 @@ from pipeline.records import Unit
 from pipeline.storage import Storage
 
 USUAL_IMAGE_BYTES = 100_000
-# A part of so long, as estimated: on a machine that is five times slower than thought, or as busy, it takes 100 s.
-_PART_S = 20.0
+# How long a part takes, as estimated: a thousandth of the job, within these bounds. On a machine that is five times
+# slower than thought, or as busy, 20 s are 100 s.
+_PART_S, _LONG_PART_S, _PARTS_OF_LONG_JOBS = 20.0, 60.0, 1_000
 _SMALLEST = 32  # fewer rows cost more in files than a stop could lose
 _PARTS_OF_SMALL_JOBS = 16  # at least, where the smallest size allows it
 # Rough rates, enough to tell seconds from minutes: low, because what is slower than thought loses more.
-_MACS_PER_CORE_S, _MACS_PER_GPU_S = 25e9, 10e12
+_MACS_PER_CORE_S, _MACS_PER_GPU_S = 25e9, 15e12
 _DECODE_S = 0.005  # of a core, for one image
 _UNKNOWN_MACS = 4e9  # of a network that cannot be measured
 _COUNT_BUDGET_S = 2.0
 
 
-def rows_by_rate(members: Sequence[MemberSpec], share: Share, *, on_gpu: bool) -> int:
-    """Samples that a labeler takes about 10 to 20 s for, as estimated from its members: a power of two.
+def estimate_image_s(members: Sequence[MemberSpec], share: Share, *, on_gpu: bool) -> float:
+    """Seconds that a labeler takes for an image, roughly, by what its members compute.
 
     Args:
         members: The members.
@@ -41,10 +42,14 @@ def rows_by_rate(members: Sequence[MemberSpec], share: Share, *, on_gpu: bool) -
     costs = [member_cost(member) for member in members]
     macs = sum(_UNKNOWN_MACS if cost is None else cost.macs for cost in costs)
     if on_gpu:
-        image_s = max(macs / _MACS_PER_GPU_S, _DECODE_S / share.num_cpus)
-    else:
-        image_s = (macs / _MACS_PER_CORE_S + _DECODE_S) / share.num_cpus
-    return _power_of_two_below(_PART_S / image_s)
+        return max(macs / _MACS_PER_GPU_S, _DECODE_S / share.num_cpus)
+    return (macs / _MACS_PER_CORE_S + _DECODE_S) / share.num_cpus
+
+
+def rows_by_rate(image_s: float, num_images: int) -> int:
+    """Samples in a part for a rate: a power of two, for which a labeler takes 10 to 20 s, in long jobs up to 60 s."""
+    part_s = min(max(_PART_S, num_images * image_s / _PARTS_OF_LONG_JOBS), _LONG_PART_S)
+    return _power_of_two_below(part_s / image_s)
 
 
 def rows_by_total(num_images: int) -> int:
@@ -60,13 +65,13 @@ class PartSizes:
     """Chooses the size of parts for new units of a plan.
 
     Attributes:
-        by_rate: Samples in a part at most, for the rate that is expected.
-        at_most: The same, for the job.
+        image_s: Seconds that a labeler is expected to take for an image.
+        at_most: Samples in a part of the job at most.
         older: Sizes that units have in an output whose predictions are reused: parts are cut as there.
         counts: Samples of units, by id, as far as they were counted on the way.
     """
 
-    by_rate: int
+    image_s: float
     at_most: int
     older: Mapping[str, int | None] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -75,9 +80,11 @@ class PartSizes:
         """Choose sizes for the units of a plan that are new, by what all its units hold."""
         if not (new := plan.new_units()):
             return
-        if rows_by_total(self._total(plan.units)) < self.by_rate:  # it seems to be a small job
+        total = self._total(plan.units)
+        if rows_by_total(total) < rows_by_rate(self.image_s, total):  # it seems to be a small job
             self.counts.update(count_samples(new, storage, _COUNT_BUDGET_S, images))
-        rows = min(self.by_rate, rows_by_total(self._total(plan.units)))
+            total = self._total(plan.units)
+        rows = min(rows_by_rate(self.image_s, total), rows_by_total(total))
         chosen = rows if rows < self.at_most else None
         plan.cut_parts(lambda unit: self.older.get(unit.id, chosen))
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 _WHEN: Mapping[str, str] = {
     "unsupported_format": "once a decoder for the format is installed",
     "decoder_crashed": "after an update of the decoders",
-    "too_large": "after an update that allows more",
 }
 
 

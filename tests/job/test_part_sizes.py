@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.engines.workload import Share
 from pipeline.job import part_sizes
-from pipeline.job.part_sizes import rows_by_rate, rows_by_total
+from pipeline.job.part_sizes import estimate_image_s, rows_by_rate, rows_by_total
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,9 @@ def test_a_part_takes_some_seconds_at_the_expected_rate(monkeypatch, gmacs, num_
         macs = int(gmacs * 1e9)
 
     monkeypatch.setattr(part_sizes, "member_cost", lambda _: Cost)
-    assert least <= rows_by_rate([None], Share(num_cpus, None, own_process=False), on_gpu=on_gpu) <= most
+    image_s = estimate_image_s([None], Share(num_cpus, None, own_process=False), on_gpu=on_gpu)
+    assert least <= rows_by_rate(image_s, 1000) <= most
+    assert rows_by_rate(image_s, 1000) <= rows_by_rate(image_s, 10_000_000) <= 4 * most
 
 
 @pytest.mark.parametrize(("images", "rows"), [(0, 32), (216, 32), (512, 32), (513, 64), (2_000, 128), (20_000, 2048)])
