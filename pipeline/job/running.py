@@ -99,8 +99,8 @@ class JobRun:
             PublishError: OUT could no longer be written.
         """
         num_units, num_pending = len(work.plan.units), len(work.units)
-        if num_pending < num_units:
-            self.reporter.note(f"resuming: {num_units - num_pending} of {num_units} units are done")
+        if num_done := num_units - num_pending + len(work.patched):
+            self.reporter.note(f"resuming: {num_done} of {num_units} units are done")
         tracker = Tracker(work.left())
         budget = Budget(self.config.max_bad_rate, self.config.max_failed_units, num_units)
         self.reporter.update(tracker.snapshot())

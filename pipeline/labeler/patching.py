@@ -77,7 +77,10 @@ class PartPatcher:
         self._patch_quarantine(unit, name, part, tried)
 
     def _patch_quarantine(self, unit: Unit, name: PartName, part: Part, tried: Collection[int | None]) -> None:
-        older = self._ledger.read_part(QUARANTINE, str(name))
+        try:
+            older = self._ledger.read_part(QUARANTINE, str(name))
+        except ObjectMissing:
+            return  # another run of the job has just done the same
         again = {row["index"]: row for row in self._writer.quarantine_table(unit, part.rejected).to_pylist()}
         rows: list[dict[str, Any]] = []
         for row in older.to_pylist():
