@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,20 @@ def num_local_gpus() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def process_started_at(root: Path = Path("/")) -> float:
+    """When this process was started, Unix seconds; the time of this call where the system does not report it.
+
+    Args:
+        root: Directory that holds ``proc``.
+    """
+    now = time.time()
+    for line in _lines(root / "proc/self/stat"):
+        ticks = int(line.rpartition(")")[2].split()[19])  # the name before it may hold anything
+        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return now - max(0.0, age_s)
+    return now
 
 
 def smallest_gpu_bytes() -> int:

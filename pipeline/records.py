@@ -108,6 +108,7 @@ class Unit(_Json):
         keys_uri: Parquet file with the keys of a slice; None for a tar.
         num_samples: Number of samples; None where the plan does not know it.
         max_samples: Stop after this many samples (``--limit``); None for all.
+        rows_per_part: Samples in a part of it at most, chosen when it was planned; None for the job's.
     """
 
     id: str
@@ -118,6 +119,7 @@ class Unit(_Json):
     keys_uri: str | None = None
     num_samples: int | None = None
     max_samples: int | None = None
+    rows_per_part: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +267,7 @@ class Receipt(_Json):
         truths_not_understood: Of the labelled samples, those whose ``.cls`` names no class.
         num_bytes: Bytes of the unit that were read or skipped.
         parts: Published part names with their (predictions, quarantine) row counts.
+        num_published: Of the samples, those in published parts. The others are lost if the labeler stops now.
         finished: The unit is complete.
         failure: Why the unit failed; None if it did not.
         message: What went wrong, in one line.
@@ -282,6 +285,7 @@ class Receipt(_Json):
     truths_not_understood: Counted = field(default_factory=Counted)
     num_bytes: int = 0
     parts: dict[str, list[int]] = field(default_factory=dict)
+    num_published: int = 0
     finished: bool = False
     failure: str | None = None
     message: str = ""

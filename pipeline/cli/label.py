@@ -79,11 +79,13 @@ def label(
     workers: Workers = None,
     decode_threads: DecodeThreads = None,
     rows_per_part: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            metavar="N",
-            help="Samples in a part at most; fixed for the life of OUT.  [default: 10000]",
+            metavar="auto|N",
+            help="Samples in a part at most: a stop loses the part in flight. auto: a part takes 10 to 60 s as "
+            "estimated, 10000 at most; small jobs have some. Fixed for the life of OUT.  [default: auto]",
             rich_help_panel=ROWS,
+            autocompletion=complete_auto,
         ),
     ] = None,
     keep: Annotated[
@@ -130,6 +132,15 @@ def label(
             autocompletion=complete_auto,
         ),
     ] = None,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REASONS",
+            help="Label again what was quarantined for these reasons (unsupported_format, ...): after a decoder was "
+            "installed, or an update.",
+            rich_help_panel=ROWS,
+        ),
+    ] = None,
     overwrite: Overwrite = None,
     prune: Prune = None,
     s3_endpoint: S3Endpoint = None,
@@ -142,12 +153,13 @@ def label(
     options = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
     from pipeline.config.parse import parse_label_config
 
-    for name in ("batch_size", "workers", "decode_threads", "max_failed_units"):
+    for name in ("batch_size", "workers", "decode_threads", "max_failed_units", "rows_per_part"):
         if str(options.get(name, "")).isdigit():
             options[name] = int(options[name])
     settings = parse_label_config(options, config)
     from pipeline.job.progress import make_reporter
     from pipeline.job.request import open_request
+    from pipeline.machine import process_started_at
 
     configure_logging(verbose=settings.verbose)
     with contextlib.closing(make_reporter(settings.progress)) as shown:
@@ -157,7 +169,7 @@ def label(
         load("pipeline.commands.label")
         from pipeline.commands.label import run_label  # only now: a wrong request does not wait for torch
 
-        summary = run_label(settings, shown, request)
+        summary = run_label(settings, shown, request, begun_at=process_started_at())
     if settings.progress not in {"json", "none"}:
         print_summary(summary)
     print_failures(summary)

@@ -18,7 +18,7 @@ import typer
 import pipeline
 from pipeline import errors
 from pipeline.cli import app
-from pipeline.output.ledger import ATTEMPTS, JOB, SUCCESS, UNITS
+from pipeline.output.ledger import ATTEMPTS, JOB, RETRY, SUCCESS, UNITS
 from pipeline.records import (
     COLUMN_MEANINGS,
     QUARANTINE_SCHEMA,
@@ -59,10 +59,11 @@ ENVIRONMENT = {
 }
 FILES = {
     JOB: "the job description: members with the hashes of their weights and their recipes, class names, options, "
-    "versions, and the fingerprint over all that changes results",
-    UNITS: "the units: every tar, every slice of loose images, with size and version",
+    "versions, the last runs with their images and seconds, and the fingerprint over all that changes results",
+    UNITS: "the units: every tar, every slice of loose images, with size, version, and samples in a part",
+    RETRY: "while `--retry` is at work: the reasons",
     "plan/keys-UNIT.parquet": "the keys of a slice of loose images",
-    "predictions/part-JOB-UNIT-NUMBER[-last].parquet": "labelled samples, up to `--rows-per-part` of a unit",
+    "predictions/part-JOB-UNIT-NUMBER[-last].parquet": "some labelled samples of a unit",
     "quarantine/part-JOB-UNIT-NUMBER[-last].parquet": "its samples that were not labelled, and damage",
     "quarantine/part-JOB-UNIT-unreadable.parquet": "a unit that could not be read to its end",
     "probabilities/ALIAS/part-JOB-UNIT-NUMBER[-last].parquet": "with `--keep-probs`: a member's probabilities for the "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3End
 from pipeline.cli.printing import format_counts, format_examples, print_json, print_line, print_rows
 from pipeline.cli.summaries import left_out_row
 from pipeline.text.omissions import omitted_rows
+from pipeline.text.retrying import retry_rows
 
 EXAMPLES = examples("shardlabel status labels", "shardlabel status s3://bucket/labels --plan plan.json --json")
 
@@ -43,8 +44,9 @@ def status(
         ("units", f"{found.units_done:,} of {found.units_total:,} done ({state})"),
         ("images", f"{found.images:,}"),
         ("labelled", f"{found.labelled:,}"),
-        ("rate", "-" if found.images_per_s is None else f"{found.images_per_s:,.1f} images/s between commits"),
+        ("rate", _rate(found)),
         ("quarantined", format_counts(found.quarantined)),
+        *retry_rows(found.quarantined),
         ("shard damage", format_counts(found.events)),
         *left_out_row(found.left_out),
     ]
@@ -59,3 +61,10 @@ def status(
     for uri in found.unreadable:
         print_line(f"unreadable: {uri}")
     return 0
+
+
+def _rate(found: Any) -> str:  # noqa: ANN401 - commands.Status, which costs seconds to import
+    """The rate, and of what it is."""
+    if found.images_per_s is None:
+        return "- (no run has noted one)"
+    return f"{found.images_per_s:,.1f} images/s {'so far' if found.under_way else 'in the last run'}"

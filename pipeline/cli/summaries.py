@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.cli.printing import format_counts, format_examples, print_line, print_rows, print_stderr
 from pipeline.inputs.left_out import describe_left_out
 from pipeline.text.omissions import omitted_rows
+from pipeline.text.retrying import retry_rows
 
 
 def configure_logging(*, verbose: bool) -> None:
@@ -25,20 +26,33 @@ def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
             print_rows("", left_out)
         return
     rows = [
-        ("images", f"{summary.images:,} in {summary.seconds:,.1f} s, {summary.images_per_s:,.1f} images/s"),
+        ("images", _images_row(summary)),
         ("labelled", f"{summary.labelled:,}"),
         ("quarantined", format_counts(summary.quarantined_by_reason)),
     ]
+    rows += retry_rows(summary.quarantined_by_reason)
     if summary.events:
         rows.append(("shard damage", format_counts(summary.events)))
     if summary.truths_not_understood:
         shown = format_examples(summary.truths_not_understood, summary.truth_examples)
         rows.append(("truths", f".cls that names no class of this job: {shown}"))
     rows += omitted_rows(summary)
+    in_out = summary.labelled_in_out
+    if in_out is not None and (in_out, summary.quarantined_in_out) != (summary.labelled, summary.quarantined):
+        total = in_out + summary.quarantined_in_out
+        rows.append(("in OUT", f"{total:,} images: {in_out:,} labelled, {summary.quarantined_in_out:,} quarantined"))
     rows.append(("units", f"{summary.units_done:,} of {summary.units_total:,} done"))
     rows += left_out_row(summary.left_out)
-    rows.append(("predictions", f"{summary.out}/predictions/*.parquet"))
+    if summary.images or in_out:
+        rows.append(("predictions", f"{summary.out}/predictions/*.parquet"))
     print_rows("", rows)
+
+
+def _images_row(summary: Any) -> str:  # noqa: ANN401 - likewise
+    """What a run published in which time: from the start of the command, and from the first image."""
+    times = f"{summary.wall_s:,.1f} s, {summary.starting_s:,.1f} s of them starting"
+    rate = f"; {summary.images_per_s:,.1f} images/s" if summary.images else ""
+    return f"{summary.images:,} in {times}{rate}"
 
 
 def left_out_row(left_out: Mapping[str, int]) -> list[tuple[str, str]]:

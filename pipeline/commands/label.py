@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -17,17 +18,19 @@ from pipeline.engines.workload import Engine, Workload
 from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs
 from pipeline.inputs.left_out import total_left_out
-from pipeline.inputs.units import count_samples
+from pipeline.inputs.units import count_samples, read_units
 from pipeline.job.claim import claimed
 from pipeline.job.comparing import EngineCompare
-from pipeline.job.description import describe_job, fit_memory, note_added_inputs
+from pipeline.job.description import PART_SIZES, describe_job, fit_memory, note_added_inputs
 from pipeline.job.engine import make_engine, settle_engine
 from pipeline.job.job_plan import plan_inputs
 from pipeline.job.job_size import USUAL_IMAGE_BYTES, is_small_job
+from pipeline.job.part_sizes import PartSizes, estimate_image_s
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, default_progress, make_reporter
 from pipeline.job.request import LabelRequest, open_request
-from pipeline.job.reuse import SharedMembers, shared_members
+from pipeline.job.retrying import ToRetry, begin_retry, reasons_to_retry
+from pipeline.job.reuse import OlderOutput, SharedMembers, shared_members
 from pipeline.job.running import JobRun
 from pipeline.job.summary import LabelSummary, add_changes
 from pipeline.job.unread import retry_unread
@@ -67,7 +70,11 @@ def label(
 
 
 def run_label(
-    config: LabelConfig, reporter: Reporter | None = None, request: LabelRequest | None = None
+    config: LabelConfig,
+    reporter: Reporter | None = None,
+    request: LabelRequest | None = None,
+    *,
+    begun_at: float | None = None,
 ) -> LabelSummary:
     """Run a labelling job, or what is left of it.
 
@@ -75,11 +82,13 @@ def run_label(
         config: The options.
         reporter: Shows the progress; None for the one that the options name.
         request: What was checked before torch was loaded; None to do so now.
+        begun_at: When the command was started, Unix seconds; None for now.
 
     Raises:
         RequestError: The request is wrong; nothing was written.
         EngineError: The engine failed for good; what was published stays.
     """
+    begun_at = begun_at or time.time()
     request = request or open_request(config)
     storage, ledger, earlier, older = request.storage, request.ledger, request.earlier, request.older
     requested, inputs = config.members, request.take_inputs()
@@ -92,13 +101,14 @@ def run_label(
         job = describe_job(config, members, engine, storage, earlier, older.job if older else None)
         fitting = fit_memory(config, members, job, engine)
         config = config.model_copy(update={"batch_size": fitting.batch_size or "auto"})
-        run = JobRun(config, job, ledger, storage, engine, shown)
+        run = JobRun(config, job, ledger, storage, engine, shown, begun_at=begun_at)
         notes = (*inputs.notes, *note_added_inputs(earlier, job), *([fitting.note] if fitting.note else []))
         with claimed(ledger, job, overwrite=config.overwrite):
             ledger.sweep()
             for note in notes:
                 shown.note(note)
-            work, changes = run.prepare(functools.partial(_plan, config, run, inputs))
+            sizes = _part_sizes(config, run, members, older)
+            work, changes = run.prepare(functools.partial(_plan, config, run, inputs, sizes))
         del inputs, small  # of a million tars, 300 MB
         shared = None
         if older is not None:
@@ -129,18 +139,41 @@ def _with_inputs(summary: LabelSummary, work: PendingWork, run: JobRun, notes: t
     )
 
 
-def _plan(config: LabelConfig, run: JobRun, inputs: Inputs) -> tuple[PendingWork, Changes]:
+def _part_sizes(
+    config: LabelConfig, run: JobRun, members: Sequence[ResolvedMember], older: OlderOutput | None
+) -> PartSizes | None:
+    """How the size of parts is chosen for new units; None where all have that of the job."""
+    if run.job.content[PART_SIZES] != "auto":
+        return None
+    on_gpu = run.job.device == "cuda"
+    share = run.engine.share(on_gpu=on_gpu, num_workers=None if config.workers == "auto" else config.workers)
+    image_s = estimate_image_s([member.spec for member in members], share, on_gpu=on_gpu)
+    there = [] if older is None else read_units(older.ledger, run.storage)
+    return PartSizes(image_s, run.job.rows_per_part, {unit.id: unit.rows_per_part for unit in there})
+
+
+def _plan(config: LabelConfig, run: JobRun, inputs: Inputs, sizes: PartSizes | None) -> tuple[PendingWork, Changes]:
     """Plan the inputs; count the samples that are left, where that can be done quickly."""
     compare = EngineCompare(run.engine, run.started, None if config.workers == "auto" else config.workers)
     changes = ChangedInputs(
         run.ledger, run.storage, run.job.content, prune=config.prune, compare=compare, note=run.reporter.note
     )
-    plan, found = plan_inputs(config, run.ledger, run.storage, inputs, changes)
+    reasons = reasons_to_retry(run.ledger, config.retry, run.job.fingerprint)
+    plan, found = plan_inputs(config, run.ledger, run.storage, inputs, changes, sizes, reasons)
     retry_unread(run.ledger, plan.units)
-    work = pending_work(plan, run.ledger, run.job.fingerprint)
-    counts = count_samples(work.units, run.storage, _COUNT_BUDGET_S, config.images)
-    done = {unit.id: work.parts_done.get(unit.id, 0) * run.job.rows_per_part for unit in work.units}
-    left = {unit_id: max(0, count - done[unit_id]) for unit_id, count in counts.items() if count is not None}
+    work = pending_work(plan, run.ledger, run.job.fingerprint, reasons)
+    if reasons:
+        again = ToRetry(reasons, work.retried)
+        begin_retry(run.ledger, run.job.fingerprint, again)
+        run.reporter.note(again.note())
+    counts = {} if sizes is None else sizes.counts
+    uncounted = [unit for unit in work.units if unit.id not in counts]
+    counts |= count_samples(uncounted, run.storage, _COUNT_BUDGET_S, config.images)
+    done = {
+        unit.id: work.parts_done.get(unit.id, 0) * (unit.rows_per_part or run.job.rows_per_part) for unit in work.units
+    }
+    left = {unit.id: max(0, counts[unit.id] - done[unit.id]) for unit in work.units if unit.id in counts}
+    left |= {unit_id: sum(map(len, work.retried[unit_id].values())) for unit_id in work.patched}
     return dataclasses.replace(work, samples_left=left), found
 
 

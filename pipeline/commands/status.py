@@ -12,9 +12,10 @@ from typing import Any
 from pipeline.errors import InputError, StorageError
 from pipeline.inputs.left_out import total_left_out
 from pipeline.inputs.units import read_plan
-from pipeline.output.ledger import PREDICTIONS, QUARANTINE, SUCCESS
+from pipeline.output.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS
 from pipeline.output.opening import open_ledger
 from pipeline.output.parts import PartName, unit_of
+from pipeline.output.runs import known_rate
 from pipeline.records import Counted, Omitted
 from pipeline.storage import Storage, absolute_uri
 from pipeline.text.result import Result
@@ -45,8 +46,9 @@ class Status(Result):
         labelled: Number of rows in predictions.
         quarantined: Number of samples in quarantine, by reason.
         events: Number of events (damage to shards that belongs to no single sample), by reason.
-        images_per_s: Samples per second between the first and the last commit on disk, pauses included;
-            None with fewer than two commits.
+        images_per_s: Samples per second of the last run that did something, from its first read to its last commit;
+            of a run that has not ended, between its commits. None where it is not known: times of files that were
+            copied say nothing.
         unreadable: URIs of units that could not be read at all.
         finished: Whether ``_SUCCESS`` exists.
         num_bytes: Size of the predictions.
@@ -54,6 +56,7 @@ class Status(Result):
         truths_not_understood: Labelled samples whose ``.cls`` names no class.
         truth_examples: What stands in some of these.
         comparisons: Planned and actual values; empty without a plan.
+        under_way: Whether the rate is that of a run that has not ended.
         other_images, other_images_example, separate_images, passed_over, passed_over_example, repeated_keys,
             repeated_keys_example: See :class:`pipeline.records.Omitted`, summed over the parts.
     """
@@ -79,6 +82,7 @@ class Status(Result):
     passed_over_example: str = ""
     repeated_keys: int = 0
     repeated_keys_example: str = ""
+    under_way: bool = False
 
     @property
     def images(self) -> int:
@@ -108,7 +112,8 @@ def status(
         InputError: The file is missing, or holds no plan.
     """
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
-    fingerprint = str(ledger.job()["fingerprint"])
+    job_entry, job = ledger.version(JOB), ledger.job()
+    fingerprint = str(job["fingerprint"])
     planned, left_out_of = read_plan(ledger, storage)
     units = {unit.id: unit for unit in planned}
     progress = ledger.progress(fingerprint)
@@ -135,10 +140,7 @@ def status(
             table = ledger.read_part(QUARANTINE, name, ["key", "reason"])
             for key, reason in zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True):
                 (events if key is None else quarantined)[reason] += 1
-    times = sorted((entry.modified_s, name) for name, entry in listing)
-    rate = None
-    if len(times) > 1 and times[-1][0] > times[0][0]:
-        rate = sum(counts[name] for _, name in times[1:]) / (times[-1][0] - times[0][0])
+    rate, under_way = known_rate(job, job_entry, [(entry, counts[name]) for name, entry in listing])
     found = Status(
         out=ledger.out,
         units_done=sum(progress[unit_id].complete for unit_id in units if unit_id in progress),
@@ -147,6 +149,7 @@ def status(
         quarantined=dict(quarantined),
         events=dict(events),
         images_per_s=rate,
+        under_way=under_way,
         unreadable=tuple(unreadable),
         finished=ledger.read_json(SUCCESS) is not None,
         num_bytes=sum(entry.size_bytes for _, entry in listing),

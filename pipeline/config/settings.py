@@ -26,7 +26,7 @@ from pipeline.config.option_types import (
     TextList,
     make_paths,
 )
-from pipeline.records import RESERVED_COLUMNS
+from pipeline.records import RESERVED_COLUMNS, Reason
 
 DEFAULT_MODELS = ("resnet50", "resnext50_32x4d", "efficientnet_v2_s")
 
@@ -129,7 +129,7 @@ class LabelConfig(EnsembleConfig):
     engine: Literal["auto", "ray", "inline"] = "auto"
     ray_address: str | None = None
     workers: AutoInt = "auto"
-    rows_per_part: Annotated[int, Field(ge=1)] | None = None
+    rows_per_part: AutoInt | None = "auto"
     keep: TextList = ()
     images: Images = "auto"
     calibration: Text | None = None
@@ -140,12 +140,20 @@ class LabelConfig(EnsembleConfig):
     max_failed_units: AutoNumber = "auto"
     overwrite: bool = False
     prune: bool = False
+    retry: TextList = ()
     verbose: bool = False
 
     @field_validator("keep")
     @classmethod
     def _without_duplicates(cls, keep: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(keep))
+
+    @field_validator("retry")
+    @classmethod
+    def _known_reasons(cls, retry: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [reason for reason in retry if reason not in set(Reason)]:
+            raise ValueError(f"{', '.join(unknown)}: no reason for quarantine; they are {', '.join(Reason)}")
+        return tuple(dict.fromkeys(retry))
 
     @model_validator(mode="after")
     def _check_kept_fields(self) -> Self:

@@ -150,7 +150,7 @@ class Exporter:
             shared = dict(zip(selected["index"].to_pylist(), selected["shared"].to_pylist(), strict=True))
             yield from self._export_images(unit, part, rows, shared, record, receipt, stopping)
         self._commit(name, record.to_dict())
-        receipt.num_samples = done + table.num_rows
+        receipt.num_samples = receipt.num_published = done + table.num_rows
         receipt.num_labelled += record.images
         lost = Counter(receipt.num_quarantined) + Counter(str(row["reason"]) for row in record.omitted)
         receipt.num_quarantined = dict(lost)

@@ -7,7 +7,6 @@ be inflated from its start.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import queue
@@ -18,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.config.option_types import Images
-from pipeline.errors import ObjectMissing, StorageError
+from pipeline.errors import StorageError
 from pipeline.inputs.units import read_units
-from pipeline.output.ledger import PREDICTIONS, Ledger
-from pipeline.output.parts import PartName
-from pipeline.records import Cursor, Item, Sample, Unit, UnitKind
+from pipeline.output.ledger import Ledger
+from pipeline.output.starts import part_start
+from pipeline.records import Item, Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Storage
 from pipeline.text.safe import printable
@@ -168,7 +167,7 @@ class _ImageReader:
                 reader.compressed or reader.unsorted or unit.kind == UnitKind.SLICE or number == reached + 1
             )
             if not forward:
-                start = self._start(unit.id, number)
+                start = part_start(self._ledger, self._fingerprint, unit.id, number)
                 reader = UnitReader(unit, self._storage, start, images=self._images, only=indices)
                 items = iter(reader)
             for item in items:
@@ -177,17 +176,6 @@ class _ImageReader:
                     if item.index >= last:
                         break
             reached = number
-
-    def _start(self, unit_id: str, part: int) -> Cursor:
-        """Where a part starts in its unit, from the footer of the part before it; for the first, how it is read."""
-        if part > 0:
-            name = PartName(self._fingerprint, unit_id, part - 1, last=False)
-            return self._ledger.footer(PREDICTIONS, str(name)).next
-        for last in (True, False):
-            with contextlib.suppress(ObjectMissing):
-                footer = self._ledger.footer(PREDICTIONS, str(PartName(self._fingerprint, unit_id, 0, last=last)))
-                return Cursor(unsorted=footer.next.unsorted)
-        return Cursor()
 
 
 def _check(row: Wanted, sample: Sample) -> Original:

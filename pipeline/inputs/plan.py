@@ -8,13 +8,14 @@ keep their slice. Labelled units whose input has another version are left to :mo
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import heapq
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -109,6 +110,7 @@ class Plan:
         self.version = ledger.version(UNITS)
         self.units, self.left_out_of = read_plan(ledger, storage, fingerprint)
         self.replaced: set[str] = set()
+        self._planned = frozenset(unit.id for unit in self.units)
         self.touched: list[Touched] = []
         self.unlisted: list[Unit] = []
         self._whole: set[str] = set()
@@ -179,6 +181,21 @@ class Plan:
         self._by_id |= {unit.id: unit for unit in (*added, *slices)}
         self.units = list(self._by_id.values())
         self._by_id = {}
+
+    def new_units(self) -> list[Unit]:
+        """Units that no plan held before."""
+        return [unit for unit in self.units if unit.id not in self._planned]
+
+    def cut_parts(self, rows_of: Callable[[Unit], int | None]) -> None:
+        """Choose the size of parts for units that no plan held before; what was planned keeps its size for good.
+
+        Args:
+            rows_of: Gives the samples in a part of a unit at most, None for the job's.
+        """
+        self.units = [
+            unit if unit.id in self._planned else dataclasses.replace(unit, rows_per_part=rows_of(unit))
+            for unit in self.units
+        ]
 
     def _touch(self, unit: Unit, entries: Mapping[int, Entry]) -> None:
         self.touched.append(Touched(unit, entries, self.progress[unit.id]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -34,6 +35,7 @@ _UNITS_SCHEMA = pa.schema(
         ("keys_uri", pa.string()),
         ("num_samples", pa.int64()),
         ("max_samples", pa.int64()),
+        ("rows_per_part", pa.int64()),
     ]
 )
 
@@ -188,7 +190,12 @@ def let_go_entries(unit: Unit, storage: Storage) -> list[int]:
 
 
 def count_samples(
-    units: Sequence[Unit], storage: Storage, budget_s: float, images: Images = "auto", omitted: Omitted | None = None
+    units: Sequence[Unit],
+    storage: Storage,
+    budget_s: float,
+    images: Images = "auto",
+    omitted: Omitted | None = None,
+    apart: set[str] | None = None,
 ) -> dict[str, int]:
     """Count the samples of units, where that is known or quickly found: local tars are counted header by header.
 
@@ -198,6 +205,7 @@ def count_samples(
         budget_s: Counting stops after this time, seconds.
         images: Which images of a sample are labelled: the first, or all.
         omitted: Where to count what is seen on the way and has no row.
+        apart: Takes the ids of shards that are found to be unsorted on the way.
 
     Returns:
         Number of samples by unit id.
@@ -209,14 +217,26 @@ def count_samples(
             break
         if unit.id in counts or unit.uri.startswith("s3://") or unit.size_bytes < 0:
             continue
-        number = read_as_labelled(unit, storage, images, lambda reader: _count_until(reader, deadline, omitted))
+        number = read_as_labelled(
+            unit,
+            storage,
+            images,
+            lambda reader: _count_until(reader, deadline, omitted),
+            None if apart is None else functools.partial(apart.add, unit.id),
+        )
         if number is None:
             break
         counts[unit.id] = number
     return counts
 
 
-def read_as_labelled(unit: Unit, storage: Storage, images: Images, read: Callable[[UnitReader], T]) -> T:
+def read_as_labelled(
+    unit: Unit,
+    storage: Storage,
+    images: Images,
+    read: Callable[[UnitReader], T],
+    on_apart: Callable[[], None] | None = None,
+) -> T:
     """Read the samples of a unit without their contents, as ``label`` with its usual parts does.
 
     Args:
@@ -224,11 +244,14 @@ def read_as_labelled(unit: Unit, storage: Storage, images: Images, read: Callabl
         storage: How to reach it.
         images: Which images of a sample are labelled: the first, or all.
         read: What iterates the reader; called twice if the shard is found to be unsorted on the way.
+        on_apart: Called if that is so.
     """
     try:
-        reader = UnitReader(unit, storage, images=images, payloads=False, begin_again_before=DEFAULT_ROWS_PER_PART)
-        return read(reader)
+        first_part = unit.rows_per_part or DEFAULT_ROWS_PER_PART
+        return read(UnitReader(unit, storage, images=images, payloads=False, begin_again_before=first_part))
     except MembersApart:
+        if on_apart is not None:
+            on_apart()
         return read(UnitReader(unit, storage, Cursor(unsorted=True), images=images, payloads=False))
 
 

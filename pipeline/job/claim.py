@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import OutputError, RequestError
 from pipeline.job.description import Job, merge_inputs
+from pipeline.job.runs import with_new_run
 from pipeline.output.ledger import JOB, PREDICTIONS, UNITS, Ledger, to_json
 from pipeline.storage import missing_folders, remove_empty
 
@@ -63,12 +64,13 @@ def _claim(ledger: Ledger, job: Job, owner: Mapping[str, Any] | None, *, overwri
     if owner is None:
         if ledger.names(PREDICTIONS) and ledger.version(JOB) is None:
             raise OutputError(f"{ledger.out}: holds predictions of something else (no {JOB}); choose another --out")
-        return job.content
+        return with_new_run(job.content, None, job.run)
     replaced = replaced_jobs(owner)
     if owner.get("fingerprint") == job.fingerprint:
         content = {**job.content, "inputs": merge_inputs(owner.get("inputs", []), job.content["inputs"])}
+        content = with_new_run(content, owner, job.run)
     elif overwrite:
-        content = job.content
+        content = with_new_run(job.content, None, job.run)
         replaced = [old for old in (*replaced, str(owner.get("fingerprint"))) if old != job.fingerprint]
     else:
         differing = _differences(owner.get("results", {}), job.content["results"])

@@ -11,6 +11,7 @@ from pipeline.errors import RequestError
 from pipeline.job.description import Job
 from pipeline.job.pooling import choose_pooling
 from pipeline.output.probabilities import StoredProbs
+from pipeline.output.runs import RUNS
 from pipeline.storage import Storage
 from pipeline.trust.fitted import JOB_KEY
 
@@ -102,7 +103,7 @@ def describe_combination(
     own_fingerprint = fingerprint(results)
     files = content.get("weights_files", {})
     described = {
-        **{name: value for name, value in content.items() if name not in {"replaced", JOB_KEY}},
+        **{name: value for name, value in content.items() if name not in {"replaced", RUNS, JOB_KEY}},
         **pooling.about,
         "fingerprint": own_fingerprint,
         "results": results,

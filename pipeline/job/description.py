@@ -9,7 +9,7 @@ import importlib.metadata
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config.option_types import DEFAULT_ROWS_PER_PART
@@ -25,6 +25,7 @@ from pipeline.models.memory import FittedBatch, WorkerMemory, fit_batch_size
 from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
 from pipeline.storage import Storage
 
+PART_SIZES = "part_sizes"  # in job.json: ``auto`` where each unit has a size of its own in the plan
 FIELD_COLUMN = "field_column"  # in job.json: whether the predictions have the column ``field``
 
 
@@ -38,10 +39,11 @@ class Job:
     device: str
     precision: Any
     compiled: bool
-    rows_per_part: int
+    rows_per_part: int  # most samples in a part; units may have a lower number of their own
     rule: Rule
     factors: tuple[float, ...]
     temperature: float = 1.0
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)  # name of this run of it
 
     def weighted(self, specs: Sequence[MemberSpec]) -> tuple[MemberSpec, ...]:
         """Members with the factors that they are pooled with."""
@@ -59,7 +61,7 @@ class Job:
         return {
             "out": out,
             "fingerprint": self.fingerprint,
-            "run": uuid.uuid4().hex,
+            "run": self.run,
             "members": self.weighted(specs),
             "class_names": self.class_names,
             "rule": self.rule,
@@ -106,7 +108,9 @@ def describe_job(
     kept |= {} if earlier is None or config.overwrite else earlier.get("results", {})
     device = _device(config, engine)
     precision = config.precision if config.precision != "auto" else kept.get("precision") or _auto_precision(device)
-    rows_per_part = config.rows_per_part or kept.get("rows_per_part") or DEFAULT_ROWS_PER_PART
+    rows_per_part = kept.get("rows_per_part") or DEFAULT_ROWS_PER_PART
+    if isinstance(config.rows_per_part, int):
+        rows_per_part = config.rows_per_part
     results: dict[str, Any] = {
         "members": [_without_file(dataclasses.asdict(spec)) for spec in specs],
         "labels_sha256": hashlib.sha256("\n".join(class_names).encode()).hexdigest(),
@@ -139,6 +143,7 @@ def describe_job(
         "weights_files": {spec.alias: spec.weights_file for spec in specs},
         "inputs": merge_inputs([], config.inputs),
         "device": device,
+        PART_SIZES: _part_sizes(config, job_fingerprint, earlier, reused),
         FIELD_COLUMN: _has_field_column(earlier, job_fingerprint),
         "versions": {
             name: _version(name) for name in ("torch", "torchvision", "torchcodec", "pillow", "pyarrow", "ray")
@@ -147,6 +152,16 @@ def describe_job(
     compiled = bool(config.compile)
     combined = (pooling.rule, pooling.factors, pooling.temperature)
     return Job(content, job_fingerprint, class_names, device, precision, compiled, rows_per_part, *combined)
+
+
+def _part_sizes(
+    config: LabelConfig, own_fingerprint: str, earlier: Mapping[str, Any] | None, reused: Mapping[str, Any] | None
+) -> str:
+    """Whether new units get parts of a size of their own: as the output was begun, or the one that it reuses."""
+    for older in (earlier if earlier and earlier.get("fingerprint") == own_fingerprint else None, reused):
+        if older is not None:
+            return str(older.get(PART_SIZES, "fixed"))  # an output that an older version began goes on as it was
+    return "auto" if config.rows_per_part in {None, "auto"} else "fixed"
 
 
 def _has_field_column(earlier: Mapping[str, Any] | None, own_fingerprint: str) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pipeline.config.settings import LabelConfig
 from pipeline.errors import InputError, OutputError, StorageError
 from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.plan import Plan
+from pipeline.job.part_sizes import PartSizes
+from pipeline.job.retrying import find_to_retry
 from pipeline.job.unread_images import retry_unread_images
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
@@ -35,7 +37,13 @@ def write_plan(ledger: Ledger, storage: Storage, fingerprint: str, add: Callable
 
 
 def plan_inputs(
-    config: LabelConfig, ledger: Ledger, storage: Storage, inputs: Inputs, changes: ChangedInputs
+    config: LabelConfig,
+    ledger: Ledger,
+    storage: Storage,
+    inputs: Inputs,
+    changes: ChangedInputs,
+    sizes: PartSizes | None = None,
+    reasons: Sequence[str] = (),
 ) -> tuple[Plan, Changes]:
     """Plan the units of a label job, and settle what has become of those that were planned before.
 
@@ -45,6 +53,8 @@ def plan_inputs(
         storage: How to reach inputs and output.
         inputs: What was found.
         changes: Settles what the plan finds changed.
+        sizes: Chooses the size of parts for new units; None for that of the job.
+        reasons: Of quarantine (``--retry``): shards with such damage are labelled again.
 
     Raises:
         InputError: The inputs cannot be listed, or hold no samples.
@@ -67,8 +77,12 @@ def plan_inputs(
         except StorageError as error:
             raise InputError(f"the inputs cannot be listed: {error}") from error
         retry_unread_images(plan, ledger, storage, fingerprint)
+        if reasons:
+            plan.replaced |= find_to_retry(ledger, plan.units, plan.progress, fingerprint, reasons).damaged
         if not plan.units:
             raise InputError("no samples were found in the inputs")
         settled.append(changes.settle(plan))
+        if sizes is not None:
+            sizes.choose(plan, storage, config.images)
 
     return write_plan(ledger, storage, fingerprint, add), settled[-1]

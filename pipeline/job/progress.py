@@ -136,14 +136,15 @@ class Json(Silent):
             self._print({"event": "download", "name": name, "bytes": done_bytes, "total_bytes": total_bytes})
 
     def update(self, snapshot: Snapshot) -> None:
-        """A ``progress`` object every second."""
-        if time.monotonic() < self._next:
+        """A ``progress`` object every second, and at the end."""
+        if time.monotonic() < self._next and not snapshot.final:
             return
         self._next = time.monotonic() + _JSON_EVERY_S
         self._print(
             {
                 "event": "progress",
                 "images": snapshot.images,
+                "published": snapshot.published,
                 "total": snapshot.total,
                 "total_exact": snapshot.exact,
                 "images_per_s": round(snapshot.images_per_s, 2),

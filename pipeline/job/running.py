@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -18,9 +19,13 @@ from pipeline.job.description import Job
 from pipeline.job.metering import JobMeter
 from pipeline.job.pending import PendingWork
 from pipeline.job.progress import Reporter
+from pipeline.job.retrying import end_retry
+from pipeline.job.runs import note_end
+from pipeline.job.settling import settle_unfinished
 from pipeline.job.stopping import stop_on_signals
 from pipeline.job.success import write_success
 from pipeline.job.summary import Budget, LabelSummary, sum_up
+from pipeline.job.totals import count_output
 from pipeline.job.tracking import Tracker
 from pipeline.job.unread import find_unread
 from pipeline.output.ledger import SUCCESS, UNITS, Ledger
@@ -43,6 +48,7 @@ class JobRun:
         engine: Runs the labelers.
         reporter: Shows the progress.
         started: Set once the engine is started.
+        begun_at: When the command was started, Unix seconds.
     """
 
     config: RunConfig
@@ -52,6 +58,7 @@ class JobRun:
     engine: Engine
     reporter: Reporter
     started: threading.Event = field(default_factory=threading.Event)
+    begun_at: float = field(default_factory=time.time)
 
     def prepare(self, plan: Callable[[], Planned]) -> Planned:
         """Plan in a thread while the engine starts, unless there may be nothing to start it for."""
@@ -83,8 +90,8 @@ class JobRun:
             PublishError: OUT could no longer be written.
         """
         num_units, num_pending = len(work.plan.units), len(work.units)
-        if num_pending < num_units:
-            self.reporter.note(f"resuming: {num_units - num_pending} of {num_units} units are done")
+        if num_done := num_units - num_pending + len(work.patched):
+            self.reporter.note(f"resuming: {num_done} of {num_units} units are done")
         tracker = Tracker(work.left())
         budget = Budget(self.config.max_bad_rate, self.config.max_failed_units, num_units)
         self.reporter.update(tracker.snapshot())
@@ -110,7 +117,9 @@ class JobRun:
         try:
             if tracker.unwritable:
                 raise PublishError(tracker.unwritable)
-            return self._conclude(work, tracker, budget, interrupted=stop.by_signal)
+            summary = self._conclude(work, tracker, budget, interrupted=stop.by_signal)
+            note_end(self.ledger, self.job.fingerprint, self.job.run, summary)
+            return self._timed(summary, tracker)
         except (StorageError, OutputError, PublishError) as error:
             raise PublishError(f"{error}; what was published stays, the same command goes on from there") from error
 
@@ -123,7 +132,14 @@ class JobRun:
         units, ledger = work.plan.units, self.ledger
         progress = ledger.progress(self.job.fingerprint)
         done = {unit.id for unit in units if progress.get(unit.id, Progress()).complete}
+        again = {unit_id for unit_id in work.retried if not self._is_finished(tracker, unit_id)}
+        done -= again
+        if work.reasons and not again:
+            end_retry(ledger)
         finished = len(done) == len(units)
+        settle_unfinished(tracker, work, ledger, self.job.fingerprint, progress)
+        if tracker.receipts:
+            self.reporter.update(tracker.snapshot(final=True))
         summary = sum_up(ledger.out, units, len(done), tracker, budget, interrupted=interrupted and not finished)
         lost = len(units) - len(done) - summary.failed_units
         if lost > 0 and not (interrupted or budget.exceeded):
@@ -131,12 +147,29 @@ class JobRun:
         if tracker.receipts:
             ledger.remove_unreadable(done)
             ledger.remove_attempts()
+            own = [receipt for unit_id, receipt in tracker.receipts.items() if unit_id not in work.retried]
+            counted = count_output(ledger, self.job.fingerprint, units, progress, own)
+            if counted is not None:
+                summary = dataclasses.replace(summary, labelled_in_out=counted[0], quarantined_in_out=counted[1])
         if finished:
             omitted = self._declare_finished(work, tracker, progress)
             summary = dataclasses.replace(summary, **({} if omitted is None else omitted.to_dict()))
             if not summary.images:
                 summary = dataclasses.replace(summary, unread=tuple(find_unread(ledger, units).values()))
         return summary
+
+    @staticmethod
+    def _is_finished(tracker: Tracker, unit_id: str) -> bool:
+        receipt = tracker.receipts.get(unit_id)
+        return receipt is not None and receipt.finished
+
+    def _timed(self, summary: LabelSummary, tracker: Tracker) -> LabelSummary:
+        """Add the time since the command was started."""
+        now = time.time()
+        started = min((receipt.started_at for receipt in tracker.receipts.values()), default=now)
+        return dataclasses.replace(
+            summary, wall_s=max(0.0, now - self.begun_at), starting_s=max(0.0, started - self.begun_at)
+        )
 
     def _declare_finished(
         self, work: PendingWork, tracker: Tracker, progress: Mapping[str, Progress]

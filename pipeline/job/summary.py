@@ -41,6 +41,10 @@ class LabelSummary(Result):
         truth_examples: What stands in some of these.
         seconds: From the first read to the last commit.
         images_per_s: ``images / seconds``.
+        wall_s: From the start of the command to its end.
+        starting_s: Of these, before the first read: libraries, networks, the engine, the plan.
+        labelled_in_out, quarantined_in_out: What the whole output holds now, of all runs; None where it has so many
+            parts of earlier runs that they were not counted.
         parts: Parts published by this run.
         units_done, units_total: Of the whole plan.
         failed_units: Units that could not be read to their end.
@@ -94,6 +98,10 @@ class LabelSummary(Result):
     repeated_keys_example: str = ""
     gone: int = 0
     pruned: int = 0
+    wall_s: float = 0.0
+    starting_s: float = 0.0
+    labelled_in_out: int | None = None
+    quarantined_in_out: int | None = None
 
     @property
     def exit_code(self) -> int:

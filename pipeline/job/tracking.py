@@ -15,13 +15,15 @@ class Snapshot:
     """The state of a job at one moment.
 
     Attributes:
-        images: Samples done in this run.
+        images: Samples done in this run, with those of parts that are not published yet.
         total: Samples to be done in this run, or None while nothing is known.
         exact: Whether the total is known rather than estimated.
         quarantined: Samples quarantined in this run, by reason.
         units_done, units_total: Of this run.
         failed_units: Units that could not be read.
         seconds: Since the first read.
+        published: Of the images, those in published parts: what counts if the run is stopped now.
+        final: Whether the run has ended: then all images are published.
     """
 
     images: int
@@ -32,6 +34,8 @@ class Snapshot:
     units_total: int
     failed_units: int
     seconds: float
+    published: int = 0
+    final: bool = False
 
     @property
     def images_per_s(self) -> float:
@@ -55,7 +59,8 @@ class Tracker:
     Attributes:
         receipts: The latest receipt of each unit.
         images: Samples done in this run.
-        quarantined: Of these, quarantined, by reason.
+        published: Of these, in published parts.
+        quarantined: Of the images, quarantined, by reason.
         failed_units: Units that could not be read.
         unwritable: The message of a labeler that could not write OUT.
     """
@@ -63,7 +68,7 @@ class Tracker:
     def __init__(self, pending: Mapping[str, tuple[Unit, int | None]]) -> None:
         self._pending = pending
         self.receipts: dict[str, Receipt] = {}
-        self.images = 0
+        self.images = self.published = 0
         self.quarantined: Counter[str] = Counter()
         self.unwritable: str | None = None
         self.failed_units = 0
@@ -84,18 +89,27 @@ class Tracker:
             receipt.parts = {**older.parts, **receipt.parts}
             receipt.started_at = min(older.started_at, receipt.started_at)
             receipt.committed_at = max(older.committed_at, receipt.committed_at)
-            self._count(older, -1)
-        self._weigh(receipt.unit_id, older, -1)
-        self._weigh(receipt.unit_id, receipt, +1)
-        self._count(receipt, +1)
-        self.receipts[receipt.unit_id] = receipt
+        self._replace(older, receipt)
         if receipt.failure == UNWRITABLE:
             self.unwritable = receipt.message
         if self._started_at is None or receipt.started_at < self._started_at:
             self._started_at = receipt.started_at
 
+    def settle(self, receipt: Receipt) -> None:
+        """Put a receipt in the place of the one that came for a unit: what is on disk counts, not what was reported."""
+        self._replace(self.receipts.get(receipt.unit_id), receipt)
+
+    def _replace(self, older: Receipt | None, receipt: Receipt) -> None:
+        if older is not None:
+            self._count(older, -1)
+        self._weigh(receipt.unit_id, older, -1)
+        self._weigh(receipt.unit_id, receipt, +1)
+        self._count(receipt, +1)
+        self.receipts[receipt.unit_id] = receipt
+
     def _count(self, receipt: Receipt, sign: int) -> None:
         self.images += sign * receipt.num_samples
+        self.published += sign * receipt.num_published
         self._units_done += sign * receipt.finished
         self.failed_units += sign * (receipt.failure is not None)
         for reason, count in receipt.num_quarantined.items():
@@ -122,8 +136,8 @@ class Tracker:
         """Share of quarantined samples, 0-1."""
         return self.quarantined.total() / self.images if self.images else 0.0
 
-    def snapshot(self) -> Snapshot:
-        """Where things stand."""
+    def snapshot(self, *, final: bool = False) -> Snapshot:
+        """Where things stand, or stood when the run ended."""
         exact = self._unknown_bytes == 0
         total: int | None = self._known_samples
         if not exact:
@@ -138,4 +152,6 @@ class Tracker:
             units_total=len(self._pending),
             failed_units=self.failed_units,
             seconds=0.0 if self._started_at is None else max(0.0, time.time() - self._started_at),
+            published=self.published,
+            final=final,
         )

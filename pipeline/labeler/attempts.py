@@ -21,7 +21,8 @@ import socket
 import time
 
 from pipeline.errors import ObjectMissing, StorageError
-from pipeline.output.ledger import ATTEMPTS, PREDICTIONS, QUARANTINE, Ledger
+from pipeline.output.counting import count_part
+from pipeline.output.ledger import ATTEMPTS, Ledger
 from pipeline.output.parts import PartName
 from pipeline.records import Cursor, Receipt
 from pipeline.storage import Storage
@@ -105,20 +106,7 @@ class Attempts:
         """
         for number in range(parts_done, cursor.part + receipt.finished):
             last = receipt.finished and number == cursor.part
-            name = str(PartName(fingerprint, receipt.unit_id, number, last))
-            footer = self._ledger.footer(PREDICTIONS, name)
-            num_rows = footer.num_rows
-            receipt.omitted.add(footer.omitted)
-            rejected: list[dict[str, str]] = []
-            with contextlib.suppress(ObjectMissing):
-                rejected = self._ledger.read_part(QUARANTINE, name, ["key", "reason"]).to_pylist()
-            receipt.parts[name] = [num_rows, len(rejected)]
-            receipt.num_labelled += num_rows
-            receipt.truths_not_understood.merge(footer.truths_not_understood)
-            receipt.num_samples += num_rows + sum(row["key"] is not None for row in rejected)
-            for row in rejected:
-                counts = receipt.num_quarantined if row["key"] is not None else receipt.num_events
-                counts[row["reason"]] = counts.get(row["reason"], 0) + 1
+            count_part(self._ledger, PartName(fingerprint, receipt.unit_id, number, last), receipt)
 
     def _uri(self, unit_id: str, deaths: int) -> str:
         return self._ledger.uri(ATTEMPTS, f"{unit_id}-{deaths + 1}.json")

@@ -31,7 +31,7 @@ class LabelerConfig:
         may_tune: Whether batch sizes that are not cached may be measured, on a CPU.
         decode: ``exact``; ``fast``: large JPEGs may be decoded at a reduced scale; ``gpu``: plain JPEGs on the device,
             where that was seen to give the CPU's pixels.
-        rows_per_part: Samples in a part at most.
+        rows_per_part: Samples in a part at most, for units without a size of their own.
         keep: Fields copied through.
         images: Which images of a sample are labelled: the first, or all.
         with_field: Whether the predictions have the column ``field``.

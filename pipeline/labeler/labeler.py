@@ -27,7 +27,9 @@ from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.earlier_keys import keys_before
 from pipeline.labeler.image_path import UnitRun, label_unit
 from pipeline.labeler.metering import UnitMeter, sample_memory
+from pipeline.labeler.patching import PartPatcher
 from pipeline.labeler.publisher import PartPublisher, Uploads
+from pipeline.labeler.retrying import PartRetry, Retried
 from pipeline.labeler.step_factory import StepFactory
 from pipeline.labeler.stored_reader import StoredReader
 from pipeline.metrics import Meter, NoMeter
@@ -51,6 +53,8 @@ class _Request:
     parts_done: int
     stopping: Callable[[], bool]
     stored: Progress | None
+    retried: Retried = dataclasses.field(default_factory=dict)
+    complete: bool = False
     unsorted: bool = False  # found to be so after it was begun without an index
 
 
@@ -88,6 +92,14 @@ class Labeler:
         )
         self._attempts = Attempts(self._writer.ledger, self._storage, config.run)
         self._uploads = Uploads(self._writer, UNITS_AT_ONCE)
+        self._retry = PartRetry(
+            self._writer.ledger,
+            self._storage,
+            PartPatcher(self._writer, self._storage),
+            self._factory.executor,
+            config.keep,
+            config.images,
+        )
         self._meter = meter or NoMeter()
         self._factory.sample_gauges(self._meter)
         self._meter.sample(metrics.QUEUE_DEPTH, lambda: self._uploads.depth, queue="publish")
@@ -99,6 +111,9 @@ class Labeler:
         parts_done: int = 0,
         stopping: Callable[[], bool] = lambda: False,
         stored: Progress | None = None,
+        retried: Retried | None = None,
+        *,
+        complete: bool = False,
     ) -> Iterator[Receipt]:
         """Label one unit.
 
@@ -108,11 +123,13 @@ class Labeler:
             stopping: Asked after each chunk; once true, the part in flight is finished if that takes
                 less than ten seconds, and nothing after it is begun.
             stored: The unit's parts in the older output that is used, if it is complete there.
+            retried: Samples of published parts that are tried again first, by part.
+            complete: Whether all of its parts are known to be published.
 
         Yields:
             Receipts, after each part and about once a second; the latest covers all that was done.
         """
-        request = _Request(unit, parts_done, stopping, stored)
+        request = _Request(unit, parts_done, stopping, stored, retried or {}, complete)
         while True:
             try:
                 yield from self._label(request)
@@ -133,12 +150,18 @@ class Labeler:
         receipt = Receipt(unit.id, started_at=time.time())
         metered = UnitMeter(self._meter, receipt, 0)
         try:
-            with translate_out_errors():
-                cursor, receipt.finished = self._writer.ledger.find_cursor(unit, fingerprint, request.parts_done)
-                self._attempts.count_published(receipt, fingerprint, request.parts_done, cursor)
+            cursor = Cursor()
+            if request.complete:
+                receipt.finished = not request.retried
+            else:
+                with translate_out_errors():
+                    cursor, receipt.finished = self._writer.ledger.find_cursor(unit, fingerprint, request.parts_done)
+                    self._attempts.count_published(receipt, fingerprint, request.parts_done, cursor)
             if request.unsorted and cursor.unsorted is None:
                 cursor = dataclasses.replace(cursor, unsorted=True)
             metered = UnitMeter(self._meter, receipt, 0 if cursor.compressed else cursor.offset)
+            request = dataclasses.replace(request, complete=request.complete or receipt.finished)
+            receipt.finished &= not request.retried
             if not receipt.finished:
                 with contextlib.closing(self._attempt(request, cursor, receipt)) as attempt:
                     for so_far in attempt:
@@ -169,9 +192,19 @@ class Labeler:
                     unit.uri,
                     deaths,
                 )
+            for name in sorted(request.retried):
+                if request.stopping():
+                    return
+                steps = self._factory.steps(isolated=isolated, stored=None)
+                self._retry.run(unit, name, request.retried[name], steps, receipt)
+                yield receipt
+            if request.complete:
+                receipt.finished = True
+                return
             run = self._prepare_run(request, cursor, receipt, isolated=isolated)
             publisher = PartPublisher(unit, receipt, self._uploads)
-            yield from label_unit(run, self._config.rows_per_part, self._factory.executor, publisher)
+            rows_per_part = unit.rows_per_part or self._config.rows_per_part
+            yield from label_unit(run, rows_per_part, self._factory.executor, publisher)
         finally:
             self._attempts.end(unit.id, deaths)
 
@@ -182,7 +215,7 @@ class Labeler:
             cursor,
             self._config.keep,
             images=self._config.images,
-            begin_again_before=self._config.rows_per_part,
+            begin_again_before=request.unit.rows_per_part or self._config.rows_per_part,
         )
         if request.unit.kind == UnitKind.TAR and cursor.part:
             reader.note_keys(keys_before(cursor, request.unit, self._config.fingerprint, self._writer.ledger))

@@ -18,6 +18,7 @@ class _Committed:
 
     name: str
     num_rows: list[int]
+    num_samples: int
     at: float
     seconds: float
 
@@ -52,7 +53,8 @@ class Uploads:
         with translate_out_errors():
             name = self._writer.publish(unit, part, end.following, last=end.last)
         seconds = time.perf_counter() - begun
-        return _Committed(str(name), [len(part.pictures), len(part.rejected)], time.time(), seconds)
+        num_rows = [len(part.pictures), len(part.rejected)]
+        return _Committed(str(name), num_rows, part.num_samples, time.time(), seconds)
 
     def close(self) -> None:
         """Wait for the threads to end."""
@@ -97,6 +99,7 @@ class PartPublisher:
         done = upload.result()
         receipt = self._receipt
         receipt.parts[done.name] = done.num_rows
+        receipt.num_published += done.num_samples
         receipt.committed_at = done.at
         receipt.stage_s["write"] = receipt.stage_s.get("write", 0.0) + done.seconds
         receipt.wait_s["publish"] = receipt.wait_s.get("publish", 0.0) + time.perf_counter() - begun

@@ -131,6 +131,7 @@ class Replayer:
             name = self._writer.publish(unit, part, stored.next, last=stored.name.last)
         result.count_in(receipt)
         receipt.parts[str(name)] = [len(part.pictures), len(part.rejected)]
+        receipt.num_published += part.num_samples
         receipt.committed_at = time.time()
 
     def _pooled(self, stored: StoredPart) -> list[Predictions]:

@@ -33,14 +33,15 @@ class LabelerWorker:
         """Label the unit of an item."""
         unit, done = Unit.from_dict(item["unit"]), item["parts_done"]
         stored = Progress(**item["stored"]) if "stored" in item else None
-        if self._replayer is not None and stored is not None:
+        retried, complete = item.get("retried"), bool(item.get("complete"))
+        if self._replayer is not None and stored is not None and not retried:
             receipt = None
             for receipt in self._replayer(unit, done, stored, stopping):
                 if receipt.failure != UNAVAILABLE:
                     yield receipt.to_dict()
             if receipt is None or receipt.failure != UNAVAILABLE:
                 return
-        for receipt in self._labeler(unit, done, stopping, stored):
+        for receipt in self._labeler(unit, done, stopping, stored, retried, complete=complete):
             yield receipt.to_dict()
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ from pipeline.output.schemas import JobShape, OwnerShape, SuccessShape, check_co
 from pipeline.records import Cursor, Unit
 from pipeline.storage import Entry, Storage, absolute_uri, join
 
-JOB, SUCCESS, UNITS = "job.json", "_SUCCESS", "plan/units.parquet"
+JOB, SUCCESS, UNITS, RETRY = "job.json", "_SUCCESS", "plan/units.parquet", "plan/retry.json"
 PREDICTIONS, QUARANTINE, PROBABILITIES = "predictions", "quarantine", "probabilities"
 _PUBLISHED = (PREDICTIONS, QUARANTINE, PROBABILITIES)  # in the order of removal: commits first
 ATTEMPTS = "attempts"
@@ -207,6 +207,14 @@ class Ledger:
             OutputError: OUT cannot be written.
         """
         self._delete(SUCCESS)
+
+    def remove_retry(self) -> None:
+        """Remove the note of what is tried again.
+
+        Raises:
+            OutputError: OUT cannot be written.
+        """
+        self._delete(RETRY)
 
     def _delete(self, *names: str) -> None:
         try:

@@ -8,7 +8,7 @@ writers of one part publish the same bytes, whoever comes first.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -150,6 +150,11 @@ class Writer:
         """Ledger of the output."""
         return self._ledger
 
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the job."""
+        return self._fingerprint
+
     def publish(self, unit: Unit, part: Part, following: Cursor, *, last: bool) -> PartName:
         """Publish a part: quarantine first, then probabilities, and last the predictions that commit it.
 
@@ -174,10 +179,11 @@ class Writer:
         if part.omitted:
             metadata["omitted"] = part.omitted.to_dict()
         if part.rejected:
-            self._put(QUARANTINE, str(name), self._quarantine_table(unit, part.rejected), metadata)
-        if self._keep_probs:
-            self._put_probabilities(str(name), part, metadata)
-        self._put(PREDICTIONS, str(name), self._predictions_table(unit, part), metadata)
+            self._put(QUARANTINE, str(name), self.quarantine_table(unit, part.rejected), metadata)
+        for alias, table in self.probabilities(part):
+            member = {**metadata, "member": alias}
+            self._put(f"{PROBABILITIES}/{alias}", str(name), table, member, dictionary=False)
+        self._put(PREDICTIONS, str(name), self.predictions_table(unit, part), metadata)
         try:
             self._ledger.check_owner(self._fingerprint)
         except ObjectChanged:
@@ -191,15 +197,15 @@ class Writer:
         row = QuarantineRow(None, None, None, max(0, unit.size_bytes), None, Stage.READ, reason, message)
         metadata = {"unit": unit.id, "fingerprint": self._fingerprint}
         name = unreadable_name(self._fingerprint, unit.id)
-        self._put(QUARANTINE, name, self._quarantine_table(unit, [row]), metadata)
+        self._put(QUARANTINE, name, self.quarantine_table(unit, [row]), metadata)
 
-    def _put_probabilities(self, name: str, part: Part, metadata: Mapping[str, object]) -> None:
+    def probabilities(self, part: Part) -> Iterator[tuple[str, pa.Table]]:
+        """The probabilities of each member by its alias, without metadata; none where they are not kept."""
         index_N = np.array([picture.index for picture in part.pictures], np.int64)
-        for place, alias in enumerate(self._members):
+        for place, alias in enumerate(self._members if self._keep_probs else ()):
             found = [batch.probs_MBK[place] for batch in part.predictions if batch.probs_MBK is not None]
             probs_NK = np.concatenate([np.zeros((0, len(self._class_names)), np.float16), *found])
-            table = probabilities_table(index_N, probs_NK)
-            self._put(f"{PROBABILITIES}/{alias}", name, table, {**metadata, "member": alias}, dictionary=False)
+            yield alias, probabilities_table(index_N, probs_NK)
 
     def _put(
         self, folder: str, name: str, table: pa.Table, metadata: Mapping[str, object], *, dictionary: bool = True
@@ -207,7 +213,8 @@ class Writer:
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True)})
         self._storage.publish(self._ledger.uri(folder, name), encode_part(table, dictionary=dictionary))
 
-    def _predictions_table(self, unit: Unit, part: Part) -> pa.Table:
+    def predictions_table(self, unit: Unit, part: Part) -> pa.Table:
+        """The rows of predictions of a part, without metadata."""
         pictures, batches = part.pictures, part.predictions
         labels = _column([batch.labels_Bk[:, 0] for batch in batches], np.int32)
         members = [
@@ -222,7 +229,7 @@ class Writer:
             "width": pa.array([picture.width for picture in pictures], pa.int32()),
             "height": pa.array([picture.height for picture in pictures], pa.int32()),
             "label": pa.array(labels),
-            "class_name": self._named(labels),
+            "class_name": self.name_classes(labels),
             "score": pa.array(_column([batch.scores_Bk[:, 0] for batch in batches], np.float32)),
             "labels": _lists([batch.labels_Bk for batch in batches], np.int32),
             "scores": _lists([batch.scores_Bk for batch in batches], np.float32),
@@ -238,13 +245,14 @@ class Writer:
             columns[name] = pa.array([picture.kept.get(name) for picture in pictures], pa.string())
         return pa.table(columns, schema=self._schema)
 
-    def _named(self, labels: np.ndarray) -> pa.DictionaryArray:
+    def name_classes(self, labels: np.ndarray) -> pa.DictionaryArray:
         """Class names of labels; the dictionary holds only the names that occur."""
         used, codes = np.unique(labels, return_inverse=True)
         return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), self._class_names.take(pa.array(used)))
 
     @staticmethod
-    def _quarantine_table(unit: Unit, rows: Sequence[QuarantineRow]) -> pa.Table:
+    def quarantine_table(unit: Unit, rows: Sequence[QuarantineRow]) -> pa.Table:
+        """Quarantine rows of a part, without metadata."""
         columns = {
             name: pa.array([getattr(row, name) for row in rows], QUARANTINE_SCHEMA.field(name).type)
             for name in QUARANTINE_SCHEMA.names[1:]

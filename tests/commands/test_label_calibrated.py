@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -27,8 +28,8 @@ def words(sample_data, **more) -> dict:
 
 
 def columns(out, names):
-    (part,) = (out / "predictions").glob("*.parquet")
-    return pq.read_table(part, columns=names, partitioning=None)
+    parts = sorted((out / "predictions").glob("*.parquet"))
+    return pa.concat_tables([pq.read_table(part, columns=names, partitioning=None) for part in parts])
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,8 @@ def test_a_smaller_batch_is_reported_and_gives_the_same_rows(
     assert summary.labelled == 10
     assert rows(tight)["label"].to_pylist() == rows(plain)["label"].to_pylist()
     assert rows(tight)["score"].to_pylist() == pytest.approx(rows(plain)["score"].to_pylist(), abs=1e-4)
-    assert json.loads((tight / "job.json").read_text()) == json.loads((plain / "job.json").read_text())
+    ours, theirs = (json.loads((out / "job.json").read_text()) for out in (tight, plain))
+    assert ours | {"runs": []} == theirs | {"runs": []}
     assert verify(tight).exit_code == 0
     monkeypatch.undo()
     assert label(shard, tight, **options(sample_data, model=ALL, precision="fp32")).images == 0
