@@ -48,11 +48,19 @@ class LabelOptions(TypedDict, total=False):
         "fast: large JPEGs may be decoded at a reduced DCT scale. gpu: plain JPEGs on the GPU, where that gives the "
         "CPU's pixels. [default: exact]",
     ]
-    engine: Annotated[Literal["ray", "inline"], "inline: in this process, without Ray. [default: ray]"]
-    ray_address: Annotated[str | None, "A running cluster. [default: Ray on this machine]"]
+    engine: Annotated[
+        Literal["auto", "ray", "inline"],
+        "inline: in this process, without Ray. auto: Ray for a cluster, several GPUs or 32 cores, inline elsewhere; "
+        "both give the same rows. [default: auto]",
+    ]
+    ray_address: Annotated[str | None, "A running cluster. [default: this machine]"]
     workers: Annotated[Literal["auto"] | int, "Labelers. auto: one per GPU, or one per machine. [default: auto]"]
     decode_threads: Annotated[Literal["auto"] | int, "Threads of a labeler. auto: one per CPU it has. [default: auto]"]
-    rows_per_part: Annotated[int | None, "Samples in a part at most; fixed for the life of OUT. [default: 10000]"]
+    rows_per_part: Annotated[
+        Literal["auto"] | int | None,
+        "Samples in a part at most: a stop loses the part in flight. auto: a part takes 10 to 60 s as estimated, "
+        "10000 at most; small jobs have some. Fixed for the life of OUT. [default: auto]",
+    ]
     keep: Annotated[str | Sequence[str], "Fields of the samples (json, txt, ...) kept as columns."]
     images: Annotated[
         Literal["auto", "all"],
@@ -76,6 +84,11 @@ class LabelOptions(TypedDict, total=False):
     max_failed_units: Annotated[
         Literal["auto"] | int,
         "Stop when more units than this cannot be read. auto: 1 % of all, at least 100. [default: auto]",
+    ]
+    retry: Annotated[
+        str | Sequence[str],
+        "Label again what was quarantined for these reasons (unsupported_format, ...): after a decoder was installed,"
+        " or an update.",
     ]
     overwrite: Annotated[bool, "Replace an OUT made by a different job."]
     prune: Annotated[bool, "Let go of inputs that are gone: remove their rows."]
@@ -203,8 +216,12 @@ class CombineOptions(TypedDict, total=False):
         "What `calibrate` saved for these members: makes scores probabilities of being right.",
     ]
     top_k: Annotated[int | None, "Classes kept per image. [default: 5]"]
-    engine: Annotated[Literal["ray", "inline"], "inline: in this process, without Ray. [default: ray]"]
-    ray_address: Annotated[str | None, "A running cluster. [default: Ray on this machine]"]
+    engine: Annotated[
+        Literal["auto", "ray", "inline"],
+        "inline: in this process, without Ray. auto: Ray for a cluster, several GPUs or 32 cores, inline elsewhere; "
+        "both give the same rows. [default: auto]",
+    ]
+    ray_address: Annotated[str | None, "A running cluster. [default: this machine]"]
     workers: Annotated[Literal["auto"] | int, "Labelers. auto: one per GPU, or one per machine. [default: auto]"]
     overwrite: Annotated[bool, "Replace an OUT made by a different job."]
     s3_endpoint: Annotated[str | None, "Another store than AWS. [default: from AWS's environment variables]"]
@@ -238,13 +255,22 @@ class ExportOptions(TypedDict, total=False):
         str | os.PathLike[str] | None,
         "For --target-precision, as for evaluate. [default: the samples' .cls]",
     ]
+    unknown_labels: Annotated[
+        Literal["refuse", "wrong"],
+        "Truths that name no class (`none` does, and counts as wrong): no promise until they are mended, or they "
+        "count as wrong. [default: refuse]",
+    ]
     max_per_class: Annotated[int | None, "Of each class only the N best by score."]
     repeat_to: Annotated[int | None, "The column copies says how often to repeat images so that a class has N."]
     dedupe: Annotated[bool, "Only the first of images with the same bytes. [default: dedupe]"]
     license: Annotated[str, "Of the images, for the dataset card. [default: unknown]"]
     partial: Annotated[bool, "Export a job that is not finished."]
-    engine: Annotated[Literal["ray", "inline"], "inline: in this process, without Ray. [default: ray]"]
-    ray_address: Annotated[str | None, "A running cluster. [default: Ray on this machine]"]
+    engine: Annotated[
+        Literal["auto", "ray", "inline"],
+        "inline: in this process, without Ray. auto: Ray for a cluster, several GPUs or 32 cores, inline elsewhere; "
+        "both give the same rows. [default: auto]",
+    ]
+    ray_address: Annotated[str | None, "A running cluster. [default: this machine]"]
     workers: Annotated[Literal["auto"] | int, "Exporters. auto: one per machine."]
     overwrite: Annotated[bool, "Replace another export."]
     s3_endpoint: Annotated[str | None, "Another store than AWS. [default: from AWS's environment variables]"]
