@@ -78,7 +78,7 @@ def schema() -> int:
 
 def _describe_options(checked: CheckedFile, settings: LabelConfig) -> list[tuple[str, str]]:
     rows = []
-    for name in checked.given:
+    for name in checked.values:
         value = getattr(settings, name)
         if name == "model":
             rows += [("model", redacted(_describe_member(member))) for member in settings.members]
@@ -88,7 +88,7 @@ def _describe_options(checked: CheckedFile, settings: LabelConfig) -> list[tuple
     if checked.missing:
         parts = ["INPUT" if name == "inputs" else "--out" for name in checked.missing]
         rows.append(("to be given", f"{' and '.join(parts)}, on the command line"))
-    rest = len(type(settings).model_fields) - len(checked.given) - len(checked.missing)
+    rest = len(type(settings).model_fields) - len(checked.values) - len(checked.missing)
     rows.append(("the rest", f"{rest} options with their defaults"))
     return rows
 

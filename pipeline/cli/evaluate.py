@@ -19,6 +19,7 @@ def evaluate(
 ) -> int:
     """Measure accuracy and calibration of each member and of the consensus on images with known truth."""
     import pipeline
+    from pipeline.cli.next_steps import after_evaluate, print_next
     from pipeline.cli.trust_tables import print_evaluation
 
     found = pipeline.evaluate(
@@ -28,4 +29,7 @@ def evaluate(
         no_sign_request=bool(no_sign_request),
         request_payer=bool(request_payer),
     )
-    return print_result(found, print_evaluation, as_json=json_)
+    code = print_result(found, print_evaluation, as_json=json_)
+    if not json_:
+        print_next(*after_evaluate(found, truth))
+    return code

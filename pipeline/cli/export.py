@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline.cli.help import examples
+from pipeline.cli.next_steps import after_export, print_next
 from pipeline.cli.options import ENGINE_HELP, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import format_counts, print_line, print_rows, print_stderr
 from pipeline.cli.summaries import configure_logging
@@ -106,6 +107,7 @@ def export(
     summary = run_export(settings)
     if settings.progress not in {"json", "none"}:
         _print_summary(summary)
+        print_next(*after_export(summary, out, options))
     _print_failures(summary)
     return summary.exit_code
 
@@ -124,14 +126,13 @@ def _print_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Ex
                 f"{100 * promise.target:.6g} % of the labels are right{before}; risk {100 * promise.delta:.6g} %",
             )
         )
-        if summary.truth is not None:
-            rows.append(("truth", summary.truth.in_words))
         seen = f"{promise.right:,} of {promise.accepted:,} certifying truths from there on were right"
         rows.append(("threshold", f"{promise.threshold:.4f} ({seen})"))
         drawn = "at random, as their list tells" if promise.proven_random else "at random on your word; no list tells"
         unused = promise.num_truths - promise.num_certifying
         left_out = f"; {unused:,} of them were fitted on and certify nothing" if unused else ""
-        rows.append(("truths", f"{promise.num_truths:,}, drawn {drawn}{left_out}"))
+        used = summary.truth.in_words if summary.truth is not None else f"{promise.num_truths:,}"
+        rows.append(("truths", f"{used}; drawn {drawn}{left_out}"))
     fewest, most = min(row.images for row in summary.classes), max(row.images for row in summary.classes)
     rows.append(("classes", f"{len(summary.classes):,} of {summary.num_classes:,}, {fewest:,} to {most:,} images each"))
     copies = sum(row.copies for row in summary.classes)
@@ -146,7 +147,7 @@ def _print_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Ex
         )
     print_rows(summary.to, rows)
     if not summary.calibrated:
-        more = "; the promise holds all the same" if summary.promise is not None else ""
+        more = "; the promise needs only the ranking" if summary.promise is not None else ""
         print_line(f"scores are uncalibrated: they rank images, but are no probabilities of being right{more}")
     if not summary.complete:
         print_line("the job was not finished: some of its images are missing here")

@@ -10,6 +10,7 @@ import typer
 from pipeline.cli.completion import complete_auto
 from pipeline.cli.help import BUDGETS, NETWORKS, ROWS, examples
 from pipeline.cli.loading import load, loading_if_slow
+from pipeline.cli.next_steps import after_label, print_next
 from pipeline.cli.options import (
     BatchSize,
     CalibrationFile,
@@ -172,5 +173,6 @@ def label(
         summary = run_label(settings, shown, request, begun_at=process_started_at())
     if settings.progress not in {"json", "none"}:
         print_summary(summary)
+        print_next(*after_label(summary, keep_probs=settings.keep_probs, num_members=len(settings.members)))
     print_failures(summary)
     return summary.exit_code

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.summaries import left_out_row
+from pipeline.cli.tables import print_tables
 from pipeline.commands.plan import Expected, Forecast
 from pipeline.speed.bottleneck import BOTTLENECKS, BottleneckAnalysis
 from pipeline.speed.rates import Rates, StageRate
@@ -37,7 +38,7 @@ def print_benchmark(found: Benchmark) -> None:
     _print(console, f"{_describe_ensemble(found.rates)}; {', '.join(found.inputs)}")
     for note in found.notes:
         _print(console, note)
-    console.print(_stage_table(found.rates))
+    print_tables(_stage_table(found.rates))
     console.print()
     _print_rows(console, _bottleneck_rows(found.verdict, found.rates))
 
@@ -119,8 +120,8 @@ def _describe_ensemble(rates: Rates) -> str:
 
 def _stage_table(rates: Rates) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("alone", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("alone", overflow="fold")
+    table.add_column("", overflow="fold")
     for title in ("images/s", "+-", "ms/image", "share"):
         table.add_column(title, justify="right", no_wrap=True)
     counted = [stage for stage in rates.stages if stage.stage in _TITLES]

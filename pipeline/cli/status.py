@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli.help import examples
+from pipeline.cli.next_steps import after_status, print_next
 from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import format_counts, format_examples, print_json, print_line, print_rows
 from pipeline.cli.summaries import left_out_row
@@ -60,6 +61,7 @@ def status(
     print_rows(found.out, rows)
     for uri in found.unreadable:
         print_line(f"unreadable: {uri}")
+    print_next(*after_status(found))
     return 0
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.annotation.listing import AnnotationList
+from pipeline.cli.next_steps import advise_members
 from pipeline.cli.printing import print_line, print_stderr
+from pipeline.cli.tables import print_tables
 from pipeline.commands.gallery import Gallery
 from pipeline.commands.report import Report
 from pipeline.text.safe import printable
@@ -32,7 +33,6 @@ def print_evaluation(found: Evaluation) -> None:
     """Print accuracy, calibration, operating points, and the classes with the lowest F1."""
     for line in found.truth.complaints:
         print_stderr(f"truth: {line}")
-    console = Console()
     source = "" if found.truth.source.endswith(".cls") else f" from {found.truth.source}"
     print_line(f"{found.out}: {found.images:,} images with known truth{source}; intervals are Wilson's, 95 %")
     if found.truth.no_class:
@@ -42,29 +42,25 @@ def print_evaluation(found: Evaluation) -> None:
         )
     for line in found.caveats:
         print_line(f"  note: {line}")
-    _print_tables(console, _predictor_table(found))
+    print_tables(_predictor_table(found))
     print_line(f"  {_describe_gain(found)}")
+    for line in advise_members(found):
+        print_line(f"  {line}")
     print_line(f"  {_describe_calibration(found)}")
     print_line("  ECE: mean distance of score and accuracy in 15 bins; floor: what chance alone would give")
-    _print_tables(console, _group_table("score", found.by_score), _group_table("agreement", found.by_agreement))
-    _print_tables(console, _operating_point_table(found))
+    print_tables(_group_table("score", found.by_score), _group_table("agreement", found.by_agreement))
+    print_tables(_operating_point_table(found))
     print_line("  observed on this truth; the threshold was picked on it too, so it is no promise for other images")
-    _print_tables(console, _class_table(found))
+    print_tables(_class_table(found))
     shown = f"; the {_MAX_SHOWN} worst of {len(found.classes):,}, --json has all"
     print_line(f"  mean F1 {found.macro_f1:.1%}{shown if len(found.classes) > _MAX_SHOWN else ''}")
     if found.confused:
-        _print_tables(console, _confusion_table(found))
-
-
-def _print_tables(console: Console, *tables: Table) -> None:
-    for table in tables:
-        console.print()
-        console.print(table, soft_wrap=True)
+        print_tables(_confusion_table(found))
 
 
 def _new_table(first: str, *others: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"  {first}", no_wrap=True)
+    table.add_column(f"  {first}", overflow="fold")
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -186,7 +182,7 @@ def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> N
         if figures is None:
             continue
         table.add_row(f"  {name}", f"{figures.nll:.3f}", f"{figures.ece:.1%}", f"{figures.ece_floor:.1%}")
-    _print_tables(Console(), table)
+    print_tables(table)
     if fitted.no_class:
         print_line(
             f"  in {fitted.no_class:,} of them no class fits (none): every label is wrong there, for the fit as well"

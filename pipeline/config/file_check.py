@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.config.file import ConfigFile, read_config_file
 from pipeline.config.members import parse_members
-from pipeline.config.parse import describe_error, option_name
+from pipeline.config.problems import describe_error, option_name
 from pipeline.config.settings import LabelConfig
 from pipeline.errors import ModelError
 
@@ -24,34 +24,39 @@ class CheckedFile:
     Attributes:
         problems: One line each, in the order of the file; empty if the file is valid.
         config: The settings, if the file is valid; required options that the file leaves out are placeholders.
-        given: The options that the file sets.
+        values: The options that the file sets.
         missing: Required options that the file leaves to the command line.
     """
 
     problems: tuple[str, ...]
     config: LabelConfig | None
-    given: tuple[str, ...]
+    values: Mapping[str, Any]
     missing: tuple[str, ...]
 
 
-def check_config_file(path: str) -> CheckedFile:
+def check_config_file(path: str, given_elsewhere: Collection[str] = ()) -> CheckedFile:
     """Check a job's file.
+
+    Args:
+        path: The file.
+        given_elsewhere: Options whose values in the file do not count.
 
     Raises:
         RequestError: The file cannot be read, or is no YAML mapping.
     """
     file = read_config_file(path)
+    values = {name: value for name, value in file.values.items() if name not in given_elsewhere}
     found = [(line, f"{option_name(name)}: given twice") for name, line in file.duplicates]
     config: LabelConfig | None = None
     try:
-        config = LabelConfig(**_PLACEHOLDERS | file.values)
+        config = LabelConfig(**_PLACEHOLDERS | values)
     except ValidationError as error:
         found += [(_line_of(problem, file), describe_error(problem, LabelConfig)) for problem in error.errors()]
-    if problem := _find_member_problem(file.values, config):
+    if problem := _find_member_problem(values, config):
         found.append((file.lines.get("model", 1), problem))
     problems = tuple(f"{path}:{line}: {text}" for line, text in sorted(found))
     missing = tuple(name for name in _PLACEHOLDERS if name not in file.values)
-    return CheckedFile(problems, None if problems else config, tuple(file.values), missing)
+    return CheckedFile(problems, None if problems else config, values, missing)
 
 
 def _find_member_problem(values: Mapping[str, Any], config: LabelConfig | None) -> str | None:

@@ -24,6 +24,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from pipeline.job.tracking import Snapshot
@@ -32,6 +33,7 @@ from pipeline.text.safe import json_text, printable
 
 _PLAIN_EVERY_S = 10.0
 _JSON_EVERY_S = 1.0
+_WIDTH_FOR_BAR = 80  # columns of the terminal; on a narrower one the numbers take its place
 _NOTEBOOK_EVERY_S = 0.5
 _STARTING = "starting"
 
@@ -149,7 +151,8 @@ class Json(Silent):
                 "total_exact": snapshot.exact,
                 "images_per_s": round(snapshot.images_per_s, 2),
                 "eta_s": None if snapshot.eta_s is None else round(snapshot.eta_s, 1),
-                self.wording.dropped: dict(snapshot.quarantined),
+                self.wording.dropped: sum(snapshot.quarantined.values()),
+                f"{self.wording.dropped}_by_reason": dict(snapshot.quarantined),
                 "units_done": snapshot.units_done,
                 "units_total": snapshot.units_total,
                 "failed_units": snapshot.failed_units,
@@ -170,7 +173,7 @@ class _Rate(ProgressColumn):
     """Images per second and time left, as we know them."""
 
     def __init__(self, dropped: str) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
         self._dropped = dropped
 
     def render(self, task: Task) -> Text:
@@ -201,7 +204,9 @@ class Bar(Silent):
     def _bar(self, *columns: ProgressColumn) -> Progress:
         """The bar, begun anew where it is about something else than before."""
         if self._shown is None:
-            standard = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
+            standard: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
+            if self._console.width >= _WIDTH_FOR_BAR:
+                standard.append(BarColumn(bar_width=24))
             self._shown = Progress(*standard, *columns, console=self._console, transient=True, refresh_per_second=4)
             self._shown.start()
         return self._shown
@@ -227,7 +232,9 @@ class Bar(Silent):
         if self._downloading:
             self._end()
         total = None if snapshot.total is None else max(snapshot.total, snapshot.images)
-        bar = self._bar(MofNCompleteColumn(), _Rate(self.wording.dropped), TimeElapsedColumn())
+        whole = Column(no_wrap=True)
+        rate = _Rate(self.wording.dropped)
+        bar = self._bar(MofNCompleteColumn(table_column=whole), rate, TimeElapsedColumn(table_column=whole.copy()))
         task = bar.task_ids[0] if bar.task_ids else bar.add_task(self.wording.doing, snapshot=snapshot)
         bar.update(task, completed=snapshot.images, total=total, snapshot=snapshot)
 

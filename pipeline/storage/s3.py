@@ -166,7 +166,10 @@ class S3Store:
         try:
             head = call_with_retries(uri, lambda: self.client.head_object(Bucket=bucket, Key=key))
         except (ObjectMissing, ObjectForbidden) as error:
-            raise self._explain(uri, error) from error
+            explained = self._explain(uri, error)
+            if explained is error:
+                raise
+            raise explained from error
         return Entry(uri, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"].timestamp())
 
     def _explain(self, uri: str, error: StorageError) -> StorageError:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.output.probabilities import stored_aliases
 from pipeline.text.result import Result
 from pipeline.trust.fitted import NOT_FITTED, fitted_truths
 from pipeline.trust.intervals import Gain, Interval, paired_gain, wilson_interval
@@ -66,6 +67,7 @@ class Evaluation(Result):
         kept: Operating points at some precisions, as observed on these images: no promise for others.
         weights: Of the members, by alias, in a fitted log-stack; None elsewhere.
         fitted: Images with known truth that the calibration of this output was fitted on; None if it does not tell.
+        can_combine: Whether the output holds the members' probabilities.
     """
 
     out: str
@@ -85,6 +87,7 @@ class Evaluation(Result):
     kept: tuple[OperatingPoint, ...]
     weights: dict[str, float] | None = None
     fitted: int | None = 0
+    can_combine: bool = False
 
     @property
     def caveats(self) -> tuple[str, ...]:
@@ -146,6 +149,7 @@ def compute_evaluation(out: str, job: Mapping[str, Any], matched: MatchedImages)
         by_score=group_by_score(matched.scores_PN[0], right_PN[0]),
         kept=find_operating_points(matched.scores_PN[0], right_PN[0]),
         weights=dict(zip(aliases, stack, strict=True)) if stack else None,
+        can_combine=bool(stored_aliases(job)),
         fitted=None if fitted_on is None else int((fitted_on.find(matched.hashes_N) != NOT_FITTED).sum()),
     )
 

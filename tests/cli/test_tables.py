@@ -1,0 +1,58 @@
+"""Tables and next steps: numbers stay whole on narrow terminals, and commands name real arguments."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+from small_jobs import options
+
+from pipeline import label
+from pipeline.cli.tables import print_tables
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 200])
+def test_numbers_stay_whole_at_any_width(width: int, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("a name of some length")
+    for name in ("top-1", "95 %", "images"):
+        table.add_column(name, justify="right")
+    table.add_row("efficientnet_v2_s_with_more", "66.7%", "61.2-71.9", "1,234,567")
+    print_tables(table)
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert all(text in shown for text in ("66.7%", "61.2-71.9", "1,234,567"))
+    folded = "".join(line[:14].strip() for line in shown.splitlines()[2:]) if width < 60 else shown
+    assert "efficientnet" in folded
+
+
+def test_each_command_ends_with_commands_that_run(tmp_path: Path, sample_data: Path, shardlabel):
+    out = tmp_path / "labels of mine"
+    words = ["--weights-dir", sample_data / "weights", "--labels", sample_data / "classes.txt", "--engine", "inline"]
+    done = shardlabel("label", sample_data, "--out", out, "-m", "squeezenet1_1,shufflenet_v2_x0_5", *words)
+    assert "without --keep-probs" in done.stdout
+
+    def steps(printed: str) -> list[list[str]]:
+        lines = [line.removeprefix("next: shardlabel ") for line in printed.splitlines() if line.startswith("next: ")]
+        return [shlex.split(line) for line in lines]
+
+    after_label = steps(done.stdout)
+    assert after_label == [["verify", str(out)], ["sample", str(out), "--unique", "--save", "truth.csv"]]
+    assert steps(shardlabel("status", out).stdout) == [["verify", str(out)], ["report", str(out)]]
+    after_evaluate = steps(shardlabel("evaluate", out).stdout)
+    assert [step[0] for step in after_evaluate] == ["calibrate", "gallery"]
+    exported = shardlabel("export", out, "--to", tmp_path / "to", "--format", "csv", "--engine", "inline")
+    after_export = steps(exported.stdout)
+    assert [step[0] for step in after_export] == ["sample"]
+    for step in (*after_label, *after_evaluate):
+        assert shardlabel(*step, cwd=tmp_path).returncode == 0, step
+
+
+def test_a_job_that_is_not_finished_is_to_be_run_again(tmp_path: Path, sample_data: Path, shardlabel):
+    label(str(sample_data), tmp_path / "out", **options(sample_data, limit=10, rows_per_part=5))
+    done = shardlabel("status", tmp_path / "out")
+    assert "next:" not in done.stdout
+    assert "goes on where it stopped" in done.stdout
