@@ -32,9 +32,11 @@ def register_after(fetch):
 
 print(register_after(lambda found: found.fetchone()), register_after(lambda found: found.fetchall()), sep=", ")
 PY
+python3 -m venv "$work/2.0.0"
+"$work/2.0.0/bin/python" -m pip install --quiet 'duckdb==2.0.0' 'pyarrow==26.0.1'
+python3 -m venv "$work/1.4.4"
+"$work/1.4.4/bin/python" -m pip install --quiet 'duckdb==1.4.4' 'pyarrow==26.0.1'
 for version in 2.0.0 1.4.4; do
-    python3 -m venv "$work/$version"
-    "$work/$version/bin/python" -m pip install --quiet "duckdb==$version" 'pyarrow==26.0.1'
     seen=$("$work/$version/bin/python" "$work/look.py")
     echo "duckdb $version: register after fetchone, after fetchall: $seen"
     expected='fine, fine'

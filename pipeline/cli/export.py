@@ -108,6 +108,8 @@ def export(
     if settings.progress not in {"json", "none"}:
         _print_summary(summary)
         print_next(*after_export(summary, out, options))
+        for line in summary.reader_notes:
+            print_line(line)
     _print_failures(summary)
     return summary.exit_code
 
@@ -151,8 +153,6 @@ def _print_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Ex
         print_line(f"scores are uncalibrated: they rank images, but are no probabilities of being right{more}")
     if not summary.complete:
         print_line("the job was not finished: some of its images are missing here")
-    for line in summary.reader_notes:
-        print_line(line)
 
 
 def _print_failures(summary: Any) -> None:  # noqa: ANN401 - likewise

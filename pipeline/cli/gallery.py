@@ -12,8 +12,8 @@ from pipeline.cli.printing import print_result
 
 EXAMPLES = examples(
     "shardlabel gallery labels --class tabby",
-    'shardlabel gallery labels --where "score < 0.3 and width > 1000" --order "entropy desc"',
-    'shardlabel gallery labels --truth truth.csv --where "truth <> label" --order "score desc"',
+    'shardlabel gallery labels --where "score < 0.3 and width > 1000" \\\n    --order "entropy desc"',
+    'shardlabel gallery labels --truth truth.csv --where "truth <> label" \\\n    --order "score desc"',
 )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # they take seconds to import
     from pipeline.trust.evaluation import Evaluation
 
 _TARGET = 0.95
+_FOR_A_TEMPERATURE = 100  # truths
 
 
 def print_next(*commands: str) -> None:
@@ -61,8 +62,14 @@ def after_evaluate(found: Evaluation, truth: str | None) -> list[str]:
     out, given = shlex.quote(found.out), "" if truth is None else f" --truth {shlex.quote(truth)}"
     wrong = f'gallery {out}{given} --where "truth <> label" --order "score desc"'
     if found.temperature is None and not found.truth.reviewed:
-        return [f"calibrate {out}{given} --hold-out 0.8 --save cal.json", wrong]
+        return [f"calibrate {out}{given}{_hold_out(found.images)} --save cal.json", wrong]
     return [f"export {out} --to dataset --format parquet --target-precision {_TARGET}{given}", wrong]
+
+
+def _hold_out(num_truths: int) -> str:
+    """The option that keeps as many truths for a promise as a temperature can spare."""
+    share = next((share for share in (0.8, 0.5) if num_truths * (1 - share) >= _FOR_A_TEMPERATURE), None)
+    return "" if share is None else f" --hold-out {share}"
 
 
 def advise_members(found: Evaluation) -> list[str]:

@@ -21,8 +21,9 @@ def print_tables(*tables: Table) -> None:
             widest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
             is_number = column.justify == "right"
             column.no_wrap = is_number
+            column.overflow = "fold"
             column.min_width = widest if is_number else min(_LEAST_TEXT, widest)
-            needed += column.min_width + 1
+            needed += column.min_width + 2
         console = Console()
         console.width = max(console.width, needed)
         console.print()

@@ -71,11 +71,15 @@ def refuse_as_input(names: Sequence[str], out: str) -> None:
         InputError: One of them is OUT.
     """
     for name in names:
-        if not name.startswith("@") and _same_place(absolute_uri(name), out):
+        if not name.startswith("@") and _same_place(name, out):
             raise InputError(f"INPUT {name}: is OUT as well; choose another --out, inside of it or elsewhere")
 
 
-def _same_place(uri: str, out: str) -> bool:
+def _same_place(name: str, out: str) -> bool:
+    try:
+        uri = absolute_uri(name)
+    except StorageError:
+        return False  # malformed, which is said where inputs are looked for
     if uri.startswith("s3://") or out.startswith("s3://"):
         return uri.rstrip("/") == out.rstrip("/")
     return os.path.realpath(uri) == os.path.realpath(out)

@@ -6,6 +6,7 @@ comes later: whether they fit, and whether OUT belongs to the same job.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -110,4 +111,5 @@ def _check_writable(out: str) -> None:
     if not os.path.isdir(folder):
         raise OutputError(f"OUT cannot be written: {folder}: not a directory")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"OUT cannot be written: {folder}: permission denied")
+        error = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OutputError(f"OUT cannot be written: {folder}: {os.strerror(error)}")

@@ -56,7 +56,7 @@ def test_the_template_is_sound_and_is_the_defaults(tmp_path: Path):
     path.write_text(template(str(path)))
     checked = check_config_file(str(path))
     assert checked.problems == ()
-    assert checked.given == ("inputs", "out")
+    assert tuple(checked.values) == ("inputs", "out")
     path.write_text(uncommented(template(str(path))))
     everything = yaml.safe_load(path.read_text())
     assert {name.replace("-", "_") for name in everything} == set(LabelConfig.model_fields)

@@ -53,6 +53,7 @@ def test_each_command_ends_with_commands_that_run(tmp_path: Path, sample_data: P
 
 def test_a_job_that_is_not_finished_is_to_be_run_again(tmp_path: Path, sample_data: Path, shardlabel):
     label(str(sample_data), tmp_path / "out", **options(sample_data, limit=10, rows_per_part=5))
+    (tmp_path / "out" / "_SUCCESS").unlink()
     done = shardlabel("status", tmp_path / "out")
     assert "next:" not in done.stdout
     assert "goes on where it stopped" in done.stdout

@@ -112,7 +112,7 @@ def test_a_missing_bucket_or_key_is_one_line_and_exit_2(s3, bucket, inputs, out,
 def test_wrong_credentials_are_one_line_and_exit_2(s3, bucket, monkeypatch, name):
     monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
     monkeypatch.setenv(name, "CANARY")
-    with pytest.raises(RequestError, match=rf"s3://{bucket}/\S+: forbidden: the credentials are wrong") as caught:
+    with pytest.raises(RequestError, match=rf"s3://{bucket}/\S+: the credentials are wrong or expired: ") as caught:
         run(bucket, f"s3://{bucket}/shards/", f"s3://{bucket}/out", s3.endpoint)
     assert "CANARY" not in str(caught.value)
     assert "SKTEST" not in str(caught.value)
@@ -174,7 +174,7 @@ def test_a_session_that_ends_while_a_shard_is_read_ends_in_exit_4(s3, bucket, fa
     fault_proxy.faults.append(Fault("expired", method="GET", path="train-001.tar", times=10_000))
     summary = run(bucket, f"s3://{bucket}/shards/", f"s3://{bucket}/out", fault_proxy.endpoint)
     assert (summary.labelled, summary.exit_code, summary.failed_units) == (6, 4, 1)
-    assert summary.failures[0].message.endswith("train-001.tar: ExpiredToken: The provided token has expired.")
+    assert summary.failures[0].message.endswith(": ExpiredToken: The provided token has expired.")
     asked = [request for request in fault_proxy.requests if "train-001.tar" in request.path and request.method == "GET"]
     assert len(asked) <= s3_stream.RANGES_IN_FLIGHT + 1  # it is no use to ask again
     fault_proxy.faults.clear()

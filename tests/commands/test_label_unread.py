@@ -269,11 +269,11 @@ def test_a_closed_file_that_is_left_out_anyway_is_left_out(photos: Path, run, mo
     assert (summary.exit_code, summary.left_out) == (0, {"": 1, ".bak": 1})
 
 
-def test_images_beside_a_dead_link_that_is_called_a_tar_are_named(photos: Path, tmp_path: Path, shardlabel):
+def test_images_beside_a_dead_link_that_is_called_a_tar_are_labelled(photos: Path, shardlabel):
     (photos / "old.tar").symlink_to("gone.tar")
-    refused = shardlabel("label", photos, "--out", tmp_path / "out")
-    assert refused.returncode == 2
-    assert "its 3 loose images are left out" in refused.stderr
+    planned = json.loads(shardlabel("plan", photos, "--no-measure", "--json").stdout)
+    assert (planned["loose_images"], planned["unreadable"]) == (3, 1)
+    assert planned["notes"] == [f"{photos}/ holds 1 tar and 3 loose images: both are labelled"]
 
 
 def test_an_input_of_which_all_is_left_out_is_refused_with_the_counts(tmp_path: Path, shardlabel):

@@ -48,7 +48,7 @@ def test_a_valid_file_gives_its_settings(tmp_path: Path):
     path = tmp_path / "job.yaml"
     path.write_text("model: resnet18,b:resnet34*2\ntop-k: 3\n")
     checked = check_config_file(str(path))
-    assert (checked.problems, checked.given, checked.missing) == ((), ("model", "top_k"), ("inputs", "out"))
+    assert (checked.problems, tuple(checked.values), checked.missing) == ((), ("model", "top_k"), ("inputs", "out"))
     assert checked.config is not None
     assert [member.alias for member in checked.config.members] == ["resnet18", "b"]
 

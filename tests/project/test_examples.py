@@ -138,7 +138,7 @@ def test_shards_on_s3_are_labelled_and_verified(example, s3, sample_data):
     said = example("label_s3.py", f"s3://{bucket}/shard-{{000..001}}.tar", *words)
     assert said == ("2 of 2 shards, 164 images in this run\n164 samples in the shards = 161 labelled + 3 quarantined\n")
     listed = s3.client.list_objects_v2(Bucket=bucket, Prefix="labels/predictions/")
-    assert listed["KeyCount"] == 2
+    assert listed["KeyCount"] == 6  # parts of 32 images, because it is a small job
 
 
 def test_an_ensemble_says_who_says_what(example, folder):

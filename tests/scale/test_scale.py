@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import pytest
 
 import pipeline.commands.label
+import pipeline.job.request
 from pipeline import label
 from pipeline.inputs.find import find_inputs
 from pipeline.inputs.plan import Plan
@@ -100,7 +101,7 @@ def run(num_units: int, share_done: float, out: Path):
     listed(num_units, out, share_done)
     IdleLabeler.num_calls = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.commands.label, "Storage", lambda config: ListedStorage(config))
+        patch.setattr(pipeline.job.request, "Storage", lambda config: ListedStorage(config))
         patch.setattr(pipeline.commands.label, "LabelerWorker", IdleLabeler)
         # of parts of earlier runs, for _SUCCESS: two requests each, to files that are only names here
         footer = SimpleNamespace(num_rows=SHARD_SAMPLES - 1, omitted=Omitted())

@@ -29,7 +29,9 @@ def read(path, content):
 
 
 def pairs(truth):
-    return dict(zip(truth.keys.to_pylist(), truth.labels_T.tolist(), strict=True))
+    """The keys with a class; not those whose truth is not understood, or disputed."""
+    labelled = zip(truth.keys.to_pylist(), truth.labels_T.tolist(), strict=True)
+    return {key: label for key, label in labelled if label >= 0}
 
 
 @pytest.mark.parametrize("table", [TABLE, TEXTS], ids=["indices", "text"])
