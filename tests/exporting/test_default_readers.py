@@ -36,7 +36,8 @@ def test_class_folders_are_distinct_where_case_counts_for_nothing(tmp_path, samp
     (tmp_path / "names.txt").write_text("\n".join(names))
     members = [(f"{number:02d}.jpg", jpeg(number)) for number in range(40)]
     make_tar(tmp_path / "a.tar", members)
-    label(str(tmp_path / "a.tar"), tmp_path / "out", **options(sample_data, labels=str(tmp_path / "names.txt")))
+    own = options(sample_data, labels=str(tmp_path / "names.txt"), rows_per_part=100)
+    label(str(tmp_path / "a.tar"), tmp_path / "out", **own)
     spread_labels(tmp_path / "out", names)
     export(tmp_path / "out", tmp_path / "to", "imagefolder", engine="inline")
     rows = pq.read_table(tmp_path / "to/data/metadata.parquet").to_pylist()
