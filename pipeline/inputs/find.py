@@ -282,7 +282,7 @@ def _find_local_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
         if os.path.isdir(path) and not is_closed(path):
             folders[path] = None
             if is_output(path, storage):
-                inputs.notes.append(f"left out: {path} is an output of shardlabel")
+                inputs.notes.append(f"left out: {path} was written by shardlabel")
             else:
                 _find_in_directory(path + "/", storage, inputs)
         elif not os.path.isdir(path) and (entry := look_at(path)) is not None:
@@ -314,7 +314,7 @@ def _find_in_directory(folder: str, storage: Storage, inputs: Inputs) -> None:
     """Find the shards and the loose images of a directory or prefix."""
     listing = Listing(folder, storage)
     found = listing.scan()
-    inputs.notes += [f"left out: {output.rstrip('/')} is an output of shardlabel" for output in listing.outputs]
+    inputs.notes += [f"left out: {output.rstrip('/')} was written by shardlabel" for output in listing.outputs]
     inputs.left_out += found.count_left_out()
     _add_tars(inputs, [*found.tars, *found.unreadable])
     if found.num_images:

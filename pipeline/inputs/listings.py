@@ -16,6 +16,8 @@ from pipeline.stages.member_names import is_image_name
 from pipeline.storage import Entry, Storage, is_hidden, join
 
 _MARKS = ("job.json", "export.json")  # of an output, and of a dataset
+_LIST_MARK = "-classes.json"  # beside a list for annotators, whose images are in a folder beside it
+_KEYS = ({"shardlabel", "fingerprint"}, {"drawn_from", "class_names"})  # of one, and of the other
 _TAR_SUFFIXES = tuple(
     ".tar .tar.gz .tgz .taz .tar.bz2 .tbz2 .tbz .tb2 .tz2 .tar.xz .txz .tar.zst .tar.zstd .tzst".split()
 )  # what is inside is told by its content
@@ -23,14 +25,24 @@ _TAR_SUFFIXES = tuple(
 
 def is_output(folder: str, storage: Storage) -> bool:
     """Whether a folder or prefix is an output of this project: that of a job, or a dataset."""
-    for name in _MARKS:
-        try:
-            content = json.loads(storage.read(join(folder, name)))
-        except (StorageError, ValueError):
-            continue
-        if isinstance(content, dict) and {"shardlabel", "fingerprint"} <= content.keys():
-            return True
-    return False
+    return any(_is_ours(join(folder, name), storage) for name in _MARKS)
+
+
+def _is_ours(file: str, storage: Storage) -> bool:
+    """Whether a file is one by which outputs, datasets and the images of a list are known."""
+    try:
+        content = json.loads(storage.read(file))
+    except (StorageError, ValueError):
+        return False
+    return isinstance(content, dict) and any(keys <= content.keys() for keys in _KEYS)
+
+
+def _marked_folder(uri: str) -> str:
+    """The folder that a file marks as one of ours, if it is one of ours itself; empty for other files."""
+    folder, _, name = uri.rpartition("/")
+    if name in _MARKS:
+        return folder
+    return f"{uri.removesuffix(_LIST_MARK)}-images" if name.endswith(_LIST_MARK) else ""
 
 
 def is_tar_name(name: str) -> bool:
@@ -78,7 +90,8 @@ class Scan:
 class Listing:
     """The images below a prefix, or those that match a pattern; each iteration lists them again.
 
-    Outputs of shardlabel further down are left out: labelled, their images of lists and datasets would be so twice.
+    What shardlabel itself wrote further down is left out: outputs, datasets, and the images of lists for annotators.
+    Labelled, those would be there twice.
 
     Attributes:
         prefix: What is listed.
@@ -116,13 +129,16 @@ class Listing:
 
     def scan(self) -> Scan:
         """List all: once, and once more where outputs are to be left out."""
-        found, folders = Scan(), set()
+        found, marks = Scan(), dict[str, str]()
         for entry in self._entries(any_order=True):
             found.add(entry)
-            folder, _, name = entry.uri.rpartition("/")
-            if name in _MARKS and folder != self.prefix.rstrip("/"):
-                folders.add(folder)
-        outputs = tuple(f"{folder}/" for folder in sorted(folders) if is_output(folder, self.storage))
+            if (folder := _marked_folder(entry.uri)) and folder != self.prefix.rstrip("/"):
+                marks.setdefault(folder, entry.uri)
+        outputs = tuple(
+            f"{folder}/"
+            for folder, file in sorted(marks.items())
+            if f"{folder}/" not in self.outputs and _is_ours(file, self.storage)
+        )
         if not outputs:
             return found
         self.outputs += outputs

@@ -86,16 +86,20 @@ def test_a_folder_of_tars_and_loose_images_is_both_and_says_so(data: Path):
 
 
 def test_outputs_further_down_are_left_out_and_said(data: Path):
+    touch(data, "in/truth-images/x.jpg", "in/other-images/y.jpg")
+    (data / "in/truth-classes.json").write_text(json.dumps({"drawn_from": "o", "order": "random", "class_names": []}))
     touch(data, "in/a.jpg", "in/labels/truth-images/a.jpg", "in/labels/b.tar", "in/dataset/c.jpg", "in/other/d.jpg")
     ours = json.dumps({"shardlabel": "0.1.0", "fingerprint": "ab"})
     for name, content in (("labels/job.json", ours), ("dataset/export.json", ours), ("other/job.json", '{"a": 1}')):
         (data / "in" / name).write_text(content)
     inputs = find("in")
-    assert (tars(inputs, data), loose(inputs, data)) == ([], [("in/", ["in/a.jpg", "in/other/d.jpg"])])
-    assert inputs.notes == [f"left out: {data}/in/{name} is an output of shardlabel" for name in ("dataset", "labels")]
-    assert inputs.left_out == {".json": 1}
-    assert loose(find("in/*"), data)[:1] == [("in/other/", ["in/other/d.jpg"])]
-    assert len(loose(find("in/*"), data)) == 2
+    images = ["in/a.jpg", "in/other-images/y.jpg", "in/other/d.jpg"]
+    assert (tars(inputs, data), loose(inputs, data)) == ([], [("in/", images)])
+    ours = ("dataset", "labels", "truth-images")
+    assert inputs.notes == [f"left out: {data}/in/{name} was written by shardlabel" for name in ours]
+    assert inputs.left_out == {".json": 2}
+    by_glob = [name for _, names in loose(find("in/[dlo]*"), data) for name in names]
+    assert by_glob == ["in/other-images/y.jpg", "in/other/d.jpg"]
     # one that is asked for by its own name is an input
     assert loose(find("in/dataset"), data) == [("in/dataset/", ["in/dataset/c.jpg"])]
 
