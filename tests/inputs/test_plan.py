@@ -99,7 +99,7 @@ def test_outputs_further_down_are_left_out_and_said(data: Path):
     assert inputs.notes == [f"left out: {data}/in/{name} was written by shardlabel" for name in ours]
     assert inputs.left_out == {".json": 2}
     by_glob = [name for _, names in loose(find("in/[dlo]*"), data) for name in names]
-    assert by_glob == ["in/other-images/y.jpg", "in/other/d.jpg"]
+    assert sorted(by_glob) == ["in/other-images/y.jpg", "in/other/d.jpg"]
     # one that is asked for by its own name is an input
     assert loose(find("in/dataset"), data) == [("in/dataset/", ["in/dataset/c.jpg"])]
 
