@@ -128,7 +128,7 @@ def test_kill_minus_nine_then_the_same_command(undisturbed, sample_data, tmp_pat
     out = tmp_path / "out"
     command = [sys.executable, "-m", "pipeline", "label", str(sample_data), "--out", str(out), "-m", ALL]
     command += ["--weights-dir", str(sample_data / "weights"), "--labels", str(sample_data / "classes.txt")]
-    command += ["--engine", engine, "--rows-per-part", "30", "--progress", "none"]
+    command += ["--engine", engine, "--rows-per-part", "30", "--progress", "none", "--precision", "fp32"]
     process = subprocess.Popen(command, cwd=tmp_path)
     deadline = time.monotonic() + 120
     while len(list(out.glob("predictions/*.parquet"))) < 2 and time.monotonic() < deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import random
 import tarfile
@@ -59,7 +60,10 @@ def check(data: bytes, damage: Damage) -> None:
     items = shard_is_accounted_for(after_damage)
     found = samples_of(items)
     untouched = [sample for sample, end in zip(originals, ends, strict=True) if end <= damage.at]
-    assert items[: len(untouched)] == untouched
+    # a message may say how to sort the shard: what its end looks like is among the damage
+    assert [dataclasses.replace(item, message="") for item in items[: len(untouched)]] == [
+        dataclasses.replace(sample, message="") for sample in untouched
+    ]
 
     safe = out_of_reach(damage, ends, len(data))
     known, seen = {content(sample) for sample in originals}, {content(sample) for sample in found}
