@@ -39,7 +39,7 @@ class OlderList:
         names: For a CSV, the names in its header, plain.
         delimiter: For a CSV, what separates its cells.
         drawn: What its entries say about their draw (:mod:`pipeline.trust.draw`).
-        columns: What identifies an image: two or one of shard, index and key.
+        columns: What identifies an image: some of shard, index, sha256 and key.
         identities: Those of its images.
     """
 
@@ -62,7 +62,8 @@ class OlderList:
 
     def holds(self, row: ListedImage) -> bool:
         """Whether an image is in the list."""
-        return tuple(str(getattr(row, name)) for name in self.columns) in self.identities
+        values = (getattr(row, name) for name in self.columns)
+        return tuple("" if value is None else str(value) for value in values) in self.identities
 
     def add(self, entries: str, drawn: str, storage: Storage) -> tuple[str, ...]:
         """Add entries.
@@ -183,7 +184,13 @@ def _identify(
     Raises:
         RequestError: There are no images.
     """
-    choices: tuple[tuple[str, ...], ...] = (("shard", "index"), ("shard", "key"), ("key",))
+    # of loose images, each slice begins with index 0
+    choices: tuple[tuple[str, ...], ...] = (
+        ("shard", "index", "sha256"),
+        ("shard", "index"),
+        ("shard", "key"),
+        ("key",),
+    )
     columns = next(columns for columns in choices if names.issuperset(columns))
     identities = frozenset(tuple(str(image.get(name, "")) for name in columns) for image in images)
     if not identities:

@@ -77,6 +77,8 @@ def advise_members(found: Evaluation) -> list[str]:
     if found.gain is None or found.gain.difference >= 0:
         return []
     out = shlex.quote(found.out)
+    source = found.truth.source
+    given = "" if source.endswith(".cls") else f" --truth {shlex.quote(source)}"
     low = found.gain.interval[1] < 0
     how = "is worse than" if low else "is no better than"
     worst = min(found.members, key=lambda alias: found.members[alias].top1)
@@ -84,8 +86,8 @@ def advise_members(found: Evaluation) -> list[str]:
     lines = [f"the consensus {how} {found.gain.over} alone, on these images"]
     if found.can_combine:
         lines.append(
-            f"weights fitted to truth may help: calibrate {out} --method stack; or leave {worst} out: combine {out} "
-            f"-m {shlex.quote(kept)} --out OUT2"
+            f"weights fitted to truth may help: shardlabel calibrate {out}{given} --method stack --save cal.json; or "
+            f"leave {worst} out: shardlabel combine {out} -m {shlex.quote(kept)} --out OUT2"
         )
     else:
         lines.append(f"to weigh the members by truth, or to leave {worst} out, label with --keep-probs first")

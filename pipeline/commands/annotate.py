@@ -189,7 +189,7 @@ def _next_commands(list_file: str, source: ListSource, *, blind: bool) -> tuple[
         return (f"shardlabel sample {out} --save truth.csv",)  # these are no fair truths
     truth = shlex.quote(list_file)
     evaluate = f"shardlabel evaluate {out} --truth {truth}"
-    promise = f"shardlabel export {out} --to dataset --truth {truth} --target-precision 0.98"
+    promise = f"shardlabel export {out} --to dataset --format parquet --truth {truth} --target-precision 0.98"
     return (evaluate, promise) if blind else (evaluate,)  # people agree with what they see: nothing to promise on
 
 

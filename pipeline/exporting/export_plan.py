@@ -16,7 +16,7 @@ from pipeline.exporting.selection import Selection
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
 from pipeline.exporting.target import Target
-from pipeline.trust.draw import is_proven_random
+from pipeline.trust.draw import is_proven_random, refuse_incomplete
 from pipeline.trust.fitted import fitted_truths
 from pipeline.trust.promise import PrecisionTest, Promise
 from pipeline.trust.strictness import sample_more
@@ -93,6 +93,9 @@ def _selection(config: ExportConfig, source: Source, truth: Truth | None) -> Ite
 
 def _promise(config: ExportConfig, selection: Selection, truth: Truth | None, counts: TruthCounts) -> Promise:
     assert config.target_precision is not None
+    if truth is not None:
+        unanswered = counts.blank + counts.unknown_keys + counts.ambiguous_keys
+        refuse_incomplete(truth.counts.source, truth.listed, unanswered)
     is_proven = truth is not None and is_proven_random(
         truth.counts.source, truth.drawn, selection.population, dedupe=config.dedupe
     )

@@ -30,6 +30,7 @@ from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, OutputE
 from pipeline.output.ledger import SUCCESS, Ledger, to_json
 from pipeline.output.parts import PARSE_ERRORS, PartName
 from pipeline.storage import Entry, Storage
+from pipeline.storage.arrow_memory import arrow_reader
 
 EXPORT, CARD, CLASSES, PARTS = "export.json", "README.md", "classes.txt", "plan/parts.json"
 DATA, PLAN, COMMITS, METADATA = "data", "plan", "commits", "metadata"
@@ -224,7 +225,7 @@ class Target:
             StorageError: The plan cannot be read.
         """
         uri = self.ledger.uri(PLAN, f"{name}.parquet")
-        data = pa.BufferReader(self._storage.read(uri))
+        data = arrow_reader(self._storage.read(uri))
         try:
             return pq.ParquetFile(data, page_checksum_verification=True).read()
         except PARSE_ERRORS as error:

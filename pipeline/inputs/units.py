@@ -20,6 +20,7 @@ from pipeline.output.ledger import UNITS, Ledger
 from pipeline.records import Cursor, Omitted, Sample, Unit, UnitKind
 from pipeline.stages.read import LET_GO, UnitReader, slice_entries
 from pipeline.storage import Entry, Storage
+from pipeline.storage.arrow_memory import arrow_reader
 
 T = TypeVar("T")
 
@@ -103,7 +104,7 @@ def read_plan(ledger: Ledger, storage: Storage, fingerprint: str = "") -> tuple[
     names = {item.name for item in dataclasses.fields(Unit)}
     units: list[Unit] = []
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = pq.ParquetFile(arrow_reader(data))
         metadata = file.schema_arrow.metadata or {}
         planned_by = metadata.get(_FINGERPRINT, b"").decode()
         if planned_by and fingerprint and planned_by != fingerprint:
@@ -163,7 +164,7 @@ def change_entries(
         StorageError: The key list cannot be read or written.
     """
     assert unit.keys_uri is not None
-    table = pq.read_table(io.BytesIO(storage.read(unit.keys_uri)))
+    table = pq.read_table(arrow_reader(storage.read(unit.keys_uri)))
     sizes, etags = table["size_bytes"].to_pylist(), table["etag"].to_pylist()
     for index, entry in changes.items():
         sizes[index], etags[index] = (LET_GO, "") if entry is None else (entry.size_bytes, entry.etag)

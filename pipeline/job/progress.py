@@ -33,7 +33,7 @@ from pipeline.text.safe import json_text, printable
 
 _PLAIN_EVERY_S = 10.0
 _JSON_EVERY_S = 1.0
-_WIDTH_FOR_BAR = 80  # columns of the terminal; on a narrower one the numbers take its place
+_WIDTH_FOR_WORDS, _WIDTH_FOR_BAR = 60, 80  # columns of the terminal; on a narrower one the numbers take their place
 _NOTEBOOK_EVERY_S = 0.5
 _STARTING = "starting"
 
@@ -151,13 +151,19 @@ class Json(Silent):
                 "total_exact": snapshot.exact,
                 "images_per_s": round(snapshot.images_per_s, 2),
                 "eta_s": None if snapshot.eta_s is None else round(snapshot.eta_s, 1),
-                self.wording.dropped: sum(snapshot.quarantined.values()),
-                f"{self.wording.dropped}_by_reason": dict(snapshot.quarantined),
+                **self._dropped(snapshot),
                 "units_done": snapshot.units_done,
                 "units_total": snapshot.units_total,
                 "failed_units": snapshot.failed_units,
             }
         )
+
+    def _dropped(self, snapshot: Snapshot) -> dict[str, object]:
+        """What could not be done, as in the summary: there ``quarantined`` is a number, ``omitted`` is by reason."""
+        by_reason = dict(snapshot.quarantined)
+        if self.wording.dropped != "quarantined":
+            return {self.wording.dropped: by_reason}
+        return {"quarantined": sum(by_reason.values()), "quarantined_by_reason": by_reason}
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """The ``summary`` object."""
@@ -204,7 +210,9 @@ class Bar(Silent):
     def _bar(self, *columns: ProgressColumn) -> Progress:
         """The bar, begun anew where it is about something else than before."""
         if self._shown is None:
-            standard: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
+            standard: list[ProgressColumn] = []
+            if self._console.width >= _WIDTH_FOR_WORDS:
+                standard.append(TextColumn("{task.description}", markup=False))
             if self._console.width >= _WIDTH_FOR_BAR:
                 standard.append(BarColumn(bar_width=24))
             self._shown = Progress(*standard, *columns, console=self._console, transient=True, refresh_per_second=4)

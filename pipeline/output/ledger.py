@@ -36,6 +36,7 @@ from pipeline.output.parts import (
 from pipeline.output.schemas import JobShape, OwnerShape, SuccessShape, check_columns, check_labels, check_shape
 from pipeline.records import Cursor, Unit
 from pipeline.storage import Entry, Storage, absolute_uri, join
+from pipeline.storage.arrow_memory import arrow_reader
 
 JOB, SUCCESS, UNITS, RETRY = "job.json", "_SUCCESS", "plan/units.parquet", "plan/retry.json"
 PREDICTIONS, QUARANTINE, PROBABILITIES = "predictions", "quarantine", "probabilities"
@@ -255,7 +256,7 @@ class Ledger:
             ObjectDamaged: It is not what was published.
         """
         uri = self.uri(folder, name)
-        data = pa.BufferReader(self._storage.read(uri))
+        data = arrow_reader(self._storage.read(uri))
         try:
             table = pq.ParquetFile(data, page_checksum_verification=True).read(columns)
         except PARSE_ERRORS as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import os
 from collections import deque
 from collections.abc import Container, Generator, Iterable, Iterator
@@ -24,6 +23,7 @@ from pipeline.stages.grouping import MAX_IMAGE_BYTES, Grouping, SampleGrouper, t
 from pipeline.stages.tar import Reopen, TarReader
 from pipeline.stages.unsorted import Watch, index_shard, tail_has_signs
 from pipeline.storage import ByteStream, Entry, Storage
+from pipeline.storage.arrow_memory import arrow_reader
 from pipeline.text.safe import name_text, printable
 
 LET_GO = -1  # the size, in a key list, of an image that the unit no longer holds: the others keep their positions
@@ -229,7 +229,7 @@ def slice_entries(unit: Unit, keys_file: bytes) -> list[tuple[str, Entry]]:
         ObjectDamaged: It is no key list.
     """
     try:
-        table = pq.read_table(io.BytesIO(keys_file), columns=_KEY_LIST.names).cast(_KEY_LIST)
+        table = pq.read_table(arrow_reader(keys_file), columns=_KEY_LIST.names).cast(_KEY_LIST)
         columns = [table.column(name).to_pylist() for name in _KEY_LIST.names]  # text that is not UTF-8 fails here
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ObjectDamaged(f"{unit.keys_uri}: damaged: {error}") from error

@@ -72,7 +72,7 @@ class Draw:
 
 def parse_draw(text: str) -> Draw | None:
     """Read what a list says about itself; None if that is nothing, or was not written by shardlabel."""
-    match = _TEXT.fullmatch(" ".join(text.split()))
+    match = _TEXT.fullmatch(" ".join(text.split()).lower())
     if match is None:
         return None
     words = dict(word.partition("=")[::2] for word in match[2].split())
@@ -153,6 +153,31 @@ def refuse_reviewed(source: str, drawn: Mapping[str, int]) -> None:
             f"--truth {source}: {reviewed:,} of {sum(drawn.values()):,} truths are of `review` lists, whose images "
             "were chosen and not drawn at random: no precision can be promised on them. Give the truth of "
             "`shardlabel sample OUT --unique` alone"
+        )
+
+
+def refuse_incomplete(source: str, listed: Mapping[str, int], unanswered: int) -> None:
+    """Check that a list that tells how it was drawn is whole, and each of its images has an answer.
+
+    Without the images that were hard to answer, or were answered otherwise, the others are no random draw.
+
+    Args:
+        source: The truth file.
+        listed: Number of rows by the text about their draw.
+        unanswered: Rows without an answer, and those whose key is of no image, or of several.
+
+    Raises:
+        RequestError: Rows are gone, or have no answer.
+    """
+    draws = [(draw, rows) for text, rows in listed.items() if (draw := parse_draw(text)) is not None]
+    gone = sum(max(0, draw.num - rows) for draw, rows in draws)
+    if draws and (gone or unanswered):
+        what = [f"{gone:,} of its images are no longer in it"] if gone else []
+        what += [f"{unanswered:,} have no answer, or a key that fits no image"] if unanswered else []
+        raise RequestError(
+            f"--truth {source}: {' and '.join(what)}. The images that are left are no random draw, so no precision can "
+            "be promised on them. Answer all (`none` where no class fits, or annotators do not agree), or draw a "
+            "smaller list with the same --seed: it has the first of these images"
         )
 
 

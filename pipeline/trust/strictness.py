@@ -28,7 +28,7 @@ def check_truths(matcher: TruthMatcher, class_names: Sequence[str], *, count_unk
         How much of it is used.
 
     Raises:
-        RequestError: The truth is about none of the images, or some of it is not understood.
+        RequestError: The truth is about none of the images, or some of it is not understood or no row.
     """
     matcher.check_found()
     counts = matcher.counts()
@@ -37,6 +37,12 @@ def check_truths(matcher: TruthMatcher, class_names: Sequence[str], *, count_unk
             f"{counts.unknown_images:,} truths are not understood ({_describe(counts, class_names)}), and a promise "
             f"cannot leave them out. Mend them in {counts.source} (`none` says that no class fits), or count them as "
             "wrong with --unknown-labels wrong; nothing was exported"
+        )
+    if counts.malformed_rows:
+        shown = ", ".join(repr(text) for text in counts.malformed_row_examples)
+        raise RequestError(
+            f"{counts.malformed_rows:,} rows of {counts.source} have more or fewer cells than the header ({shown}), "
+            "and a promise cannot leave them out: put quotes around cells that hold the delimiter; nothing was exported"
         )
     if count_unknown and matcher.untraceable:
         raise RequestError(

@@ -117,6 +117,7 @@ class Truth:
         counts: Rows of the file, and those that cannot be used whatever the images are.
         drawn: Number of rows with a known label by what they say about their draw (:mod:`pipeline.trust.draw`); ``""``
             where they say nothing.
+        listed: The same of all rows, those without an answer included.
     """
 
     keys: pa.Array
@@ -124,6 +125,7 @@ class Truth:
     with_shards: bool
     counts: TruthCounts
     drawn: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    listed: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def find(self, shards: pa.ChunkedArray, keys: pa.ChunkedArray) -> tuple[Array, Array]:
         """Row of each image in the truth, int64 (B,), -1 where it has none; and the level at which it was found."""

@@ -50,7 +50,10 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth
     joined = _join(table)
     known, unknown = labels >= NO_CLASS, labels == NOT_UNDERSTOOD
     drawn: Counter[str] = Counter()
+    listed: Counter[str] = Counter()
     if COLUMN in table.column_names:
+        listed.update(table[COLUMN].fill_null("").to_pylist())
+        listed.update(contested[COLUMN].fill_null("").to_pylist())
         drawn.update(table[COLUMN].filter(pa.array(known | unknown)).fill_null("").to_pylist())
         drawn.update(contested[COLUMN].fill_null("").to_pylist())
     keys, labels_T, contradictory = _deduplicate(joined.filter(pa.array(known)), labels[known])
@@ -74,7 +77,7 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth
         contested=len(contested),
         reviewed=count_reviewed(drawn),
     )
-    return Truth(keys, labels_T, with_shards, counts, drawn)
+    return Truth(keys, labels_T, with_shards, counts, drawn, listed)
 
 
 def _join(table: pa.Table) -> pa.Array:

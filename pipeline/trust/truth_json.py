@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.records import Counted
+from pipeline.trust.draw import COLUMN
 from pipeline.trust.truth_table import as_utf8, inflate, plain_name, select_columns
 
 _EXTENSIONS = (".json", ".jsonl", ".ndjson")
 _LABELS = frozenset({"label", "truth"})
-_USED = _LABELS | {"key", "shard"}
+_USED = _LABELS | {"key", "shard", COLUMN}
 # of Label Studio's two exports: a list of tasks, or of annotations
 _TASK_FIELDS = frozenset({"annotations", "annotation_id", "annotator", "choice", "completed_by"})
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
 from pipeline.records import Counted
+from pipeline.storage.arrow_memory import arrow_reader
 from pipeline.trust.draw import COLUMN
 
 _MARKS = (
@@ -60,7 +61,7 @@ def read_truth_table(path: str, data: bytes) -> tuple[pa.Table, Counted]:
     try:
         data = inflate(path, data)
         if data.startswith(_PARQUET) or path.lower().endswith((".parquet", ".pq")):
-            return select_columns(path, pq.ParquetFile(pa.BufferReader(data)).read()), Counted()
+            return select_columns(path, pq.ParquetFile(arrow_reader(data)).read()), Counted()
         return _read_csv(path, as_utf8(data))
     except _PARSE_ERRORS as error:
         raise InputError(f"--truth {path}: neither CSV nor Parquet: {_one_line(error)}") from error
@@ -110,7 +111,7 @@ def _read_csv(path: str, data: bytes) -> tuple[pa.Table, Counted]:
     # The header is read as a row, and every column as text: keys may begin with zeros.
     names = [f"f{number}" for number in range(_MAX_COLUMNS)]
     table = pyarrow.csv.read_csv(
-        pa.BufferReader(data),
+        arrow_reader(data),
         pyarrow.csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=_MAX_ROW_BYTES),
         pyarrow.csv.ParseOptions(
             delimiter=delimiter or _find_delimiter(data), newlines_in_values=True, invalid_row_handler=leave_out
@@ -147,6 +148,8 @@ def select_columns(path: str, table: pa.Table) -> pa.Table:
     key, label, truth, shard, drawn = (
         _find_column(path, names, name) for name in ("key", "label", "truth", "shard", COLUMN)
     )
+    if truth is None and label is not None:
+        _refuse_predictions(path, names)
     label = label if truth is None else truth
     if key is None or label is None:
         missing = " and ".join(name for name, at in (("key", key), ("label", label)) if at is None)
@@ -157,6 +160,20 @@ def select_columns(path: str, table: pa.Table) -> pa.Table:
     if drawn is not None:
         columns[COLUMN] = _as_text(path, COLUMN, table.column(drawn))
     return pa.table(columns)
+
+
+def _refuse_predictions(path: str, names: Sequence[str]) -> None:
+    """Refuse a table whose labels are the networks' own: a list, or an export, without the answers.
+
+    Raises:
+        InputError: It is one.
+    """
+    known = {plain_name(name) for name in names}
+    if COLUMN in known or {"score", "class_name"} <= known:
+        raise InputError(
+            f"--truth {path}: its column label is what the networks predicted, and there is no column truth with the "
+            "answers of people"
+        )
 
 
 def _find_column(path: str, names: Sequence[str], wanted: str) -> int | None:
