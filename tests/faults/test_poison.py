@@ -72,7 +72,7 @@ def poison(monkeypatch, tmp_path) -> Path:
 def command(inputs: str, out: Path, sample_data: Path, *more: str) -> list[str]:
     words = [sys.executable, "-m", "pipeline", "label", inputs, "--out", str(out), "-m", ONE, "--progress", "none"]
     words += ["--weights-dir", str(sample_data / "weights"), "--labels", str(sample_data / "classes.txt")]
-    return [*words, "--engine", "ray", *more]  # the last engine counts
+    return [*words, "--precision", "fp32", "--engine", "ray", *more]  # the last engine counts
 
 
 def same_but_for_the_culprits(out: Path, undisturbed: Path, kinds: dict[str, str]) -> None:

@@ -15,10 +15,20 @@ from typer.testing import CliRunner
 
 from pipeline import calibrate, evaluate, review, sample
 from pipeline.cli import app
-from pipeline.errors import RequestError
+from pipeline.errors import InputError, RequestError
 from pipeline.storage import Storage
-from pipeline.trust.draw import Draw, Population, hash_images, is_proven_random, parse_draw, refuse_reviewed
+from pipeline.trust.draw import (
+    Draw,
+    Population,
+    hash_images,
+    is_proven_random,
+    parse_draw,
+    refuse_incomplete,
+    refuse_reviewed,
+)
 from pipeline.trust.fitted import JOB_KEY, NOT_FITTED, FittedTruths, held_out_mask
+from pipeline.trust.strictness import check_truths
+from pipeline.trust.truth import TruthMatcher
 from pipeline.trust.truth_file import read_truth
 
 NAMES = [f"class {number}" for number in range(5)]
@@ -164,3 +174,41 @@ def test_calibrations_tell_what_they_were_fitted_on(made, tmp_path):
         calibrate(out, truth=path, hold_out=0.999)
     with pytest.raises(RequestError, match="--hold-out 1: must be at least 0 and below 1"):
         calibrate(out, truth=path, hold_out=1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "unanswered", "line"),
+    [(99, 0, "1 of its images are no longer in it"), (100, 3, "3 have no answer"), (90, 1, "10 of .* and 1 have no")],
+)
+def test_a_list_with_gaps_is_no_random_draw(rows: int, unanswered: int, line: str):
+    drawn = str(Draw("random", 0, 100, 1000, "ab"))
+    with pytest.raises(RequestError, match=line):
+        refuse_incomplete("t.csv", {drawn: rows}, unanswered)
+    refuse_incomplete("t.csv", {drawn: 100}, 0)
+    refuse_incomplete("t.csv", {"": 90}, 10)  # who says nothing of a draw has not said how many there are
+
+
+def test_all_rows_of_a_list_count_whether_answered_or_not(tmp_path):
+    drawn = str(Draw("random", 0, 3, 10, "ab"))
+    (tmp_path / "t.csv").write_text(f"key,truth,drawn\na,class 1,{drawn}\nb,,{drawn}\nc,no such,{drawn.upper()}\n")
+    truth = read_truth(str(tmp_path / "t.csv"), Storage(), NAMES)
+    assert {parse_draw(text) for text in truth.listed} == {parse_draw(drawn)}
+    assert (sum(truth.listed.values()), truth.counts.blank) == (3, 1)
+    rows = [{"key": "a", "truth": "class 1", "drawn": drawn}]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    assert read_truth(str(tmp_path / "t.json"), Storage(), NAMES).drawn == {drawn: 1}
+
+
+@pytest.mark.parametrize("header", ["key,label,drawn", "key,label,class_name,score", "key,Label,Class_Name,Score,x"])
+def test_what_the_networks_predicted_is_no_truth(tmp_path, header):
+    (tmp_path / "t.csv").write_text(f"{header}\n{','.join('1' * len(header.split(',')))}\n")
+    with pytest.raises(InputError, match="is what the networks predicted"):
+        read_truth(str(tmp_path / "t.csv"), Storage(), NAMES)
+
+
+def test_rows_with_too_many_cells_stop_a_promise(tmp_path):
+    (tmp_path / "t.csv").write_text("key,truth\n0,class 0\n1,class 1, or 2\n")
+    matcher = TruthMatcher(read_truth(str(tmp_path / "t.csv"), Storage(), NAMES), len(NAMES), strict=True)
+    matcher.match(images(["a", "b"]))
+    with pytest.raises(RequestError, match=r"1 rows of .* have more or fewer cells .* \('1,class 1, or 2'\)"):
+        check_truths(matcher, NAMES, count_unknown=True)
