@@ -26,7 +26,9 @@ def describe_error(error: Mapping[str, Any], kind: type[BaseModel]) -> str:
         return f"unknown option {name.replace('_', '-')!r}{meant}"
     if error["type"] == "missing" or error["input"] in ("", [], (), None):
         return f"{option_name(name)}: missing"
-    return f"{option_name(name)}: {message}, not {error['input']!r}"
+    given = error["input"]
+    shown = ",".join(given) if isinstance(given, list) and all(isinstance(each, str) for each in given) else given
+    return f"{option_name(name)}: {message}, not {shown!r}"
 
 
 def option_name(name: str) -> str:

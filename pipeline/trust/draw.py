@@ -138,6 +138,16 @@ def count_reviewed(drawn: Mapping[str, int]) -> int:
     return sum(images for draw, images in draws if draw is not None and not draw.is_random)
 
 
+def count_shown(drawn: Mapping[str, int]) -> int:
+    """How many of the truths are of random lists that showed the labels of the consensus, which people follow.
+
+    Args:
+        drawn: As for :func:`count_reviewed`.
+    """
+    draws = ((parse_draw(text), images) for text, images in drawn.items())
+    return sum(images for draw, images in draws if draw is not None and draw.is_random and draw.labels_shown)
+
+
 def refuse_reviewed(source: str, drawn: Mapping[str, int]) -> None:
     """Check that no truth comes from a review list.
 

@@ -50,6 +50,7 @@ class TruthCounts:
         ambiguous_keys: Rows left out because several images have their key.
         contested: Images left out because the votes of the annotators are tied.
         reviewed: Rows with a known label that come from lists of ``review``, which are no random draw.
+        shown: Rows with a known label of lists of ``sample`` that showed the labels of the consensus.
     """
 
     source: str
@@ -70,6 +71,7 @@ class TruthCounts:
     ambiguous_keys: int = 0
     contested: int = 0
     reviewed: int = 0
+    shown: int = 0
 
     @property
     def in_words(self) -> str:
@@ -78,6 +80,9 @@ class TruthCounts:
         parts += [f"{self.no_class:,} of them none: no class fits, so they count as wrong"] if self.no_class else []
         if self.counted_wrong:
             parts.append(f"{self.counted_wrong:,} not understood or disputed, counted as wrong")
+        parts += (
+            [f"{self.shown:,} answered with the networks' labels in view, which people follow"] if self.shown else []
+        )
         parts += [f"{self.blank:,} left out without an answer"] if self.blank else []
         left_out = self.unknown_keys + self.ambiguous_keys
         parts += [f"{left_out:,} left out whose key names no image, or several"] if left_out else []

@@ -21,7 +21,7 @@ from pipeline.labels import NO_CLASS, ClassResolver
 from pipeline.records import Counted
 from pipeline.storage import Storage, absolute_uri
 from pipeline.trust.annotations import read_annotations
-from pipeline.trust.draw import COLUMN, count_reviewed
+from pipeline.trust.draw import COLUMN, count_reviewed, count_shown
 from pipeline.trust.truth import DISPUTED, NOT_UNDERSTOOD, Truth, TruthCounts, join_keys
 from pipeline.trust.truth_json import is_json_name, parse_json, read_json_table
 from pipeline.trust.truth_table import read_truth_table
@@ -76,6 +76,7 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth
         contradictory_keys=contradictory,
         contested=len(contested),
         reviewed=count_reviewed(drawn),
+        shown=count_shown(drawn),
     )
     return Truth(keys, labels_T, with_shards, counts, drawn, listed)
 

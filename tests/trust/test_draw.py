@@ -212,3 +212,10 @@ def test_rows_with_too_many_cells_stop_a_promise(tmp_path):
     matcher.match(images(["a", "b"]))
     with pytest.raises(RequestError, match=r"1 rows of .* have more or fewer cells .* \('1,class 1, or 2'\)"):
         check_truths(matcher, NAMES, count_unknown=True)
+
+
+def test_answers_given_with_the_labels_in_view_are_said(tmp_path):
+    drawn = str(Draw("random", 0, 2, 10, "ab", labels_shown=True))
+    (tmp_path / "t.csv").write_text(f"key,truth,drawn\na,class 1,{drawn}\nb,class 2,{drawn}\n")
+    counts = read_truth(str(tmp_path / "t.csv"), Storage(), NAMES).counts
+    assert "2 answered with the networks' labels in view" in counts.in_words
