@@ -16,7 +16,7 @@ from pipeline.page.render import ReportContent
 from pipeline.page.row_choice import RowRef
 from pipeline.page.rows import LabelledImage, QuarantineSummary, read_labelled, read_quarantine
 from pipeline.page.statistics import Statistics, collect_statistics
-from pipeline.page.thumbnails import Thumbnail, thumbnail
+from pipeline.page.thumbnails import Thumbnail, describe_missing, thumbnail
 from pipeline.page.timeline import read_timeline
 from pipeline.records import Omitted, Reason, Stage
 from pipeline.storage import Storage
@@ -112,8 +112,4 @@ def _read_thumbnails(
             pictures[wanted.unit_id, wanted.index] = small
         elif wanted in labelled:
             problems[original.problem or "cannot be decoded"] += 1
-    if not problems:
-        return pictures, ""
-    problem, count = problems.most_common(1)[0]
-    note = f"{sum(problems.values()):,} of {len(labelled):,} originals cannot be shown"
-    return pictures, f"{note}: {problem}{f' ({count:,} times)' * (len(problems) > 1)}."
+    return pictures, describe_missing(problems, len(labelled))

@@ -15,7 +15,7 @@ from pipeline.page.figures import Table
 from pipeline.page.query import QueryResult
 from pipeline.page.rendering import render
 from pipeline.page.rows import LabelledImage, read_labelled
-from pipeline.page.thumbnails import SIDE_PX, Thumbnail, scale_down
+from pipeline.page.thumbnails import SIDE_PX, Thumbnail, describe_missing, scale_down
 from pipeline.storage import Storage
 from pipeline.text import fmt
 
@@ -93,15 +93,7 @@ def collect_pictures(
         made = sizes.get((row.unit_id, row.index), ())
         card = make_card(row, small.get((row.unit_id, row.index)), shown.names, disagreeing=False)
         pictures.append(Picture(card, made[1] if made else None, row.shard, _facts(row), _members(row, names)))
-    return tuple(pictures), _describe(problems, len(rows))
-
-
-def _describe(problems: Counter[str], images: int) -> str:
-    if not problems:
-        return ""
-    problem, count = problems.most_common(1)[0]
-    others = f" ({count:,} times)" if len(problems) > 1 else ""
-    return f"{sum(problems.values()):,} of {images:,} originals cannot be shown: {problem}{others}."
+    return tuple(pictures), describe_missing(problems, len(rows))
 
 
 def _facts(row: LabelledImage) -> tuple[tuple[str, str], ...]:

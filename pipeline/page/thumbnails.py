@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from dataclasses import dataclass
 
 from PIL import Image, ImageOps
@@ -30,6 +31,20 @@ class Thumbnail:
     uri: str
     width: int
     height: int
+
+
+def describe_missing(problems: Counter[str], images: int) -> str:
+    """Why pictures are missing, in one line; empty where none is.
+
+    Args:
+        problems: Number of images by what is wrong with them.
+        images: How many were to be shown.
+    """
+    if not problems:
+        return ""
+    problem, count = problems.most_common(1)[0]
+    others = f" ({count:,} times)" if len(problems) > 1 else ""
+    return f"{sum(problems.values()):,} of {images:,} originals cannot be shown: {problem}{others}."
 
 
 def thumbnail(encoded: bytes) -> Thumbnail | None:
