@@ -14,7 +14,7 @@ import pipeline
 from pipeline import errors
 
 if TYPE_CHECKING:
-    from pipeline import *  # noqa: F403
+    from pipeline import *  # noqa: F403 - what __all__ names, for editors
 
 __all__ = [*pipeline.__all__, "errors"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import typer
@@ -46,20 +46,40 @@ COMMANDS: dict[str, tuple[Callable[..., Any], type[BaseModel]]] = {
     "CombineOptions": (combine, CombineConfig),
     "ExportOptions": (export, ExportConfig),
 }
+# What is the same in several of them is written once
+SHARED = {
+    "StoreOptions": list(COMMANDS),
+    "NetworkOptions": ["LabelOptions", "PlanOptions", "BenchOptions"],
+    "RunOptions": ["LabelOptions", "CombineOptions", "ExportOptions"],
+}
 
 
 def call_options() -> str:
     """The module ``pipeline/config/call_options.py``, as Python."""
-    return "\n\n".join([_HEAD, *(_typed_dict(name, *each) for name, each in COMMANDS.items())])
+    own = {name: dict.fromkeys(_entries(*each)) for name, each in COMMANDS.items()}
+    blocks, bases = [_HEAD], dict[str, list[str]]()
+    for base, users in SHARED.items():
+        shared = [entry for entry in own[users[0]] if all(entry in own[name] for name in users)]
+        blocks.append(_typed_dict(base, [], f"Options of {_listed(users)}.", shared))
+        for name in users:
+            bases.setdefault(name, []).append(base)
+            own[name] = {entry: None for entry in own[name] if entry not in shared}
+    blocks += [_typed_dict(name, bases[name], f"Options of {_listed([name])}.", own[name]) for name in COMMANDS]
+    return "\n\n".join(blocks)
 
 
-def _typed_dict(name: str, command: Callable[..., Any], kind: type[BaseModel]) -> str:
-    title = name.removesuffix("Options").lower()
-    entries = "".join(f"    {line}\n" for line in _entries(command, kind))
-    return f'class {name}(TypedDict, total=False):\n    """Options of ``{title}``."""\n\n{entries}'
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"``{name.removesuffix('Options').lower()}``" for name in names)
+
+
+def _typed_dict(name: str, bases: Sequence[str], title: str, entries: Iterable[str]) -> str:
+    body = "".join(f"    {line}\n" for entry in entries for line in entry.split("\n"))
+    inherited = ", ".join(bases) or "TypedDict"
+    return f'class {name}({inherited}, total=False):\n    """{title}"""\n\n{body}'
 
 
 def _entries(command: Callable[..., Any], kind: type[BaseModel]) -> Iterator[str]:
+    """The options of a command, each with its lines."""
     properties = kind.model_json_schema()["properties"]
     app = typer.Typer()
     app.command()(command)
@@ -67,20 +87,19 @@ def _entries(command: Callable[..., Any], kind: type[BaseModel]) -> Iterator[str
         name = parameter.name or ""
         text = " ".join((getattr(parameter, "help", None) or "").split())
         if name == "config":
-            yield from _entry(name, "str | os.PathLike[str] | None", text)
+            yield _entry(name, "str | os.PathLike[str] | None", text)
         elif name in properties and name not in _POSITIONAL:
-            yield from _entry(name, _python_type(name, properties[name]), text)
+            yield _entry(name, _python_type(name, properties[name]), text)
 
 
-def _entry(name: str, kind: str, text: str) -> Iterator[str]:
-    """The lines of one option, as the formatter leaves them."""
+def _entry(name: str, kind: str, text: str) -> str:
+    """One option, as the formatter leaves it."""
     line = f"{name}: Annotated[{kind}, {_literal(text)}]"
     if len(line) <= _WIDTH:
-        yield line
-        return
+        return line
     wrapped = textwrap.wrap(text, _WIDTH - 8, break_on_hyphens=False, drop_whitespace=False)
     literals = "\n".join(f"    {_literal(each)}" for each in wrapped)
-    yield from f"{name}: Annotated[\n    {kind},\n{literals},\n]".split("\n")
+    return f"{name}: Annotated[\n    {kind},\n{literals},\n]"
 
 
 def _literal(text: str) -> str:

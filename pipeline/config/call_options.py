@@ -10,13 +10,17 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, TypedDict
 
 
-class LabelOptions(TypedDict, total=False):
-    """Options of ``label``."""
+class StoreOptions(TypedDict, total=False):
+    """Options of ``label``, ``plan``, ``bench``, ``combine``, ``export``."""
 
-    config: Annotated[
-        str | os.PathLike[str] | None,
-        "YAML with these options, as `config init` writes it; the command line wins.",
-    ]
+    s3_endpoint: Annotated[str | None, "Another store than AWS. [default: from AWS's environment variables]"]
+    no_sign_request: Annotated[bool, "Read public buckets without credentials."]
+    request_payer: Annotated[bool, "Pay for requests to buckets whose owner does not (requester pays)."]
+
+
+class NetworkOptions(TypedDict, total=False):
+    """Options of ``label``, ``plan``, ``bench``."""
+
     model: Annotated[
         str | Sequence[str],
         "Member: [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]; repeat it, or give a comma list. ARCH is a torchvision"
@@ -48,14 +52,29 @@ class LabelOptions(TypedDict, total=False):
         "fast: large JPEGs may be decoded at a reduced DCT scale. gpu: plain JPEGs on the GPU, where that gives the "
         "CPU's pixels. [default: exact]",
     ]
+    decode_threads: Annotated[Literal["auto"] | int, "Threads of a labeler. auto: one per CPU it has. [default: auto]"]
+
+
+class RunOptions(TypedDict, total=False):
+    """Options of ``label``, ``combine``, ``export``."""
+
     engine: Annotated[
         Literal["auto", "ray", "inline"],
         "inline: in this process, without Ray. auto: Ray for a cluster, several GPUs or 32 cores, inline elsewhere; "
         "both give the same rows. [default: auto]",
     ]
     ray_address: Annotated[str | None, "A running cluster. [default: this machine]"]
+    verbose: Annotated[bool, "Show the messages of Ray and the libraries."]
+
+
+class LabelOptions(StoreOptions, NetworkOptions, RunOptions, total=False):
+    """Options of ``label``."""
+
+    config: Annotated[
+        str | os.PathLike[str] | None,
+        "YAML with these options, as `config init` writes it; the command line wins.",
+    ]
     workers: Annotated[Literal["auto"] | int, "Labelers. auto: one per GPU, or one per machine. [default: auto]"]
-    decode_threads: Annotated[Literal["auto"] | int, "Threads of a labeler. auto: one per CPU it has. [default: auto]"]
     rows_per_part: Annotated[
         Literal["auto"] | int | None,
         "Samples in a part at most: a stop loses the part in flight. auto: a part takes 10 to 60 s as estimated, "
@@ -92,17 +111,13 @@ class LabelOptions(TypedDict, total=False):
     ]
     overwrite: Annotated[bool, "Replace an OUT made by a different job."]
     prune: Annotated[bool, "Let go of inputs that are gone: remove their rows."]
-    s3_endpoint: Annotated[str | None, "Another store than AWS. [default: from AWS's environment variables]"]
-    no_sign_request: Annotated[bool, "Read public buckets without credentials."]
-    request_payer: Annotated[bool, "Pay for requests to buckets whose owner does not (requester pays)."]
     progress: Annotated[
         Literal["auto", "bar", "plain", "json", "none"],
         "auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout. [default: auto]",
     ]
-    verbose: Annotated[bool, "Show the messages of Ray and the libraries."]
 
 
-class PlanOptions(TypedDict, total=False):
+class PlanOptions(StoreOptions, NetworkOptions, total=False):
     """Options of ``plan``."""
 
     workers: Annotated[
@@ -117,93 +132,23 @@ class PlanOptions(TypedDict, total=False):
         "Of several images under one key. auto: label one, a plain extension (jpg) before a dotted field (depth.png),"
         " then by name. all: each is a sample of its own. [default: auto]",
     ]
-    model: Annotated[
-        str | Sequence[str],
-        "Member: [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]; repeat it, or give a comma list. ARCH is a torchvision"
-        " classifier or timm/NAME. [default: resnet50,resnext50_32x4d,efficientnet_v2_s]",
-    ]
-    weights_dir: Annotated[str | os.PathLike[str] | None, "Directory or prefix that is searched first for checkpoints."]
-    labels: Annotated[
-        str | os.PathLike[str] | None,
-        "Class names: one per line, or a JSON list. [default: ImageNet-1k]",
-    ]
-    combine: Annotated[Literal["mean", "geometric", "vote"], "How members are combined. [default: mean]"]
-    top_k: Annotated[int, "Classes kept per image. [default: 5]"]
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        "Where networks run. auto: on GPUs, if there are any. [default: auto]",
-    ]
-    precision: Annotated[
-        Literal["auto", "fp32", "mixed", "bf16", "fp16"],
-        "mixed: low precision first, fp32 again for near ties. auto: mixed on a GPU and on a CPU that has bfloat16, "
-        "fp32 elsewhere. [default: auto]",
-    ]
-    compile: Annotated[bool | Literal["auto"] | None, "Run members through torch.compile. [default: no]"]
-    batch_size: Annotated[
-        Literal["auto"] | int,
-        "Images in one pass of a network. auto: chosen for each network. [default: auto]",
-    ]
-    decode: Annotated[
-        Literal["exact", "fast", "gpu"],
-        "fast: large JPEGs may be decoded at a reduced DCT scale. gpu: plain JPEGs on the GPU, where that gives the "
-        "CPU's pixels. [default: exact]",
-    ]
-    decode_threads: Annotated[Literal["auto"] | int, "Threads of a labeler. auto: one per CPU it has. [default: auto]"]
-    s3_endpoint: Annotated[str | None, "Another store than AWS. [default: from AWS's environment variables]"]
-    no_sign_request: Annotated[bool, "Read public buckets without credentials."]
-    request_payer: Annotated[bool, "Pay for requests to buckets whose owner does not (requester pays)."]
     progress: Annotated[
         Literal["auto", "bar", "plain", "json", "none"],
         "auto: a bar on a terminal, plain lines elsewhere.",
     ]
 
 
-class BenchOptions(TypedDict, total=False):
+class BenchOptions(StoreOptions, NetworkOptions, total=False):
     """Options of ``bench``."""
 
     seconds: Annotated[float, "Approximate time for measuring. [default: 60]"]
-    model: Annotated[
-        str | Sequence[str],
-        "Member: [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]; repeat it, or give a comma list. ARCH is a torchvision"
-        " classifier or timm/NAME. [default: resnet50,resnext50_32x4d,efficientnet_v2_s]",
-    ]
-    weights_dir: Annotated[str | os.PathLike[str] | None, "Directory or prefix that is searched first for checkpoints."]
-    labels: Annotated[
-        str | os.PathLike[str] | None,
-        "Class names: one per line, or a JSON list. [default: ImageNet-1k]",
-    ]
-    combine: Annotated[Literal["mean", "geometric", "vote"], "How members are combined. [default: mean]"]
-    top_k: Annotated[int, "Classes kept per image. [default: 5]"]
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        "Where networks run. auto: on GPUs, if there are any. [default: auto]",
-    ]
-    precision: Annotated[
-        Literal["auto", "fp32", "mixed", "bf16", "fp16"],
-        "mixed: low precision first, fp32 again for near ties. auto: mixed on a GPU and on a CPU that has bfloat16, "
-        "fp32 elsewhere. [default: auto]",
-    ]
-    compile: Annotated[bool | Literal["auto"] | None, "Run members through torch.compile. [default: no]"]
-    batch_size: Annotated[
-        Literal["auto"] | int,
-        "Images in one pass of a network. auto: chosen for each network. [default: auto]",
-    ]
-    decode: Annotated[
-        Literal["exact", "fast", "gpu"],
-        "fast: large JPEGs may be decoded at a reduced DCT scale. gpu: plain JPEGs on the GPU, where that gives the "
-        "CPU's pixels. [default: exact]",
-    ]
-    decode_threads: Annotated[Literal["auto"] | int, "Threads of a labeler. auto: one per CPU it has. [default: auto]"]
-    s3_endpoint: Annotated[str | None, "Another store than AWS. [default: from AWS's environment variables]"]
-    no_sign_request: Annotated[bool, "Read public buckets without credentials."]
-    request_payer: Annotated[bool, "Pay for requests to buckets whose owner does not (requester pays)."]
     progress: Annotated[
         Literal["auto", "bar", "plain", "json", "none"],
         "auto: a bar on a terminal, plain lines elsewhere.",
     ]
 
 
-class CombineOptions(TypedDict, total=False):
+class CombineOptions(StoreOptions, RunOptions, total=False):
     """Options of ``combine``."""
 
     model: Annotated[
@@ -216,25 +161,15 @@ class CombineOptions(TypedDict, total=False):
         "What `calibrate` saved for these members: makes scores probabilities of being right.",
     ]
     top_k: Annotated[int | None, "Classes kept per image. [default: 5]"]
-    engine: Annotated[
-        Literal["auto", "ray", "inline"],
-        "inline: in this process, without Ray. auto: Ray for a cluster, several GPUs or 32 cores, inline elsewhere; "
-        "both give the same rows. [default: auto]",
-    ]
-    ray_address: Annotated[str | None, "A running cluster. [default: this machine]"]
     workers: Annotated[Literal["auto"] | int, "Labelers. auto: one per GPU, or one per machine. [default: auto]"]
     overwrite: Annotated[bool, "Replace an OUT made by a different job."]
-    s3_endpoint: Annotated[str | None, "Another store than AWS. [default: from AWS's environment variables]"]
-    no_sign_request: Annotated[bool, "Read public buckets without credentials."]
-    request_payer: Annotated[bool, "Pay for requests to buckets whose owner does not (requester pays)."]
     progress: Annotated[
         Literal["auto", "bar", "plain", "json", "none"],
         "auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout. [default: auto]",
     ]
-    verbose: Annotated[bool, "Show the messages of Ray and the libraries."]
 
 
-class ExportOptions(TypedDict, total=False):
+class ExportOptions(StoreOptions, RunOptions, total=False):
     """Options of ``export``."""
 
     min_score: Annotated[float | None, "Accept images of at least this score, 0-1."]
@@ -265,19 +200,9 @@ class ExportOptions(TypedDict, total=False):
     dedupe: Annotated[bool, "Only the first of images with the same bytes. [default: dedupe]"]
     license: Annotated[str, "Of the images, for the dataset card. [default: unknown]"]
     partial: Annotated[bool, "Export a job that is not finished."]
-    engine: Annotated[
-        Literal["auto", "ray", "inline"],
-        "inline: in this process, without Ray. auto: Ray for a cluster, several GPUs or 32 cores, inline elsewhere; "
-        "both give the same rows. [default: auto]",
-    ]
-    ray_address: Annotated[str | None, "A running cluster. [default: this machine]"]
     workers: Annotated[Literal["auto"] | int, "Exporters. auto: one per machine."]
     overwrite: Annotated[bool, "Replace another export."]
-    s3_endpoint: Annotated[str | None, "Another store than AWS. [default: from AWS's environment variables]"]
-    no_sign_request: Annotated[bool, "Read public buckets without credentials."]
-    request_payer: Annotated[bool, "Pay for requests to buckets whose owner does not (requester pays)."]
     progress: Annotated[
         Literal["auto", "bar", "plain", "json", "none"],
         "auto: a bar on a terminal, plain lines elsewhere. json: JSON lines on stdout.",
     ]
-    verbose: Annotated[bool, "Show the messages of Ray and the libraries."]

@@ -32,7 +32,8 @@ def takes_options(options: type, kind: type[BaseModel], **defaults: object) -> C
         kind: The settings that the options are parsed into, for their defaults.
         **defaults: Defaults of the function that differ from those of the settings.
     """
-    hints = typing.get_type_hints(options, include_extras=True)
+    unordered = typing.get_type_hints(options, include_extras=True)  # those that several functions share come first
+    hints = {name: unordered[name] for name in (*kind.model_fields, *unordered) if name in unordered}
     known = {name: field.default for name, field in kind.model_fields.items()} | defaults
 
     def add(function: Function) -> Function:
@@ -47,8 +48,8 @@ def takes_options(options: type, kind: type[BaseModel], **defaults: object) -> C
             )
             for name, hint in hints.items()
         ]
-        function.__short_doc__ = function.__doc__  # type: ignore[attr-defined]
-        function.__signature__ = signature.replace(parameters=[*first, *more])  # type: ignore[attr-defined]
+        function.__short_doc__ = function.__doc__  # type: ignore[attr-defined]  # any callable
+        function.__signature__ = signature.replace(parameters=[*first, *more])  # type: ignore[attr-defined]  # likewise
         function.__doc__ = _PLACE.sub(lambda match: _describe(hints, match[1]), function.__doc__ or "")
         return function
 

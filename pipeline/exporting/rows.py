@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ObjectDamaged
-from pipeline.exporting.selection import ood_scores
+from pipeline.exporting.limits import ood_scores
 
 # Columns that are read of a predictions part, beside the members' energies.
 READ_COLUMNS = (

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import OutputError
+from pipeline.exporting.limits import TARGET_PRECISION, rejected_by_limits
 from pipeline.exporting.names import same_on_disk, without_extension
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
@@ -36,7 +37,7 @@ from pipeline.trust.promise import Judged, PrecisionTest, Promise, certifying_ma
 from pipeline.trust.strictness import check_truths
 from pipeline.trust.truth import NOT_KNOWN, Truth, TruthCounts, TruthMatcher
 
-DUPLICATE, TARGET_PRECISION, MAX_PER_CLASS = "duplicate", "target_precision", "max_per_class"
+DUPLICATE, MAX_PER_CLASS = "duplicate", "max_per_class"
 _READ_AHEAD = 8
 _BATCH_ROWS = 100_000
 _MEMORY_SHARE = 0.4  # of what is free; the rest is for what is read meanwhile
@@ -191,7 +192,7 @@ class Selection:
     def _filter_rows(self, number: int, shard: int, table: pa.Table) -> pa.Table:
         """The rows of a part within the limits on single images."""
         passes_B = np.ones(len(table), bool)
-        for name, rejects_B in self._apply_filters(table):
+        for name, rejects_B in rejected_by_limits(self._config, table, self._source.aliases):
             self._count(name, int((passes_B & rejects_B).sum()))
             passes_B &= ~rejects_B
         self.labelled += len(table)
@@ -219,26 +220,6 @@ class Selection:
         if self._parts[number].unit_id in self._loose:
             keys = [without_extension(key) for key in keys]
         return pa.array([same_on_disk(key) for key in keys], pa.string())
-
-    def _apply_filters(self, table: pa.Table) -> Iterator[tuple[str, Array]]:
-        """Each limit that is set, and the images that it rejects: bool (B,). All limits reject NaN."""
-        config = self._config
-        for name, column, at_least in (
-            ("min_score", "score", config.min_score),
-            ("min_agreement", "agreement", config.min_agreement),
-        ):
-            if at_least is not None:
-                yield name, ~(table[column].to_numpy() >= np.float32(at_least))
-        for name, column, at_most in (
-            ("max_entropy", "entropy", config.max_entropy),
-            ("max_disagreement", "disagreement", config.max_disagreement),
-        ):
-            if at_most is not None:
-                yield name, ~(table[column].to_numpy() <= np.float32(at_most))
-        if config.max_ood_score is not None:
-            yield "max_ood_score", ~(ood_scores(table, self._source.aliases) <= np.float32(config.max_ood_score))
-        if config.target_precision is not None and (nan_B := np.isnan(table["score"].to_numpy())).any():
-            yield TARGET_PRECISION, nan_B  # DuckDB takes NaN for larger than any threshold
 
     def _truths(self, table: pa.Table) -> tuple[Array, Array]:
         """True class of each image and the place where it was found, int (B,) each, as the matcher has them."""
@@ -380,24 +361,3 @@ class Selection:
 
 def _judged(table: pa.Table) -> Judged:
     return Judged(table["score"].to_numpy(), table["is_right"].to_numpy())
-
-
-def ood_scores(table: pa.Table, aliases: tuple[str, ...]) -> Array:
-    """Out-of-distribution score of each row: minus the mean over members of logsumexp of its logits.
-
-    Larger means further out of distribution.
-
-    Source: Liu, Wang, Owens & Li, "Energy-based out-of-distribution detection", arXiv 2010.03759; for ensembles arXiv
-    2207.07517.
-
-    Args:
-        table: Predictions with ``members.*.energy``.
-        aliases: Of the members.
-
-    Returns:
-        float32 (B,), of any sign.
-    """
-    members = table["members"].combine_chunks()
-    energies_MB = [members.field(alias).field("energy").to_numpy(zero_copy_only=False) for alias in aliases]
-    scores: Array = -np.mean(np.stack(energies_MB).astype(np.float64), axis=0)
-    return scores.astype(np.float32)

@@ -311,7 +311,7 @@ class Notebook(Silent):
             "text/html": f"{notes}{bar}{html.escape(self._line)}",
         }
         if self._display is None:
-            self._display = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._display = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]  # IPython's
         else:
             self._display.update(content, raw=True)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 from pipeline.models.families import family_of
-from pipeline.models.known_names import TIMM_PREFIX, unknown_name, unknown_weights
+from pipeline.models.known_names import TIMM_PREFIX, PublishesWeights, unknown_name
 from pipeline.models.preprocessing import Recipe, timm_recipe, torchvision_recipe
 from pipeline.vision import models as tv
 from pipeline.vision import timm_package
@@ -74,7 +74,7 @@ class PublishedWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(PublishesWeights[PublishedWeights]):
     """One architecture, of torchvision or of timm.
 
     Attributes:
@@ -118,23 +118,6 @@ class Architecture:
             return None
         module = sys.modules[timm_package().models.model_entrypoint(self.short_name).__module__]
         return getattr(module, "checkpoint_filter_fn", None)
-
-    def choose(self, name: str | None) -> PublishedWeights:
-        """Choose published weights by name, or the default.
-
-        Raises:
-            ModelError: There are no weights of that name.
-        """
-        if name is None:
-            return self.published[0]
-        for entry in self.published:
-            if entry.name.lower() == name.lower():
-                return entry
-        raise ModelError(unknown_weights(self.name, name, [entry.name for entry in self.published]))
-
-    def matching(self, file_name: str) -> PublishedWeights | None:
-        """Find the published weights whose file has this name; None if there are none."""
-        return next((entry for entry in self.published if entry.file_name == file_name), None)
 
     def has_namesake_for(self, file_name: str) -> bool:
         """Whether torchvision published a file of this name for its own architecture of the same name."""

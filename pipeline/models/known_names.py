@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.errors import ModelError
@@ -44,8 +45,50 @@ class KnownWeights:
         return PurePosixPath(urlsplit(self.url).path).name
 
 
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def file_name(self) -> str: ...
+
+
+Weights = TypeVar("Weights", bound=_Named)
+
+
+class PublishesWeights(Generic[Weights]):
+    """What an architecture has published.
+
+    Attributes:
+        name: Its name.
+        published: Its published weights, the default first.
+    """
+
+    __slots__ = ()
+
+    name: str
+    published: tuple[Weights, ...]
+
+    def choose(self, name: str | None) -> Weights:
+        """Choose published weights by name, or the default.
+
+        Raises:
+            ModelError: There are no weights of that name.
+        """
+        if name is None:
+            return self.published[0]
+        for entry in self.published:
+            if entry.name.lower() == name.lower():
+                return entry
+        raise ModelError(unknown_weights(self.name, name, [entry.name for entry in self.published]))
+
+    def matching(self, file_name: str) -> Weights | None:
+        """Find the published weights whose file has this name; None if there are none."""
+        return next((entry for entry in self.published if entry.file_name == file_name), None)
+
+
 @dataclass(frozen=True, slots=True)
-class KnownArchitecture:
+class KnownArchitecture(PublishesWeights[KnownWeights]):
     """An architecture of torchvision, as far as it is known without it.
 
     Attributes:
@@ -60,23 +103,6 @@ class KnownArchitecture:
     def short_name(self) -> str:
         """Its name."""
         return self.name
-
-    def choose(self, name: str | None) -> KnownWeights:
-        """Choose published weights by name, or the default.
-
-        Raises:
-            ModelError: There are no weights of that name.
-        """
-        if name is None:
-            return self.published[0]
-        for entry in self.published:
-            if entry.name.lower() == name.lower():
-                return entry
-        raise ModelError(unknown_weights(self.name, name, [entry.name for entry in self.published]))
-
-    def matching(self, file_name: str) -> KnownWeights | None:
-        """Find the published weights whose file has this name; None if there are none."""
-        return next((entry for entry in self.published if entry.file_name == file_name), None)
 
     def has_namesake_for(self, file_name: str) -> bool:
         """False: that is a question for timm's."""

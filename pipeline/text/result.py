@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipeline.text.safe import printable
 
@@ -56,7 +56,7 @@ def _is_structured(value: object) -> bool:
     return dataclasses.is_dataclass(value) or hasattr(type(value), "model_fields")
 
 
-def _is_collection(value: object) -> bool:
+def _is_collection(value: object) -> TypeGuard[Mapping[object, object] | Sequence[object]]:
     return isinstance(value, Mapping | Sequence) and not isinstance(value, str)
 
 
@@ -68,7 +68,7 @@ def _in_line(value: object) -> str:
     if isinstance(value, Mapping) and all(isinstance(each, int | float) for each in value.values()):
         return repr(dict(value))
     if _is_collection(value):
-        return f"<{len(value)}>"  # type: ignore[arg-type]
+        return f"<{len(value)}>"
     return f"<{type(value).__name__}>" if _is_structured(value) else repr(value)
 
 
@@ -93,8 +93,8 @@ def _cell(value: object, depth: int) -> str:
         some = {str(name): each for name, each in list(value.items())[:_MOST_ITEMS]}
         return (_table(some, depth - 1) if depth else _escaped(_in_line(value))) + _more(len(value))
     if _is_collection(value):
-        items = [_cell(each, depth - 1 if depth else 0) for each in list(value)[:_MOST_ITEMS]]  # type: ignore[call-overload]
-        return "<br>".join(items) + _more(len(value))  # type: ignore[arg-type]
+        items = [_cell(each, depth - 1 if depth else 0) for each in list(value)[:_MOST_ITEMS]]
+        return "<br>".join(items) + _more(len(value))
     return _escaped(str(value))
 
 
