@@ -22,11 +22,11 @@ def networks_built_once() -> Iterator[None]:
     It is the real one, shared as the units of a job share it; tests of networks themselves do without.
     """
     from pipeline.models.classifier import Classifier
-    from pipeline.models.weights import check_weights
+    from pipeline.models.weights import open_weights
 
-    def checked(architecture, input_px, file):
-        key = (architecture.name, input_px, file.name, file.sha256)
-        return _kept(_checked, key, lambda: check_weights(architecture, input_px, file))
+    def opened(architecture, input_px, file, requested):
+        key = (architecture.name, input_px, file.name, file.sha256, requested)
+        return _kept(_opened, key, lambda: open_weights(architecture, input_px, file, requested))
 
     def classifier(spec, blob, device, precision, *, compiled=False, batch_size=None, tuning=None):
         def build() -> Classifier:
@@ -43,7 +43,7 @@ def networks_built_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for user in _USERS:
             patch.setattr(user, classifier)
-        patch.setattr("pipeline.models.weights.check_weights", checked)
+        patch.setattr("pipeline.models.weights.open_weights", opened)
         yield
 
 
@@ -56,4 +56,4 @@ def _kept(store: dict[tuple, Any], key: tuple, make: Callable[[], Any]) -> Any:
 
 
 _built: dict[tuple, Any] = {}
-_checked: dict[tuple, Any] = {}
+_opened: dict[tuple, Any] = {}

@@ -8,7 +8,7 @@ LOADED = """
 import json, sys
 from pipeline.commands.label import label
 from pipeline.models.catalog import find
-from pipeline.models.weights import empty_network
+from pipeline.models.networks import empty_network
 empty_network(find("squeezenet1_1"), 10, 224)
 before = [name for name in sys.modules if name.startswith("torch._dynamo") or name == "sympy"]
 import torch

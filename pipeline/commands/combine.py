@@ -33,7 +33,6 @@ from pipeline.job.unread_images import follow_read_images
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import ReplayWorker
 from pipeline.metrics import job_labels
-from pipeline.models.preprocessing import Recipe
 from pipeline.models.weights import MemberSpec
 from pipeline.output.ledger import Ledger
 from pipeline.output.opening import open_ledger
@@ -129,10 +128,7 @@ def _plan(older: Ledger, source: StoredProbs, run: JobRun) -> PendingWork:
 def _workload(config: CombineConfig, run: JobRun, source: StoredProbs, work: PendingWork) -> Workload:
     """What the engine runs: a replayer over the pending units."""
     job = run.job
-    specs = [
-        MemberSpec(**member | {"recipe": Recipe.from_dict(member["recipe"]), "weights_file": ""})
-        for member in job.content["results"]["members"]
-    ]
+    specs = [MemberSpec.from_dict(member | {"weights_file": ""}) for member in job.content["results"]["members"]]
     storage = StorageConfig(
         s3_endpoint=config.s3_endpoint,
         no_sign_request=config.no_sign_request,

@@ -1,4 +1,4 @@
-"""Member SPECs, as ``-m`` takes them: ``[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]``."""
+"""Member SPECs, as ``-m`` takes them: ``[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][?OPTIONS][*FACTOR]``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,22 @@ _FORM = "[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]"
 _ALIAS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
+class MemberOptions(BaseModel):
+    """What a SPEC says after a question mark: ``FILE?key=model_ema&transform_input=false``.
+
+    Attributes:
+        key: Where the tensors lie in the file; None to find them.
+        ema: Whether to take averaged weights; None for those that the file's own tool would take.
+        transform_input: Of GoogLeNet and Inception v3: whether they normalise their input to [-1, 1].
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str | None = None
+    ema: bool | None = None
+    transform_input: bool | None = None
+
+
 class MemberRequest(BaseModel):
     """One requested member: ``[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]``.
 
@@ -23,6 +39,7 @@ class MemberRequest(BaseModel):
         weights: Name of torchvision's weights enum, or None for its default.
         checkpoint: Path or URI of a checkpoint, or None to look one up.
         factor: Weight in the consensus, above 0.
+        options: What is said of the checkpoint.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -32,6 +49,7 @@ class MemberRequest(BaseModel):
     weights: str | None = None
     checkpoint: str | None = None
     factor: float = 1.0
+    options: MemberOptions = MemberOptions()
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -172,8 +172,13 @@ def _has_field_column(earlier: Mapping[str, Any] | None, own_fingerprint: str) -
 
 
 def _without_file(member: dict[str, Any]) -> dict[str, Any]:
-    """A member as the fingerprint sees it: its tensors count, not the name of the file they came from."""
-    return {name: value for name, value in member.items() if name != "weights_file"}
+    """A member as the fingerprint sees it: its tensors count, not the name of the file they came from.
+
+    A usual network is left out, so that older outputs keep their fingerprint.
+    """
+    unusual = {name: value for name, value in member["network"].items() if value is not None}
+    kept = {name: value for name, value in member.items() if name not in {"weights_file", "network"}}
+    return kept | ({"network": unusual} if unusual else {})
 
 
 def _device(config: LabelConfig, engine: Engine) -> str:

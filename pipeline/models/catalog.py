@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ _BUILD_OPTIONS: Mapping[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "transform_input": True, "init_weights": False},
     "inception_v3": {"aux_logits": False, "transform_input": True, "init_weights": False},
 }
-TRAINING_ONLY_KEYS = re.compile(r"^(aux1|aux2|AuxLogits)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +92,15 @@ class Architecture(PublishesWeights[PublishedWeights]):
     def _is_timm(self) -> bool:
         return self.name.startswith(TIMM_PREFIX)
 
-    def build(self, num_classes: int, input_px: int | None = None) -> nn.Module:
+    def build(self, num_classes: int, input_px: int | None = None, *, transform_input: bool | None = None) -> nn.Module:
         """Build a network with random weights, in evaluation mode.
 
         Args:
             num_classes: Size of its head.
             input_px: Side of its input, pixels, if the network depends on it (torchvision's ViT); None for the
                 architecture's default.
+            transform_input: Of GoogLeNet and Inception v3: whether they normalise their input to [-1, 1]; None for
+                what their published weights want.
         """
         if self._is_timm:
             network: nn.Module = timm_package().create_model(self.short_name, pretrained=False, num_classes=num_classes)
@@ -108,6 +108,8 @@ class Architecture(PublishesWeights[PublishedWeights]):
             options = _BUILD_OPTIONS.get(self.name, {})
             if input_px is not None and self.name.startswith("vit_"):
                 options = {**options, "image_size": input_px}
+            if transform_input is not None:
+                options = {**options, "transform_input": transform_input}
             network = tv.get_model(self.name, weights=None, num_classes=num_classes, **options)
         return network.eval()
 

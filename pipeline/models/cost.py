@@ -25,7 +25,8 @@ from pipeline.errors import ModelError
 from pipeline.machine import cache_folder
 from pipeline.models.cached import MeasurementCache
 from pipeline.models.catalog import Architecture, find
-from pipeline.models.weights import MemberSpec, empty_network
+from pipeline.models.networks import empty_network
+from pipeline.models.weights import MemberSpec
 
 _log = logging.getLogger(__name__)
 

@@ -3,37 +3,30 @@
 The driver searches for files in the requested checkpoint, ``--weights-dir``, the local caches of torch and the
 Hugging Face hub, and the internet, in this order (:mod:`pipeline.models.locate`). Workers get the tensors from the
 driver as safetensors bytes. So they need neither the files nor the internet, and unpickle nothing
-(:mod:`pipeline.models.checkpoint`).
+(:mod:`pipeline.checkpoints`).
 """
 
 from __future__ import annotations
 
-import functools
-import json
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-import safetensors.torch
-import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from pipeline.config.members import MemberRequest
-from pipeline.errors import ModelError, WeightsError
+from pipeline.checkpoints.choosing import choose_state
+from pipeline.checkpoints.reading import read_checkpoint
+from pipeline.config.members import MemberOptions, MemberRequest
+from pipeline.errors import ModelError
 from pipeline.models.catalog import Architecture, find
-from pipeline.models.checkpoint import State, read_state
 from pipeline.models.download import ProgressCallback, ignore_progress
+from pipeline.models.fitting import fit_network, tell_fit
 from pipeline.models.locate import Locator, WeightsFile
+from pipeline.models.networks import NetworkOptions, NetworkShape, from_blob, load_network, to_blob
 from pipeline.models.preprocessing import Recipe
 from pipeline.storage import Storage
 
-_PROBE_CLASSES = 1000
-_UNUSUAL_CLASSES = 1009  # a prime number that is no width of any layer
-_METADATA_KEY = "module_versions"
-# In its first release torchvision's MnasNet had a first layer of this width for all multipliers.
-_MNASNET_V1_STEM = 32
+_USUAL = NetworkOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +41,7 @@ class MemberSpec:
         recipe: Its preprocessing.
         weights_sha256: Hash of the file of its weights, hex.
         weights_file: Name of that file.
+        network: How its network differs from the usual one of its architecture.
     """
 
     alias: str
@@ -57,14 +51,50 @@ class MemberSpec:
     recipe: Recipe
     weights_sha256: str
     weights_file: str
+    network: NetworkOptions = _USUAL
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of ``dataclasses.asdict``; what is usual of a network may be missing."""
+        parts = {"recipe": Recipe.from_dict(values["recipe"]), "network": NetworkOptions(**values.get("network", {}))}
+        return cls(**{**values, **parts})
+
+    @property
+    def shape(self) -> NetworkShape:
+        """What is needed to build its network."""
+        return NetworkShape(find(self.arch), self.num_classes, self.recipe.geometry.crop_px, self.network)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberOrigin:
+    """Where the parts of a member come from: for ``job.json``, for notes, for ``shardlabel models ARCH=FILE``.
+
+    Attributes:
+        key: Where its tensors lie in the file: ``state_dict``, ``model_ema``; empty for the whole file.
+        recipe: Where its preprocessing comes from.
+        class_names: The names that its file gives to its classes; None if it has none.
+        notes: What a user should know, one line each.
+    """
+
+    key: str = ""
+    recipe: str = ""
+    class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedMember:
-    """A member and its tensors, as safetensors bytes."""
+    """A member and its tensors.
+
+    Attributes:
+        spec: The member.
+        blob: Its tensors, as safetensors bytes.
+        origin: Where its parts come from.
+    """
 
     spec: MemberSpec
     blob: bytes
+    origin: MemberOrigin = MemberOrigin()
 
 
 def resolve(
@@ -91,31 +121,51 @@ def resolve_with_file(locator: Locator, request: MemberRequest) -> tuple[Resolve
     wanted = architecture.choose(request.weights)
     file = locator.find(request, architecture, wanted)
     published = wanted if request.weights else architecture.matching(file.name) or wanted
-    num_classes, blob = check_weights(architecture, published.recipe.geometry.crop_px, file)
+    opened = open_weights(architecture, published.recipe.geometry.crop_px, file, request.options)
     spec = MemberSpec(
         alias=request.alias,
         arch=request.arch,
         factor=request.factor,
-        num_classes=num_classes,
+        num_classes=opened.shape.num_classes,
         recipe=published.recipe,
         weights_sha256=file.sha256,
         weights_file=file.name,
+        network=opened.shape.options,
     )
-    return ResolvedMember(spec, blob), file
+    origin = MemberOrigin(key=opened.key, notes=opened.notes)
+    return ResolvedMember(spec, opened.blob, origin), file
 
 
-def check_weights(architecture: Architecture, input_px: int, file: WeightsFile) -> tuple[int, bytes]:
-    """Read a file of weights, and check that they fit.
+@dataclass(frozen=True, slots=True)
+class OpenedWeights:
+    """A file of weights, opened and loaded.
 
-    Returns:
-        Their number of classes, and the tensors as safetensors bytes.
+    Attributes:
+        shape: Of its network.
+        blob: Its tensors, as safetensors bytes.
+        key: Where its tensors lie in the file.
+        notes: What a user should know about it.
+    """
+
+    shape: NetworkShape
+    blob: bytes
+    key: str
+    notes: tuple[str, ...]
+
+
+def open_weights(
+    architecture: Architecture, input_px: int, file: WeightsFile, requested: MemberOptions
+) -> OpenedWeights:
+    """Read a file of weights, and load them into the network that they fit.
 
     Raises:
         WeightsError: The file is damaged, refused, or does not fit.
     """
-    state = _convert_names(architecture, input_px, read_state(file.uri, file.data))
-    num_classes = _num_classes(architecture, input_px, state, file.uri)
-    return num_classes, _to_blob(_load(architecture, num_classes, input_px, state, file.uri))
+    checkpoint = read_checkpoint(file.uri, file.data)
+    fits = tell_fit(architecture, input_px)
+    chosen = choose_state(checkpoint, fits, key=requested.key, ema=requested.ema)
+    fitted = fit_network(architecture, input_px, chosen.state, requested, file.uri)
+    return OpenedWeights(fitted.shape, to_blob(fitted.network), chosen.key, (*chosen.notes, *fitted.notes))
 
 
 def check_one_label_space(members: list[MemberSpec]) -> int:
@@ -132,117 +182,4 @@ def check_one_label_space(members: list[MemberSpec]) -> int:
 
 def build_network(spec: MemberSpec, blob: bytes) -> nn.Module:
     """Build a member's network from the safetensors bytes of :func:`resolve`."""
-    return _load(find(spec.arch), spec.num_classes, spec.recipe.geometry.crop_px, _from_blob(blob), spec.weights_file)
-
-
-def _to_blob(network: nn.Module) -> bytes:
-    state = network.state_dict()
-    tensors = {key: value.detach().contiguous().clone() for key, value in state.items()}
-    versions = json.dumps(getattr(state, "_metadata", {}))
-    blob: bytes = safetensors.torch.save(tensors, metadata={_METADATA_KEY: versions})
-    return blob
-
-
-def _from_blob(blob: bytes) -> State:
-    # safetensors reads metadata from files only; they are in the JSON header, after its length of 8 bytes
-    header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-    state = State(safetensors.torch.load(blob))
-    state._metadata = json.loads(header["__metadata__"][_METADATA_KEY])
-    return state
-
-
-class _NoRandomValues(TorchFunctionMode):
-    """Leaves parameters without data as they are; for their ``normal_`` torch would load its compiler, for seconds."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - what a function of torch returns
-        named = kwargs or {}
-        if func is torch.Tensor.normal_ or getattr(func, "__module__", "") == nn.init.__name__:
-            return args[0] if args else named["tensor"]
-        return func(*args, **named)
-
-
-def empty_network(architecture: Architecture, num_classes: int, input_px: int) -> nn.Module:
-    """Build a network on the meta device, or, if its constructor computes with tensors, on the CPU."""
-    try:
-        with _NoRandomValues(), torch.device("meta"):
-            return architecture.build(num_classes, input_px)
-    except (NotImplementedError, RuntimeError):  # torchvision's RegNets, for example
-        return architecture.build(num_classes, input_px)
-
-
-def _convert_names(architecture: Architecture, input_px: int, state: State) -> State:
-    """Convert a checkpoint of the authors' own code to timm's tensor names, if timm has a converter."""
-    if (translate := architecture.checkpoint_converter) is None:
-        return state
-    network = empty_network(architecture, _PROBE_CLASSES, input_px)
-    if state.keys() == network.state_dict().keys():
-        return state
-    try:
-        translated: dict[str, torch.Tensor] = translate(dict(state), network)
-    except Exception:  # noqa: BLE001 - timm's converters fail in many ways on other files
-        return state  # the error comes when it is loaded
-    converted = State(translated)
-    converted._metadata = state._metadata
-    return converted
-
-
-def _num_classes(architecture: Architecture, input_px: int, state: State, uri: str) -> int:
-    """Read the number of classes from the checkpoint's classifier head."""
-    heads = _heads(architecture, input_px)
-    sizes = {state[key].shape[0] for key, ndim in heads.items() if key in state and state[key].ndim == ndim}
-    if len(sizes) != 1:
-        raise WeightsError(f"{uri}: does not fit {architecture.name}: no classifier head of that architecture in it")
-    return int(sizes.pop())
-
-
-@functools.cache
-def _heads(architecture: Architecture, input_px: int) -> Mapping[str, int]:
-    """Numbers of dimensions of the tensors that depend on the number of classes, by name."""
-    state = empty_network(architecture, _UNUSUAL_CLASSES, input_px).state_dict()
-    return {key: tensor.ndim for key, tensor in state.items() if _UNUSUAL_CLASSES in tensor.shape}
-
-
-def _load(architecture: Architecture, num_classes: int, input_px: int, state: State, uri: str) -> nn.Module:
-    """Build a network, and load tensors into it.
-
-    Raises:
-        WeightsError: Names or shapes differ.
-    """
-    network = empty_network(architecture, num_classes, input_px)
-    _guess_version(network, state)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="A new version of MNASNet")  # the old one works as well
-            network.load_state_dict(state, assign=True)
-        if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-            network = architecture.build(
-                num_classes, input_px
-            )  # some buffers are computed by the constructor, not stored
-            network.load_state_dict(state)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        detail = lines[1] if len(lines) > 1 else lines[0]
-        raise WeightsError(f"{uri}: does not fit {architecture.name}: {detail[:200]}") from error
-    except ValueError as error:
-        raise WeightsError(f"{uri}: does not fit {architecture.name}: {error}") from error
-    return network.eval().requires_grad_(False)
-
-
-def _guess_version(network: nn.Module, state: State) -> None:
-    """Add the version that MnasNet requires, if the file (safetensors, for example) has lost it.
-
-    Other networks treat tensors without versions as old ones. That is right for the published DenseNets, which are
-    older than the batch counters of batch norms.
-    """
-    current = getattr(network.state_dict(), "_metadata", {}).get("", {}).get("version")
-    if current is None or "version" in state._metadata.get("", {}):
-        return
-    stem = state.get("layers.0.weight")
-    is_old = stem is not None and stem.shape[0] == _MNASNET_V1_STEM
-    state._metadata = {**state._metadata, "": {"version": 1 if is_old else current}}
+    return load_network(spec.shape, from_blob(blob), spec.weights_file)

@@ -14,8 +14,8 @@ from pipeline.models import forward as module
 from pipeline.models import packed_conv
 from pipeline.models.catalog import find
 from pipeline.models.forward import Forward, fold_batch_norms
+from pipeline.models.networks import empty_network
 from pipeline.models.packed_conv import PackedConv2d
-from pipeline.models.weights import empty_network
 
 CPU = torch.device("cpu")
 ARCHS = """alexnet googlenet resnet18 resnext50_32x4d squeezenet1_1 densenet121 shufflenet_v2_x0_5 mnasnet0_5

@@ -12,7 +12,8 @@ from pipeline.errors import ModelError
 from pipeline.models.catalog import Architecture, find
 from pipeline.models.cost import measure_cost
 from pipeline.models.memory import FittedBatch, WorkerMemory, estimate_memory, fit_batch_size
-from pipeline.models.weights import MemberSpec, ResolvedMember, _to_blob
+from pipeline.models.networks import to_blob
+from pipeline.models.weights import MemberSpec, ResolvedMember
 
 ROOMY = 1 << 40
 
@@ -21,7 +22,7 @@ ROOMY = 1 << 40
 def member(arch: str) -> ResolvedMember:
     architecture = find(arch)
     spec = MemberSpec(arch, arch, 1.0, 10, architecture.published[0].recipe, "0" * 64, f"{arch}.pth")
-    return ResolvedMember(spec, _to_blob(architecture.build(10)))
+    return ResolvedMember(spec, to_blob(architecture.build(10)))
 
 
 SMALL, LARGE = "shufflenet_v2_x0_5", "resnet18"

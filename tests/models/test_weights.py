@@ -20,15 +20,17 @@ import timm
 import torch
 from torchvision import models as tv
 
+from pipeline.checkpoints.choosing import choose_state
+from pipeline.checkpoints.reading import read_checkpoint
+from pipeline.checkpoints.state import State
 from pipeline.config.members import MemberRequest
 from pipeline.errors import ModelError, WeightsError
 from pipeline.models import locate
 from pipeline.models.catalog import find
-from pipeline.models.checkpoint import State, read_state
+from pipeline.models.fitting import _num_classes
 from pipeline.models.weights import (
     MemberSpec,
     ResolvedMember,
-    _num_classes,
     build_network,
     check_one_label_space,
     resolve,
@@ -383,7 +385,7 @@ def test_tensors_that_no_network_computes_with_are_refused(tmp_path, change, say
     state = plain(SMALL).state_dict()
     state["classifier.1.weight"] = change(state["classifier.1.weight"].flatten(1))
     with pytest.raises(WeightsError, match=rf"classifier\.1\.weight is {says}") as raised:
-        read_state("x.pth", saved(tmp_path / "x.pth", state).read_bytes())
+        choose_state(read_checkpoint("x.pth", saved(tmp_path / "x.pth", state).read_bytes()), lambda _: True)
     assert "\n" not in str(raised.value)
 
 

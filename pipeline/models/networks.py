@@ -1,0 +1,142 @@
+"""Networks: built without values, and loaded from tensors."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from pipeline.checkpoints.state import State
+from pipeline.errors import WeightsError
+from pipeline.models.catalog import Architecture
+
+_METADATA_KEY = "module_versions"
+# In its first release torchvision's MnasNet had a first layer of this width for all multipliers.
+_MNASNET_V1_STEM = 32
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """How a network differs from the one that its architecture's name stands for. Plain data.
+
+    Attributes:
+        transform_input: Of GoogLeNet and Inception v3: whether inputs are normalised to [-1, 1] inside the network;
+            None for what their published weights want.
+    """
+
+    transform_input: bool | None = None
+
+
+class _NoRandomValues(TorchFunctionMode):
+    """Leaves parameters without data as they are; for their ``normal_`` torch would load its compiler, for seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - what a function of torch returns
+        named = kwargs or {}
+        if func is torch.Tensor.normal_ or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
+def make_network(
+    architecture: Architecture, num_classes: int, input_px: int, options: NetworkOptions = NetworkOptions()
+) -> nn.Module:
+    """Build a network with random weights, in evaluation mode."""
+    return architecture.build(num_classes, input_px, transform_input=options.transform_input)
+
+
+def empty_network(
+    architecture: Architecture, num_classes: int, input_px: int, options: NetworkOptions = NetworkOptions()
+) -> nn.Module:
+    """Build a network on the meta device, or, if its constructor computes with tensors, on the CPU."""
+    try:
+        with _NoRandomValues(), torch.device("meta"):
+            return make_network(architecture, num_classes, input_px, options)
+    except (NotImplementedError, RuntimeError):  # torchvision's RegNets, for example
+        return make_network(architecture, num_classes, input_px, options)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkShape:
+    """What is needed to build a network. Plain data.
+
+    Attributes:
+        architecture: Which.
+        num_classes: Number of its classes.
+        input_px: Side of its input, pixels.
+        options: How it differs from the usual one.
+    """
+
+    architecture: Architecture
+    num_classes: int
+    input_px: int
+    options: NetworkOptions = NetworkOptions()
+
+
+def load_network(shape: NetworkShape, state: State, uri: str) -> nn.Module:
+    """Build a network, and load tensors into it.
+
+    Raises:
+        WeightsError: Names or shapes differ.
+    """
+    architecture, parts = shape.architecture, (shape.architecture, shape.num_classes, shape.input_px, shape.options)
+    network = empty_network(*parts)
+    _guess_version(network, state)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="A new version of MNASNet")  # the old one works as well
+            network.load_state_dict(state, assign=True)
+        if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+            network = make_network(*parts)  # some buffers are computed by the constructor, not stored
+            network.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        detail = lines[1] if len(lines) > 1 else lines[0]
+        raise WeightsError(f"{uri}: does not fit {architecture.name}: {detail[:200]}") from error
+    except ValueError as error:
+        raise WeightsError(f"{uri}: does not fit {architecture.name}: {error}") from error
+    return network.eval().requires_grad_(False)
+
+
+def _guess_version(network: nn.Module, state: State) -> None:
+    """Add the version that MnasNet requires, if the file (safetensors, for example) has lost it.
+
+    Other networks treat tensors without versions as old ones. That is right for the published DenseNets, which are
+    older than the batch counters of batch norms.
+    """
+    current = getattr(network.state_dict(), "_metadata", {}).get("", {}).get("version")
+    if current is None or "version" in state._metadata.get("", {}):
+        return
+    stem = state.get("layers.0.weight")
+    is_old = stem is not None and stem.shape[0] == _MNASNET_V1_STEM
+    state._metadata = {**state._metadata, "": {"version": 1 if is_old else current}}
+
+
+def to_blob(network: nn.Module) -> bytes:
+    """A network's tensors as safetensors bytes, with the versions of its modules."""
+    state = network.state_dict()
+    tensors = {key: value.detach().contiguous().clone() for key, value in state.items()}
+    versions = json.dumps(getattr(state, "_metadata", {}))
+    blob: bytes = safetensors.torch.save(tensors, metadata={_METADATA_KEY: versions})
+    return blob
+
+
+def from_blob(blob: bytes) -> State:
+    """Inverse of :func:`to_blob`."""
+    # safetensors reads metadata from files only; they are in the JSON header, after its length of 8 bytes
+    header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+    state = State(safetensors.torch.load(blob))
+    state._metadata = json.loads(header["__metadata__"][_METADATA_KEY])
+    return state
