@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 READY := $(VENV)/.ready
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 FUZZ_S ?= 60
 FUZZ ?= tar image part keys listing
 
 # Bytecode is kept, whatever the shell says: without it each process compiles torch's sources again, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-all ceph audit fuzz lint format reference lock clean
+.PHONY: help setup demo test fast-tests test-all ceph audit fuzz lint style types format reference lock clean
 
 help:
 	@echo "make demo      set up, then label the sample photographs"
@@ -40,13 +40,22 @@ demo: $(READY)
 	rm -rf demo-out
 	$(BIN)/shardlabel demo --out demo-out
 
-lint: $(READY)
+lint: style types
+
+style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
 
-test: lint
+types: $(READY)
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+
+# The tests wait for Ray, servers and processes a quarter of their time: so there is one process more than CPUs, and the
+# slow checks run beside them.
+test: style
+	$(MAKE) --no-print-directory --jobs=2 fast-tests types
+
+fast-tests: $(READY)
 	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-all: lint

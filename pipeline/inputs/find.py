@@ -139,7 +139,9 @@ def _find_listed(names: list[str], storage: Storage, inputs: Inputs) -> None:
     files = [uri for uri in uris if not (_is_pattern(uri) or uri.endswith("/") or _is_local_folder(uri))]
     loose: dict[str, list[Entry]] = {}
     with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-        entries = dict(zip(files, pool.map(lambda uri: _look_up(uri, storage, inputs), files), strict=True))
+        found = list(pool.map(lambda uri: _look_up(uri, storage), files))
+    entries = {uri: entry for uri, (entry, _) in zip(files, found, strict=True)}
+    inputs.refusal = inputs.refusal or next((refusal for _, refusal in found if refusal), "")
     for uri in uris:
         if uri not in entries or (entries[uri].size_bytes < 0 and _is_s3_prefix(uri, storage)):
             _find_one(uri, storage, inputs)
@@ -147,23 +149,21 @@ def _find_listed(names: list[str], storage: Storage, inputs: Inputs) -> None:
             _add_tars(inputs, [entries[uri]])
         else:  # an image, whatever its name: a list is taken at its word
             loose.setdefault(_bucket_of(uri), []).append(entries[uri])
-    images = [entry for found in loose.values() for entry in found]
+    images = [entry for listing in loose.values() for entry in listing]
     if images and not inputs.tars and not inputs.loose and all(entry.size_bytes < 0 for entry in images):
         unread = _shorten([entry.uri for entry in images])
         inputs.notes.append(f"missing or forbidden: {unread}{_describe_refusal(inputs, unread)}")
         return
-    for found in loose.values():
-        _add_loose(inputs, found)
+    for listing in loose.values():
+        _add_loose(inputs, listing)
 
 
-def _look_up(uri: str, storage: Storage, inputs: Inputs) -> Entry:
-    """The entry of a name that was given; of size -1 if it is missing or forbidden; the first cause is kept."""
+def _look_up(uri: str, storage: Storage) -> tuple[Entry, str]:
+    """The entry of a name that was given, of size -1 if it is missing or forbidden, and why it is so."""
     try:
-        return storage.stat(uri)
+        return storage.stat(uri), ""
     except (ObjectMissing, ObjectForbidden) as error:
-        if not inputs.refusal:
-            inputs.refusal = str(error)
-        return Entry(uri, -1, "")
+        return Entry(uri, -1, ""), str(error)
 
 
 def _describe_refusal(inputs: Inputs, unread: str) -> str:

@@ -34,6 +34,11 @@ class Doubler:
             os._exit(1)
         if item.get("fail"):
             raise ValueError("a bug in the worker")
+        if "meets" in item:  # so many workers before it goes on
+            (self._folder / f"worker-{os.getpid()}").touch()
+            deadline = time.monotonic() + 60
+            while len(list(self._folder.glob("worker-*"))) < item["meets"] and time.monotonic() < deadline:
+                time.sleep(0.05)
         waited = 0.0
         if "wait_s" in item:
             (self._folder / "waiting").touch()
@@ -179,7 +184,7 @@ def test_more_workers_than_machines_share_the_cpus(ray_engine, tmp_path):
     cpus = len(os.sched_getaffinity(0))
     if cpus < 2:
         pytest.skip("needs two CPUs")
-    items = [{"number": number, "wait_s": 0.3} for number in range(8)]
+    items = [{"number": number, "meets": 2} for number in range(8)]
     found = results(ray_engine, workload(tmp_path, items, num_workers=2))
     assert len({item["pid"] for item in found}) == 2
     assert {item["threads"] for item in found} == {cpus // 2}
