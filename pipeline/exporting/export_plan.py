@@ -16,6 +16,7 @@ from pipeline.exporting.selection import Selection
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
 from pipeline.exporting.target import Target
+from pipeline.text import fmt
 from pipeline.trust.draw import is_proven_random, refuse_incomplete
 from pipeline.trust.fitted import fitted_truths
 from pipeline.trust.promise import PrecisionTest, Promise
@@ -126,14 +127,28 @@ def _describe_truths(promise: Promise) -> str:
 
 
 def _describe_missing(config: ExportConfig, promise: Promise) -> str:
+    """How many more truths are needed; or that no number would do."""
     left = (promise.num_selected or 0) - promise.num_truths
+    remedy = "lower the target, or improve the ensemble"
+    least = f"at least {fmt.plural(promise.missing, 'more is', 'more are')} needed"
     if promise.missing > left:
+        others = "no other images are" if not left else f"only {fmt.plural(left, 'other image is', 'other images are')}"
+        return f"{least}, and {others} left: {remedy}"
+    needed = promise.needed
+    if needed is not None and needed.truths is None and needed.right <= promise.target * needed.judged:
+        surest = "truths" if needed.judged == promise.num_certifying else "truths with the highest scores"
         return (
-            f"at least {promise.missing:,} more are needed, and only {left:,} other images are left: lower the target, "
-            "or improve the ensemble"
+            f"no number of truths will do while labels are right as rarely as here, {needed.right:,} of the "
+            f"{needed.judged:,} {surest}: {remedy}"
         )
-    how = "" if config.truth is None else f": `{sample_more(config.out, config.truth, promise.missing)} --unique`"
-    return f"at least {promise.missing:,} more are needed, drawn at random from what the other filters leave{how}"
+    more = promise.missing
+    if needed is not None and needed.truths is not None:
+        more = max(more, needed.truths - promise.num_certifying)
+        least = f"about {fmt.plural(more, 'more is', 'more are')} needed if labels are right as often as in these"
+        if more > left:
+            return f"{least}, and only {fmt.plural(left, 'other image is', 'other images are')} left: {remedy}"
+    how = "" if config.truth is None else f": `{sample_more(config.out, config.truth, more)} --unique`"
+    return f"{least}, drawn at random from what the other filters leave{how}"
 
 
 def _reasons(rejected: Mapping[str, int]) -> str:
