@@ -159,6 +159,11 @@ def _draw_lines(description: Mapping[str, Any]) -> list[str]:
             "- **That the truths were drawn at random** from what the other filters leave is the word of who exported "
             "them: the truth does not tell how it was drawn. On other truths the promise does not hold."
         ]
+    if shown := truth.get("shown", 0):
+        lines.append(
+            f"- **{shown:,} of the truths were answered with the networks' labels in view**, which people follow. The "
+            "risk does not cover that: fewer labels may be right than is promised."
+        )
     unused = promise["num_truths"] - promise["num_certifying"]
     if promise.get("num_fitted"):
         lines.append(

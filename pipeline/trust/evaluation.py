@@ -98,6 +98,11 @@ class Evaluation(Result):
                 f"{self.truth.reviewed:,} of {self.images:,} truths are of `review` lists, which hold doubtful images: "
                 "these figures are about such images, not about the output as a whole"
             )
+        if self.truth.shown:
+            lines.append(
+                f"{self.truth.shown:,} of {self.images:,} truths were answered with the networks' labels in view, which "
+                "people follow: these figures may be better than the output is"
+            )
         if self.fitted:
             lines.append(
                 f"the calibration of this output was fitted on {self.fitted:,} of these {self.images:,} images: "

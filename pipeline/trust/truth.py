@@ -50,7 +50,7 @@ class TruthCounts:
         ambiguous_keys: Rows left out because several images have their key.
         contested: Images left out because the votes of the annotators are tied.
         reviewed: Rows with a known label that come from lists of ``review``, which are no random draw.
-        shown: Rows with a known label of lists of ``sample`` that showed the labels of the consensus.
+        shown: Rows with a known label that were answered with the networks' labels in view, but for review lists.
     """
 
     source: str
