@@ -13,6 +13,7 @@ from pipeline.cli.printing import print_line, print_stderr
 from pipeline.cli.tables import print_tables
 from pipeline.commands.gallery import Gallery
 from pipeline.commands.report import Report
+from pipeline.text import fmt
 from pipeline.text.safe import printable
 from pipeline.trust.calibration import Calibration
 from pipeline.trust.evaluation import Accuracy, Evaluation
@@ -146,7 +147,7 @@ def print_report(made: Report) -> None:
     """Print where the page is, and its counts."""
     if made.note:
         print_stderr(f"pictures: {made.note}")
-    parts = [f"{made.images:,} images", f"{made.quarantined:,} quarantined", f"{made.matched:,} with known truth"]
+    parts = [fmt.plural(made.images, "image", "images"), f"{made.quarantined:,} quarantined", f"{made.matched:,} with known truth"]
     print_line(f"{made.saved}: {', '.join(parts)}, {made.pictures:,} pictures, {made.num_bytes / 1e6:.1f} MB")
 
 
@@ -154,7 +155,8 @@ def print_gallery(made: Gallery) -> None:
     """Print where the page is, and its counts."""
     if made.note:
         print_stderr(f"pictures: {made.note}")
-    parts = [f"{made.matching:,} images match", f"{made.shown:,} shown", f"{made.num_bytes / 1e6:.1f} MB"]
+    matching = fmt.plural(made.matching, "image matches", "images match")
+    parts = [matching, f"{made.shown:,} shown", f"{made.num_bytes / 1e6:.1f} MB"]
     print_line(f"{made.saved}: {', '.join(parts)}")
 
 
