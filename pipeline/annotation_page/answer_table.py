@@ -188,8 +188,10 @@ class AnswerTable:
 
     def is_shown(self, image: Identity) -> bool:
         """Whether an image was answered with the networks' predictions in view."""
-        drawn, numbers = self._drawn, self._numbers_of.get(image)
-        return drawn is not None and bool(numbers) and mark_shown(text := self._text.cell(numbers[0], drawn)) == text
+        if self._drawn is None or not (numbers := self._numbers_of.get(image)):
+            return False
+        text = self._text.cell(numbers[0], self._drawn)
+        return mark_shown(text) == text
 
     def take_over(self, other: AnswerTable) -> int:
         """Take over the answers by name from another list, where there is none here; returns how many."""

@@ -39,6 +39,7 @@ from pipeline.output.ledger import Ledger
 from pipeline.output.opening import open_ledger
 from pipeline.output.parts import Progress
 from pipeline.output.probabilities import StoredProbs, find_stored_probs, find_stored_top_k, stored_aliases
+from pipeline.text import fmt
 
 
 @takes_options(CombineOptions, CombineConfig, progress="none")
@@ -114,7 +115,8 @@ def _plan(older: Ledger, source: StoredProbs, run: JobRun) -> PendingWork:
             raise OutputError(f"OUT cannot be used: {error}") from error
         follow_read_images(plan, run.ledger, run.job.fingerprint, older, source.fingerprint)
         if followed.changed or followed.dropped:
-            run.reporter.note(f"as in {source.out} now: {followed.changed} units changed, {followed.dropped} let go of")
+            changed = fmt.plural(followed.changed, "unit")
+            run.reporter.note(f"as in {source.out} now: {changed} changed, {followed.dropped} let go of")
 
     plan = write_plan(run.ledger, run.storage, run.job.fingerprint, add)
     work = pending_work(plan, run.ledger, run.job.fingerprint)

@@ -56,7 +56,8 @@ def plan_export(
         classes = selection.choose()
         if not classes:
             raise RequestError(
-                f"{source.ledger.out}: none of {selection.labelled:,} images passes: {_reasons(selection.rejected)}"
+                f"{source.ledger.out}: of {fmt.plural(selection.labelled, 'image')} none passes: "
+                f"{_reasons(selection.rejected)}"
             )
         names = source.class_names
         content = _describe(config, source, target, choices, promise) | {
@@ -114,14 +115,16 @@ def _promise(config: ExportConfig, selection: Selection, truth: Truth | None, co
 def _describe_truths(promise: Promise) -> str:
     unused = promise.num_truths - promise.num_certifying
     if not unused:
-        return f"{promise.num_truths:,} truths"
+        return fmt.plural(promise.num_truths, "truth")
     if promise.num_fitted:
         return (
-            f"{promise.num_certifying:,} truths ({unused:,} more were used to fit the calibration of this output; "
+            f"{fmt.plural(promise.num_certifying, 'truth')} ({fmt.plural(unused, 'more was', 'more were')} used to "
+            "fit the calibration of this output; "
             "`calibrate --hold-out 0.8` leaves most of them for this)"
         )
     return (
-        f"{promise.num_certifying:,} truths ({unused:,} more may have been used to fit the calibration of this output, "
+        f"{fmt.plural(promise.num_certifying, 'truth')} ({unused:,} more may have been used to fit the calibration "
+        "of this output, "
         "which does not tell; calibrate again to know)"
     )
 

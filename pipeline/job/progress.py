@@ -192,7 +192,7 @@ class _Rate(ProgressColumn):
         if quarantined := sum(snapshot.quarantined.values()):
             words.append(f"{quarantined} {self._dropped}")
         if snapshot.failed_units:
-            words.append(f"{snapshot.failed_units} failed units")
+            words.append(fmt.plural(snapshot.failed_units, "failed unit"))
         return Text(", ".join(words))
 
 
@@ -345,10 +345,11 @@ def describe(snapshot: Snapshot, wording: Wording | None = None) -> str:
     """A snapshot in one line."""
     about = "" if snapshot.exact else "about "
     total = "" if snapshot.total is None else f" of {about}{snapshot.total:,}"
-    words = [f"{snapshot.images:,}{total} images", f"{snapshot.images_per_s:.1f} images/s"]
+    many = "image" if (snapshot.total or snapshot.images) == 1 else "images"
+    words = [f"{snapshot.images:,}{total} {many}", f"{snapshot.images_per_s:.1f} images/s"]
     if snapshot.eta_s is not None:
         words.append(f"{fmt.clock(snapshot.eta_s)} left")
     words.append(f"{sum(snapshot.quarantined.values()):,} {(wording or Wording()).dropped}")
     if snapshot.failed_units:
-        words.append(f"{snapshot.failed_units} failed units")
+        words.append(fmt.plural(snapshot.failed_units, "failed unit"))
     return ", ".join(words)

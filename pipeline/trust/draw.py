@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RequestError
+from pipeline.text import fmt
 
 COLUMN = "drawn"
 _HASH_DIGITS = 16
@@ -183,7 +184,8 @@ def refuse_reviewed(source: str, drawn: Mapping[str, int]) -> None:
     """
     if reviewed := count_reviewed(drawn):
         raise RequestError(
-            f"--truth {source}: {reviewed:,} of {sum(drawn.values()):,} truths are of `review` lists, whose images "
+            f"--truth {source}: {reviewed:,} of {fmt.plural(sum(drawn.values()), 'truth is', 'truths are')} of "
+            "`review` lists, whose images "
             "were chosen and not drawn at random: no precision can be promised on them. Give the truth of "
             "`shardlabel sample OUT --unique` alone"
         )
@@ -256,4 +258,4 @@ def is_proven_random(source: str, drawn: Mapping[str, int], population: Populati
 def _describe_other(draw: Draw, population: Population) -> str:
     if draw.labelled == population.labelled:
         return f"{draw.labelled:,} other images than the labelled ones of this output"
-    return f"{draw.labelled:,} labelled images, and this output has {population.labelled:,}"
+    return f"{fmt.plural(draw.labelled, 'labelled image')}, and this output has {population.labelled:,}"

@@ -79,5 +79,5 @@ def _numbers(known: int, most: int) -> list[int]:
 
 
 def _round_up(number: int) -> int:
-    unit = 10 ** max(0, len(str(number)) - 2)
+    unit: int = 10 ** max(0, len(str(number)) - 2)
     return -(-number // unit) * unit

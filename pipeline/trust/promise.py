@@ -99,7 +99,7 @@ class Promise:
         num_selected: Images of the selection; None in promises of earlier versions.
         num_fitted: Images of the selection that the calibration was fitted on, which certify nothing.
         proven_random: Whether the list itself proves that the truth is a random draw; if not, that is the user's word.
-        needed: What the truths let expect of further ones; None where there is a threshold, or they are too few to tell.
+        needed: What the truths let expect of further ones; None where there is a threshold, or too few.
     """
 
     target: float

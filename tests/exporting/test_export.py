@@ -401,7 +401,7 @@ def test_a_promise_that_cannot_be_made_exports_nothing(labelled, tmp_path):
     truth = tmp_path / "truth.csv"
     truth.write_text("key,label\nnowhere,0\n")
     result = CliRunner().invoke(app, [*words, "--target-precision", "0.9", "--truth", str(truth)])
-    assert "none of its 1 keys is among the labelled images. It has nowhere; the output has " in str(result.exception)
+    assert "of its 1 key none is among the labelled images. It has nowhere; the output has " in str(result.exception)
     assert not (tmp_path / "to").exists()
 
 
@@ -451,7 +451,7 @@ def test_a_promise_is_recorded(labelled, tmp_path):
         ({"to": "ftp://x"}, "unknown scheme"),
         ({"to": "s3://key:secret@bucket/x"}, r"s3://\*\*\*@bucket/x: holds credentials"),
         ({"to": "{parent}"}, "holds something else"),
-        ({"min_score": 0.99999}, "none of 250 images passes"),
+        ({"min_score": 0.99999}, "of 250 images none passes"),
         ({"truth": "t.csv"}, "give both"),
         ({"min_score": 2}, "--min-score"),
         ({"format": "tar"}, "--format"),

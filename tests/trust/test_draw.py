@@ -213,7 +213,7 @@ def test_rows_with_too_many_cells_stop_a_promise(tmp_path):
     (tmp_path / "t.csv").write_text("key,truth\n0,class 0\n1,class 1, or 2\n")
     matcher = TruthMatcher(read_truth(str(tmp_path / "t.csv"), Storage(), NAMES), len(NAMES), strict=True)
     matcher.match(images(["a", "b"]))
-    with pytest.raises(RequestError, match=r"1 rows of .* have more or fewer cells .* \('1,class 1, or 2'\)"):
+    with pytest.raises(RequestError, match=r"1 row of .* has more or fewer cells .* \('1,class 1, or 2'\)"):
         check_truths(matcher, NAMES, count_unknown=True)
 
 
