@@ -61,7 +61,7 @@ def combine(
         EngineError: The engine failed for good; what was published stays.
     """
     options.setdefault("progress", default_progress())
-    return run_combine(parse_config(CombineConfig, {"source": source, "out": out, **options}))
+    return run_combine(parse_config(CombineConfig, {"source": source, "out": out, **options}, called=True))
 
 
 def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> LabelSummary:

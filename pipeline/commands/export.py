@@ -59,7 +59,7 @@ def export(
         PublishError: The dataset can no longer be written; what was exported stays.
     """
     options.setdefault("progress", default_progress())
-    return run_export(parse_config(ExportConfig, {"out": out, "to": to, "format": format, **options}))
+    return run_export(parse_config(ExportConfig, {"out": out, "to": to, "format": format, **options}, called=True))
 
 
 def run_export(config: ExportConfig, reporter: Reporter | None = None) -> ExportSummary:

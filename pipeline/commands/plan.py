@@ -113,7 +113,7 @@ def plan(
         Interrupted: It was stopped.
     """
     options.setdefault("progress", default_progress())
-    config = parse_config(PlanConfig, {"inputs": inputs, **options})
+    config = parse_config(PlanConfig, {"inputs": inputs, **options}, called=True)
     storage = Storage(config.storage)
     if config.measure:
         check_names(config)

@@ -119,6 +119,13 @@ class Promise:
     proven_random: bool = False
     needed: Needed | None = None
 
+    @property
+    def in_words(self) -> str:
+        """What is promised, in a few words."""
+        if self.threshold is None:
+            return "none"
+        return f"{100 * self.target:.6g} % of the labels are right; risk {100 * self.delta:.6g} %"
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:

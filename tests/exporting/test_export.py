@@ -432,6 +432,8 @@ def test_truths_drawn_from_distinct_images_all_count(labelled, tmp_path):
 def test_a_promise_is_recorded(labelled, tmp_path):
     summary = export(labelled.out, tmp_path / "to", "csv", engine="inline", target_precision=0.88)
     assert summary.promise.threshold == summary.threshold
+    assert repr(summary).startswith("ExportSummary(promise='")
+    assert f"{100 * summary.promise.target:.6g} % of the labels are right; risk" in repr(summary)
     about = json.loads((tmp_path / "to" / "export.json").read_text())
     assert about["promise"]["threshold"] == summary.threshold
     frame = pd.concat(map(pd.read_csv, (tmp_path / "to" / "data").iterdir()))
