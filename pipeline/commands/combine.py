@@ -24,12 +24,12 @@ from pipeline.inputs.units import read_units
 from pipeline.job.claim import claim
 from pipeline.job.combination import check_temperature_alone, choose_members, describe_combination
 from pipeline.job.engine import make_engine, settle_engine
+from pipeline.job.following_quarantine import follow_quarantine
 from pipeline.job.job_plan import write_plan
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, default_progress, make_reporter
 from pipeline.job.running import JobRun
 from pipeline.job.summary import LabelSummary
-from pipeline.job.unread_images import follow_read_images
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import ReplayWorker
 from pipeline.metrics import job_labels
@@ -113,7 +113,7 @@ def _plan(older: Ledger, source: StoredProbs, run: JobRun) -> PendingWork:
             followed = follower.follow(plan, units)
         except StorageError as error:
             raise OutputError(f"OUT cannot be used: {error}") from error
-        follow_read_images(plan, run.ledger, run.job.fingerprint, older, source.fingerprint)
+        follow_quarantine(plan, run.ledger, run.job.fingerprint, older, source.fingerprint)
         if followed.changed or followed.dropped:
             changed = fmt.plural(followed.changed, "unit")
             run.reporter.note(f"as in {source.out} now: {changed} changed, {followed.dropped} let go of")
