@@ -107,7 +107,7 @@ def _promise(config: ExportConfig, selection: Selection, truth: Truth | None, co
         none = f" ({counts.no_class:,} of them none, which counts as wrong)" if counts.no_class else ""
         raise RequestError(
             f"a precision of {config.target_precision:g} cannot be promised at delta {config.delta:g} with "
-            f"{_describe_truths(promise)}{none}: {_describe_missing(config, promise)}; nothing was exported{complaints}"
+            f"{_describe_truths(promise)}{none}: {describe_missing(config, promise)}; nothing was exported{complaints}"
         )
     return promise
 
@@ -129,8 +129,13 @@ def _describe_truths(promise: Promise) -> str:
     )
 
 
-def _describe_missing(config: ExportConfig, promise: Promise) -> str:
-    """How many more truths are needed; or that no number would do."""
+def describe_missing(config: ExportConfig, promise: Promise) -> str:
+    """How many more truths are needed; or that no number would do.
+
+    Args:
+        config: Of the export.
+        promise: One without a threshold.
+    """
     left = (promise.num_selected or 0) - promise.num_truths
     remedy = "lower the target, or improve the ensemble"
     least = f"at least {fmt.plural(promise.missing, 'more is', 'more are')} needed"

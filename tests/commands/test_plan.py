@@ -96,7 +96,7 @@ def test_wrong_requests_are_refused(sample_data, tmp_path):
         plan(tmp_path / "a.tar", price_per_hour=-1)
     with pytest.raises(RequestError, match="unknown option 'out'"):
         plan(tmp_path / "a.tar", out="x")
-    with pytest.raises(RequestError, match="INPUT: missing"):
+    with pytest.raises(RequestError, match="inputs: missing"):
         plan([])
 
 
