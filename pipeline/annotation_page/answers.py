@@ -132,6 +132,12 @@ class AnswerList:
         with self._lock:
             return self._read()[1].count()
 
+    def has_shown(self) -> bool:
+        """Whether some images are answered with the networks' predictions in view, as the list itself says."""
+        with self._lock:
+            table = self._read()[1]
+            return any(table.is_shown(row.identity) for row in table.rows)
+
     def close(self) -> None:
         """Take no further answers, after the one that is being written."""
         with self._lock:

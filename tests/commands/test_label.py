@@ -317,7 +317,7 @@ def test_too_many_bad_images_stop_the_job(sample_data, tmp_path):
         ({"weights_dir": "/nowhere"}, WeightsError, "/nowhere"),
         ({"inputs": "/nowhere.tar"}, InputError, "/nowhere.tar"),
         ({"inputs": "gs://bucket/x.tar"}, InputError, "gs://"),
-        ({"top_k": 0}, RequestError, "top-k"),
+        ({"top_k": 0}, RequestError, "top_k"),
         ({"nonsense": 1}, RequestError, "nonsense"),
         ({"keep": "label"}, RequestError, "label"),
         ({"device": "cuda"}, InputError, "cuda"),

@@ -20,8 +20,8 @@ PROMISE = Promise(0.9, 0.1, None, 0.5, 80, 70, 0.0, 100, 100, 22, 3, (), num_sel
     [
         (
             {"needed": Needed(None, 60, 50)},
-            "no number of truths will do while labels are right as rarely as here, 50 of the 60 truths with the highest "
-            "scores: lower the target, or improve the ensemble",
+            "no number of truths will do while labels are right as rarely as here, 50 of the 60 truths with the "
+            "highest scores: lower the target, or improve the ensemble",
         ),
         (
             {"needed": Needed(None, 100, 50)},
