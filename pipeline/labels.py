@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.text import fmt
 from pipeline.text.safe import printable
 
 IMAGENET_CLASSES = 1000
@@ -82,7 +83,10 @@ def names_for(num_classes: int, given: tuple[str, ...] | None) -> tuple[str, ...
     """
     if given is not None:
         if len(given) != num_classes:
-            raise InputError(f"--labels has {len(given)} names, but the models have {num_classes} classes")
+            raise InputError(
+                f"--labels has {fmt.plural(len(given), 'name')}, but the models have "
+                f"{fmt.plural(num_classes, 'class', 'classes')}"
+            )
         return given
     if num_classes == IMAGENET_CLASSES:
         return imagenet_names()

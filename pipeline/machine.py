@@ -44,7 +44,7 @@ def cpu_name(root: Path = Path("/")) -> str:
 
 def cache_folder() -> Path:
     """This user's cache directory. Deleting it costs time only."""
-    return Path.home() / ".cache" / "shardlabel"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shardlabel"
 
 
 def num_local_gpus() -> int:

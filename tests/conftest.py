@@ -35,6 +35,13 @@ SAMPLE_DATA = REPOSITORY / "examples" / "data"
 # folders of tests that label, and are not about networks themselves
 LABELLING = {"commands", "cli", "verifying", "exporting", "faults", "inputs", "labeler", "page", "project", "security"}
 
+# What is remembered of networks is that of earlier tests, not of who runs them; all processes of the tests share it.
+# What others keep in the user's cache stays there: weights, the hub, Ceph.
+_USER_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+for _name, _folder in (("TORCH_HOME", "torch"), ("HF_HOME", "huggingface"), ("SHARDLABEL_CEPH", "shardlabel/ceph")):
+    os.environ.setdefault(_name, str(_USER_CACHE / _folder))
+os.environ["XDG_CACHE_HOME"] = str(REPOSITORY / ".pytest_cache" / "measured")
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # started in the background: what is started from here would ignore Ctrl-C, too

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.machine import available_memory_bytes, has_bfloat16, num_local_cpus
+from pipeline.machine import available_memory_bytes, cache_folder, has_bfloat16, num_local_cpus
 
 GB = 1 << 30
 
@@ -92,3 +92,11 @@ def test_whether_the_cpu_has_bfloat16(tmp_path):
     assert cpu("flags\t\t: fpu amx_bf16")
     assert cpu("Features\t: fp asimd bf16")
     assert not cpu("flags\t\t: fpu avx512f avx2")
+
+
+def test_measurements_are_kept_where_the_user_keeps_caches_and_not_there_by_tests(monkeypatch, tmp_path):
+    assert Path.home() not in cache_folder().parents or Path(__file__).parent.parent in cache_folder().parents
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "shardlabel"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache/shardlabel"

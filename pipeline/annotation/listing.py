@@ -187,7 +187,7 @@ def _draw_more(older: OlderList, ledger: Ledger, request: ListRequest) -> tuple[
         rows, population = sample_images(ledger, fingerprint, number, "random", seed=seed, unique=unique)
         new = [row for row in rows if not older.holds(row)]
         if len(rows) - len(new) == older.images:
-            shown = request.with_labels or older.with_labels
+            shown = request.with_labels or older.with_labels or any(draw.labels_shown for draw in draws)
             of = (population.labelled, str(population))
             return new, Draw("random", seed, len(rows), *of, unique=unique, labels_shown=shown)
         missing = missing or older.images - (len(rows) - len(new))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pipeline.annotation_page.csv_text import CsvText
 from pipeline.errors import RequestError
 from pipeline.labels import ClassResolver, distinct_names
+from pipeline.trust.draw import COLUMN, mark_shown
 
 NONE, NONE_LABEL = "none", -1  # the answer that no class fits
 NAMELESS = "(no name)"
@@ -120,6 +121,7 @@ class AnswerTable:
                 "`review` write as CSV"
             )
         self._truth = header.index(_TRUTH)
+        self._drawn = header.index(COLUMN) if COLUMN in header else None
         self._columns = {
             name.strip()[len(_BY) :]: at
             for at, name in enumerate(self._text.row(0))
@@ -176,6 +178,21 @@ class AnswerTable:
                 votes = [self._text.cell(number, column) for column in self._columns.values()]
                 self._text.change(number, self._truth, self._names.majority(votes))
 
+    def mark_shown(self, image: Identity) -> None:
+        """Note that an image is answered with the networks' predictions in view; in a column of its own if need be."""
+        if self._drawn is None:
+            self._drawn = self._text.add_column(COLUMN)
+        for number in self._numbers_of[image]:
+            if (marked := mark_shown(text := self._text.cell(number, self._drawn))) != text:
+                self._text.change(number, self._drawn, marked)
+
+    def is_shown(self, image: Identity) -> bool:
+        """Whether an image was answered with the networks' predictions in view."""
+        if self._drawn is None or not (numbers := self._numbers_of.get(image)):
+            return False
+        text = self._text.cell(numbers[0], self._drawn)
+        return mark_shown(text) == text
+
     def take_over(self, other: AnswerTable) -> int:
         """Take over the answers by name from another list, where there is none here; returns how many."""
         taken = 0
@@ -185,6 +202,8 @@ class AnswerTable:
                 answer = other.answer(row.identity, theirs)
                 if self._names.label_of(answer) is not None and not self.answer(row.identity, by).strip():
                     self.put(row.identity, by, answer)
+                    if other.is_shown(row.identity):
+                        self.mark_shown(row.identity)
                     taken += 1
         return taken
 

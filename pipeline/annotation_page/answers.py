@@ -69,7 +69,7 @@ class AnswerList:
             table = self._read()[1]
             return [table.answer(row.identity, by) for row in self.rows]
 
-    def put(self, at: int, by: str, answer: str, was: str) -> None:
+    def put(self, at: int, by: str, answer: str, was: str, *, shown: bool = False) -> None:
         """Write an answer to the file.
 
         Args:
@@ -77,6 +77,7 @@ class AnswerList:
             by: Name of the annotator; empty for who labels alone.
             answer: A class name, ``none``, or empty to take an answer back.
             was: The annotator's answer as it was seen last.
+            shown: Whether the annotator saw what the networks predicted, which the list keeps.
 
         Raises:
             AnswerConflict: The answer in the file is another than ``was``.
@@ -93,6 +94,8 @@ class AnswerList:
             if now.strip() not in (was.strip(), answer):
                 raise AnswerConflict(now)
             table.put(image, by, answer)
+            if shown:
+                table.mark_shown(image)
 
         self._change(write)
 
@@ -128,6 +131,12 @@ class AnswerList:
         """How far the list is."""
         with self._lock:
             return self._read()[1].count()
+
+    def has_shown(self) -> bool:
+        """Whether some images are answered with the networks' predictions in view, as the list itself says."""
+        with self._lock:
+            table = self._read()[1]
+            return any(table.is_shown(row.identity) for row in table.rows)
 
     def close(self) -> None:
         """Take no further answers, after the one that is being written."""

@@ -97,7 +97,8 @@ class Session:
         if type(at) is not int or not 0 <= at < len(self) or not all(isinstance(one, str) for one in (by, answer, was)):
             return 400, {"problem": "no such image, or no answer"}
         try:
-            self._answers.put(at, self._answers.check_name(str(by)), str(answer), str(was))
+            own = self._answers.check_name(str(by))
+            self._answers.put(at, own, str(answer), str(was), shown=self._options.show_predictions)
         except AnswerConflict as conflict:
             now = printable(conflict.now) or "no answer"
             problem = f"the file has changed: it says {now} for this image"

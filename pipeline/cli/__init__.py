@@ -37,6 +37,7 @@ from pipeline.cli import (
 from pipeline.cli.help import MAX_WIDTH, GroupedCommand, GroupedCommands
 from pipeline.cli.loading import leave_if_loading
 from pipeline.cli.printing import outlive_readers, print_stderr
+from pipeline.config.problems import on_command_line
 from pipeline.errors import ShardlabelError
 from pipeline.text.safe import printable, redacted
 
@@ -133,8 +134,9 @@ def _version(requested: bool) -> None:
 
 @app.callback()
 def _common(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    pass
+    ctx.with_resource(on_command_line())

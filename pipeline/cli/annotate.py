@@ -9,6 +9,7 @@ import typer
 from pipeline.cli.help import examples
 from pipeline.cli.options import AsJson, NoSignRequest, RequestPayer, S3Endpoint
 from pipeline.cli.printing import print_line, print_result, print_stderr
+from pipeline.text import fmt
 
 if TYPE_CHECKING:
     from pipeline.commands.annotate import AnnotatedList
@@ -78,7 +79,7 @@ def _print_list(found: AnnotatedList) -> None:
     """Print how far a list is, and the next step."""
     left = found.images - found.truths - found.tied
     none = f" ({found.none:,} none)" if found.none else ""
-    counts = [f"{found.truths:,} of {found.images:,} images have a truth{none}"]
+    counts = [f"{found.truths:,} of {fmt.plural(found.images, 'image has', 'images have')} a truth{none}"]
     counts += [f"{found.tied:,} tied between annotators"] * bool(found.tied) + [f"{left:,} left"] * bool(left)
     by = "; ".join(f"{name} {count:,}" for name, count in found.by.items())
     print_line(f"{found.file}: {', '.join(counts)}" + (f" (answers: {by})" if by else ""))

@@ -11,6 +11,7 @@ import typer
 from pipeline.cli.help import GroupedCommand, GroupedCommands, examples
 from pipeline.cli.printing import print_line, print_rows, print_stderr
 from pipeline.errors import RequestError
+from pipeline.text import fmt
 from pipeline.text.safe import redacted
 
 if TYPE_CHECKING:  # pydantic takes its time
@@ -89,7 +90,7 @@ def _describe_options(checked: CheckedFile, settings: LabelConfig) -> list[tuple
         parts = ["INPUT" if name == "inputs" else "--out" for name in checked.missing]
         rows.append(("to be given", f"{' and '.join(parts)}, on the command line"))
     rest = len(type(settings).model_fields) - len(checked.values) - len(checked.missing)
-    rows.append(("the rest", f"{rest} options with their defaults"))
+    rows.append(("the rest", f"{fmt.plural(rest, 'option with its default', 'options with their defaults')}"))
     return rows
 
 

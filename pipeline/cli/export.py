@@ -11,6 +11,7 @@ from pipeline.cli.next_steps import after_export, print_next
 from pipeline.cli.options import ENGINE_HELP, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import format_counts, print_line, print_rows, print_stderr
 from pipeline.cli.summaries import configure_logging
+from pipeline.text import fmt
 
 EXAMPLES = examples(
     "shardlabel export labels --to dataset --format imagefolder --min-score 0.9",
@@ -128,7 +129,7 @@ def _print_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Ex
                 f"{100 * promise.target:.6g} % of the labels are right{before}; risk {100 * promise.delta:.6g} %",
             )
         )
-        seen = f"{promise.right:,} of {promise.accepted:,} certifying truths from there on were right"
+        seen = f"{promise.right:,} of {fmt.plural(promise.accepted, 'certifying truth')} from there on were right"
         rows.append(("threshold", f"{promise.threshold:.4f} ({seen})"))
         drawn = "at random, as their list tells" if promise.proven_random else "at random on your word; no list tells"
         unused = promise.num_truths - promise.num_certifying
@@ -139,14 +140,13 @@ def _print_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Ex
     rows.append(("classes", f"{len(summary.classes):,} of {summary.num_classes:,}, {fewest:,} to {most:,} images each"))
     copies = sum(row.copies for row in summary.classes)
     if copies != summary.selected:
-        rows.append(("copies", f"{copies:,} images, repeated as the column says"))
+        rows.append(("copies", f"{fmt.plural(copies, 'image')}, repeated as the column says"))
     if summary.omitted:
         rows.append(("omitted", f"{format_counts(summary.omitted)}: no longer what was labelled"))
     rows.append(("exported", f"{summary.exported:,} of {summary.selected:,} selected, as {summary.format}"))
     if summary.images:
-        rows.append(
-            ("this run", f"{summary.images:,} images, {summary.seconds:,.1f} s, {summary.images_per_s:,.1f} images/s")
-        )
+        images = fmt.plural(summary.images, "image")
+        rows.append(("this run", f"{images}, {summary.seconds:,.1f} s, {summary.images_per_s:,.1f} images/s"))
     print_rows(summary.to, rows)
     if not summary.calibrated:
         more = "; the promise needs only the ranking" if summary.promise is not None else ""
@@ -166,5 +166,6 @@ def _print_failures(summary: Any) -> None:  # noqa: ANN401 - likewise
         print_stderr("shardlabel: stopped; run the same command again to go on from here")
     elif summary.failures:
         print_stderr(
-            f"shardlabel: {len(summary.failures)} units could not be read; run the same command to try them again"
+            f"shardlabel: {fmt.plural(len(summary.failures), 'unit')} could not be read; run the same command to try "
+            "them again"
         )

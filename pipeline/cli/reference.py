@@ -51,7 +51,8 @@ ENVIRONMENT = {
     "that boto3 reads: how S3 is reached, beside the files in `~/.aws`",
     "AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3": "another store than AWS's own; `--s3-endpoint` wins",
     "AWS_REQUEST_CHECKSUM_CALCULATION": "whether stores other than AWS get trailing checksums; not, by default",
-    "TORCH_HOME, XDG_CACHE_HOME": "torch's cache of downloaded weights",
+    "TORCH_HOME, XDG_CACHE_HOME": "torch's cache of downloaded weights; below the second also what was "
+    "measured of networks",
     "HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN": "the Hugging Face hub's cache, and how it is reached",
     "DISPLAY, WAYLAND_DISPLAY": "whether `annotate` opens a browser on Linux",
     "COLUMNS": "width of `--help` and tables where the terminal does not say",

@@ -9,6 +9,7 @@ import typer
 from pipeline.cli.help import examples
 from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import print_json, print_line, print_stderr
+from pipeline.text import fmt
 
 EXAMPLES = examples(
     "shardlabel relocate labels /data/photos s3://bucket/photos",
@@ -53,7 +54,8 @@ def relocate(
         return found.exit_code
     for problem in found.problems:
         print_stderr(f"not read: {problem}")
-    print_line(f"{found.out}: {found.moved:,} inputs are below {found.new} now, with their labels")
+    moved = fmt.plural(found.moved, "input is", "inputs are")
+    print_line(f"{found.out}: {moved} below {found.new} now, with their labels")
     if found.labelled_twice:
         print_line(f"{found.labelled_twice:,} were labelled at both places; their rows below {found.old} are removed")
     if found.changed or found.missing:

@@ -12,6 +12,7 @@ from pipeline.cli.tables import print_tables
 from pipeline.commands.plan import Expected, Forecast
 from pipeline.speed.bottleneck import BOTTLENECKS, BottleneckAnalysis
 from pipeline.speed.rates import Rates, StageRate
+from pipeline.text import fmt
 from pipeline.text.fmt import duration, size
 from pipeline.text.omissions import advise_images_all, omitted_rows
 from pipeline.text.safe import printable
@@ -114,7 +115,7 @@ def _describe_ensemble(rates: Rates) -> str:
     where = "one GPU" if rates.device == "cuda" else "CPU"
     return (
         f"{', '.join(rates.members)} in {rates.precision}{compiled} on {where}, {rates.num_threads} threads; "
-        f"{rates.images:,} images of {rates.bytes_per_image / 1000:,.0f} kB"
+        f"{fmt.plural(rates.images, 'image')} of {rates.bytes_per_image / 1000:,.0f} kB"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.cli.printing import format_counts, format_examples, print_line, print_rows, print_stderr
 from pipeline.inputs.left_out import describe_left_out
+from pipeline.text import fmt
 from pipeline.text.omissions import omitted_rows
 from pipeline.text.retrying import retry_rows
 
@@ -21,7 +22,8 @@ def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
     """Print the summary of a run."""
     nothing_done = not summary.images and not summary.events and not getattr(summary, "unread", ())
     if nothing_done and summary.units_done == summary.units_total:
-        print_line(f"nothing left to do: all {summary.units_total:,} units are in {summary.out}")
+        all_units = "its unit is" if summary.units_total == 1 else f"all {summary.units_total:,} units are"
+        print_line(f"nothing left to do: {all_units} in {summary.out}")
         if left_out := left_out_row(summary.left_out):
             print_rows("", left_out)
         return
@@ -40,7 +42,9 @@ def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
     in_out = summary.labelled_in_out
     if in_out is not None and (in_out, summary.quarantined_in_out) != (summary.labelled, summary.quarantined):
         total = in_out + summary.quarantined_in_out
-        rows.append(("in OUT", f"{total:,} images: {in_out:,} labelled, {summary.quarantined_in_out:,} quarantined"))
+        rows.append(
+            ("in OUT", f"{fmt.plural(total, 'image')}: {in_out:,} labelled, {summary.quarantined_in_out:,} quarantined")
+        )
     rows.append(("units", f"{summary.units_done:,} of {summary.units_total:,} done"))
     rows += left_out_row(summary.left_out)
     if summary.images or in_out:
@@ -73,7 +77,8 @@ def print_failures(summary: Any) -> None:  # noqa: ANN401 - likewise
         print_stderr("shardlabel: stopped: too many samples are quarantined (--max-bad-rate); see OUT/quarantine")
     elif summary.failed_units_exceeded:
         print_stderr(
-            f"shardlabel: stopped: {summary.failed_units} units could not be read, more than --max-failed-units "
+            f"shardlabel: stopped: {fmt.plural(summary.failed_units, 'unit')} could not be read, more than "
+            "--max-failed-units "
             "allows; when the cause is fixed, the same command goes on from here"
         )
     elif summary.interrupted:

@@ -13,6 +13,7 @@ from pipeline.cli.printing import print_line, print_stderr
 from pipeline.cli.tables import print_tables
 from pipeline.commands.gallery import Gallery
 from pipeline.commands.report import Report
+from pipeline.text import fmt
 from pipeline.text.safe import printable
 from pipeline.trust.calibration import Calibration
 from pipeline.trust.evaluation import Accuracy, Evaluation
@@ -34,7 +35,8 @@ def print_evaluation(found: Evaluation) -> None:
     for line in found.truth.complaints:
         print_stderr(f"truth: {line}")
     source = "" if found.truth.source.endswith(".cls") else f" from {found.truth.source}"
-    print_line(f"{found.out}: {found.images:,} images with known truth{source}; intervals are Wilson's, 95 %")
+    images = fmt.plural(found.images, "image")
+    print_line(f"{found.out}: {images} with known truth{source}; intervals are Wilson's, 95 %")
     if found.truth.no_class:
         print_line(
             f"  in {found.truth.no_class:,} of them, {found.truth.no_class / found.images:.1%}, no class fits (none): "
@@ -146,15 +148,17 @@ def print_report(made: Report) -> None:
     """Print where the page is, and its counts."""
     if made.note:
         print_stderr(f"pictures: {made.note}")
-    parts = [f"{made.images:,} images", f"{made.quarantined:,} quarantined", f"{made.matched:,} with known truth"]
-    print_line(f"{made.saved}: {', '.join(parts)}, {made.pictures:,} pictures, {made.num_bytes / 1e6:.1f} MB")
+    images, pictures = fmt.plural(made.images, "image"), fmt.plural(made.pictures, "picture")
+    parts = [images, f"{made.quarantined:,} quarantined", f"{made.matched:,} with known truth", pictures]
+    print_line(f"{made.saved}: {', '.join(parts)}, {made.num_bytes / 1e6:.1f} MB")
 
 
 def print_gallery(made: Gallery) -> None:
     """Print where the page is, and its counts."""
     if made.note:
         print_stderr(f"pictures: {made.note}")
-    parts = [f"{made.matching:,} images match", f"{made.shown:,} shown", f"{made.num_bytes / 1e6:.1f} MB"]
+    matching = fmt.plural(made.matching, "image matches", "images match")
+    parts = [matching, f"{made.shown:,} shown", f"{made.num_bytes / 1e6:.1f} MB"]
     print_line(f"{made.saved}: {', '.join(parts)}")
 
 
@@ -170,9 +174,10 @@ def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> N
         )
     else:
         print_line(
-            f"{fitted.out}: temperature {fitted.temperature:.4g} for the {fitted.rule} of {len(fitted.members)} members"
+            f"{fitted.out}: temperature {fitted.temperature:.4g} for the {fitted.rule} of "
+            f"{fmt.plural(len(fitted.members), 'member')}"
         )
-    table = _new_table(f"{fitted.truths:,} truths", "NLL", "ECE", "floor")
+    table = _new_table(fmt.plural(fitted.truths, "truth"), "NLL", "ECE", "floor")
     held = f"({fitted.folds}-fold)"
     for name, figures in (
         ("before", fitted.before),
@@ -192,7 +197,8 @@ def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> N
     else:
         print_line(f"  top-1 {fitted.top1:.1%} before, {fitted.top1_after:.1%} after {held}")
     if fitted.held_out:
-        print_line(f"  {fitted.held_out:,} truths are held out: a promise on the calibrated output can use them")
+        held_out = fmt.plural(fitted.held_out, "truth is", "truths are")
+        print_line(f"  {held_out} held out: a promise on the calibrated output can use them")
     else:
         print_line(
             "  all truths were fitted on: a promise on the calibrated output needs others, or --hold-out 0.8 here"
@@ -208,12 +214,12 @@ def print_annotation_list(found: AnnotationList) -> None:
     if (more := found.without_image - len(found.problems)) > 0:
         print_stderr(f"and {more:,} more")
     drawn = "drawn at random from" if found.order == "random" else f"by {found.order}, of"
-    number = f"{found.images:,} images"
+    number = fmt.plural(found.images, "image")
     if found.added is not None:
-        number = f"{found.added:,} further images, so {number} in all,"
+        number = f"{fmt.plural(found.added, 'further image')}, so {number} in all,"
     print_line(f"{found.files[-1]}: {number} {drawn} {found.labelled:,} labelled ones")
     if found.without_image:
-        print_line(f"  {found.without_image:,} of them have no image any more")
+        print_line(f"  {fmt.plural(found.without_image, 'of them has', 'of them have')} no image any more")
     for name in found.files[:-1]:
         print_line(f"  with {name}")
     on_s3 = found.format == "label-studio" and found.files[-1].startswith("s3://")

@@ -11,6 +11,7 @@ from pipeline.cli.help import examples
 from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import format_examples, print_json, print_line
 from pipeline.inputs.left_out import describe_left_out
+from pipeline.text import fmt
 from pipeline.text.omissions import omitted_rows
 
 EXAMPLES = examples("shardlabel verify labels", "shardlabel verify s3://bucket/labels --deep")
@@ -61,9 +62,9 @@ def verify(
     if deep:
         verdict += ", and every image is the one that was labelled"
     if found.discrepancies:
-        verdict = f"{len(found.discrepancies)} discrepancies"
+        verdict = fmt.plural(len(found.discrepancies), "discrepancy", "discrepancies")
     print_line(
-        f"{found.out}: {found.units:,} units, {found.samples:,} samples in, "
-        f"{found.predictions:,} predictions + {found.quarantined:,} quarantined: {verdict}"
+        f"{found.out}: {fmt.plural(found.units, 'unit')}, {fmt.plural(found.samples, 'sample')} in, "
+        f"{fmt.plural(found.predictions, 'prediction')} + {found.quarantined:,} quarantined: {verdict}"
     )
     return found.exit_code

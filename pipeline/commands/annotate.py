@@ -95,7 +95,8 @@ def annotate(
     pictures = Pictures(place.rpartition("/")[0], answers.rows, storage, lambda: _open_output(source, storage))
     try:
         _check_pictures(place, pictures, answers, predictions=show_predictions)
-        commands = _next_commands(os.fspath(list_file), source, blind=not show_predictions)
+        is_blind = not show_predictions and not answers.has_shown()
+        commands = _next_commands(os.fspath(list_file), source, blind=is_blind)
         options = Options(answers.check_name(by) if by else "", show_predictions, commands)
         session = Session(answers, pictures, source.class_names, options)
         server = PageServer(session, port)

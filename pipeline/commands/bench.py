@@ -62,7 +62,7 @@ def bench(
         inputs = str(sample_data())
         if "model" not in options:
             chosen = sample_members()
-    config = parse_config(BenchConfig, {"inputs": inputs, **chosen, **options})
+    config = parse_config(BenchConfig, {"inputs": inputs, **chosen, **options}, called=True)
     storage = Storage(config.storage)
     found = find_inputs(config.inputs, storage)
     measured_job = MeasuredJob(config, config.inputs, storage)

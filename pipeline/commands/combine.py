@@ -24,12 +24,12 @@ from pipeline.inputs.units import read_units
 from pipeline.job.claim import claim
 from pipeline.job.combination import check_temperature_alone, choose_members, describe_combination
 from pipeline.job.engine import make_engine, settle_engine
+from pipeline.job.following_quarantine import follow_quarantine
 from pipeline.job.job_plan import write_plan
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, default_progress, make_reporter
 from pipeline.job.running import JobRun
 from pipeline.job.summary import LabelSummary
-from pipeline.job.unread_images import follow_read_images
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.worker import ReplayWorker
 from pipeline.metrics import job_labels
@@ -38,6 +38,7 @@ from pipeline.output.ledger import Ledger
 from pipeline.output.opening import open_ledger
 from pipeline.output.parts import Progress
 from pipeline.output.probabilities import StoredProbs, find_stored_probs, find_stored_top_k, stored_aliases
+from pipeline.text import fmt
 
 
 @takes_options(CombineOptions, CombineConfig, progress="none")
@@ -59,7 +60,7 @@ def combine(
         EngineError: The engine failed for good; what was published stays.
     """
     options.setdefault("progress", default_progress())
-    return run_combine(parse_config(CombineConfig, {"source": source, "out": out, **options}))
+    return run_combine(parse_config(CombineConfig, {"source": source, "out": out, **options}, called=True))
 
 
 def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> LabelSummary:
@@ -111,9 +112,10 @@ def _plan(older: Ledger, source: StoredProbs, run: JobRun) -> PendingWork:
             followed = follower.follow(plan, units)
         except StorageError as error:
             raise OutputError(f"OUT cannot be used: {error}") from error
-        follow_read_images(plan, run.ledger, run.job.fingerprint, older, source.fingerprint)
+        follow_quarantine(plan, run.ledger, run.job.fingerprint, older, source.fingerprint)
         if followed.changed or followed.dropped:
-            run.reporter.note(f"as in {source.out} now: {followed.changed} units changed, {followed.dropped} let go of")
+            changed = fmt.plural(followed.changed, "unit")
+            run.reporter.note(f"as in {source.out} now: {changed} changed, {followed.dropped} let go of")
 
     plan = write_plan(run.ledger, run.storage, run.job.fingerprint, add)
     work = pending_work(plan, run.ledger, run.job.fingerprint)

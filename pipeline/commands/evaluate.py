@@ -6,6 +6,7 @@ import os
 
 from pipeline.errors import RequestError
 from pipeline.output.opening import open_ledger
+from pipeline.text import fmt
 from pipeline.trust.evaluation import Evaluation, compute_evaluation
 from pipeline.trust.matched import read_matched_images
 from pipeline.trust.truth import TruthCounts
@@ -48,7 +49,7 @@ def evaluate(
 
 def _why_no_truth(out: str, counts: TruthCounts) -> str:
     if counts.given:
-        return f"{out}: none of {counts.given:,} truths can be used: {'; '.join(counts.complaints)}"
+        return f"{out}: of {fmt.plural(counts.given, 'truth')} none can be used: {'; '.join(counts.complaints)}"
     return (
         f"{out}: no labelled sample has a .cls, so there is nothing to compare with. `shardlabel sample {out} --save "
         "truth.csv` lists images for people to label; give the filled-in list to --truth"

@@ -31,6 +31,7 @@ from pipeline.job.summary import Budget
 from pipeline.job.tracking import Tracker
 from pipeline.records import Receipt
 from pipeline.storage import Storage
+from pipeline.text import fmt
 from pipeline.trust.draw import refuse_reviewed
 from pipeline.trust.truth_file import read_truth
 
@@ -58,7 +59,7 @@ def export(
         PublishError: The dataset can no longer be written; what was exported stays.
     """
     options.setdefault("progress", default_progress())
-    return run_export(parse_config(ExportConfig, {"out": out, "to": to, "format": format, **options}))
+    return run_export(parse_config(ExportConfig, {"out": out, "to": to, "format": format, **options}, called=True))
 
 
 def run_export(config: ExportConfig, reporter: Reporter | None = None) -> ExportSummary:
@@ -104,7 +105,7 @@ def _run(
     by_signal = False
     if pending_parts.pending:
         if pending_parts.num_done:
-            reporter.note(f"resuming: {pending_parts.num_done} of {len(plan)} parts are done")
+            reporter.note(f"resuming: {pending_parts.num_done} of {fmt.plural(len(plan), 'part is', 'parts are')} done")
         target.remove_success()
         reporter.update(tracker.snapshot())
         config = settle_engine(config, reporter.note)

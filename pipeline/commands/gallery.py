@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import OutputError, RequestError, StorageError
-from pipeline.labels import ClassResolver
+from pipeline.labels import NO_CLASS, ClassResolver
 from pipeline.output.opening import open_ledger
 from pipeline.page.gallery import GalleryContent, collect_pictures, render_gallery
 from pipeline.page.query import Query, QueryResult, run_query
@@ -75,7 +75,8 @@ def gallery(
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read; or the page cannot be written there.
-        RequestError: A class is unknown, the SQL is not valid, or the page cannot be written to ``save``.
+        RequestError: A class is unknown, the SQL is not valid, no image matches, or the page cannot be written to
+            ``save``.
     """
     if not 1 <= num <= _MOST:
         raise RequestError(f"--num {num}: must be 1 to {_MOST:,}")
@@ -85,6 +86,8 @@ def gallery(
     query = Query(_find_classes(of_class, job["class_names"]), where, order, num, seed)
     try:
         found = run_query(ledger, str(job["fingerprint"]), query, given)
+        if not found.matching:
+            raise RequestError(_describe_nothing(ledger.out, query, job["class_names"]))
         pictures, problem = collect_pictures(ledger, storage, job, found)
     except StorageError as error:
         raise OutputError(f"OUT cannot be read: {error}") from error
@@ -107,6 +110,11 @@ def _find_classes(of_class: str | int | Sequence[str | int], names: Sequence[str
     labels = []
     for text in map(str, given):
         label = resolver.resolve(text)
+        if label == NO_CLASS:
+            raise RequestError(
+                f"--class {text}: says that no class fits, and every label is a class; images whose truth is none are "
+                'those of --where "truth = -1"'
+            )
         if label is None:
             near = difflib.get_close_matches(text.lower(), [name.lower() for name in names], n=3, cutoff=0.7)
             found = [name for name in names if name.lower() in near]
@@ -114,6 +122,14 @@ def _find_classes(of_class: str | int | Sequence[str | int], names: Sequence[str
             raise RequestError(f"--class {text}: is not one of the {len(names):,} classes of this output{hint}")
         labels.append(label)
     return tuple(dict.fromkeys(labels))
+
+
+def _describe_nothing(out: str, query: Query, names: Sequence[str]) -> str:
+    classes = ", ".join(names[label] for label in query.labels)
+    wanted = [f"--class {classes}"] * bool(classes) + [f"--where {query.where}"] * bool(query.where)
+    if not wanted:
+        return f"{out}: no image is labelled yet; there is nothing to show"
+    return f"{out}: no image matches {' and '.join(wanted)}; nothing was written"
 
 
 def _describe(query: Query, names: Sequence[str], found: QueryResult) -> tuple[str, str]:

@@ -66,7 +66,7 @@ def label(
     """
     config_file = options.pop("config", None)
     options.setdefault("progress", default_progress())
-    return run_label(parse_label_config({"inputs": inputs, "out": out, **options}, config_file))
+    return run_label(parse_label_config({"inputs": inputs, "out": out, **options}, config_file, called=True))
 
 
 def run_label(

@@ -20,6 +20,7 @@ from pipeline.speed.input_sample import count_loose, count_tars, draw_sample
 from pipeline.speed.progress import make_step_reporter
 from pipeline.speed.rates import Rates
 from pipeline.storage import Storage
+from pipeline.text import fmt
 from pipeline.text.result import Result
 
 _COUNT_BUDGET_S = 5.0
@@ -112,7 +113,7 @@ def plan(
         Interrupted: It was stopped.
     """
     options.setdefault("progress", default_progress())
-    config = parse_config(PlanConfig, {"inputs": inputs, **options})
+    config = parse_config(PlanConfig, {"inputs": inputs, **options}, called=True)
     storage = Storage(config.storage)
     if config.measure:
         check_names(config)
@@ -180,7 +181,8 @@ def estimate_job(
         "starting up (less than a minute) is not counted",
     ]
     if busy < workers:
-        assumptions.append(f"{workers - busy} of the {workers} workers stay idle: there are only {units} units")
+        there = f"there {'is' if units == 1 else 'are'} only {fmt.plural(units, 'unit')}"
+        assumptions.append(f"{workers - busy} of the {workers} workers stay idle: {there}")
     return Expected(
         workers=workers,
         images_per_s=rate,

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pipeline.engines.on_ray import ray_runs_here
 from pipeline.machine import num_local_cpus
+from pipeline.text import fmt
 
 # One process passed 630 to 840 images/s through its Python code, whatever the number of cores behind it. A core labels
 # 15 to 300 images/s, so with small networks 16 cores come near that, and with usual ones they do not.
@@ -64,7 +65,7 @@ def choose_engine(
     if address := os.environ.get("RAY_ADDRESS"):
         return EngineChoice("ray", f"the cluster at {address}, from RAY_ADDRESS", address)
     if num_workers is not None and num_workers > 1:
-        return EngineChoice("ray", f"{num_workers} workers are asked for")
+        return EngineChoice("ray", f"{fmt.plural(num_workers, 'worker is', 'workers are')} asked for")
     num_cpus, gpus = num_local_cpus(), num_gpus()
     if gpus > 1:
         return EngineChoice("ray", f"one machine with {gpus} GPUs")
@@ -74,4 +75,4 @@ def choose_engine(
         return EngineChoice("inline", machine)
     if is_small():
         return EngineChoice("inline", f"{machine}, few images")
-    return EngineChoice("ray", f"{machine}, for {labelers} labelers", None, labelers)
+    return EngineChoice("ray", f"{machine}, for {fmt.plural(labelers, 'labeler')}", None, labelers)

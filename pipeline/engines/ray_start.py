@@ -184,7 +184,8 @@ def _not_joined(ray: Any, address: str, error: Exception) -> ShardlabelError:  #
         mend = "run the command on a machine of the cluster"
     else:
         mend = "give HOST:PORT of a running cluster's head, or leave it out to start Ray on this machine"
-    return RequestError(f"--ray-address {address}: the Ray cluster cannot be reached: {reason}; {mend}")
+    what = f"--ray-address {address}: the Ray cluster cannot be reached: {reason}"
+    return RequestError(f"{what}; {mend}; {_WITHOUT_RAY}")
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ import yaml
 from pipeline.exporting.default_readers import by_frequency, describe_readers, list_some
 from pipeline.exporting.rows import ROW_SCHEMA, card_features
 from pipeline.exporting.target import DATA
+from pipeline.text import fmt
 from pipeline.text.safe import one_line, printable
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -59,7 +60,8 @@ def make_card(
     front = yaml.safe_dump(
         _front_matter(description, class_names, images, extensions), sort_keys=False, allow_unicode=True, width=1000
     )
-    lines = [f"# {images:,} images, labelled by an ensemble of classifiers", "", *_origin_section(description), ""]
+    title = f"# {fmt.plural(images, 'image')}, labelled by an ensemble of classifiers"
+    lines = [title, "", *_origin_section(description), ""]
     lines += ["## How far to trust the labels", "", *_trust_section(description), ""]
     lines += ["## What was selected", "", *_selection_section(description, images), ""]
     lines += ["## What is in it", "", *_content_section(description, extensions, unread_classes), ""]
@@ -159,6 +161,11 @@ def _draw_lines(description: Mapping[str, Any]) -> list[str]:
             "- **That the truths were drawn at random** from what the other filters leave is the word of who exported "
             "them: the truth does not tell how it was drawn. On other truths the promise does not hold."
         ]
+    if shown := truth.get("shown", 0):
+        lines.append(
+            f"- **{shown:,} of the truths were answered with the networks' labels in view**, which people follow. The "
+            "risk does not cover that: fewer labels may be right than is promised."
+        )
     unused = promise["num_truths"] - promise["num_certifying"]
     if promise.get("num_fitted"):
         lines.append(
@@ -167,12 +174,14 @@ def _draw_lines(description: Mapping[str, Any]) -> list[str]:
         )
     elif unused:
         lines.append(
-            f"- The calibration of the scores does not tell what it was fitted on: {unused:,} truths certify nothing, "
+            "- The calibration of the scores does not tell what it was fitted on: "
+            f"{fmt.plural(unused, 'truth certifies', 'truths certify')} nothing, "
             "and that it was not fitted on the others is the word of who exported them."
         )
     if unanswered := truth.get("blank", 0) + truth.get("contested", 0) + truth.get("contradictory_keys", 0):
         lines.append(
-            f"- {unanswered:,} images of the list have no clear answer and were left out. If these are the hard ones, "
+            f"- {fmt.plural(unanswered, 'image of the list has', 'images of the list have')} no clear answer and "
+            "were left out. If these are the hard ones, "
             "the promise does not hold for them."
         )
     return lines

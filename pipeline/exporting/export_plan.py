@@ -16,6 +16,7 @@ from pipeline.exporting.selection import Selection
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
 from pipeline.exporting.target import Target
+from pipeline.text import fmt
 from pipeline.trust.draw import is_proven_random, refuse_incomplete
 from pipeline.trust.fitted import fitted_truths
 from pipeline.trust.promise import PrecisionTest, Promise
@@ -55,7 +56,8 @@ def plan_export(
         classes = selection.choose()
         if not classes:
             raise RequestError(
-                f"{source.ledger.out}: none of {selection.labelled:,} images passes: {_reasons(selection.rejected)}"
+                f"{source.ledger.out}: of {fmt.plural(selection.labelled, 'image')} none passes: "
+                f"{_reasons(selection.rejected)}"
             )
         names = source.class_names
         content = _describe(config, source, target, choices, promise) | {
@@ -105,7 +107,7 @@ def _promise(config: ExportConfig, selection: Selection, truth: Truth | None, co
         none = f" ({counts.no_class:,} of them none, which counts as wrong)" if counts.no_class else ""
         raise RequestError(
             f"a precision of {config.target_precision:g} cannot be promised at delta {config.delta:g} with "
-            f"{_describe_truths(promise)}{none}: {_describe_missing(config, promise)}; nothing was exported{complaints}"
+            f"{_describe_truths(promise)}{none}: {describe_missing(config, promise)}; nothing was exported{complaints}"
         )
     return promise
 
@@ -113,27 +115,48 @@ def _promise(config: ExportConfig, selection: Selection, truth: Truth | None, co
 def _describe_truths(promise: Promise) -> str:
     unused = promise.num_truths - promise.num_certifying
     if not unused:
-        return f"{promise.num_truths:,} truths"
+        return fmt.plural(promise.num_truths, "truth")
     if promise.num_fitted:
         return (
-            f"{promise.num_certifying:,} truths ({unused:,} more were used to fit the calibration of this output; "
+            f"{fmt.plural(promise.num_certifying, 'truth')} ({fmt.plural(unused, 'more was', 'more were')} used to "
+            "fit the calibration of this output; "
             "`calibrate --hold-out 0.8` leaves most of them for this)"
         )
     return (
-        f"{promise.num_certifying:,} truths ({unused:,} more may have been used to fit the calibration of this output, "
+        f"{fmt.plural(promise.num_certifying, 'truth')} ({unused:,} more may have been used to fit the calibration "
+        "of this output, "
         "which does not tell; calibrate again to know)"
     )
 
 
-def _describe_missing(config: ExportConfig, promise: Promise) -> str:
+def describe_missing(config: ExportConfig, promise: Promise) -> str:
+    """How many more truths are needed; or that no number would do.
+
+    Args:
+        config: Of the export.
+        promise: One without a threshold.
+    """
     left = (promise.num_selected or 0) - promise.num_truths
+    remedy = "lower the target, or improve the ensemble"
+    least = f"at least {fmt.plural(promise.missing, 'more is', 'more are')} needed"
     if promise.missing > left:
+        others = "no other images are" if not left else f"only {fmt.plural(left, 'other image is', 'other images are')}"
+        return f"{least}, and {others} left: {remedy}"
+    needed = promise.needed
+    if needed is not None and needed.truths is None and needed.right <= promise.target * needed.judged:
+        surest = "truths" if needed.judged == promise.num_certifying else "truths with the highest scores"
         return (
-            f"at least {promise.missing:,} more are needed, and only {left:,} other images are left: lower the target, "
-            "or improve the ensemble"
+            f"no number of truths will do while labels are right as rarely as here, {needed.right:,} of the "
+            f"{needed.judged:,} {surest}: {remedy}"
         )
-    how = "" if config.truth is None else f": `{sample_more(config.out, config.truth, promise.missing)} --unique`"
-    return f"at least {promise.missing:,} more are needed, drawn at random from what the other filters leave{how}"
+    more = promise.missing
+    if needed is not None and needed.truths is not None:
+        more = max(more, needed.truths - promise.num_certifying)
+        least = f"about {fmt.plural(more, 'more is', 'more are')} needed if labels are right as often as in these"
+        if more > left:
+            return f"{least}, and only {fmt.plural(left, 'other image is', 'other images are')} left: {remedy}"
+    how = "" if config.truth is None else f": `{sample_more(config.out, config.truth, more)} --unique`"
+    return f"{least}, drawn at random from what the other filters leave{how}"
 
 
 def _reasons(rejected: Mapping[str, int]) -> str:

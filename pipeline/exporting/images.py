@@ -22,6 +22,7 @@ from pipeline.inputs.units import held_entries
 from pipeline.records import Cursor, Sample, Unit, UnitKind
 from pipeline.stages.read import UnitReader, slice_entries
 from pipeline.storage import Entry, Storage
+from pipeline.text import fmt
 
 _LOOSE_IN_FLIGHT = {"s3": 32, "file": 4}
 _MAX_STATS = 32  # loose images that are looked at to find out whether a slice is as planned
@@ -92,7 +93,8 @@ def read_images(
         yield index, reason
     if expected and not num_good and not _is_unchanged(unit, storage):
         raise ObjectChanged(
-            f"{unit.uri}: none of {len(expected)} images is there as it was labelled ({reason}); label it again"
+            f"{unit.uri}: of {fmt.plural(len(expected), 'image')} none is there as it was labelled ({reason}); label "
+            "it again"
         )
 
 

@@ -14,6 +14,7 @@ from pipeline.output.ledger import SUCCESS, Ledger
 from pipeline.output.parts import PartName, Progress
 from pipeline.records import Unit, UnitKind
 from pipeline.storage import Storage, absolute_uri
+from pipeline.text import fmt
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,8 @@ def open_source(out: str, storage: Storage, *, partial: bool) -> Source:
     complete = whole == len(units) and ledger.read_json(SUCCESS) is not None
     if not complete and not partial:
         raise OutputError(
-            f"{ledger.out} is not finished: {whole} of {len(units)} units are labelled. Run its label command again, "
+            f"{ledger.out} is not finished: {whole} of {fmt.plural(len(units), 'unit is', 'units are')} labelled. "
+            "Run its label command again, "
             "or pass --partial to export what is there"
         )
     held = [unit for unit in units if progress.get(unit.id, Progress()).num_parts]

@@ -77,6 +77,14 @@ class ExportSummary(Result):
     reader_notes: tuple[str, ...] = ()
     truth: TruthCounts | None = None
 
+    def _headline(self) -> Mapping[str, object]:
+        """What was promised comes first: a line has no room for all."""
+        fields = dict(Result._headline(self))
+        if self.promise is not None:
+            fields["promise"] = self.promise.in_words
+        first = ("promise", "exported", "format", "to")
+        return {name: fields[name] for name in dict.fromkeys([*first, *fields]) if name in fields}
+
     @property
     def exit_code(self) -> int:
         """What the command line exits with."""

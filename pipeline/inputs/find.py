@@ -16,6 +16,7 @@ from pipeline.errors import InputError, ObjectForbidden, ObjectMissing, StorageE
 from pipeline.inputs.given_names import expand_braces, read_list
 from pipeline.inputs.left_out import describe_left_out, total_left_out
 from pipeline.inputs.listings import Listing, Scan, is_output, is_tar_name
+from pipeline.inputs.same_places import find_same_places
 from pipeline.stages.formats import SNIFFED_BYTES, begins_like_image
 from pipeline.stages.member_names import is_image_name
 from pipeline.storage import LISTED, Entry, Storage, absolute_uri, is_closed, is_hidden, look_at
@@ -60,8 +61,12 @@ def find_inputs(names: Sequence[str], storage: Storage, *, prune: bool = False) 
     Raises:
         InputError: An INPUT is malformed, missing, forbidden, or holds nothing to label.
     """
-    inputs = Inputs()
+    inputs, passed_over = Inputs(), find_same_places(names)
     for name in names:
+        if name in passed_over:
+            where = "the same place as" if _is_same(name, passed_over[name]) else "in"
+            inputs.notes.append(f"passed over: INPUT {name} is {where} INPUT {passed_over[name]}, by a link")
+            continue
         found = Inputs()
         try:
             _find(name, storage, found)
@@ -94,6 +99,10 @@ def find_inputs(names: Sequence[str], storage: Storage, *, prune: bool = False) 
         lines = [f"none of the inputs can be read: {shown}{_describe_refusal(inputs, shown)}", *inputs.notes]
         raise InputError("; ".join(lines))
     return inputs
+
+
+def _is_same(name: str, other: str) -> bool:
+    return os.path.samefile(absolute_uri(name), absolute_uri(other))
 
 
 def _spelled_once(name: str) -> str:
@@ -276,7 +285,9 @@ def _find_local_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
         for name in glob.glob(uri, recursive=True)
         if not any(is_hidden(step) and step[0] != "." and step not in steps for step in name.split("/"))
     }
-    for path in sorted(names, key=lambda name: (not os.path.isdir(name), name)):
+    linked = find_same_places(sorted(name for name in names if os.path.isdir(name)))
+    inputs.notes += [f"passed over: {path} leads to {other} or into it, by a link" for path, other in linked.items()]
+    for path in sorted(names - linked.keys(), key=lambda name: (not os.path.isdir(name), name)):
         if any(str(parent) in folders for parent in PurePosixPath(path).parents):
             continue  # inside a directory that matches as well
         if os.path.isdir(path) and not is_closed(path):

@@ -16,24 +16,22 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    Task,
     TextColumn,
-    TimeElapsedColumn,
     TransferSpeedColumn,
 )
-from rich.table import Column
-from rich.text import Text
 
+from pipeline.job.facts_column import FactsColumn
 from pipeline.job.tracking import Snapshot
 from pipeline.text import fmt
 from pipeline.text.safe import json_text, printable
 
 _PLAIN_EVERY_S = 10.0
 _JSON_EVERY_S = 1.0
-_WIDTH_FOR_WORDS, _WIDTH_FOR_BAR = 60, 80  # columns of the terminal; on a narrower one the numbers take their place
+_WIDTH_FOR_NAME, _WIDTH_FOR_BAR = 60, 80  # columns of the terminal; on a narrower one the numbers take their place
+_BAR_WIDTH = 24
+_DOWNLOAD_WIDTH = 32  # of the numbers of a download
 _NOTEBOOK_EVERY_S = 0.5
 _STARTING = "starting"
 
@@ -175,27 +173,6 @@ class Json(Silent):
         print(json_text({"time": now, **content}), flush=True)
 
 
-class _Rate(ProgressColumn):
-    """Images per second and time left, as we know them."""
-
-    def __init__(self, dropped: str) -> None:
-        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
-        self._dropped = dropped
-
-    def render(self, task: Task) -> Text:
-        snapshot: Snapshot = task.fields["snapshot"]
-        if not snapshot.images:
-            return Text("starting")
-        words = [f"{snapshot.images_per_s:.1f} images/s"]
-        if snapshot.eta_s is not None:
-            words.append(f"{fmt.clock(snapshot.eta_s)} left")
-        if quarantined := sum(snapshot.quarantined.values()):
-            words.append(f"{quarantined} {self._dropped}")
-        if snapshot.failed_units:
-            words.append(f"{snapshot.failed_units} failed units")
-        return Text(", ".join(words))
-
-
 class Bar(Silent):
     """A live bar on stderr."""
 
@@ -210,12 +187,7 @@ class Bar(Silent):
     def _bar(self, *columns: ProgressColumn) -> Progress:
         """The bar, begun anew where it is about something else than before."""
         if self._shown is None:
-            standard: list[ProgressColumn] = []
-            if self._console.width >= _WIDTH_FOR_WORDS:
-                standard.append(TextColumn("{task.description}", markup=False))
-            if self._console.width >= _WIDTH_FOR_BAR:
-                standard.append(BarColumn(bar_width=24))
-            self._shown = Progress(*standard, *columns, console=self._console, transient=True, refresh_per_second=4)
+            self._shown = Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
             self._shown.start()
         return self._shown
 
@@ -228,8 +200,14 @@ class Bar(Silent):
         if name != self._downloading:
             self._end()
             self._downloading = name
-            bar = self._bar(DownloadColumn(binary_units=True), TransferSpeedColumn())
-            bar.add_task(printable(name), total=None)
+            columns: list[ProgressColumn] = [DownloadColumn(binary_units=True), TransferSpeedColumn()]
+            room = self._console.width - _DOWNLOAD_WIDTH
+            if self._has_bar:
+                columns, room = [BarColumn(bar_width=_BAR_WIDTH), *columns], room - _BAR_WIDTH
+            if self._console.width >= _WIDTH_FOR_NAME:
+                columns = [TextColumn("{task.description}", markup=False), *columns]
+            bar = self._bar(*columns)
+            bar.add_task(_shorten(printable(name), room), total=total_bytes)
         bar = self._bar()
         bar.update(bar.task_ids[0], completed=done_bytes, total=total_bytes)
         if done_bytes == total_bytes:
@@ -240,11 +218,21 @@ class Bar(Silent):
         if self._downloading:
             self._end()
         total = None if snapshot.total is None else max(snapshot.total, snapshot.images)
-        whole = Column(no_wrap=True)
-        rate = _Rate(self.wording.dropped)
-        bar = self._bar(MofNCompleteColumn(table_column=whole), rate, TimeElapsedColumn(table_column=whole.copy()))
-        task = bar.task_ids[0] if bar.task_ids else bar.add_task(self.wording.doing, snapshot=snapshot)
+        bar = self._bar(*self._job_columns())
+        task = bar.task_ids[0] if bar.task_ids else bar.add_task(self.wording.doing, total=total, snapshot=snapshot)
         bar.update(task, completed=snapshot.images, total=total, snapshot=snapshot)
+
+    @property
+    def _has_bar(self) -> bool:
+        return self._console.width >= _WIDTH_FOR_BAR
+
+    def _job_columns(self) -> list[ProgressColumn]:
+        doing, dropped = self.wording.doing, self.wording.dropped
+        if not self._has_bar:
+            return [FactsColumn(self._console, 0, doing, dropped)]
+        beside = len(doing) + _BAR_WIDTH + 2
+        name = TextColumn("{task.description}", markup=False)
+        return [name, BarColumn(bar_width=_BAR_WIDTH), FactsColumn(self._console, beside, "", dropped)]
 
     def _end(self) -> None:
         self._downloading = ""
@@ -256,6 +244,11 @@ class Bar(Silent):
         """Take the bar away."""
         self._end()
         self._file.close()
+
+
+def _shorten(name: str, room: int) -> str:
+    """The end of a name, where there is no room for all of it."""
+    return name if len(name) <= room else f"…{name[1 - max(2, room) :]}"
 
 
 class Notebook(Silent):
@@ -345,10 +338,11 @@ def describe(snapshot: Snapshot, wording: Wording | None = None) -> str:
     """A snapshot in one line."""
     about = "" if snapshot.exact else "about "
     total = "" if snapshot.total is None else f" of {about}{snapshot.total:,}"
-    words = [f"{snapshot.images:,}{total} images", f"{snapshot.images_per_s:.1f} images/s"]
+    many = "image" if (snapshot.total or snapshot.images) == 1 else "images"
+    words = [f"{snapshot.images:,}{total} {many}", f"{snapshot.images_per_s:.1f} images/s"]
     if snapshot.eta_s is not None:
         words.append(f"{fmt.clock(snapshot.eta_s)} left")
     words.append(f"{sum(snapshot.quarantined.values()):,} {(wording or Wording()).dropped}")
     if snapshot.failed_units:
-        words.append(f"{snapshot.failed_units} failed units")
+        words.append(fmt.plural(snapshot.failed_units, "failed unit"))
     return ", ".join(words)

@@ -12,6 +12,7 @@ from pipeline.output.parts import Progress
 from pipeline.output.probabilities import StoredProbs, find_stored_probs
 from pipeline.records import Unit
 from pipeline.storage import Storage
+from pipeline.text import fmt
 from pipeline.trust.calibration import member_identity
 
 # What must be the same for equal predictions, each with its name for people.
@@ -68,7 +69,7 @@ class SharedMembers:
         out = self.source.out
         if not self.aliases:
             return f"nothing is taken from {out}: {self.differing or 'it holds none of these members'}"
-        line = f"from {out}: {', '.join(self.aliases)} for {num_stored} of {num_pending} units"
+        line = f"from {out}: {', '.join(self.aliases)} for {num_stored} of {fmt.plural(num_pending, 'unit')}"
         if self.new:
             line += f"; {', '.join(self.new)} is run" if len(self.new) == 1 else f"; {', '.join(self.new)} are run"
         elif self.whole:

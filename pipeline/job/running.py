@@ -32,6 +32,7 @@ from pipeline.output.ledger import SUCCESS, UNITS, Ledger
 from pipeline.output.parts import Progress
 from pipeline.records import Omitted, Receipt
 from pipeline.storage import Storage
+from pipeline.text import fmt
 
 Planned = TypeVar("Planned")
 
@@ -91,7 +92,7 @@ class JobRun:
         """
         num_units, num_pending = len(work.plan.units), len(work.units)
         if num_done := num_units - num_pending + len(work.patched):
-            self.reporter.note(f"resuming: {num_done} of {num_units} units are done")
+            self.reporter.note(f"resuming: {num_done} of {fmt.plural(num_units, 'unit is', 'units are')} done")
         tracker = Tracker(work.left())
         budget = Budget(self.config.max_bad_rate, self.config.max_failed_units, num_units)
         self.reporter.update(tracker.snapshot())
@@ -143,7 +144,7 @@ class JobRun:
         summary = sum_up(ledger.out, units, len(done), tracker, budget, interrupted=interrupted and not finished)
         lost = len(units) - len(done) - summary.failed_units
         if lost > 0 and not (interrupted or budget.exceeded):
-            raise EngineError(f"{lost} units came back unfinished; the same command takes them up again")
+            raise EngineError(f"{fmt.plural(lost, 'unit')} came back unfinished; run the same command again")
         if tracker.receipts:
             ledger.remove_unreadable(done)
             ledger.remove_attempts()

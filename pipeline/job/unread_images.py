@@ -14,7 +14,7 @@ from pipeline.errors import OutputError, StorageError
 from pipeline.inputs.plan import Plan
 from pipeline.job.summary import FailedUnit
 from pipeline.output.ledger import QUARANTINE, Ledger
-from pipeline.output.parts import PartName, Progress
+from pipeline.output.parts import PartName
 from pipeline.records import UNREAD_REASONS, Unit, UnitKind
 from pipeline.stages.read import slice_entries
 from pipeline.storage import Entry, Storage
@@ -72,39 +72,6 @@ def retry_unread_images(plan: Plan, ledger: Ledger, storage: Storage, fingerprin
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
             if any(pool.map(lambda entry: entry.size_bytes >= 0 and _is_readable(entry, storage), entries)):
                 plan.replaced.add(unit.id)
-
-
-def follow_read_images(plan: Plan, ledger: Ledger, fingerprint: str, source: Ledger, source_fingerprint: str) -> None:
-    """Have slices combined again of which the source has labelled an image since, under the same id.
-
-    Args:
-        plan: Of the combined output, which follows that of its source already.
-        ledger: Of the combined output.
-        fingerprint: Of its job.
-        source: The output that it was combined from.
-        source_fingerprint: Of that output's job.
-
-    Raises:
-        OutputError: An output cannot be read.
-    """
-    unread = _unread_by_unit(plan.units, ledger, fingerprint)
-    if not unread:
-        return
-    slices = [unit for unit in plan.units if unit.id in unread]
-    still_unread = _unread_by_unit(slices, source, source_fingerprint)
-    progress = source.progress(source_fingerprint)
-    plan.replaced |= {
-        unit_id
-        for unit_id, images in unread.items()
-        if progress.get(unit_id, Progress()).complete and not images <= still_unread.get(unit_id, set())
-    }
-
-
-def _unread_by_unit(units: Sequence[Unit], ledger: Ledger, fingerprint: str) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for unit, images in find_unread_images(units, ledger, fingerprint):
-        found.setdefault(unit.id, set()).update(image.uri for image in images)
-    return found
 
 
 def _is_readable(entry: Entry, storage: Storage) -> bool:

@@ -29,6 +29,7 @@ from pipeline.output.probabilities import MemberProbs, StoredPart, read_stored_p
 from pipeline.records import UNAVAILABLE, UNWRITABLE, Receipt, Stage, Unit
 from pipeline.stages.write import Part, Picture, QuarantineRow, Writer
 from pipeline.storage import Storage
+from pipeline.text import fmt
 
 _BATCH_IMAGES = 256  # of 1,000 classes and 5 members, 5 MB in float32
 
@@ -97,9 +98,8 @@ class Replayer:
                 yield receipt
             if not receipt.finished and not stored.complete and not stopping():
                 receipt.failure = UNAVAILABLE
-                receipt.message = (
-                    f"{self._source.out} holds {stored.num_parts} parts of it and not yet the rest; finish that job"
-                )
+                parts = fmt.plural(stored.num_parts, "part")
+                receipt.message = f"{self._source.out} holds {parts} of it and not yet the rest; finish that job"
         except StorageError as error:
             receipt.failure, receipt.message = UNAVAILABLE, str(error)
         except PublishError as error:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.text import fmt
+
 # Called with the file's name, the bytes received, and the total bytes (None: unknown).
 ProgressCallback = Callable[[str, int, int | None], None]
 
@@ -37,7 +39,9 @@ def download_url(url: str, name: str, watch: ProgressCallback) -> bytes:
             return _download_once(url, name, watch)
         except (http.client.IncompleteRead, ConnectionResetError, TimeoutError) as error:
             if number == _NUM_TRIES:
-                raise DownloadError(f"the answer broke off {number} times, last with {error!r}") from error
+                raise DownloadError(
+                    f"the answer broke off {fmt.plural(number, 'time')}, last with {error!r}"
+                ) from error
         except (OSError, http.client.HTTPException) as error:
             raise DownloadError(str(getattr(error, "reason", error))) from error
     raise AssertionError("unreachable")

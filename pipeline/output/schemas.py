@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.errors import ObjectDamaged, OutputError
 from pipeline.records import QUARANTINE_SCHEMA, predictions_schema
+from pipeline.text import fmt
 
 _TYPES = {field.name: field.type for schema in (QUARANTINE_SCHEMA, predictions_schema([])) for field in schema}
 _NEVER_NULL = {"index", "label", "score"}
@@ -85,7 +86,7 @@ class JobShape(OwnerShape):
         for member in self.results.members:
             if member.num_classes not in {None, len(self.class_names)}:
                 raise ValueError(
-                    f"{member.alias} has {member.num_classes} classes, but there are "
+                    f"{member.alias} has {fmt.plural(member.num_classes, 'class', 'classes')}, but there are "
                     f"{len(self.class_names)} class_names"
                 )
         return self

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from pipeline.errors import ImageError
 from pipeline.records import Reason
 from pipeline.stages.decode import decode
+from pipeline.text import fmt
 
 SIDE_PX = 176
 _QUALITY = 72
@@ -43,7 +44,7 @@ def describe_missing(problems: Counter[str], images: int) -> str:
     if not problems:
         return ""
     problem, count = problems.most_common(1)[0]
-    others = f" ({count:,} times)" if len(problems) > 1 else ""
+    others = f" ({fmt.plural(count, 'time')})" if len(problems) > 1 else ""
     return f"{sum(problems.values()):,} of {images:,} originals cannot be shown: {problem}{others}."
 
 

@@ -12,6 +12,7 @@ from pipeline.models.preprocessing import Geometry
 from pipeline.stages.crop import Batch
 from pipeline.stages.decode import decode
 from pipeline.stages.write import Picture
+from pipeline.text import fmt
 
 _MAX_PICTURES = 64
 
@@ -54,7 +55,7 @@ class DecodedSample:
                     Picture(number, f"{number:05d}", digest, decoded.width, decoded.height, number % 1000, {})
                 )
         if not self.decodable:
-            raise InputError(f"none of {len(images)} images from the inputs can be decoded")
+            raise InputError(f"of {fmt.plural(len(images), 'image')} from the inputs none can be decoded")
         batch = Batch(geometries, len(self.pixels), pinned=pinned)
         for slot, pixels in enumerate(self.pixels):
             batch.put(slot, pixels)

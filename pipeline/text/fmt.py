@@ -68,6 +68,6 @@ def moment(unix_s: float) -> str:
     return datetime.datetime.fromtimestamp(unix_s, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def plural(number: int, one: str, many: str) -> str:
-    """A number and its noun, singular or plural."""
-    return f"{number:,} {one if number == 1 else many}"
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """A number and its noun, singular or plural; without ``many`` that takes an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -60,6 +60,7 @@ def advise_images_all(found: Omissions) -> str:
     if 2 * found.separate_images <= found.other_images:
         return ""
     return (
-        f"{found.other_images:,} images are not labelled, because another one has the same name up to the first dot, "
+        f"{fmt.plural(found.other_images, 'image is', 'images are')} not labelled, because another one has the same "
+        "name up to the first dot, "
         f"e.g. {found.other_images_example}: --images all labels each of them"
     )

@@ -10,14 +10,19 @@
 neither the order of the images nor their place, scores or labels: an output of ``combine``, or of another calibration,
 holds the same population. An image more or less gives another.
 
+Where an annotator saw what the networks predicted, the row says ``labels-shown``: all rows of a list that was drawn
+with the labels, and of other lists each row that was answered so on the page, whatever else it says.
+
 A precision can be promised on random draws only. A review list is chosen by the scores themselves. A random draw from
 a collection that has grown since is none from what is there now: the new images had no chance.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,6 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RequestError
+from pipeline.text import fmt
 
 COLUMN = "drawn"
 _HASH_DIGITS = 16
@@ -90,6 +96,23 @@ def parse_draw(text: str) -> Draw | None:
         return None
 
 
+def mark_shown(text: str) -> str:
+    """The text of a row that is answered with the networks' predictions in view.
+
+    Args:
+        text: What the row says about its draw; empty for nothing.
+    """
+    draw = parse_draw(text)
+    if _is_shown(text) or (draw is not None and not draw.is_random):
+        return text
+    return f"{text} {_LABELS_SHOWN}".strip()
+
+
+def _is_shown(text: str) -> bool:
+    """Whether a row says that its annotator saw what the networks predicted."""
+    return _LABELS_SHOWN in text.lower().split()
+
+
 class Population:
     """The set of labelled images, as their number and the sum of their hashes."""
 
@@ -139,13 +162,14 @@ def count_reviewed(drawn: Mapping[str, int]) -> int:
 
 
 def count_shown(drawn: Mapping[str, int]) -> int:
-    """How many of the truths are of random lists that showed the labels of the consensus, which people follow.
+    """How many of the truths were answered with the networks' predictions in view, which people follow.
+
+    Those of review lists, which all show them, are not counted.
 
     Args:
         drawn: As for :func:`count_reviewed`.
     """
-    draws = ((parse_draw(text), images) for text, images in drawn.items())
-    return sum(images for draw, images in draws if draw is not None and draw.is_random and draw.labels_shown)
+    return sum(images for text, images in drawn.items() if _is_shown(text))
 
 
 def refuse_reviewed(source: str, drawn: Mapping[str, int]) -> None:
@@ -160,7 +184,8 @@ def refuse_reviewed(source: str, drawn: Mapping[str, int]) -> None:
     """
     if reviewed := count_reviewed(drawn):
         raise RequestError(
-            f"--truth {source}: {reviewed:,} of {sum(drawn.values()):,} truths are of `review` lists, whose images "
+            f"--truth {source}: {reviewed:,} of {fmt.plural(sum(drawn.values()), 'truth is', 'truths are')} of "
+            "`review` lists, whose images "
             "were chosen and not drawn at random: no precision can be promised on them. Give the truth of "
             "`shardlabel sample OUT --unique` alone"
         )
@@ -179,8 +204,15 @@ def refuse_incomplete(source: str, listed: Mapping[str, int], unanswered: int) -
     Raises:
         RequestError: Rows are gone, or have no answer.
     """
-    draws = [(draw, rows) for text, rows in listed.items() if (draw := parse_draw(text)) is not None]
-    gone = sum(max(0, draw.num - rows) for draw, rows in draws)
+    draws: Counter[Draw] = Counter()
+    most: Counter[Draw] = Counter()
+    for text, rows in listed.items():
+        if (draw := parse_draw(text)) is not None:
+            # rows of one list differ in these: some are answered with labels in view, some were added later
+            own = dataclasses.replace(draw, num=0, labels_shown=False)
+            draws[own] += rows
+            most[own] = max(most[own], draw.num)
+    gone = sum(max(0, most[own] - rows) for own, rows in draws.items())
     if draws and (gone or unanswered):
         what = [f"{gone:,} of its images are no longer in it"] if gone else []
         what += [f"{unanswered:,} have no answer, or a key that fits no image"] if unanswered else []
@@ -226,4 +258,4 @@ def is_proven_random(source: str, drawn: Mapping[str, int], population: Populati
 def _describe_other(draw: Draw, population: Population) -> str:
     if draw.labelled == population.labelled:
         return f"{draw.labelled:,} other images than the labelled ones of this output"
-    return f"{draw.labelled:,} labelled images, and this output has {population.labelled:,}"
+    return f"{fmt.plural(draw.labelled, 'labelled image')}, and this output has {population.labelled:,}"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.output.probabilities import stored_aliases
+from pipeline.text import fmt
 from pipeline.text.result import Result
 from pipeline.trust.fitted import NOT_FITTED, fitted_truths
 from pipeline.trust.intervals import Gain, Interval, paired_gain, wilson_interval
@@ -95,12 +96,20 @@ class Evaluation(Result):
         lines = []
         if self.truth.reviewed:
             lines.append(
-                f"{self.truth.reviewed:,} of {self.images:,} truths are of `review` lists, which hold doubtful images: "
+                f"{self.truth.reviewed:,} of {fmt.plural(self.images, 'truth is', 'truths are')} of `review` lists, "
+                "which hold doubtful images: "
                 "these figures are about such images, not about the output as a whole"
+            )
+        if self.truth.shown:
+            lines.append(
+                f"{self.truth.shown:,} of {fmt.plural(self.images, 'truth was', 'truths were')} answered with the "
+                "networks' labels in view, which "
+                "people follow: these figures may be better than the output is"
             )
         if self.fitted:
             lines.append(
-                f"the calibration of this output was fitted on {self.fitted:,} of these {self.images:,} images: "
+                f"the calibration of this output was fitted on {self.fitted:,} of "
+                f"{'this image' if self.images == 1 else f'these {self.images:,} images'}: "
                 "calibration errors and operating points look better than they are; judge with other truths"
             )
         if self.fitted is None and self.images:

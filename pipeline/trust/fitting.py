@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.errors import RequestError
 from pipeline.labels import NO_CLASS
+from pipeline.text import fmt
 from pipeline.trust.calibration import (
     FORMAT,
     Calibration,
@@ -165,7 +166,8 @@ def _check_count(out: str, what: str, counts: TruthCounts, fits_N: np.ndarray) -
         is_file = counts.source != CLS_TRUTH
         how = f": `{sample_more(out, counts.source, MIN_TRUTHS - number)}`" if is_file else ""
         raise RequestError(
-            f"{out}: {number:,} images with known truth{besides}{held_out} are too few to fit {what}: {MIN_TRUTHS} are "
+            f"{out}: {fmt.plural(number, 'image')} with known truth{besides}{held_out} "
+            f"{'is' if number == 1 else 'are'} too few to fit {what}: {MIN_TRUTHS} are "
             f"needed, {MIN_TRUTHS - number:,} more{how}{missing}"
         )
 

@@ -56,7 +56,7 @@ def choose_levels(
         passes: The test of a level.
         max_first_share: Share of the selection that the strictest level may hold to tolerate errors, 0-1.
     """
-    share = _first_share(total, num_truths, passes, max_first_share)
+    share = first_share(total, num_truths, passes, max_first_share)
     if share is None:
         return Levels(np.zeros(0), np.zeros(0, np.int64), total)
     places = np.ceil(np.linspace(share, 1, NUM_LEVELS) * total - 1e-9).clip(1, total).astype(np.int64)
@@ -74,10 +74,16 @@ def choose_levels(
     return Levels(np.array(thresholds)[kept], images_L, total)
 
 
-def _first_share(total: int, num_truths: int, passes: Passes, limit: float) -> float | None:
+def first_share(total: int, num_truths: int, passes: Passes, limit: float) -> float | None:
     """The share of the selection at the strictest level; None if the truths are too few for any.
 
     It holds enough truths for some errors, with a margin of one standard deviation of their number.
+
+    Args:
+        total: Images of the selection.
+        num_truths: Truths that certify.
+        passes: The test of a level.
+        limit: Share that the level may hold to tolerate errors, 0-1.
     """
     least: float | None = None
     for errors in range(_FIRST_ERRORS, -1, -1):

@@ -51,6 +51,7 @@ import numpy as np
 from pipeline.errors import RequestError
 from pipeline.trust.intervals import binomial_tail, clopper_pearson_lower, hypergeometric_tail
 from pipeline.trust.levels import Levels, at_or_above, choose_levels
+from pipeline.trust.needed import Needed, estimate_needed
 
 _OLD_CERTIFYING_SHARE = 0.5
 # A strict start fails where few truths allow no error; a loose one where precision has fallen to the target by then,
@@ -98,6 +99,7 @@ class Promise:
         num_selected: Images of the selection; None in promises of earlier versions.
         num_fitted: Images of the selection that the calibration was fitted on, which certify nothing.
         proven_random: Whether the list itself proves that the truth is a random draw; if not, that is the user's word.
+        needed: What the truths let expect of further ones; None where there is a threshold, or too few.
     """
 
     target: float
@@ -115,6 +117,14 @@ class Promise:
     num_selected: int | None = None
     num_fitted: int = 0
     proven_random: bool = False
+    needed: Needed | None = None
+
+    @property
+    def in_words(self) -> str:
+        """What is promised, in a few words."""
+        if self.threshold is None:
+            return "none"
+        return f"{100 * self.target:.6g} % of the labels are right; risk {100 * self.delta:.6g} %"
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +273,12 @@ def certify(test: PrecisionTest, truths: Judged, levels: Levels, fitted: Judged 
         num_selected=levels.total,
         num_fitted=len(known.scores_n),
         proven_random=test.proven_random,
+        needed=None if best else _estimate_needed(test, truths, levels.total),
     )
+
+
+def _estimate_needed(test: PrecisionTest, truths: Judged, total: int) -> Needed | None:
+    return estimate_needed(truths.scores_n, truths.right_n, total, test.passes, test.max_first_share)
 
 
 def choose_and_certify(

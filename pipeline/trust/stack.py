@@ -23,6 +23,7 @@ import torch
 
 from pipeline.errors import RequestError
 from pipeline.labels import NO_CLASS
+from pipeline.text import fmt
 from pipeline.trust.temperature import (
     MIN_TEMPERATURE,
     NUM_FOLDS,
@@ -108,7 +109,7 @@ def fit_stack(log_probs: MemberLogProbs) -> tuple[Array, float]:
     larger = _objective(fitting, 1.5 * weights_M, strength)[0]
     if weights_M.max() <= 0 or weights_M.max() >= _MAX_WEIGHT or larger <= _objective(fitting, weights_M, strength)[0]:
         raise RequestError(
-            f"{len(fitting):,} truths do not determine the weights: the best are "
+            f"{fmt.plural(len(fitting), 'truth does', 'truths do')} not determine the weights: the best are "
             f"{'0 (are these truths of other images?)' if weights_M.max() <= 0 else 'without end (are all right?)'}; "
             "give more or other ones"
         )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from pipeline.errors import RequestError
 from pipeline.labels import nearest_names
+from pipeline.text import fmt
 from pipeline.trust.truth import CLS_TRUTH, TruthCounts, TruthMatcher
 
 
@@ -34,14 +35,16 @@ def check_truths(matcher: TruthMatcher, class_names: Sequence[str], *, count_unk
     counts = matcher.counts()
     if counts.unknown_images and not count_unknown:
         raise RequestError(
-            f"{counts.unknown_images:,} truths are not understood ({_describe(counts, class_names)}), and a promise "
+            f"{fmt.plural(counts.unknown_images, 'truth is', 'truths are')} not understood "
+            f"({_describe(counts, class_names)}), and a promise "
             f"cannot leave them out. Mend them in {counts.source} (`none` says that no class fits), or count them as "
             "wrong with --unknown-labels wrong; nothing was exported"
         )
     if counts.malformed_rows:
         shown = ", ".join(repr(text) for text in counts.malformed_row_examples)
         raise RequestError(
-            f"{counts.malformed_rows:,} rows of {counts.source} have more or fewer cells than the header ({shown}), "
+            f"{fmt.plural(counts.malformed_rows, 'row', 'rows')} of {counts.source} "
+            f"{'has' if counts.malformed_rows == 1 else 'have'} more or fewer cells than the header ({shown}), "
             "and a promise cannot leave them out: put quotes around cells that hold the delimiter; nothing was exported"
         )
     if count_unknown and matcher.untraceable:

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import RequestError
+from pipeline.text import fmt
 
 MIN_TRUTHS = 50
 NUM_FOLDS = 5
@@ -174,7 +175,8 @@ def fit_temperature(pooled: PooledProbs) -> float:
     found = _golden_section(mean_nll, *around)
     if min(found - low, high - found) < 100 * _TOLERANCE:
         raise RequestError(
-            f"{len(pooled):,} truths do not determine the temperature: the best is {MIN_TEMPERATURE:g} or less "
+            f"{fmt.plural(len(pooled), 'truth does', 'truths do')} not determine the temperature: the best is "
+            f"{MIN_TEMPERATURE:g} or less "
             f"(are all labels right?), or {MAX_TEMPERATURE:g} or more (are these truths of other images?); "
             "give more or other ones"
         )

@@ -16,6 +16,7 @@ from pipeline.labels import NO_CLASS
 from pipeline.output.parts import num_no_class, truths_not_understood
 from pipeline.records import Counted
 from pipeline.storage import absolute_uri
+from pipeline.text import fmt
 from pipeline.trust.truth_keys import NUM_LEVELS, KeyIndex
 
 # In place of a class, besides NO_CLASS, which is a truth: there is none, it is not understood, people do not agree.
@@ -50,7 +51,7 @@ class TruthCounts:
         ambiguous_keys: Rows left out because several images have their key.
         contested: Images left out because the votes of the annotators are tied.
         reviewed: Rows with a known label that come from lists of ``review``, which are no random draw.
-        shown: Rows with a known label of lists of ``sample`` that showed the labels of the consensus.
+        shown: Rows with a known label that were answered with the networks' labels in view, but for review lists.
     """
 
     source: str
@@ -86,7 +87,7 @@ class TruthCounts:
         parts += [f"{self.blank:,} left out without an answer"] if self.blank else []
         left_out = self.unknown_keys + self.ambiguous_keys
         parts += [f"{left_out:,} left out whose key names no image, or several"] if left_out else []
-        return f"{self.given:,} truths: {'; '.join(parts)}"
+        return f"{fmt.plural(self.given, 'truth')}: {'; '.join(parts)}"
 
     @property
     def complaints(self) -> tuple[str, ...]:
@@ -283,11 +284,12 @@ class TruthMatcher:
             raise InputError(f"--truth {found.source}: the output has no labelled image yet")
         if found.unknown_keys and not found.ambiguous_keys:
             raise InputError(
-                f"--truth {found.source}: none of its {found.unknown_keys:,} keys is among the labelled images. "
+                f"--truth {found.source}: of its {fmt.plural(found.unknown_keys, 'key')} none is among the labelled "
+                "images. "
                 f"It has {_list(found.unknown_key_examples)}; the output has {_list(self._image_examples)}"
             )
         why = "; ".join(found.complaints) or "it is empty"
-        raise InputError(f"--truth {found.source}: none of its {found.given:,} truths can be used: {why}")
+        raise InputError(f"--truth {found.source}: of its {fmt.plural(found.given, 'truth')} none can be used: {why}")
 
     def _spelled(self, joined: str) -> str:
         shard, _, key = joined.rpartition(_SEPARATOR)

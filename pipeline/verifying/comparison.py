@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from pipeline.records import UNREAD_REASONS, Sample, Unit
+from pipeline.text import fmt
 from pipeline.verifying.messages import SampleNames, name_sample, relabel
 
 _MAX_ALTERED = 100
@@ -89,6 +90,6 @@ class Comparison:
             ("more than once in the output", self._doubled),
         ):
             if samples.count:
-                yield f"{uri}: {samples.count} samples {what}: {samples}; {advice}"
+                yield f"{uri}: {fmt.plural(samples.count, 'sample')} {what}: {samples}; {advice}"
         for reason, count in unnoted.items():
             yield f"{uri}: {count} x {reason} in the shard that quarantine does not note; {advice}"

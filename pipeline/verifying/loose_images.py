@@ -11,6 +11,7 @@ from pipeline.records import Unit
 from pipeline.stages.grouping import MAX_IMAGE_BYTES
 from pipeline.stages.read import LET_GO, slice_entries
 from pipeline.storage import Entry, Storage
+from pipeline.text import fmt
 from pipeline.verifying.messages import PRUNE, RERUN, SampleNames
 
 _PARALLEL_READS = 32
@@ -53,9 +54,14 @@ def check_loose_images(unit: Unit, storage: Storage, *, deep: bool) -> tuple[lis
             unchanged[index] = entry
     discrepancies = []
     if changed.count:
-        discrepancies.append(f"{unit.uri}: {changed.count} images changed since they were planned: {changed}; {RERUN}")
+        discrepancies.append(
+            f"{unit.uri}: {fmt.plural(changed.count, 'image')} changed since they were planned: {changed}; {RERUN}"
+        )
     if missing.count:
-        discrepancies.append(f"{unit.uri}: {missing.count} images are missing: {missing}; put them back, or {PRUNE}")
+        discrepancies.append(
+            f"{unit.uri}: {fmt.plural(missing.count, 'image is', 'images are')} missing: {missing}; put them back, "
+            f"or {PRUNE}"
+        )
     return discrepancies, _hash_all(unchanged, storage) if deep else None
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pipeline.output.ledger import PREDICTIONS
 from pipeline.output.parts import PartName
 from pipeline.records import Unit
+from pipeline.text import fmt
 from pipeline.verifying.messages import RERUN
 
 
@@ -34,7 +35,7 @@ def find_part_faults(files: UnitFiles) -> Iterator[str]:
     for number, count in numbers.items():
         if count > 1:
             names = ", ".join(f"{PREDICTIONS}/{part}" for part in parts if part.part == number)
-            yield f"{uri}: part {number} is there {count} times: {names}; delete them and {RERUN}"
+            yield f"{uri}: part {number} is there {fmt.plural(count, 'time')}: {names}; delete them and {RERUN}"
     lasts = [part.part for part in parts if part.last]
     expected = max(lasts) if lasts else max(numbers, default=-1)
     for number in range(expected + 1):

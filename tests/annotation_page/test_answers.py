@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from served_page import truths, write_list
+from served_page import open_session, truths, write_list
 
 from pipeline.annotation_page.answers import AnswerConflict, AnswerList, list_place
 from pipeline.errors import RequestError
@@ -127,6 +127,25 @@ def test_what_others_do_to_the_file_stays(place):
     with pytest.raises(RequestError, match="no such file"):
         answers.put(0, "", "dog", "cat")
     assert not place.exists()
+
+
+@pytest.mark.parametrize("drawn", [None, "random seed=0 num=6 of=9 population=ab"])
+def test_answers_with_predictions_in_view_leave_a_trace(place, tmp_path, drawn):
+    if drawn is not None:
+        header, *rows = place.read_text().splitlines()
+        place.write_text("\n".join([f"{header},drawn", *(f"{row},{drawn}" for row in rows)]) + "\n")
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(place.read_bytes())
+    session = open_session(copy, NAMES, predictions=True)
+    assert session.answer({"at": 1, "by": "ben", "answer": "cat", "was": ""})[0] == 200
+    open_list(place).put(0, "anna", "cat", "")
+    assert (open_list(place).has_shown(), open_list(copy).has_shown()) == (False, True)
+    open_list(place).merge(open_list(copy))
+    for file, answered in ((copy, 1), (place, 2)):
+        found = read_truth(str(file), Storage(), NAMES)
+        assert (found.counts.shown, sum(found.drawn.values())) == (1, answered)
+        shown = [" ".join(filter(None, [drawn, "labels-shown"])) if at == 1 else drawn or "" for at in range(6)]
+        assert truths(file, "drawn") == shown
 
 
 def test_copies_of_a_list_are_merged_by_name(place, tmp_path):

@@ -251,7 +251,9 @@ def test_images_are_read_from_the_inputs_where_none_lie_beside_the_list(labelled
         number = int(key[1:].removesuffix(".jpg")) + 100 * key.startswith("p")
         shown = np.asarray(Image.open(io.BytesIO(body)).convert("RGB"), np.int16)
         assert abs(shown - np.asarray(Image.open(io.BytesIO(jpeg(number))), np.int16)).max() <= 3
-    assert evaluate(labelled / "out", truth=tmp_path / "truth.csv").images >= 15
+    evaluation = evaluate(labelled / "out", truth=tmp_path / "truth.csv")
+    assert evaluation.images >= 15
+    assert "16 of 16 truths were answered with the networks' labels in view" in evaluation.caveats[0]
 
 
 def test_the_command_says_where_the_page_is_and_ends_with_what_to_do(labelled, tmp_path, shardlabel, monkeypatch):

@@ -196,3 +196,28 @@ def test_the_demo_runs_on_ray_and_says_what_it_did(tmp_path):
     line = next(line for line in result.stdout.splitlines() if "duckdb.sql" in line)
     table = subprocess.run(line.strip(), shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert "retina" in table
+
+
+@pytest.mark.parametrize(
+    ("command_line", "code"),
+    [
+        ("raise KeyboardInterrupt", 130),  # while it is imported
+        ("def main():\n    raise KeyboardInterrupt", 130),
+        # as dataclasses do while torch is imported: Python once ended by the signal, although it was caught
+        ("try:\n    exec('raise KeyboardInterrupt')\nexcept BaseException:\n    main = lambda: exit(130)", 130),
+        ("import atexit, os\ndef main():\n    atexit.register(os.kill, os.getpid(), 2)\n    exit(4)", 4),  # at the end
+    ],
+)
+def test_ctrl_c_is_exit_130_from_the_first_import_and_changes_nothing_at_the_end(tmp_path, command_line, code):
+    (tmp_path / "command_line.py").write_text(command_line)
+    script = (
+        "import builtins\n"
+        "real = builtins.__import__\n"
+        "builtins.__import__ = lambda name, *rest: real(name.replace('pipeline.cli', 'command_line'), *rest)\n"
+        "from pipeline.__main__ import main\n"
+        "main()\n"
+    )
+    (tmp_path / "run.py").write_text(script)
+    done = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr

@@ -128,7 +128,7 @@ def test_broken_images_among_the_samples_do_no_harm(sample_data, tmp_path):
 
 def test_inputs_of_broken_images_are_a_wrong_request(sample_data, tmp_path):
     make_tar(tmp_path / "a.tar", [("bad.jpg", b"nothing")])
-    with pytest.raises(InputError, match="none of 1 images from the inputs can be decoded"):
+    with pytest.raises(InputError, match="of 1 image from the inputs none can be decoded"):
         bench(tmp_path / "a.tar", **words(sample_data))
 
 

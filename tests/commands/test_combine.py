@@ -258,7 +258,7 @@ def test_wrong_options_are_refused_before_anything_is_written(labelled, run, tmp
         ({"model": "nobody"}, f"no member of that name; it has {OLD}, {NEW}"),
         ({"model": f"{OLD}*0"}, "must be a number above 0"),
         ({"model": f"{OLD},{OLD}"}, "is given twice"),
-        ({"top_k": 0}, "--top-k"),
+        ({"top_k": 0}, "top_k"),
         ({"calibration": "nowhere.json"}, "nowhere.json: no such file"),
     ):
         with pytest.raises(RequestError, match=says.replace("*", r"\*")):

@@ -110,11 +110,11 @@ def test_a_person_and_a_script_read_the_same(out):
     ("truth", "says"),
     [
         (None, "no labelled sample has a .cls, so there is nothing to compare with. `shardlabel sample "),
-        ([], "t.csv: none of its 0 truths can be used: it is empty"),
-        ([("00000", "")], "none of its 1 truths can be used: 1 without a label"),
+        ([], "t.csv: of its 0 truths none can be used: it is empty"),
+        ([("00000", "")], "of its 1 truth none can be used: 1 without a label"),
         (
             [(f"x/{at}", 1) for at in range(5)],
-            "t.csv: none of its 5 keys is among the labelled images. It has x/0, x/1, x/2; the output has "
+            "t.csv: of its 5 keys none is among the labelled images. It has x/0, x/1, x/2; the output has "
             "00000, 00001, 00002",
         ),
     ],
@@ -181,5 +181,5 @@ def test_keys_as_people_write_them(made, tmp_path, in_output, in_truth, matched,
     if matched:
         assert evaluate(out, truth=file).images == matched
     else:
-        with pytest.raises(RequestError, match=r"can be used|none of its 2 keys"):
+        with pytest.raises(RequestError, match=r"can be used|of its 2 keys none"):
             evaluate(out, truth=file)

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import jpeg, make_tar
 from playwright.sync_api import sync_playwright
@@ -65,24 +66,26 @@ def test_pictures_are_enlarged_and_turned_by_keyboard(out: Path):
 
 def test_a_class_a_query_and_what_is_wrong_with_them(out: Path, tmp_path: Path, shardlabel):
     names = json.loads((out / "job.json").read_text())["class_names"]
-    by_class = [gallery(out, of_class=name, save=tmp_path / "one.html").matching for name in names]
-    assert sum(by_class) == 11
+    rows = pq.read_table(out / "predictions", columns=["label"])["label"].to_pylist()
+    held, empty = (next(label for label in range(len(names)) if (label in rows) is there) for there in (True, False))
+    assert gallery(out, of_class=names[held], save=tmp_path / "one.html").matching == rows.count(held)
     assert gallery(out, of_class=list(range(len(names))), save=tmp_path / "all.html").matching == 11
     printed = shardlabel("gallery", out, "--where", "width > 1000", "--save", tmp_path / "wide.html")
-    assert printed.stdout.startswith(f"{tmp_path}/wide.html: 1 images match, 1 shown")
+    assert printed.stdout.startswith(f"{tmp_path}/wide.html: 1 image matches, 1 shown")
     assert "width &gt; 1000" in (tmp_path / "wide.html").read_text()
-    none = json.loads(shardlabel("gallery", out, "--where", "false", "--save", tmp_path / "no.html", "--json").stdout)
-    assert (none["matching"], none["shown"]) == (0, 0)
-    assert "No image matches" in (tmp_path / "no.html").read_text()
     for words, line in (
         (("--class", f"{names[1]}x"), f"did you mean {names[1]}"),
         (("--class", "99"), "is not one of the 14 classes"),
+        (("--class", "none"), "says that no class fits"),
+        (("--class", names[empty]), f"no image matches --class {names[empty]}; nothing was written"),
+        (("--class", names[held], "--where", "1 > 2"), f"no image matches --class {names[held]} and --where 1 > 2;"),
         (("-n", "2001"), "must be 1 to 2,000"),
         (("--where", "nothing"), "--where nothing: "),
     ):
-        refused = shardlabel("gallery", out, *words)
+        refused = shardlabel("gallery", out, *words, "--save", tmp_path / "refused.html")
         assert (refused.returncode, refused.stdout) == (2, "")
         assert line in refused.stderr
+    assert not (tmp_path / "refused.html").exists()
     with pytest.raises(RequestError, match="--save"):
         gallery(out, save=tmp_path / "no" / "such" / "\0")
 

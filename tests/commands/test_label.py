@@ -241,7 +241,7 @@ def test_a_success_of_another_shape_is_written_again(sample_data, tmp_path):
 def test_an_engine_that_loses_a_unit_is_noticed(sample_data, tmp_path, monkeypatch):
     shard = make_tar(tmp_path / "a.tar", sample_members(2))
     monkeypatch.setattr("pipeline.engines.inline.InlineEngine.run", lambda *_: iter(()))
-    with pytest.raises(EngineError, match="1 units came back unfinished"):
+    with pytest.raises(EngineError, match="1 unit came back unfinished"):
         label(str(shard), tmp_path / "out", **options(sample_data))
 
 
@@ -317,7 +317,7 @@ def test_too_many_bad_images_stop_the_job(sample_data, tmp_path):
         ({"weights_dir": "/nowhere"}, WeightsError, "/nowhere"),
         ({"inputs": "/nowhere.tar"}, InputError, "/nowhere.tar"),
         ({"inputs": "gs://bucket/x.tar"}, InputError, "gs://"),
-        ({"top_k": 0}, RequestError, "top-k"),
+        ({"top_k": 0}, RequestError, "top_k"),
         ({"nonsense": 1}, RequestError, "nonsense"),
         ({"keep": "label"}, RequestError, "label"),
         ({"device": "cuda"}, InputError, "cuda"),

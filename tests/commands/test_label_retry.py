@@ -12,7 +12,7 @@ import pytest
 from conftest import jpeg, make_tar, sample_members
 from small_jobs import options, rows
 
-from pipeline import label, status, verify
+from pipeline import combine, label, status, verify
 from pipeline.errors import ImageError, RequestError
 from pipeline.labeler import decoders
 from pipeline.labeler.patching import PartPatcher
@@ -103,6 +103,17 @@ def test_what_was_quarantined_for_a_reason_is_labelled_and_nothing_else_is(input
     success, theirs = (json.loads((place / "_SUCCESS").read_text()) for place in (out, fresh))
     assert (success["predictions"], success["quarantine"]) == (theirs["predictions"], theirs["quarantine"])
     assert label(inputs, out, **options(sample_data, **WORDS, retry="unsupported_format")).images == 0
+
+
+def test_a_combined_output_follows_what_its_source_has_labelled_again(inputs, fresh, out, sample_data, tmp_path):
+    assert combine(out, tmp_path / "combined", engine="inline").exit_code == 0
+    label(inputs, out, **options(sample_data, **WORDS, retry="unsupported_format"))
+    summary = combine(out, tmp_path / "combined", engine="inline")
+    assert (summary.exit_code, summary.labelled_in_out, summary.quarantined_in_out) == (0, 26, 2)
+    combine(fresh, tmp_path / "whole", engine="inline")
+    assert same(tmp_path / "combined", tmp_path / "whole")
+    assert verify(tmp_path / "combined").exit_code == 0
+    assert combine(out, tmp_path / "combined", engine="inline").images == 0
 
 
 def test_what_fails_again_stays_in_quarantine(inputs, fresh, sample_data, tmp_path):

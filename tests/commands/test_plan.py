@@ -92,11 +92,11 @@ def test_wrong_requests_are_refused(sample_data, tmp_path):
         plan(tmp_path / "a.tar", model=f"resnet18={tmp_path}/none.pth")
     with pytest.raises(InputError, match="no such file"):
         plan(tmp_path / "b.tar", **words(sample_data))
-    with pytest.raises(RequestError, match="--price-per-hour"):
+    with pytest.raises(RequestError, match="price_per_hour"):
         plan(tmp_path / "a.tar", price_per_hour=-1)
     with pytest.raises(RequestError, match="unknown option 'out'"):
         plan(tmp_path / "a.tar", out="x")
-    with pytest.raises(RequestError, match="INPUT: missing"):
+    with pytest.raises(RequestError, match="inputs: missing"):
         plan([])
 
 

@@ -162,7 +162,7 @@ def test_a_review_begins_with_the_most_doubtful_and_is_no_truth_by_itself(made, 
     review(made / "out", save=tmp_path / "set", num=26, format="fiftyone")
     review(made / "out", save=tmp_path / "t.json", num=26, format="label-studio")
     for truth in ("score.csv", "set/labels.json", "t.json"):
-        with pytest.raises(RequestError, match="none of its 26 truths can be used: 26 without a label"):
+        with pytest.raises(RequestError, match="of its 26 truths none can be used: 26 without a label"):
             evaluate(made / "out", truth=tmp_path / truth)
 
 

@@ -232,8 +232,8 @@ def test_loose_images_that_changed_or_are_gone(tmp_path, sample_data, deep):
     (photos / "2.jpg").unlink()
     rewrite(photos / "3.jpg", jpeg(3), jpeg(3)[:-1] + b"?")
     said = faults(out, deep=deep)
-    assert "1 images changed since they were planned: '1.jpg' (index 1)" in said
-    assert "1 images are missing: '2.jpg' (index 2)" in said
+    assert "1 image changed since they were planned: '1.jpg' (index 1)" in said
+    assert "1 image is missing: '2.jpg' (index 2)" in said
     assert ("'3.jpg' (index 3) is not the image that was labelled" in said) is deep
     assert "'0.jpg'" not in said
 

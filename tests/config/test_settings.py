@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline import label, plan
 from pipeline.config.parse import parse_label_config
+from pipeline.config.problems import on_command_line
 from pipeline.config.settings import DEFAULT_MODELS, LabelConfig, fingerprint
 from pipeline.errors import RequestError
 
@@ -113,3 +117,26 @@ def test_the_fingerprint_goes_by_content_not_by_order():
     assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
     assert len(fingerprint({})) == 64
+
+
+@pytest.mark.parametrize(
+    ("options", "python", "command"),
+    [
+        ({"batch_size": 0}, "batch_size: ", "--batch-size: "),
+        ({"batch_siz": 1}, "unknown option 'batch_siz' (is 'batch_size' meant?)", "unknown option 'batch-siz' (is 'b"),
+        ({"inputs": ""}, "inputs: missing", "INPUT: missing"),
+    ],
+)
+def test_a_wrong_option_has_the_name_that_it_was_given_by(options: dict[str, Any], python: str, command: str):
+    for call in (lambda: label(**{"inputs": "x", "out": "y", **options}), lambda: plan(**{"inputs": "x", **options})):
+        with pytest.raises(RequestError, match="^" + re.escape(python)):
+            call()
+        with on_command_line(), pytest.raises(RequestError, match="^" + re.escape(command)):
+            call()
+
+
+def test_a_command_names_options_as_they_were_typed(shardlabel):
+    for words in (("label", "x", "--out", "y"), ("plan", "x")):
+        refused = shardlabel(*words, "--batch-size", 0)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "shardlabel: --batch-size: " in refused.stderr

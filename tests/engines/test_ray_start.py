@@ -49,7 +49,9 @@ def free_port() -> int:
 def test_an_address_where_nobody_listens_is_a_wrong_request_at_once(scheme, free_port):
     address = f"{scheme}127.0.0.1:{free_port}"
     begun = time.monotonic()
-    with pytest.raises(RequestError, match=re.escape(f"--ray-address {address}: ") + ".*refused; .*HOST:PORT"):
+    with pytest.raises(
+        RequestError, match=re.escape(f"--ray-address {address}: ") + ".*refused; .*HOST:PORT.*; --engine inline"
+    ):
         RayEngine(address).start()
     assert time.monotonic() - begun < 60  # Ray alone tries for a quarter of an hour
 

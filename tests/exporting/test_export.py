@@ -376,7 +376,7 @@ def test_a_shard_with_other_images_under_the_same_name_is_not_exported(labelled,
         shutil.copy(tmp_path / "kept.tar", first)
     assert summary.exit_code == 4
     (failure,) = summary.failures
-    assert "none of" in failure.message
+    assert "none is there" in failure.message
     assert "label it again" in failure.message
 
 
@@ -401,7 +401,7 @@ def test_a_promise_that_cannot_be_made_exports_nothing(labelled, tmp_path):
     truth = tmp_path / "truth.csv"
     truth.write_text("key,label\nnowhere,0\n")
     result = CliRunner().invoke(app, [*words, "--target-precision", "0.9", "--truth", str(truth)])
-    assert "none of its 1 keys is among the labelled images. It has nowhere; the output has " in str(result.exception)
+    assert "of its 1 key none is among the labelled images. It has nowhere; the output has " in str(result.exception)
     assert not (tmp_path / "to").exists()
 
 
@@ -432,6 +432,8 @@ def test_truths_drawn_from_distinct_images_all_count(labelled, tmp_path):
 def test_a_promise_is_recorded(labelled, tmp_path):
     summary = export(labelled.out, tmp_path / "to", "csv", engine="inline", target_precision=0.88)
     assert summary.promise.threshold == summary.threshold
+    assert repr(summary).startswith("ExportSummary(promise='")
+    assert f"{100 * summary.promise.target:.6g} % of the labels are right; risk" in repr(summary)
     about = json.loads((tmp_path / "to" / "export.json").read_text())
     assert about["promise"]["threshold"] == summary.threshold
     frame = pd.concat(map(pd.read_csv, (tmp_path / "to" / "data").iterdir()))
@@ -451,10 +453,10 @@ def test_a_promise_is_recorded(labelled, tmp_path):
         ({"to": "ftp://x"}, "unknown scheme"),
         ({"to": "s3://key:secret@bucket/x"}, r"s3://\*\*\*@bucket/x: holds credentials"),
         ({"to": "{parent}"}, "holds something else"),
-        ({"min_score": 0.99999}, "none of 250 images passes"),
+        ({"min_score": 0.99999}, "of 250 images none passes"),
         ({"truth": "t.csv"}, "give both"),
-        ({"min_score": 2}, "--min-score"),
-        ({"format": "tar"}, "--format"),
+        ({"min_score": 2}, "min_score"),
+        ({"format": "tar"}, "format"),
         ({"colour": 1}, "unknown option 'colour'"),
     ],
 )

@@ -43,12 +43,12 @@ def test_a_single_loose_image_may_be_missing(labelled, place):
 def test_a_replaced_input_is_an_error(labelled, place):
     shutil.rmtree(labelled.loose)
     labelled.loose.mkdir()
-    with pytest.raises(ObjectChanged, match=r"none of 1 images is there as it was labelled \(missing\)"):
+    with pytest.raises(ObjectChanged, match=r"of 1 image none is there as it was labelled \(missing\)"):
         place("slice", "plain.jpg")
     first, second = sorted(labelled.shards.iterdir())[:2]
     key = next(key for shard, key in labelled.images if shard == str(first))
     shutil.copy(second, first)
-    with pytest.raises(ObjectChanged, match=r"none of 1 images is there as it was labelled"):
+    with pytest.raises(ObjectChanged, match=r"of 1 image none is there as it was labelled"):
         place("tar", key)
 
 

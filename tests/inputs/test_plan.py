@@ -456,6 +456,41 @@ def test_overlapping_inputs_take_each_image_once(data: Path, out: Ledger, words:
     assert planned(out, *words[-1]).units == units
 
 
+@pytest.mark.parametrize(
+    ("words", "passed_over", "left"),
+    [
+        (("sub", "sub/../sub"), (), "sub/"),
+        (("sub", "link"), ("link is the same place as INPUT sub",), "sub/"),
+        (("link", "sub"), ("link is the same place as INPUT sub",), "sub/"),
+        (("link/deep", "sub"), ("link/deep is in INPUT sub",), "sub/"),
+        (("sub/deep", "link"), ("sub/deep is in INPUT link",), "link/"),
+        (("link/1.jpg", "sub"), ("link/1.jpg is in INPUT sub",), "sub/"),
+        (("sub/deep", "link/1.jpg"), (), None),
+        (("*",), ("/link leads to ",), "sub/"),
+        (("link/.hidden", "sub"), (), None),  # which is not listed in sub
+    ],
+)
+def test_a_place_that_links_lead_to_is_taken_once(data: Path, out: Ledger, words, passed_over, left):
+    touch(data, "sub/1.jpg", "sub/deep/2.jpg", "sub/.hidden/3.jpg")
+    (data / "link").symlink_to("sub")
+    found = find(*words)
+    assert [note for note in found.notes if "passed over" not in note] == []
+    assert len(found.notes) == len(passed_over)
+    for said, note in zip(passed_over, found.notes, strict=True):
+        assert said in note
+    if left is not None:
+        assert set(uris(planned(out, *words).units)) == {f"{data}/{left}1.jpg", f"{data}/{left}deep/2.jpg"}
+    else:
+        assert len(uris(planned(out, *words).units)) == 2 + (words[-1] == "sub")
+
+
+def test_a_shard_and_a_link_to_it_are_one(data: Path):
+    touch(data, "a.tar")
+    (data / "b.tar").symlink_to("a.tar")
+    assert tars(found := find("b.tar", "a.tar"), data) == ["a.tar"]
+    assert found.notes == ["passed over: INPUT b.tar is the same place as INPUT a.tar, by a link"]
+
+
 def test_a_changed_tar_replaces_its_older_unit(data: Path, out: Ledger):
     touch(data, "a.tar", "b.tar")
     first = planned(out, ".")

@@ -153,3 +153,28 @@ def test_the_bar_of_a_download_gives_way_to_that_of_the_job(capfd, monkeypatch):
     assert "weights.pth" not in shown[then:]
     assert "40/100" in shown[then:]
     assert "20.0 images/s" in shown[then:]
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 79, 80, 100, 140])
+def test_the_bar_is_one_line_of_whole_numbers_at_any_width(width, capfd, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    bar = Bar()
+    for done in (0, 768, 1540):
+        bar.update(Snapshot(done, 1540, True, {"empty": done // 30}, done // 700, 3, done // 700, 156.84))
+        bar._shown.refresh()
+    bar.download("a-network-of-a-rather-long-name-0123abcd.pth", 1 << 20, 20 << 20)
+    bar.close()
+    lines = [
+        line for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capfd.readouterr().err)) if line
+    ]
+    assert max(map(len, lines)) <= width
+    labelling = [line for line in lines if "/1540" in line]
+    assert re.search(r"   0/1540 starting", labelling[0])
+    for line in labelling:
+        assert "…" not in line
+        assert len(re.findall(r"\d+/1540\b", line)) == 1
+    said = {24: "left", 40: "left", 60: "quarantined", 80: "left", 140: "9.8 images/s"}
+    assert said.get(width, "left") in labelling[-1]
+    assert ("51 quarantined, 2 failed units" in labelling[-1]) == (width in (60, 79, 100, 140))
+    assert any("1.0/20.0 MiB" in line for line in lines)

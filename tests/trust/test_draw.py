@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -20,8 +21,10 @@ from pipeline.storage import Storage
 from pipeline.trust.draw import (
     Draw,
     Population,
+    count_shown,
     hash_images,
     is_proven_random,
+    mark_shown,
     parse_draw,
     refuse_incomplete,
     refuse_reviewed,
@@ -210,8 +213,34 @@ def test_rows_with_too_many_cells_stop_a_promise(tmp_path):
     (tmp_path / "t.csv").write_text("key,truth\n0,class 0\n1,class 1, or 2\n")
     matcher = TruthMatcher(read_truth(str(tmp_path / "t.csv"), Storage(), NAMES), len(NAMES), strict=True)
     matcher.match(images(["a", "b"]))
-    with pytest.raises(RequestError, match=r"1 rows of .* have more or fewer cells .* \('1,class 1, or 2'\)"):
+    with pytest.raises(RequestError, match=r"1 row of .* has more or fewer cells .* \('1,class 1, or 2'\)"):
         check_truths(matcher, NAMES, count_unknown=True)
+
+
+def test_a_list_is_whole_that_grew_or_whose_answers_saw_labels_in_part():
+    first, later = (str(Draw("random", 0, num, 50, "ab")) for num in (8, 13))
+    listed = {first: 6, mark_shown(first): 2, later: 5}
+    refuse_incomplete("t", listed, 0)
+    with pytest.raises(RequestError, match="3 of its images are no longer in it"):
+        refuse_incomplete("t", listed | {first: 3}, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        ("random seed=0 num=2 of=10 population=ab", "random seed=0 num=2 of=10 population=ab labels-shown"),
+        ("random seed=0 num=2 of=10 population=ab unique labels-shown", None),
+        ("review order=score num=2 of=10 population=ab", None),
+        ("by hand", "by hand labels-shown"),
+        ("", "labels-shown"),
+    ],
+)
+def test_a_row_keeps_that_its_annotator_saw_the_labels(text, marked):
+    assert mark_shown(text) == (marked or text)
+    assert mark_shown(mark_shown(text)) == mark_shown(text)
+    assert count_shown({mark_shown(text): 3}) == (0 if text.startswith("review") else 3)
+    if (draw := parse_draw(text)) is not None:
+        assert parse_draw(mark_shown(text)) == dataclasses.replace(draw, labels_shown=True)
 
 
 def test_answers_given_with_the_labels_in_view_are_said(tmp_path):

@@ -177,6 +177,30 @@ def test_the_missing_truths_suffice_if_all_are_right():
     assert collection.certify(test, np.arange(199 + more)).threshold is None
 
 
+@pytest.mark.parametrize("is_proven", [False, True])
+def test_the_expected_number_of_truths_suffices_about_half_of_the_time_and_much_fewer_do_not(is_proven):
+    test = PrecisionTest(0.95, DELTA, is_proven)
+    collection = Collection(np.full(SIZE, 0.5), np.arange(SIZE) % 100 >= 3)  # 97 % are right
+    needed = collection.certify(test, np.arange(100)).needed
+    assert needed is not None
+    assert (needed.judged, needed.right) == (100, 97)
+    for truths, low, high in ((needed.truths, 0.4, 0.9), (needed.truths // 3, 0, 0.4)):
+        found = collection.promises(test, truths, 80)
+        assert low < np.mean([promise.threshold is not None for promise in found]) < high
+
+
+def test_no_number_of_truths_is_named_where_labels_are_too_rarely_right():
+    """Once "at least 3 more are needed" was said of labels of which each second one is wrong."""
+    rng = np.random.default_rng(0)
+    for num_truths, target in ((100, 0.98), (200, 0.95)):
+        collection = Collection(rng.random(5000), rng.random(5000) < 0.5)
+        promise = collection.certify(PrecisionTest(target, DELTA), rng.choice(5000, num_truths, replace=False))
+        assert promise.threshold is None
+        assert promise.needed.truths is None
+        assert promise.needed.right < target * promise.needed.judged
+    assert collection.certify(PrecisionTest(0.95, DELTA), np.arange(10)).needed is None  # too few to tell
+
+
 def test_levels_are_nested_tested_in_order_and_stop_at_the_first_failure():
     collection = Collection(*photographs(np.random.default_rng(7)))
     drawn = np.random.default_rng(8).choice(SIZE, 2000, replace=False)
