@@ -67,28 +67,6 @@ def parse_names(text: str, source: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def names_for(num_classes: int, given: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Choose the names of an ensemble's classes.
-
-    Args:
-        num_classes: Number of classes.
-        given: Names of ``--labels``, if any.
-
-    Returns:
-        The given names; else ImageNet's for 1,000 classes; else the indices as text.
-
-    Raises:
-        InputError: The number of given names is not the number of classes.
-    """
-    if given is not None:
-        if len(given) != num_classes:
-            raise InputError(f"--labels has {len(given)} names, but the models have {num_classes} classes")
-        return given
-    if num_classes == IMAGENET_CLASSES:
-        return imagenet_names()
-    return tuple(str(index) for index in range(num_classes))
-
-
 def no_class_text(names: Sequence[str]) -> str:
     """What stands for :data:`NO_CLASS` in a list of choices: ``none``, or another text if that is a class."""
     classes = ClassResolver(names)

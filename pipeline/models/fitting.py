@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.checkpoints.choosing import Fits
 from pipeline.checkpoints.state import State
-from pipeline.config.members import MemberOptions
+from pipeline.config.member_options import MemberOptions
 from pipeline.errors import WeightsError
 from pipeline.models.catalog import Architecture
 from pipeline.models.networks import NetworkOptions, NetworkShape, empty_network, load_network
