@@ -79,7 +79,7 @@ def facts_of_timm(config: Mapping[str, Any], source: str) -> RecipeFacts:
         crop_px=int(size[1]) if isinstance(size, list | tuple) else None,
         crop_pct=_number(config.get("crop_pct")),
         interpolation=_interpolation(config.get("interpolation"), source),
-        fit={None: None, "center": "short", "squash": "squash"}[mode],
+        fit="squash" if mode == "squash" else "short",
         mean=_channels(config.get("mean")),
         std=_channels(config.get("std")),
         source=source,

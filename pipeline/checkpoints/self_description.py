@@ -22,6 +22,7 @@ from pipeline.checkpoints.own_recipe import (
 from pipeline.checkpoints.reading import Checkpoint
 
 _TIMM_CONFIG = "pretrained_cfg"
+_OF_PROCESSORS = {"image_processor_type", "feature_extractor_type", "size", "crop_size", "image_mean"}
 _UNNAMED = "LABEL_"  # what transformers calls classes that nobody has named
 _IMAGENET_TAG = "in1k"
 _IMAGENET_CLASSES = 1000
@@ -64,7 +65,7 @@ def describe_itself(checkpoint: Checkpoint, companions: Mapping[str, bytes]) -> 
         SelfDescription(class_names=_names_of_ids(settings.get("id2label"))),
     ]
     recipe = _NOTHING
-    if processor and (_TIMM_CONFIG not in settings):
+    if _OF_PROCESSORS & processor.keys() and _TIMM_CONFIG not in settings:
         recipe = facts_of_processor(processor, f"{PROCESSOR} beside it")
     for description in found:
         recipe = merge(recipe, description.recipe)

@@ -9,18 +9,13 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.config.member_options import MemberOptions, parse_options
+from pipeline.config.option_types import split_members
 from pipeline.errors import ModelError
 
 _FORM = "[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][?OPTIONS][*FACTOR]"
 _ALIAS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _QUOTED = re.compile(r'(?P<left>[^="]*=)"(?P<path>[^"]+)"(?P<rest>(\?[^"]*)?(\*[^"*]*)?)')
 _OPTIONS = re.compile(r"\?(?=[a-z_]+=)")  # a question mark before anything else belongs to a file's name
-# Commas between members: not those within quotes, before a bare number (?mean=0.5,0.5,0.5), or before the end of a path
-_BETWEEN = re.compile(
-    r""",(?=(?:[^"]*"[^"]*")*[^"]*$)"""
-    r"""(?!\s*[0-9.]+\s*(?:[,&*]|$))"""
-    r"""(?![^,=]*\.(?:pth|pt|safetensors|bin|ckpt|tar)(?:[?*][^,]*)?(?:,|$))"""
-)
 
 
 class MemberRequest(BaseModel):
@@ -109,8 +104,7 @@ def parse_members(specs: tuple[str, ...]) -> tuple[MemberRequest, ...]:
     Raises:
         ModelError: One is malformed, none is left, or two share an alias.
     """
-    texts = [text for spec in specs for text in _BETWEEN.split(spec) if text.strip()]
-    members = tuple(MemberRequest.parse(text) for text in texts)
+    members = tuple(MemberRequest.parse(text) for text in split_members(specs))
     if not members:
         raise ModelError("no models: give at least one with -m, for example -m resnet50")
     seen: set[str] = set()
