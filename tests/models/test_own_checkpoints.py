@@ -154,7 +154,7 @@ def test_one_member_that_is_known_speaks_for_the_ensemble(checkpoint):
     known, unknown = get(f"{ARCH}@IMAGENET1K_V1={path}"), get(f"mine:{ARCH}={path}")
     found, note = names(known, unknown)
     assert found == imagenet_names()
-    assert note == f"the classes of mine are taken to be ImageNet's, as those of {ARCH}"
+    assert note == f"the 1,000 classes of mine are taken to be ImageNet's, as those of {ARCH}"
 
 
 OWN = [f"thing {index}" for index in range(1000)]
