@@ -46,11 +46,18 @@ def make_state(uri: str, tensors: Mapping[str, torch.Tensor], versions: Mapping[
             raise WeightsError(f"{uri}: {key} is {odd}, and weights are plain numbers; save the network's state dict")
         if value.is_floating_point():
             value = value.float()
-            if value.isnan().any():
-                raise WeightsError(f"{uri}: {key} holds NaN, so nothing can be classified with it")
+            if not value.isfinite().all() and (odd := _not_finite(key, value)):
+                raise WeightsError(f"{uri}: {key} holds {odd}, so nothing can be classified with it")
         state[_DENSENET_KEY.sub(r"\1\2", key)] = value
     state._metadata = dict(versions)
     return state
+
+
+def _not_finite(key: str, value: torch.Tensor) -> str | None:
+    """What is not finite in a tensor. A running variance may be infinite: half precision makes that of a large one."""
+    if value.isnan().any():
+        return "NaN"
+    return None if key.endswith("running_var") else "infinite numbers"
 
 
 def _oddity(value: torch.Tensor) -> str | None:

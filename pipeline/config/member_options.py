@@ -13,6 +13,7 @@ from pipeline.errors import ModelError
 Channels = tuple[float, float, float]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Fit = Literal["short", "squash"]
+Activation = Literal["relu", "gelu", "silu", "tanh", "leaky_relu", "hardswish", "none"]
 
 # Mean and standard deviation of the channels, RGB, on the range 0-1, by the name that they go by.
 NORMALISATIONS: dict[str, tuple[Channels, Channels]] = {
@@ -47,6 +48,7 @@ _FORMS = {
     "std": "one or three numbers above 0, on the range 0-1: 0.229,0.224,0.225",
     "ema": "true, false",
     "transform_input": "true, false",
+    "head": ", ".join(get_args(Activation)),
     "key": "the name of a dict in the file: state_dict, model_ema",
 }
 
@@ -63,6 +65,7 @@ class MemberOptions(BaseModel):
         key: Where the tensors lie in the file.
         ema: Whether to take averaged weights.
         transform_input: Of GoogLeNet and Inception v3: whether they normalise their input to [-1, 1].
+        head: The activation between the linear layers of a head that is not the architecture's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,6 +79,7 @@ class MemberOptions(BaseModel):
     key: Annotated[str, Field(min_length=1)] | None = None
     ema: bool | None = None
     transform_input: bool | None = None
+    head: Activation | None = None
 
 
 def parse_options(text: str, spec: str) -> MemberOptions:

@@ -16,6 +16,7 @@ from typing import Any, Self
 from torch import nn
 
 from pipeline.checkpoints.choosing import choose_state
+from pipeline.checkpoints.own_recipe import RecipeFacts
 from pipeline.checkpoints.reading import read_checkpoint
 from pipeline.checkpoints.self_description import SelfDescription, describe_itself
 from pipeline.config.member_options import MemberOptions
@@ -24,12 +25,12 @@ from pipeline.errors import ModelError, WeightsError
 from pipeline.labels import IMAGENET_CLASSES
 from pipeline.models.catalog import Architecture, PublishedWeights, find
 from pipeline.models.download import ProgressCallback, ignore_progress
-from pipeline.models.fitting import fit_network, tell_fit
+from pipeline.models.fitting import Wanted, fit_network, tell_fit
 from pipeline.models.known_names import TIMM_PREFIX
 from pipeline.models.locate import Locator, WeightsFile, has_hash_of
-from pipeline.models.networks import NetworkOptions, NetworkShape, from_blob, load_network, to_blob
+from pipeline.models.networks import NetworkOptions, NetworkShape, as_classifier, from_blob, load_network, to_blob
 from pipeline.models.preprocessing import Recipe
-from pipeline.models.recipes import choose_recipe
+from pipeline.models.recipes import choose_recipe, fill
 from pipeline.storage import Storage
 
 _USUAL = NetworkOptions()
@@ -63,7 +64,10 @@ class MemberSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of ``dataclasses.asdict``; what is usual of a network may be missing."""
-        parts = {"recipe": Recipe.from_dict(values["recipe"]), "network": NetworkOptions(**values.get("network", {}))}
+        parts = {
+            "recipe": Recipe.from_dict(values["recipe"]),
+            "network": NetworkOptions.from_dict(values.get("network", {})),
+        }
         return cls(**{**values, **parts})
 
     @property
@@ -195,9 +199,16 @@ def open_weights(
     # what lies in --weights-dir under an architecture's name stands for its published weights
     is_guess = known is None and (file.is_named or len({entry.recipe for entry in architecture.published}) > 1)
     recipe = choose_recipe(requested, itself.recipe, published, is_guess=is_guess, where=file.name)
-    fits = tell_fit(architecture, recipe.recipe.geometry.crop_px)
-    chosen = choose_state(checkpoint, fits, key=requested.key, ema=requested.ema)
-    fitted = fit_network(architecture, recipe.recipe.geometry.crop_px, chosen.state, requested, file.uri)
+    wanted = Wanted(
+        architecture,
+        recipe.recipe.geometry.crop_px,
+        px_is_said=requested.crop is not None or itself.recipe.crop_px is not None,
+        is_published=known is not None,
+        options=requested,
+    )
+    chosen = choose_state(checkpoint, tell_fit(wanted), key=requested.key, ema=requested.ema)
+    fitted = fit_network(wanted, chosen.state, file.uri)
+    own_px = RecipeFacts(crop_px=fitted.shape.input_px)
     says_imagenet = itself.is_imagenet or _IMAGENET_IN_NAME.search(file.name) is not None
     notes = [*chosen.notes, *fitted.notes, *([recipe.note] if recipe.note else [])]
     if known is None and not file.is_named and fitted.shape.num_classes == IMAGENET_CLASSES and not says_imagenet:
@@ -209,7 +220,7 @@ def open_weights(
         is_imagenet=known is not None or not file.is_named or says_imagenet,
         notes=tuple(notes),
     )
-    return OpenedWeights(fitted.shape, recipe.recipe, to_blob(fitted.network), origin)
+    return OpenedWeights(fitted.shape, fill(own_px, recipe.recipe), to_blob(fitted.network), origin)
 
 
 def _check_architecture(architecture: Architecture, itself: SelfDescription, file: WeightsFile) -> None:
@@ -240,4 +251,4 @@ def check_one_label_space(members: list[MemberSpec]) -> int:
 
 def build_network(spec: MemberSpec, blob: bytes) -> nn.Module:
     """Build a member's network from the safetensors bytes of :func:`resolve`."""
-    return load_network(spec.shape, from_blob(blob), spec.weights_file)
+    return as_classifier(load_network(spec.shape, from_blob(blob), spec.weights_file), spec.network)
