@@ -1,12 +1,13 @@
-"""Checkpoints: read as data only, from all common formats."""
+"""Checkpoints: read as data only, from all common formats.
+
+Only tensors are built. Objects of any other class, arguments, settings, numpy numbers, paths, whole networks, become
+inert data (:mod:`pipeline.checkpoints.pickles`): no class is imported, no function called.
+"""
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
-import re
-import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from pipeline.checkpoints.branches import as_dict
+from pipeline.checkpoints.containers import TorchScriptError, load_torch_file
+from pipeline.checkpoints.kinds import explain_bytes, explain_object
+from pipeline.checkpoints.pickles import CodeInPickleError, Inert
 from pipeline.errors import WeightsError
-
-_NAMED_CODE = re.compile(r"GLOBAL (\S+)")
-_PICKLE_MAGIC = b"\x80"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Checkpoint:
 
     Attributes:
         uri: Where it came from.
-        tree: Its content: tensors, or dicts of them, by name.
+        tree: Its content: tensors, or dicts of them, by name. Objects of other classes are ``pickles.Inert``.
         metadata: What safetensors files say of themselves.
     """
 
@@ -39,18 +41,17 @@ def read_checkpoint(uri: str, data: bytes) -> Checkpoint:
     """Read a file of weights.
 
     Args:
-        uri: Where it came from; ``.safetensors`` is read as that, all others by ``torch.load``.
-        data: Its bytes.
+        uri: Where it came from; ``.safetensors`` is read as that, all others as files of ``torch.save``.
+        data: Its bytes. Tensors may be views of them: neither is changed afterwards.
 
     Raises:
-        WeightsError: It is damaged, contains code, or holds no tensors by name.
+        WeightsError: It is damaged, needs code to be read, or holds nothing by name.
     """
+    if what := explain_bytes(uri, data):
+        raise WeightsError(f"{uri}: is {what}")
     if uri.endswith(".safetensors"):
         return Checkpoint(uri, _load_safetensors(uri, data), _safetensors_metadata(data))
-    loaded = _load_pickle(uri, data)
-    if not isinstance(loaded, dict):
-        raise WeightsError(f"{uri}: holds a {type(loaded).__name__}, not a state dict")
-    return Checkpoint(uri, loaded)
+    return Checkpoint(uri, _load_pickle(uri, data))
 
 
 def _safetensors_metadata(data: bytes) -> dict[str, str]:
@@ -68,21 +69,24 @@ def _load_safetensors(uri: str, data: bytes) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _load_pickle(uri: str, data: bytes) -> object:
+def _load_pickle(uri: str, data: bytes) -> Mapping[str, Any]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of is refused below
-            loaded: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if named := _NAMED_CODE.search(str(error)):
-            what = f"a pickle that carries code ({named.group(1)})"
-        elif data.startswith(_PICKLE_MAGIC):
-            what = "a pickle that torch.save did not write, which may carry code"
-        else:
-            raise WeightsError(f"{uri}: damaged, or no checkpoint") from error
-        raise WeightsError(f"{uri}: refused, because it is {what}; save the state dict alone") from error
-    except Exception as error:  # RuntimeError, ValueError, EOFError, KeyError, UnicodeDecodeError, ...
-        if "TorchScript" in str(error):
-            raise WeightsError(f"{uri}: refused: TorchScript carries code; save its state dict alone") from error
+        loaded = load_torch_file(data)
+        tree = as_dict(loaded)
+    except CodeInPickleError as error:
+        raise WeightsError(
+            f"{uri}: refused, because it is a pickle that carries code ({error}); save the state dict alone"
+        ) from error
+    except TorchScriptError as error:
+        raise WeightsError(f"{uri}: refused: TorchScript carries code; save its state dict alone") from error
+    except (ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zipfile.LargeZipFile, OSError) as error:
         raise WeightsError(f"{uri}: damaged, or no checkpoint ({type(error).__name__})") from error
-    return loaded
+    if tree is not None:
+        return tree
+    if isinstance(loaded, Inert):
+        if what := explain_object(loaded):
+            raise WeightsError(f"{uri}: is {what}")
+        raise WeightsError(
+            f"{uri}: refused, because it is a pickle that carries code ({loaded.name}); save the state dict alone"
+        )
+    raise WeightsError(f"{uri}: holds a {type(loaded).__name__}, not a state dict")
