@@ -1,67 +1,34 @@
-"""The dicts in a checkpoint, whatever class they are of: state dicts, and whole networks as their tensors by name."""
+"""The dicts of tensors in a checkpoint, whatever class they are of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from pipeline.checkpoints.pickles import Fields, Inert
+from pipeline.checkpoints.pickles import Inert
 from pipeline.checkpoints.tensors import NotPlain
 
 _MODULE_PARTS = ("_parameters", "_buffers", "_modules")
-_MOST_TENSORS = 100_000
 _MOST_DICTS = 1_000
 _LEVELS = 2
 
 
 def as_dict(value: object) -> Mapping[Any, Any] | None:
-    """A dict, an object that is a kind of dict, or the tensors of a network; None for anything else."""
+    """A dict, or an object that is a kind of dict; None for anything else."""
     if isinstance(value, Mapping):
         return value
-    if not isinstance(value, Inert):
-        return None
-    return state_of_network(value) if _is_network(value) else value.items
+    return value.items if isinstance(value, Inert) else None
 
 
-def _is_network(value: object) -> bool:
+def is_network(value: object) -> bool:
     """Whether an object is a ``torch.nn.Module``: by its attributes, as its class is not loaded."""
     return (
         isinstance(value, Inert)
         and isinstance(value.state, dict)
         and all(isinstance(value.state.get(part), dict) for part in _MODULE_PARTS)
     )
-
-
-def state_of_network(network: Inert) -> Fields:
-    """The tensors that a pickled network would have in its state dict.
-
-    They lie in plain dicts of each module, so none of its code is needed to read them.
-
-    Raises:
-        ValueError: There are too many, as in a network that contains itself.
-    """
-    state = Fields()
-    state.network = str(network.name)
-    waiting = [("", network)]
-    for num_modules, (prefix, module) in enumerate(_taken(waiting)):
-        if max(num_modules, len(state)) > _MOST_TENSORS:
-            raise ValueError("a network without end")
-        passing = module.state.get("_non_persistent_buffers_set")
-        left_out = {name for name in passing if isinstance(name, str)} if isinstance(passing, list) else set()
-        for part in ("_parameters", "_buffers"):
-            for name, value in module.state[part].items():
-                if isinstance(name, str) and value is not None and not (part == "_buffers" and name in left_out):
-                    state[prefix + name] = value
-        children = [(f"{prefix}{name}.", child) for name, child in module.state["_modules"].items()]
-        waiting += [(name, child) for name, child in reversed(children) if _is_network(child)]
-    return state
-
-
-def _taken(waiting: list[tuple[str, Inert]]) -> Iterator[tuple[str, Inert]]:
-    while waiting:
-        yield waiting.pop()
 
 
 def branches(tree: Mapping[Any, Any]) -> list[tuple[str, Mapping[Any, Any]]]:
@@ -81,6 +48,6 @@ def branches(tree: Mapping[Any, Any]) -> list[tuple[str, Mapping[Any, Any]]]:
     return found
 
 
-def tensors_in(branch: Mapping[Any, Any]) -> dict[str, Any]:
+def tensors_in(branch: Mapping[Any, Any]) -> dict[str, torch.Tensor | NotPlain]:
     """The tensors of a dict by name, those that are more than numbers included."""
     return {k: v for k, v in branch.items() if isinstance(k, str) and isinstance(v, torch.Tensor | NotPlain)}

@@ -26,7 +26,7 @@ _OTHER_FORMATS = {
 # By the class of the object that a pickle holds.
 _OBJECTS = {
     "fastai.": "what fastai's learn.export() writes, the learner with its code: save learn.model.state_dict()",
-    "transformers.training_args": "the settings of transformers' trainer; the weights are in model.safetensors beside it",
+    "transformers.training_args": "settings of transformers' trainer; the weights are in model.safetensors beside it",
     "trl.": "the settings of a trainer; the weights are in model.safetensors beside it",
     "torch.fx.": "a traced network, which is built by running code: save its state dict",
     "torch.optim.": "an optimizer, not a network",

@@ -4,12 +4,11 @@ A pickle is a program. Python's own machine imports what the program names and c
 stays a name, and what would be called becomes an :class:`Inert` object that remembers the name, the arguments and what
 was put into it. The only calls are those to the caller's builders, by exact name: the functions that make tensors.
 
-How it was attacked: pickles that name ``posix.system``, ``builtins.eval``, ``getattr`` chains and dotted names; that call
-an inert object, or the result of a call; that build state into names, builders and tensors, ``__class__``, ``__dict__``
-and ``__setstate__`` among it; dicts that replace ``get`` or ``items``; inert objects as the storage, size or stride of a
-tensor; tensors beyond their storage or expanded from one number to terabytes; memo indices and lengths of 4 GB; tuples
-doubled a hundred times and used as keys; networks that contain themselves. None imported, called or allocated anything:
-each ends as inert data or in an error.
+How it was attacked: with pickles that name functions which run programs, chains of ``getattr``, and dotted names; that
+call an inert object, or the result of a call; that build state into names, builders and tensors; with inert objects as
+the storage, size or stride of a tensor; tensors beyond their storage, or expanded from one number to terabytes; indices
+and lengths of 4 GB; tuples that are doubled a hundred times and used as keys. None imported, called or allocated
+anything: each ends as inert data or in an error.
 """
 
 from __future__ import annotations
@@ -77,11 +76,9 @@ class Fields(dict[Any, Any]):
 
     Attributes:
         metadata: What a state dict says of its modules; None without.
-        network: The class of the network that it was made of; empty for a state dict.
     """
 
     metadata: Any = None
-    network: str = ""
 
 
 Builders = Mapping[str, Callable[..., object]]
@@ -222,8 +219,8 @@ class Machine:
         "READONLY_BUFFER": lambda _self, _arg: None,
         "NEXT_BUFFER": lambda self, _arg: self._push(None),
         "NONE": lambda self, _arg: self._push(None),
-        "NEWTRUE": lambda self, _arg: self._push(True),  # noqa: FBT003 - the value itself
-        "NEWFALSE": lambda self, _arg: self._push(False),  # noqa: FBT003 - the value itself
+        "NEWTRUE": lambda self, _arg: self._push(True),
+        "NEWFALSE": lambda self, _arg: self._push(False),
         "EMPTY_TUPLE": lambda self, _arg: self._push(()),
         "EMPTY_LIST": lambda self, _arg: self._push([]),
         "EMPTY_SET": lambda self, _arg: self._push([]),  # a set's members are kept in order, and never hashed

@@ -1,8 +1,4 @@
-"""Checkpoints: read as data only, from all common formats.
-
-Only tensors are built. Objects of any other class, arguments, settings, numpy numbers, paths, whole networks, become
-inert data (:mod:`pipeline.checkpoints.pickles`): no class is imported, no function called.
-"""
+"""Checkpoints: read as data only, from all common formats."""
 
 from __future__ import annotations
 
@@ -15,11 +11,13 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from pipeline.checkpoints.branches import as_dict
+from pipeline.checkpoints.branches import as_dict, branches, is_network
 from pipeline.checkpoints.containers import TorchScriptError, load_torch_file
 from pipeline.checkpoints.kinds import explain_bytes, explain_object
-from pipeline.checkpoints.pickles import CodeInPickleError, Inert
+from pipeline.checkpoints.pickles import CodeInPickleError, Inert, MalformedPickleError
 from pipeline.errors import WeightsError
+
+_DAMAGES = (MalformedPickleError, zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, NotImplementedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +26,47 @@ class Checkpoint:
 
     Attributes:
         uri: Where it came from.
-        tree: Its content: tensors, or dicts of them, by name. Objects of other classes are ``pickles.Inert``.
+        tree: Its content: tensors, or dicts of them, by name.
         metadata: What safetensors files say of themselves.
     """
 
     uri: str
-    tree: Mapping[str, Any]
+    tree: Mapping[Any, Any]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_checkpoint(uri: str, data: bytes) -> Checkpoint:
-    """Read a file of weights.
+    """Read a file of weights. No code in it is run: of a pickle only tensors are built, all else stays data.
 
     Args:
-        uri: Where it came from; ``.safetensors`` is read as that, all others as files of ``torch.save``.
-        data: Its bytes. Tensors may be views of them: neither is changed afterwards.
+        uri: Where it came from; ``.safetensors`` is read as that, all others as what ``torch.save`` writes.
+        data: Its bytes, which the tensors share.
 
     Raises:
-        WeightsError: It is damaged, needs code to be read, or holds nothing by name.
+        WeightsError: It is damaged, of another kind, holds no tensors by name, or a network that only code can build.
     """
-    if what := explain_bytes(uri, data):
-        raise WeightsError(f"{uri}: is {what}")
     if uri.endswith(".safetensors"):
         return Checkpoint(uri, _load_safetensors(uri, data), _safetensors_metadata(data))
-    return Checkpoint(uri, _load_pickle(uri, data))
+    if what := explain_bytes(uri, data):
+        raise WeightsError(f"{uri}: {what}")
+    loaded = _load_pickle(uri, data)
+    tree = as_dict(loaded)
+    if tree is None:
+        if isinstance(loaded, Inert):
+            what = explain_object(loaded) or _explain_code(loaded)
+            raise WeightsError(f"{uri}: {what}")
+        raise WeightsError(f"{uri}: holds a {type(loaded).__name__}, not a state dict")
+    return Checkpoint(uri, tree)
+
+
+def networks_in(tree: Mapping[Any, Any]) -> list[str]:
+    """Classes of the whole networks in a checkpoint, by the paths where they lie: their tensors are not looked for."""
+    values = (value for _, branch in branches(tree) for value in branch.values())
+    return [str(value.name) for value in values if isinstance(value, Inert) and is_network(value)]
+
+
+def _explain_code(value: Inert) -> str:
+    return f"refused, because it is a pickle that carries code ({value.name}); save the state dict alone"
 
 
 def _safetensors_metadata(data: bytes) -> dict[str, str]:
@@ -69,24 +84,14 @@ def _load_safetensors(uri: str, data: bytes) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _load_pickle(uri: str, data: bytes) -> Mapping[str, Any]:
+def _load_pickle(uri: str, data: bytes) -> object:
     try:
-        loaded = load_torch_file(data)
-        tree = as_dict(loaded)
-    except CodeInPickleError as error:
-        raise WeightsError(
-            f"{uri}: refused, because it is a pickle that carries code ({error}); save the state dict alone"
-        ) from error
+        loaded: object = load_torch_file(data)
     except TorchScriptError as error:
         raise WeightsError(f"{uri}: refused: TorchScript carries code; save its state dict alone") from error
-    except (ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zipfile.LargeZipFile, OSError) as error:
+    except CodeInPickleError as error:
+        what = f"a pickle that carries code ({error})"
+        raise WeightsError(f"{uri}: refused, because it is {what}; save the state dict alone") from error
+    except _DAMAGES as error:
         raise WeightsError(f"{uri}: damaged, or no checkpoint ({type(error).__name__})") from error
-    if tree is not None:
-        return tree
-    if isinstance(loaded, Inert):
-        if what := explain_object(loaded):
-            raise WeightsError(f"{uri}: is {what}")
-        raise WeightsError(
-            f"{uri}: refused, because it is a pickle that carries code ({loaded.name}); save the state dict alone"
-        )
-    raise WeightsError(f"{uri}: holds a {type(loaded).__name__}, not a state dict")
+    return loaded

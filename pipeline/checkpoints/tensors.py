@@ -119,7 +119,7 @@ def _ordered_dict(pairs: object = ()) -> Fields:
     """An ordered dict; Python 2 gives its items as an argument."""
     made = Fields()
     for pair in pairs if isinstance(pairs, list) else ():
-        if isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str):  # noqa: PLR2004 - a pair
+        if isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str):
             made[pair[0]] = pair[1]
     return made
 
@@ -171,7 +171,7 @@ def _tensor_v3(*args: Any) -> object:  # noqa: ANN401 - as above, with the type 
 def _tensor_of_class(function: object, cls: object, args: object, state: object) -> object:
     """A tensor of a subclass: its numbers, where the class is only a label on them."""
     args = args if isinstance(args, tuple) else ()
-    shape = args[2] if len(args) > 2 else None  # noqa: PLR2004 - class, type, shape
+    shape = args[2] if len(args) > 2 else None
     if str(function) != _WRAPPER:
         build = _LABELLED.get(str(function))
         tensor = build(*args) if build else NotPlain(f"a {cls}")

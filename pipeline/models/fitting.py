@@ -68,6 +68,10 @@ def tell_fit(wanted: Wanted) -> Fits:
     roots = list(anatomy.roots) or [anatomy.head]
 
     def fits(state: State) -> bool:
+        if any(all(key in state for key in anatomy.body(root)) for root in roots):
+            return True
+        if len(state) < len(anatomy.shapes) / 2:
+            return False
         converted = _convert_names(wanted.architecture, wanted.input_px, state)
         return any(all(key in converted for key in anatomy.body(root)) for root in roots)
 
