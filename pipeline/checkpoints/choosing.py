@@ -20,12 +20,13 @@ from pipeline.errors import WeightsError
 
 # Keys that hold averaged weights, as trainers call them, and what Lightning calls the raw ones beside an average.
 _AVERAGED = re.compile(r"(^|[._])ema($|[._])|(^|\.)(averaged|avg|swa)_", re.IGNORECASE)
+_RAW_BESIDE_AVERAGE = re.compile(r"(^|\.)online_model$")  # of ema_pytorch, which keeps both under one key
 _LIGHTNING_RAW, _LIGHTNING_AVERAGE = "current_model_state", "state_dict"
 _USUAL_KEYS = ("state_dict", "model", "model_state_dict", "")  # where tensors are expected, without a word
 _USUAL_PREFIXES = re.compile(r"(module\.|model\.)*")
-# What wrappers insert anywhere into names, and what profilers add to a network.
+# What wrappers insert anywhere into names, and what profilers and averages add to a network.
 _INSERTED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_COUNTERS = re.compile(r"(?<![^.])total_(ops|params)$")
+_COUNTERS = re.compile(r"(?<![^.])(total_ops|total_params|n_averaged)$")
 _DEEPEST_PREFIX = 4
 _NAMES_SHOWN = 4
 
@@ -161,7 +162,9 @@ def _prefer(uri: str, fitting: Sequence[_Candidate], ema: bool | None) -> tuple[
     by_lightning = any(one.key == _LIGHTNING_RAW for one in fitting)
 
     def is_average(one: _Candidate) -> bool:
-        return one.key == _LIGHTNING_AVERAGE if by_lightning else _AVERAGED.search(one.place) is not None
+        if by_lightning:
+            return one.key == _LIGHTNING_AVERAGE
+        return _AVERAGED.search(one.place) is not None and not _RAW_BESIDE_AVERAGE.search(one.place)
 
     averaged, raw = [one for one in fitting if is_average(one)], [one for one in fitting if not is_average(one)]
     if ema and not averaged:
@@ -176,8 +179,8 @@ def _prefer(uri: str, fitting: Sequence[_Candidate], ema: bool | None) -> tuple[
     chosen = left[0]
     if ema is not None or not averaged or not raw:
         return chosen, ""
-    tool = ", as Lightning's weight averaging stores them there" if by_lightning else ", as timm's loader takes them"
-    return chosen, f"its averaged weights are taken ({chosen.place}{tool}); FILE?ema=false takes the raw ones"
+    where = chosen.place + (", where Lightning's weight averaging puts them" if by_lightning else "")
+    return chosen, f"its averaged weights are taken ({where}); FILE?ema=false takes the raw ones"
 
 
 def _are_equal(candidates: Sequence[_Candidate]) -> bool:

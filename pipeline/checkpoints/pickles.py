@@ -169,7 +169,8 @@ class Machine:
     def _name(self, module: object, name: object) -> Name:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise TypeError("a name is text")
-        runs = module in {"builtins", "__builtin__"} and name in _RUNS
+        module = "builtins" if module == "__builtin__" else module  # as Python 2 called it
+        runs = module == "builtins" and name in _RUNS
         if module in _SHELLS or runs or (module == "os" and name.startswith(_OS_RUNS)):
             raise CodeInPickleError(f"{module}.{name}")
         return Name(module, name)

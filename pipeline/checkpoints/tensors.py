@@ -179,14 +179,19 @@ def _tensor_of_class(function: object, cls: object, args: object, state: object)
         return tensor if numbers or str(cls).startswith("torch.") else NotPlain(f"a {cls}")
     if not str(cls).startswith("torch.distributed.") or not str(cls).endswith("DTensor"):
         return NotPlain(f"a {cls}", _rank(args, 2))
-    return _whole_dtensor(state if isinstance(state, dict) else {}, shape)
+    return _whole_dtensor(_fields(state), shape)
+
+
+def _fields(state: object) -> Mapping[str, Any]:
+    """The attributes of an object: a dict, or a pair of one and of those in its slots."""
+    parts = state if isinstance(state, tuple) else (state,)
+    return {name: value for part in parts if isinstance(part, dict) for name, value in part.items()}
 
 
 def _whole_dtensor(state: Mapping[str, Any], shape: object) -> object:
     """A distributed tensor whose part in this file is all of it."""
     local = state.get("_local_tensor")
-    layout = getattr(state.get("_spec"), "state", None)
-    placements = layout.get("placements") if isinstance(layout, dict) else None
+    placements = _fields(getattr(state.get("_spec"), "state", None)).get("placements")
     partial = not isinstance(placements, tuple) or any("Partial" in str(getattr(p, "name", "")) for p in placements)
     if isinstance(local, torch.Tensor) and tuple(local.shape) == shape and not partial:
         return local

@@ -67,13 +67,17 @@ def tell_fit(wanted: Wanted) -> Fits:
     anatomy = wanted.anatomy
     roots = list(anatomy.roots) or [anatomy.head]
 
+    def has_all(state: State, root: str) -> bool:
+        heads = (key.startswith(f"{root}.") and key.endswith("weight") for key in state)
+        return all(key in state for key in anatomy.body(root)) and any(heads)
+
     def fits(state: State) -> bool:
-        if any(all(key in state for key in anatomy.body(root)) for root in roots):
+        if any(has_all(state, root) for root in roots):
             return True
         if len(state) < len(anatomy.shapes) / 2:
             return False
         converted = _convert_names(wanted.architecture, wanted.input_px, state)
-        return any(all(key in converted for key in anatomy.body(root)) for root in roots)
+        return any(has_all(converted, root) for root in roots)
 
     return fits
 
