@@ -119,9 +119,8 @@ def test_several_networks_are_listed_and_one_can_be_named():
     ):
         choose(both)
     assert is_seed(choose(both, key="teacher"), 1)
-    nested = {
-        "state_dict": {f"{side}.{name}": value for side in "ab" for name, value in network("ab".index(side)).items()}
-    }
+    sides = {"a": network(0), "b": network(1)}
+    nested = {"state_dict": {f"{side}.{name}": value for side in sides for name, value in sides[side].items()}}
     assert is_seed(choose(nested, key="state_dict.b"), 1)
     with pytest.raises(WeightsError, match=r"has no tensors under the key 'c'; there are "):
         choose(nested, key="c")
