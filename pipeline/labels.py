@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.text import fmt
 from pipeline.text.safe import printable
 
 IMAGENET_CLASSES = 1000
@@ -66,31 +65,6 @@ def parse_names(text: str, source: str) -> tuple[str, ...]:
     if not names:
         raise InputError(f"--labels {source}: no class names in it")
     return tuple(names)
-
-
-def names_for(num_classes: int, given: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Choose the names of an ensemble's classes.
-
-    Args:
-        num_classes: Number of classes.
-        given: Names of ``--labels``, if any.
-
-    Returns:
-        The given names; else ImageNet's for 1,000 classes; else the indices as text.
-
-    Raises:
-        InputError: The number of given names is not the number of classes.
-    """
-    if given is not None:
-        if len(given) != num_classes:
-            raise InputError(
-                f"--labels has {fmt.plural(len(given), 'name')}, but the models have "
-                f"{fmt.plural(num_classes, 'class', 'classes')}"
-            )
-        return given
-    if num_classes == IMAGENET_CLASSES:
-        return imagenet_names()
-    return tuple(str(index) for index in range(num_classes))
 
 
 def no_class_text(names: Sequence[str]) -> str:

@@ -45,6 +45,7 @@ class Reason(StrEnum):
     TRUNCATED_IMAGE = "truncated_image"
     TOO_LARGE = "too_large"
     DECODER_CRASHED = "decoder_crashed"
+    NOT_FINITE = "not_finite"
     SHARD_TRUNCATED = "shard_truncated"
     SHARD_CORRUPT = "shard_corrupt"
     SHARD_MISSING = "shard_missing"
@@ -61,6 +62,7 @@ REASON_MEANINGS: Mapping[Reason, str] = {
     Reason.TRUNCATED_IMAGE: "it ends before its last pixel",
     Reason.TOO_LARGE: "more pixels or bytes than the limit",
     Reason.DECODER_CRASHED: "the process that decoded it died or hung",
+    Reason.NOT_FINITE: "a network gave no finite numbers for it, in fp32 either",
     Reason.SHARD_TRUNCATED: "the tar is cut short, or its end marker is missing",
     Reason.SHARD_CORRUPT: "a range of the tar is damaged; reading goes on behind it",
     Reason.SHARD_MISSING: "the shard is gone; the next run tries it again",

@@ -8,8 +8,8 @@ LOADED = """
 import json, sys
 from pipeline.commands.label import label
 from pipeline.models.catalog import find
-from pipeline.models.networks import empty_network
-empty_network(find("squeezenet1_1"), 10, 224)
+from pipeline.models.networks import NetworkShape, empty_network
+empty_network(NetworkShape(find("squeezenet1_1"), 10, 224))
 before = [name for name in sys.modules if name.startswith("torch._dynamo") or name == "sympy"]
 import torch
 from torchvision import tv_tensors

@@ -1,21 +1,37 @@
-"""Which of the tensors in a checkpoint are the network's."""
+"""Which of the tensors in a checkpoint are the network's: under which key of the file, behind which prefix."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pipeline.checkpoints.reading import Checkpoint
-from pipeline.checkpoints.state import State, make_state
+from pipeline.checkpoints.branches import branches, tensors_in
+from pipeline.checkpoints.kinds import explain_tensors
+from pipeline.checkpoints.pickles import Inert
+from pipeline.checkpoints.reading import Checkpoint, networks_in
+from pipeline.checkpoints.state import State, make_state, plain_name
+from pipeline.checkpoints.tensors import NotPlain
 from pipeline.errors import WeightsError
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+# Keys that hold averaged weights, as trainers call them, and what Lightning calls the raw ones beside an average.
+_AVERAGED = re.compile(r"(^|[._])ema($|[._])|(^|\.)(averaged|avg|swa)_", re.IGNORECASE)
+_RAW_BESIDE_AVERAGE = re.compile(r"(^|\.)online_model$")  # of ema_pytorch, which keeps both under one key
+_LIGHTNING_RAW, _LIGHTNING_AVERAGE = "current_model_state", "state_dict"
+_USUAL_KEYS = ("state_dict", "model", "model_state_dict", "")  # where tensors are expected, without a word
+_USUAL_PREFIXES = re.compile(r"(module\.|model\.)*")
+# What wrappers insert anywhere into names, and what profilers and averages add to a network.
+_INSERTED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_COUNTERS = re.compile(r"(?<![^.])(total_ops|total_params|n_averaged)$")
+_DEEPEST_PREFIX = 4
+_NAMES_SHOWN = 4
 
 Fits = Callable[[State], bool]  # whether tensors are those of the requested architecture, whatever its head
+Tensors = Mapping[str, torch.Tensor | NotPlain]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,40 +49,194 @@ class ChosenState:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """Tensors that may be the network's.
+
+    Attributes:
+        key: Of the dict in the file; empty for the file itself.
+        prefix: Of their names there, with a full stop at its end.
+        tensors: By their names without it.
+        others: Names of the tensors beside them.
+        versions: Of the modules.
+    """
+
+    key: str
+    prefix: str
+    tensors: Tensors
+    others: Sequence[str]
+    versions: Mapping[str, dict[str, Any]]
+
+    @property
+    def place(self) -> str:
+        """Where they lie, as ``?key=`` takes it."""
+        return ".".join(part for part in (self.key, self.prefix.rstrip(".")) if part)
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether anybody would look for a network there."""
+        return self.key in _USUAL_KEYS and _USUAL_PREFIXES.fullmatch(self.prefix) is not None
+
+
 def choose_state(checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, ema: bool | None = None) -> ChosenState:
     """Find the tensors of a network in a checkpoint.
 
     Args:
         checkpoint: The file.
         fits: Tells whether tensors are those of the requested architecture.
-        key: The wrapper to take, as requested; None to find it.
+        key: Where to take them from, as requested: the key of a dict, and maybe a prefix of names; None to find them.
         ema: Whether to take averaged weights; None for those that the file's own tool would take.
 
     Raises:
         WeightsError: There are none, several fit equally well, or they cannot be weights.
     """
-    loaded: Any = checkpoint.tree
-    chosen = ""
-    for wrapper in _WRAPPERS:
-        if isinstance(inner := loaded.get(wrapper), dict):
-            loaded, chosen = inner, wrapper
-            break
-    tensors = {key: value for key, value in loaded.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise WeightsError(f"{checkpoint.uri}: holds no tensors")
-    versions = _versions(getattr(loaded, "_metadata", None))
-    while prefix := next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in tensors)), None):
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-        versions = {key.removeprefix(prefix) if key + "." != prefix else "": value for key, value in versions.items()}
-    return ChosenState(make_state(checkpoint.uri, tensors, versions), chosen)
+    uri = checkpoint.uri
+    everything = list(_candidates(checkpoint.tree))
+    if not everything:
+        raise WeightsError(f"{uri}: {_explain_none(checkpoint)}")
+    fitting = [candidate for candidate in everything if fits(_as_state(candidate.tensors))]
+    if key is not None:
+        fitting = [one for one in fitting or everything if key in {one.place, one.key}]
+        if not fitting:
+            places = dict.fromkeys(one.place or one.key for one in everything if one.place or one.key)
+            raise WeightsError(f"{uri}: has no tensors under the key {key!r}; there are {_few(list(places)) or 'none'}")
+        # a prefix is taken along where only one fits, or where it is named
+        fitting = [one for one in fitting if one.place == key] or fitting
+    chosen, note = _prefer(uri, fitting or [_most_likely(uri, checkpoint, everything)], ema)
+    notes = [note] if note else []
+    if not chosen.is_usual and not note:
+        notes.append(f"its weights are those under {chosen.place}")
+    if chosen.others and fitting:
+        notes.append(f"passed over beside its weights: {_few(chosen.others)}")
+    return ChosenState(make_state(uri, chosen.tensors, chosen.versions), chosen.place, tuple(notes))
+
+
+def _candidates(tree: Mapping[Any, Any]) -> Iterator[_Candidate]:
+    """The dicts of tensors in a file, each behind each prefix that some of its names have."""
+    for key, branch in branches(tree):
+        tensors = {
+            plain_name(_INSERTED.sub("", name)): value
+            for name, value in tensors_in(branch).items()
+            if not _COUNTERS.search(name)
+        }
+        if not tensors:
+            continue
+        versions = _versions(getattr(branch, "metadata", None))
+        for prefix in _prefixes(tensors):
+            inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            others = [name for name in tensors if not name.startswith(prefix)]
+            own = {
+                name.removeprefix(prefix) if name + "." != prefix else "": version
+                for name, version in versions.items()
+                if f"{name}.".startswith(prefix)
+            }
+            yield _Candidate(key, prefix, inside, others, own)
+
+
+def _prefixes(tensors: Tensors) -> list[str]:
+    """The beginnings of names that a whole network may lie behind: none, and those of many tensors."""
+    counts: dict[str, int] = {"": len(tensors)}
+    for name in tensors:
+        parts = name.split(".")[:-1][:_DEEPEST_PREFIX]
+        for prefix in itertools.accumulate(parts, lambda before, part: f"{before}.{part}"):
+            counts[f"{prefix}."] = counts.get(f"{prefix}.", 0) + 1
+    return [prefix for prefix, count in counts.items() if not prefix or 3 * count >= len(tensors)]
+
+
+def _as_state(tensors: Tensors) -> State:
+    """Tensors as they come, to look at their names and shapes."""
+    state = State({name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)})
+    state._metadata = {}
+    return state
+
+
+def _prefer(uri: str, fitting: Sequence[_Candidate], ema: bool | None) -> tuple[_Candidate, str]:
+    """Choose between weights that all fit: the averaged ones, unless the raw ones are asked for.
+
+    Returns:
+        The choice, and a note on it; empty if there was none.
+
+    Raises:
+        WeightsError: There is more than one choice.
+    """
+    by_lightning = any(one.key == _LIGHTNING_RAW for one in fitting)
+
+    def is_average(one: _Candidate) -> bool:
+        if by_lightning:
+            return one.key == _LIGHTNING_AVERAGE
+        return _AVERAGED.search(one.place) is not None and not _RAW_BESIDE_AVERAGE.search(one.place)
+
+    averaged, raw = [one for one in fitting if is_average(one)], [one for one in fitting if not is_average(one)]
+    if ema and not averaged:
+        raise WeightsError(f"{uri}: ema=true, but it has no averaged weights, only {_few(_places(raw))}")
+    if ema is False and not raw:
+        raise WeightsError(f"{uri}: ema=false, but it has no raw weights, only {_few(_places(averaged))}")
+    left = raw if ema is False or not averaged else averaged
+    if len(left) > 1 and not _are_equal(left):
+        raise WeightsError(
+            f"{uri}: {len(left)} networks in it fit, under {_few(_places(left))}: say which, FILE?key={left[0].place}"
+        )
+    chosen = left[0]
+    if ema is not None or not averaged or not raw:
+        return chosen, ""
+    where = chosen.place + (", where Lightning's weight averaging puts them" if by_lightning else "")
+    return chosen, f"its averaged weights are taken ({where}); FILE?ema=false takes the raw ones"
+
+
+def _are_equal(candidates: Sequence[_Candidate]) -> bool:
+    """Whether all hold the same numbers under the same names."""
+    first, *others = candidates
+    return all(
+        one.tensors.keys() == first.tensors.keys()
+        and all(_is_equal(value, one.tensors[name]) for name, value in first.tensors.items())
+        for one in others
+    )
+
+
+def _is_equal(one: object, other: object) -> bool:
+    return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(one, other)
+
+
+def _most_likely(uri: str, checkpoint: Checkpoint, everything: Sequence[_Candidate]) -> _Candidate:
+    """Where nothing fits: the tensors that a message should speak of, behind the prefix that all of them have.
+
+    Raises:
+        WeightsError: It is known what the file is instead.
+    """
+    if what := explain_tensors(uri, branches(checkpoint.tree)):
+        raise WeightsError(f"{uri}: {what}")
+    keys = {one.key for one in everything}
+    largest = max(everything, key=lambda one: len(one.tensors)).key
+    key = next((place for place in _USUAL_KEYS if place in keys), largest)
+    usual = (one for one in everything if one.key == key and not one.others and _USUAL_PREFIXES.fullmatch(one.prefix))
+    return max(usual, key=lambda one: len(one.prefix))
+
+
+def _explain_none(checkpoint: Checkpoint) -> str:
+    """Why a file has no tensors by name."""
+    if networks := networks_in(checkpoint.tree):
+        return f"refused, because its network is a pickle that carries code ({networks[0]}); save the state dict alone"
+    if what := explain_tensors(checkpoint.uri, branches(checkpoint.tree)):
+        return what
+    names = [str(key) for key in checkpoint.tree]
+    return f"holds no tensors, only {_few(names)}" if names else "holds no tensors"
+
+
+def _places(candidates: Sequence[_Candidate]) -> list[str]:
+    return [one.place or "the file itself" for one in candidates]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
 
 
 def _versions(metadata: object) -> dict[str, dict[str, Any]]:
     """Module versions of a state dict, without anything else in its metadata."""
-    if not isinstance(metadata, Mapping):
+    fields = metadata.items if isinstance(metadata, Inert) else metadata
+    if not isinstance(fields, Mapping):
         return {}
     return {
         key: {"version": entry["version"]}
-        for key, entry in metadata.items()
+        for key, entry in fields.items()
         if isinstance(key, str) and isinstance(entry, Mapping) and isinstance(entry.get("version"), int)
     }

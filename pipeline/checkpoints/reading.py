@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
-import re
-import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +11,13 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from pipeline.checkpoints.branches import as_dict, branches, is_network
+from pipeline.checkpoints.containers import TorchScriptError, load_torch_file
+from pipeline.checkpoints.kinds import explain_bytes, explain_object
+from pipeline.checkpoints.pickles import CodeInPickleError, Inert, MalformedPickleError
 from pipeline.errors import WeightsError
 
-_NAMED_CODE = re.compile(r"GLOBAL (\S+)")
-_PICKLE_MAGIC = b"\x80"
+_DAMAGES = (MalformedPickleError, zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, NotImplementedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +31,42 @@ class Checkpoint:
     """
 
     uri: str
-    tree: Mapping[str, Any]
+    tree: Mapping[Any, Any]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_checkpoint(uri: str, data: bytes) -> Checkpoint:
-    """Read a file of weights.
+    """Read a file of weights. No code in it is run: of a pickle only tensors are built, all else stays data.
 
     Args:
-        uri: Where it came from; ``.safetensors`` is read as that, all others by ``torch.load``.
-        data: Its bytes.
+        uri: Where it came from; ``.safetensors`` is read as that, all others as what ``torch.save`` writes.
+        data: Its bytes, which the tensors share.
 
     Raises:
-        WeightsError: It is damaged, contains code, or holds no tensors by name.
+        WeightsError: It is damaged, of another kind, holds no tensors by name, or a network that only code can build.
     """
     if uri.endswith(".safetensors"):
         return Checkpoint(uri, _load_safetensors(uri, data), _safetensors_metadata(data))
+    if what := explain_bytes(uri, data):
+        raise WeightsError(f"{uri}: {what}")
     loaded = _load_pickle(uri, data)
-    if not isinstance(loaded, dict):
+    tree = as_dict(loaded)
+    if tree is None:
+        if isinstance(loaded, Inert):
+            what = explain_object(loaded) or _explain_code(loaded)
+            raise WeightsError(f"{uri}: {what}")
         raise WeightsError(f"{uri}: holds a {type(loaded).__name__}, not a state dict")
-    return Checkpoint(uri, loaded)
+    return Checkpoint(uri, tree)
+
+
+def networks_in(tree: Mapping[Any, Any]) -> list[str]:
+    """Classes of the whole networks in a checkpoint, by the paths where they lie: their tensors are not looked for."""
+    values = (value for _, branch in branches(tree) for value in branch.values())
+    return [str(value.name) for value in values if isinstance(value, Inert) and is_network(value)]
+
+
+def _explain_code(value: Inert) -> str:
+    return f"refused, because it is a pickle that carries code ({value.name}); save the state dict alone"
 
 
 def _safetensors_metadata(data: bytes) -> dict[str, str]:
@@ -70,19 +86,12 @@ def _load_safetensors(uri: str, data: bytes) -> dict[str, torch.Tensor]:
 
 def _load_pickle(uri: str, data: bytes) -> object:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of is refused below
-            loaded: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if named := _NAMED_CODE.search(str(error)):
-            what = f"a pickle that carries code ({named.group(1)})"
-        elif data.startswith(_PICKLE_MAGIC):
-            what = "a pickle that torch.save did not write, which may carry code"
-        else:
-            raise WeightsError(f"{uri}: damaged, or no checkpoint") from error
+        loaded: object = load_torch_file(data)
+    except TorchScriptError as error:
+        raise WeightsError(f"{uri}: refused: TorchScript carries code; save its state dict alone") from error
+    except CodeInPickleError as error:
+        what = f"a pickle that carries code ({error})"
         raise WeightsError(f"{uri}: refused, because it is {what}; save the state dict alone") from error
-    except Exception as error:  # RuntimeError, ValueError, EOFError, KeyError, UnicodeDecodeError, ...
-        if "TorchScript" in str(error):
-            raise WeightsError(f"{uri}: refused: TorchScript carries code; save its state dict alone") from error
+    except _DAMAGES as error:
         raise WeightsError(f"{uri}: damaged, or no checkpoint ({type(error).__name__})") from error
     return loaded

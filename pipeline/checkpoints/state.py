@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pipeline.checkpoints.tensors import NotPlain
 from pipeline.errors import WeightsError
 
 # Auxiliary heads of GoogLeNet and Inception v3.
@@ -27,7 +28,14 @@ class State(OrderedDict[str, torch.Tensor]):
     _metadata: dict[str, dict[str, Any]]
 
 
-def make_state(uri: str, tensors: Mapping[str, torch.Tensor], versions: Mapping[str, dict[str, Any]]) -> State:
+def plain_name(name: str) -> str:
+    """The name that today's code has for a tensor."""
+    return _DENSENET_KEY.sub(r"\1\2", name)
+
+
+def make_state(
+    uri: str, tensors: Mapping[str, torch.Tensor | NotPlain], versions: Mapping[str, dict[str, Any]]
+) -> State:
     """Check tensors, and leave out those that only training needs.
 
     Args:
@@ -42,15 +50,23 @@ def make_state(uri: str, tensors: Mapping[str, torch.Tensor], versions: Mapping[
     for key, value in tensors.items():
         if _TRAINING_ONLY_KEYS.match(key):
             continue
-        if odd := _oddity(value):
+        odd = value.kind if isinstance(value, NotPlain) else _oddity(value)
+        if odd or isinstance(value, NotPlain):
             raise WeightsError(f"{uri}: {key} is {odd}, and weights are plain numbers; save the network's state dict")
         if value.is_floating_point():
             value = value.float()
-            if value.isnan().any():
-                raise WeightsError(f"{uri}: {key} holds NaN, so nothing can be classified with it")
-        state[_DENSENET_KEY.sub(r"\1\2", key)] = value
+            if not value.isfinite().all() and (odd := _not_finite(key, value)):
+                raise WeightsError(f"{uri}: {key} holds {odd}, so nothing can be classified with it")
+        state[plain_name(key)] = value
     state._metadata = dict(versions)
     return state
+
+
+def _not_finite(key: str, value: torch.Tensor) -> str | None:
+    """What is not finite in a tensor. A running variance may be infinite: half precision makes that of a large one."""
+    if value.isnan().any():
+        return "NaN"
+    return None if key.endswith("running_var") else "infinite numbers"
 
 
 def _oddity(value: torch.Tensor) -> str | None:

@@ -102,9 +102,8 @@ def run_label(
         fitting = fit_memory(config, members, job, engine)
         config = config.model_copy(update={"batch_size": fitting.batch_size or "auto"})
         run = JobRun(config, job, ledger, storage, engine, shown, begun_at=begun_at)
-        of_members = [f"{member.spec.alias}: {note}" for member in members for note in member.origin.notes]
         notes = (
-            *of_members,
+            *job.notes,
             *inputs.notes,
             *note_added_inputs(earlier, job),
             *([fitting.note] if fitting.note else []),

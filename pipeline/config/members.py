@@ -8,30 +8,18 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.config.member_options import MemberOptions, parse_options
+from pipeline.config.option_types import split_members
 from pipeline.errors import ModelError
 
-_FORM = "[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]"
+_FORM = "[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][?OPTIONS][*FACTOR]"
 _ALIAS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
-
-
-class MemberOptions(BaseModel):
-    """What a SPEC says after a question mark: ``FILE?key=model_ema&transform_input=false``.
-
-    Attributes:
-        key: Where the tensors lie in the file; None to find them.
-        ema: Whether to take averaged weights; None for those that the file's own tool would take.
-        transform_input: Of GoogLeNet and Inception v3: whether they normalise their input to [-1, 1].
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    key: str | None = None
-    ema: bool | None = None
-    transform_input: bool | None = None
+_QUOTED = re.compile(r'(?P<left>[^="]*=)"(?P<path>[^"]+)"(?P<rest>(\?[^"]*)?(\*[^"*]*)?)')
+_OPTIONS = re.compile(r"\?(?=[a-z_]+=)")  # a question mark before anything else belongs to a file's name
 
 
 class MemberRequest(BaseModel):
-    """One requested member: ``[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]``.
+    """One requested member: ``[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][?OPTIONS][*FACTOR]``.
 
     Attributes:
         alias: Name of the member's column.
@@ -39,7 +27,7 @@ class MemberRequest(BaseModel):
         weights: Name of torchvision's weights enum, or None for its default.
         checkpoint: Path or URI of a checkpoint, or None to look one up.
         factor: Weight in the consensus, above 0.
-        options: What is said of the checkpoint.
+        options: What is said of its preprocessing and of its checkpoint.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -58,9 +46,15 @@ class MemberRequest(BaseModel):
         Raises:
             ModelError: It does not follow the grammar.
         """
-        left, equals, checkpoint = text.strip().partition("=")
-        rest, factor = _split_factor(checkpoint or left)
-        left, checkpoint = (left, rest) if checkpoint else (rest, "")
+        if quoted := _QUOTED.fullmatch(text.strip()):  # in quotes, a path may hold every sign of the grammar
+            left, checkpoint, tail = quoted["left"][:-1], quoted["path"], quoted["rest"]
+            equals = "="
+            tail, factor = _split_factor(tail)
+            words = tail.removeprefix("?")
+        else:
+            body, factor = _split_factor(text.strip())
+            body, words = _split_options(body)
+            left, equals, checkpoint = body.partition("=")
         alias, colon, arch = left.rpartition(":")
         arch, at, weights = arch.partition("@")
         if not arch.removeprefix("timm/"):
@@ -79,7 +73,14 @@ class MemberRequest(BaseModel):
         alias = alias or arch.removeprefix("timm/")
         if not _ALIAS.fullmatch(alias):
             raise ModelError(f"model {text!r}: an alias is made of letters, digits, '_', '-' and '.'; not {alias!r}")
-        return cls(alias=alias, arch=arch, weights=weights or None, checkpoint=checkpoint or None, factor=factor)
+        return cls(
+            alias=alias,
+            arch=arch,
+            weights=weights or None,
+            checkpoint=checkpoint or None,
+            factor=factor,
+            options=parse_options(words, text),
+        )
 
 
 def _split_factor(text: str) -> tuple[str, float]:
@@ -91,14 +92,19 @@ def _split_factor(text: str) -> tuple[str, float]:
         return text, 1.0
 
 
+def _split_options(text: str) -> tuple[str, str]:
+    """Split ``?OPTIONS`` off the end."""
+    found = list(_OPTIONS.finditer(text))
+    return (text[: found[-1].start()], text[found[-1].end() :]) if found else (text, "")
+
+
 def parse_members(specs: tuple[str, ...]) -> tuple[MemberRequest, ...]:
-    """Parse all SPECs, comma lists included.
+    """Parse all SPECs, comma lists included; a comma in a path stands in quotes.
 
     Raises:
         ModelError: One is malformed, none is left, or two share an alias.
     """
-    texts = [text for spec in specs for text in spec.split(",") if text.strip()]
-    members = tuple(MemberRequest.parse(text) for text in texts)
+    members = tuple(MemberRequest.parse(text) for text in split_members(specs))
     if not members:
         raise ModelError("no models: give at least one with -m, for example -m resnet50")
     seen: set[str] = set()

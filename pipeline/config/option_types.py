@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
@@ -14,6 +16,27 @@ def _split(value: object) -> object:
         value = value.split(",")
     if isinstance(value, list | tuple):
         return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
+    return () if value is None else value
+
+
+# Commas between members: not those within quotes, before a bare number (?mean=0.5,0.5,0.5), or before the end of a path
+_BETWEEN_MEMBERS = re.compile(
+    r""",(?=(?:[^"]*"[^"]*")*[^"]*$)"""
+    r"""(?!\s*[0-9.]+\s*(?:[,&*]|$))"""
+    r"""(?![^,=]*\.(?:pth|pt|safetensors|bin|ckpt|tar)(?:[?*][^,]*)?(?:,|$))"""
+)
+
+
+def split_members(texts: Iterable[object]) -> tuple[str, ...]:
+    """Split lists of member SPECs at the commas between members."""
+    return tuple(part.strip() for text in texts for part in _BETWEEN_MEMBERS.split(str(text)) if part.strip())
+
+
+def _split_members(value: object) -> object:
+    if isinstance(value, str):
+        value = (value,)
+    if isinstance(value, list | tuple):
+        return split_members(value)
     return () if value is None else value
 
 
@@ -54,6 +77,7 @@ DEFAULT_ROWS_PER_PART = 10_000
 Decoding = Literal["exact", "fast", "gpu"]
 Images = Literal["auto", "all"]
 TextList = Annotated[tuple[str, ...], BeforeValidator(_split), _LIST]
+MemberList = Annotated[tuple[str, ...], BeforeValidator(_split_members), _LIST]
 Text = Annotated[str, BeforeValidator(_path), Field(min_length=1)]
 AutoInt = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_count), _auto_or(1)]
 AutoNumber = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_number), _auto_or(0)]

@@ -22,6 +22,7 @@ from pipeline.config.option_types import (
     Decoding,
     Images,
     InputList,
+    MemberList,
     Text,
     TextList,
     make_paths,
@@ -46,7 +47,7 @@ class EnsembleConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: TextList = DEFAULT_MODELS
+    model: MemberList = DEFAULT_MODELS
     weights_dir: Text | None = None
     labels: Text | None = None
     combine: Literal["mean", "geometric", "vote"] = "mean"

@@ -16,9 +16,8 @@ from pipeline.config.option_types import DEFAULT_ROWS_PER_PART
 from pipeline.config.settings import LabelConfig, StorageConfig, fingerprint
 from pipeline.engines.workload import Engine
 from pipeline.errors import InputError
-from pipeline.job.class_names import given_names
+from pipeline.job.class_names import choose_names, given_names
 from pipeline.job.pooling import choose_pooling
-from pipeline.labels import names_for
 from pipeline.machine import has_bfloat16
 from pipeline.models.consensus import Rule
 from pipeline.models.memory import FittedBatch, WorkerMemory, fit_batch_size
@@ -43,6 +42,7 @@ class Job:
     rule: Rule
     factors: tuple[float, ...]
     temperature: float = 1.0
+    notes: tuple[str, ...] = ()  # on what was chosen
     run: str = field(default_factory=lambda: uuid.uuid4().hex)  # name of this run of it
 
     def weighted(self, specs: Sequence[MemberSpec]) -> tuple[MemberSpec, ...]:
@@ -103,7 +103,7 @@ def describe_job(
     """
     specs = [member.spec for member in members]
     num_classes = check_one_label_space(specs)
-    class_names = names_for(num_classes, given_names(config.labels, storage))
+    class_names, note = choose_names(num_classes, given_names(config.labels, storage), members)
     kept = dict(reused["results"]) if reused is not None else {}
     kept |= {} if earlier is None or config.overwrite else earlier.get("results", {})
     device = _device(config, engine)
@@ -141,6 +141,7 @@ def describe_job(
         **pooling.about,
         "class_names": list(class_names),
         "weights_files": {spec.alias: spec.weights_file for spec in specs},
+        "origins": {member.spec.alias: member.origin.to_dict() for member in members},
         "inputs": merge_inputs([], config.inputs),
         "device": device,
         PART_SIZES: _part_sizes(config, job_fingerprint, earlier, reused),
@@ -151,7 +152,8 @@ def describe_job(
     }
     compiled = bool(config.compile)
     combined = (pooling.rule, pooling.factors, pooling.temperature)
-    return Job(content, job_fingerprint, class_names, device, precision, compiled, rows_per_part, *combined)
+    notes = (*(f"{m.spec.alias}: {text}" for m in members for text in m.origin.notes), *([note] if note else []))
+    return Job(content, job_fingerprint, class_names, device, precision, compiled, rows_per_part, *combined, notes)
 
 
 def _part_sizes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -81,7 +82,8 @@ class ReusingPredictor:
                 place = next(new)
                 own = fresh.members[place]
                 members.append(MemberProbs(own.labels_Bk, own.scores_Bk, own.energy_B, fresh.probs_MBK[place]))
-        return combine_members(config, members)
+        finite_B = None if fresh is None else fresh.finite_B
+        return dataclasses.replace(combine_members(config, members), finite_B=finite_B)
 
 
 def stored_probs(rows: Sequence[StoredRow], alias: str) -> MemberProbs:

@@ -16,17 +16,20 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from pipeline.labeler.chunks import Chunk
 from pipeline.labeler.stored_reader import StoredRow
 from pipeline.labels import ClassResolver
 from pipeline.models.device_queue import BatchResult
 from pipeline.models.ensemble import Predictions
-from pipeline.records import Counted, Item, Omitted, Receipt, Sample, Stage
+from pipeline.records import Counted, Item, Omitted, Reason, Receipt, Sample, Stage
 from pipeline.stages.crop import Batch, BatchPool
 from pipeline.stages.decode import Decoded
 from pipeline.stages.write import Part, Picture, QuarantineRow
 
 STAGES = ("hash", "decode", "resize", "classify")
+_NOT_FINITE = "a member's logits are NaN or infinite"
 
 
 @dataclass(slots=True)
@@ -78,6 +81,7 @@ class ChunkResult:
 
     def gather(self, part: Part, receipt: Receipt) -> None:
         """Append it to the part that it belongs to, and count it."""
+        self._reject_not_finite()
         part.pictures += self.pictures
         part.rejected += self.rejected
         part.truths_not_understood.merge(self.truths_not_understood)
@@ -85,6 +89,19 @@ class ChunkResult:
         if self.predictions is not None:
             part.predictions.append(self.predictions)
         self.count_in(receipt)
+
+    def _reject_not_finite(self) -> None:
+        """Quarantine the pictures that some member has no finite logits for: NaN and infinity have no first class."""
+        predictions = self.predictions
+        if predictions is None or predictions.finite_B is None or predictions.finite_B.all():
+            return
+        finite_B = predictions.finite_B
+        for place in np.flatnonzero(~finite_B):
+            row = QuarantineRow.picture(self.pictures[place], Reason.NOT_FINITE, _NOT_FINITE)
+            behind = (at for at, other in enumerate(self.rejected) if (other.index or -1) > self.pictures[place].index)
+            self.rejected.insert(next(behind, len(self.rejected)), row)
+        self.pictures = [self.pictures[place] for place in np.flatnonzero(finite_B)]
+        self.predictions = predictions.take(np.flatnonzero(finite_B)) if self.pictures else None
 
     def count_in(self, receipt: Receipt) -> None:
         """Count what it holds."""
@@ -128,8 +145,9 @@ class EncodedImage:
         truth = self.piece.task.steps.classes.resolve_cls(sample.cls)
         if truth.text:
             self.piece.result.truths_not_understood.add(truth.text)
+        place = (sample.offset, sample.num_bytes)
         return Picture(
-            sample.index, sample.key, self.sha256, width, height, truth.label, sample.kept, sample.image_field
+            sample.index, sample.key, self.sha256, width, height, truth.label, sample.kept, sample.image_field, *place
         )
 
 

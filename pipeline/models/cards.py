@@ -12,6 +12,7 @@ from pipeline.models.cost import known_cost
 from pipeline.models.families import family_of
 from pipeline.models.known_names import TIMM_PREFIX
 from pipeline.models.locate import AmbiguousWeightsError, Locator
+from pipeline.models.networks import NetworkShape
 
 _HUB_PAGE = "https://huggingface.co/"
 _IMAGENET_CLASSES = 1000
@@ -118,7 +119,7 @@ def _count_missing(architecture: Architecture, entry: PublishedWeights) -> Weigh
     if info.num_params is not None:
         return info
     try:
-        cost = known_cost(architecture, _IMAGENET_CLASSES, entry.recipe.geometry.crop_px)
+        cost = known_cost(NetworkShape(architecture, _IMAGENET_CLASSES, entry.recipe.geometry.crop_px))
     except ModelError:
         return info
     return dataclasses.replace(info, num_params=cost.num_params, gmacs=cost.macs / 1e9)

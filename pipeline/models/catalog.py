@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -89,27 +90,32 @@ class Architecture(PublishesWeights[PublishedWeights]):
         return self.name.removeprefix(TIMM_PREFIX)
 
     @property
+    def transforms_input(self) -> bool:
+        """Whether its networks may normalise their input once more."""
+        return "transform_input" in _BUILD_OPTIONS.get(self.name, {})
+
+    @property
     def _is_timm(self) -> bool:
         return self.name.startswith(TIMM_PREFIX)
 
-    def build(self, num_classes: int, input_px: int | None = None, *, transform_input: bool | None = None) -> nn.Module:
+    def build(
+        self, num_classes: int, input_px: int | None = None, options: Mapping[str, Any] = MappingProxyType({})
+    ) -> nn.Module:
         """Build a network with random weights, in evaluation mode.
 
         Args:
             num_classes: Size of its head.
             input_px: Side of its input, pixels, if the network depends on it (torchvision's ViT); None for the
                 architecture's default.
-            transform_input: Of GoogLeNet and Inception v3: whether they normalise their input to [-1, 1]; None for
-                what their published weights want.
+            options: More arguments of its constructor.
         """
         if self._is_timm:
-            network: nn.Module = timm_package().create_model(self.short_name, pretrained=False, num_classes=num_classes)
+            create = timm_package().create_model
+            network: nn.Module = create(self.short_name, pretrained=False, num_classes=num_classes, **options)
         else:
-            options = _BUILD_OPTIONS.get(self.name, {})
+            options = {**_BUILD_OPTIONS.get(self.name, {}), **options}
             if input_px is not None and self.name.startswith("vit_"):
-                options = {**options, "image_size": input_px}
-            if transform_input is not None:
-                options = {**options, "transform_input": transform_input}
+                options["image_size"] = input_px
             network = tv.get_model(self.name, weights=None, num_classes=num_classes, **options)
         return network.eval()
 

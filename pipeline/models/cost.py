@@ -24,8 +24,7 @@ from torch.utils._pytree import tree_leaves
 from pipeline.errors import ModelError
 from pipeline.machine import cache_folder
 from pipeline.models.cached import MeasurementCache
-from pipeline.models.catalog import Architecture, find
-from pipeline.models.networks import empty_network
+from pipeline.models.networks import NetworkOptions, NetworkShape, empty_network, make_network
 from pipeline.models.weights import MemberSpec
 
 _log = logging.getLogger(__name__)
@@ -50,42 +49,43 @@ class Cost:
 
 
 @functools.cache
-def measure_cost(architecture: Architecture, num_classes: int, input_px: int) -> Cost:
+def measure_cost(shape: NetworkShape) -> Cost:
     """Measure the cost of a network. Networks that do not run on the meta device run on the CPU, which takes seconds.
 
     Batch norms are not folded, as a classifier may do. So the peak is an upper bound.
 
     Args:
-        architecture: The network.
-        num_classes: Size of its head.
-        input_px: Side of its input, pixels.
+        shape: The network.
 
     Raises:
         ModelError: The network cannot compute an image of that size; the message says why.
     """
+    name, input_px = shape.architecture.name, shape.input_px
     try:
-        return _measure(empty_network(architecture, num_classes, input_px).to("meta"), input_px)
+        return _measure(empty_network(shape).to("meta"), input_px)
     except Exception as error:  # noqa: BLE001 - code that uses the values of tensors fails in many ways
-        _log.debug("%s does not run on shapes alone: %s", architecture.name, error)
+        _log.debug("%s does not run on shapes alone: %s", name, error)
     try:
-        return _measure(architecture.build(num_classes, input_px), input_px)
+        return _measure(make_network(shape), input_px)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ModelError(f"{architecture.name} cannot be measured at {input_px} pixels: {reason}") from error
+        raise ModelError(f"{name} cannot be measured at {input_px} pixels: {reason}") from error
 
 
-def known_cost(architecture: Architecture, num_classes: int, input_px: int) -> Cost:
+def known_cost(shape: NetworkShape) -> Cost:
     """Look up the cost of a network in this user's cache, or measure it; to measure torch loads its compiler.
 
     Raises:
         ModelError: The network cannot compute an image of that size.
     """
     cache = MeasurementCache(cache_folder() / "costs.json")
-    key = f"{_versions()}: {architecture.name}, {num_classes} classes, {input_px} px"
+    key = f"{_versions()}: {shape.architecture.name}, {shape.num_classes} classes, {shape.input_px} px"
+    if shape.options != NetworkOptions():
+        key += f", {shape.options}"
     cached = cache.get(key)
     if isinstance(cached, list) and len(cached) == len(fields(Cost)) and all(type(value) is int for value in cached):
         return Cost(*cached)
-    found = measure_cost(architecture, num_classes, input_px)
+    found = measure_cost(shape)
     cache.put(key, astuple(found))
     return found
 
@@ -99,7 +99,7 @@ def _versions() -> str:
 def member_cost(spec: MemberSpec) -> Cost | None:
     """Look up or measure the cost of a member, its head included; None if that fails."""
     try:
-        return known_cost(find(spec.arch), spec.num_classes, spec.recipe.geometry.crop_px)
+        return known_cost(spec.shape)
     except ModelError:
         return None
 

@@ -58,6 +58,7 @@ class Predictions:
     Attributes:
         probs_MBK: float16, (M, B, K), the members' full probabilities as they are stored, at least
             :data:`MIN_STORED_PROB`; None unless they are kept.
+        finite_B: bool, (B,), whether all logits of all members are finite; None where that is known of all images.
     """
 
     labels_Bk: Array
@@ -67,6 +68,23 @@ class Predictions:
     disagreement_B: Array
     members: tuple[MemberPredictions, ...]
     probs_MBK: Array | None = None
+    finite_B: Array | None = None
+
+    def take(self, rows_b: Array) -> Predictions:
+        """Those of some images, by their places in the batch, int64."""
+        members = (
+            MemberPredictions(own.labels_Bk[rows_b], own.scores_Bk[rows_b], own.energy_B[rows_b])
+            for own in self.members
+        )
+        return Predictions(
+            self.labels_Bk[rows_b],
+            self.scores_Bk[rows_b],
+            self.agreement_B[rows_b],
+            self.entropy_B[rows_b],
+            self.disagreement_B[rows_b],
+            tuple(members),
+            None if self.probs_MBK is None else self.probs_MBK[:, rows_b],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +214,8 @@ class Ensemble:
         probs_MBK = torch.stack([logits_BK.softmax(dim=1) for logits_BK in first.logits_MBK])
         pool = combine(probs_MBK, self._factors, self._rule, self._top_k, self._temperature)
         k = pool.labels_Bk.shape[1]
-        columns = [pool.labels_Bk, pool.scores_Bk]
+        finite_B = torch.stack([logits_BK.isfinite().all(dim=1) for logits_BK in first.logits_MBK]).all(dim=0)
+        columns = [finite_B[:, None], pool.labels_Bk, pool.scores_Bk]
         columns += [values_B[:, None] for values_B in (pool.agreement_B, pool.entropy_B, pool.disagreement_B)]
         for probs_BK, logits_BK in zip(probs_MBK, first.logits_MBK, strict=True):
             scores_Bk, labels_Bk = stable_topk(probs_BK, k)
@@ -220,6 +239,7 @@ class Ensemble:
             packed, halves = np.split(packed, [packed.shape[1] - num_members * width], axis=1)
             stored_BMK = halves.copy().view(np.float16).reshape(len(halves), num_members, 2 * width)
             probs_MBK = np.ascontiguousarray(stored_BMK[:, :, :num_classes].swapaxes(0, 1))
+        finite_B, packed = packed[:, 0] != 0, packed[:, 1:]
         k = (packed.shape[1] - 3 - num_members) // (2 + 2 * num_members)
         widths = [k, k, 1, 1, 1, *([k, k, 1] * num_members)]
         columns = np.split(packed, np.cumsum(widths)[:-1], axis=1)
@@ -230,7 +250,7 @@ class Ensemble:
             for at in range(5, len(columns), 3)
         )
         consensus = (labels_Bk.copy(), _as_float32(scores_Bk), agreement_B, entropy_B, disagreement_B)
-        return Predictions(*consensus, members, probs_MBK)
+        return Predictions(*consensus, members, probs_MBK, finite_B)
 
 
 def _as_int32(values: torch.Tensor) -> torch.Tensor:

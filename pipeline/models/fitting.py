@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from pipeline.checkpoints.choosing import Fits
 from pipeline.checkpoints.state import State
-from pipeline.config.members import MemberOptions
+from pipeline.config.member_options import MemberOptions
 from pipeline.errors import WeightsError
+from pipeline.models.anatomy import Anatomy, study
 from pipeline.models.catalog import Architecture
+from pipeline.models.heads import Head, find_head
 from pipeline.models.networks import NetworkOptions, NetworkShape, empty_network, load_network
+from pipeline.models.sizes import find_input_size
 
 _PROBE_CLASSES = 1000
-_UNUSUAL_CLASSES = 1009  # a prime number that is no width of any layer
+_NAMES_SHOWN = 3
+_NOTHING_SAID = MemberOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,45 +38,114 @@ class FittedNetwork:
     notes: tuple[str, ...] = ()
 
 
-def tell_fit(architecture: Architecture, input_px: int) -> Fits:
-    """Make the test of whether tensors are those of an architecture, whatever their number of classes."""
-    heads = _heads(architecture, input_px)
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of a network.
+
+    Attributes:
+        architecture: Which.
+        input_px: Side of its input by its preprocessing, pixels.
+        px_is_said: Whether that is more than the architecture's default: tensors for another size are refused then.
+        is_published: Whether the weights are known to be published ones.
+        options: What the request says.
+    """
+
+    architecture: Architecture
+    input_px: int
+    px_is_said: bool = False
+    is_published: bool = False
+    options: MemberOptions = _NOTHING_SAID
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Of its architecture."""
+        return study(self.architecture, self.input_px)
+
+
+def tell_fit(wanted: Wanted) -> Fits:
+    """Make the test of whether tensors are those of an architecture, whatever their head and their input."""
+    anatomy = wanted.anatomy
+    roots = list(anatomy.roots) or [anatomy.head]
+
+    def has_all(state: State, root: str) -> bool:
+        heads = (key.startswith(f"{root}.") and key.endswith("weight") for key in state)
+        return all(key in state for key in anatomy.body(root)) and any(heads)
 
     def fits(state: State) -> bool:
-        converted = _convert_names(architecture, input_px, state)
-        return any(key in converted and converted[key].ndim == ndim for key, ndim in heads.items())
+        if any(has_all(state, root) for root in roots):
+            return True
+        if len(state) < len(anatomy.shapes) / 2:
+            return False
+        converted = _convert_names(wanted.architecture, wanted.input_px, state)
+        return any(has_all(converted, root) for root in roots)
 
     return fits
 
 
-def fit_network(
-    architecture: Architecture, input_px: int, state: State, requested: MemberOptions, uri: str
-) -> FittedNetwork:
+def fit_network(wanted: Wanted, state: State, uri: str) -> FittedNetwork:
     """Load tensors into the network that they are of.
 
     Args:
-        architecture: The requested one.
-        input_px: Side of its input, pixels.
+        wanted: The network.
         state: The tensors.
-        requested: What the request says of the network.
         uri: Where the tensors came from, for messages.
 
     Raises:
         WeightsError: They do not fit.
     """
-    state = _convert_names(architecture, input_px, state)
-    num_classes = _num_classes(architecture, input_px, state, uri)
-    shape = NetworkShape(architecture, num_classes, input_px, NetworkOptions(requested.transform_input))
-    return FittedNetwork(shape, load_network(shape, state, uri))
+    shape, notes = _fit_input(wanted, state, uri)
+    state = _convert_names(wanted.architecture, shape.input_px, state)
+    state, note = _spread_channel(wanted.anatomy, state)
+    notes += note
+    head = _find_own_head(wanted, state, uri)
+    if head is None:
+        num_classes = _num_classes(wanted.anatomy, wanted.architecture.name, state, uri)
+    else:
+        num_classes = head.num_classes
+        notes.append(_describe_head(head, wanted.options))
+    options = replace(shape.options, head=head, is_binary=True if num_classes == 1 else None)
+    if options.is_binary:
+        notes.append("its one output is taken for the logit of the second of two classes, as of a sigmoid")
+    fitted = replace(shape, num_classes=2 if options.is_binary else num_classes, options=options)
+    return FittedNetwork(fitted, load_network(fitted, state, uri), tuple(notes))
+
+
+def _fit_input(wanted: Wanted, state: State, uri: str) -> tuple[NetworkShape, list[str]]:
+    """Find out which input the tensors are for.
+
+    Raises:
+        WeightsError: Not for the one that was asked for.
+    """
+    architecture, anatomy, asked_px = wanted.architecture, wanted.anatomy, wanted.input_px
+    transform_input, notes = wanted.options.transform_input, []
+    if transform_input is not None and not architecture.transforms_input:
+        raise WeightsError(f"{architecture.name} has no transform_input, only googlenet and inception_v3 have")
+    if architecture.transforms_input and transform_input is None and not wanted.is_published:
+        notes.append(
+            "the network normalises its input once more, as published weights want it; "
+            "for one that was trained from scratch say FILE?transform_input=false"
+        )
+    found = find_input_size(state, anatomy)
+    input_px = asked_px if found is None else found.input_px
+    if found is not None and input_px != asked_px:
+        if wanted.px_is_said:
+            raise WeightsError(f"{uri}: {found.told_by} is made for inputs of {input_px} pixels, not {asked_px}")
+        notes.append(f"its input is {input_px} pixels, as {found.told_by} tells")
+    options = NetworkOptions(
+        transform_input=transform_input,
+        img_size=input_px if anatomy.fixed_px not in {None, input_px} else None,
+        window_size=None if found is None else found.window_size,
+    )
+    return NetworkShape(architecture, _PROBE_CLASSES, input_px, options), notes
 
 
 def _convert_names(architecture: Architecture, input_px: int, state: State) -> State:
     """Convert a checkpoint of the authors' own code to timm's tensor names, if timm has a converter."""
     if (translate := architecture.checkpoint_converter) is None:
         return state
-    network = empty_network(architecture, _PROBE_CLASSES, input_px)
-    if state.keys() == network.state_dict().keys():
+    if state.keys() == study(architecture, input_px).shapes.keys():
         return state
+    network = empty_network(NetworkShape(architecture, _PROBE_CLASSES, input_px))
     try:
         translated: dict[str, torch.Tensor] = translate(dict(state), network)
     except Exception:  # noqa: BLE001 - timm's converters fail in many ways on other files
@@ -83,17 +155,62 @@ def _convert_names(architecture: Architecture, input_px: int, state: State) -> S
     return converted
 
 
-def _num_classes(architecture: Architecture, input_px: int, state: State, uri: str) -> int:
+def _spread_channel(anatomy: Anatomy, state: State) -> tuple[State, list[str]]:
+    """Give a first convolution of one channel three, which see a third each: together the mean of the channels."""
+    wanted = [key for key, shape in anatomy.shapes.items() if len(shape) == 4 and shape[1] == 3]
+    single = [key for key in wanted if key in state and state[key].ndim == 4 and state[key].shape[1] == 1]
+    if not single:
+        return state, []
+    spread = State({key: value.repeat(1, 3, 1, 1) / 3 if key in single else value for key, value in state.items()})
+    spread._metadata = state._metadata
+    return spread, ["its one input channel gets the mean of red, green and blue, each normalised"]
+
+
+def _find_own_head(wanted: Wanted, state: State, uri: str) -> Head | None:
+    """Find a head that is not the architecture's own; None if it is that one, or none that can be built again.
+
+    Raises:
+        WeightsError: An activation was named for a head that has no place for one.
+    """
+    anatomy, activation = wanted.anatomy, wanted.options.head
+    head = None
+    if not _has_usual_head(anatomy, state):
+        for root, features in anatomy.roots.items():
+            if all(key in state for key in anatomy.body(root)):
+                head = find_head(state, root, features, activation)
+            if head is not None:
+                break
+    if activation is not None and not (head and head.activations):
+        raise WeightsError(f"{uri}: head={activation} is no use: its head has no linear layers with room between them")
+    return head
+
+
+def _has_usual_head(anatomy: Anatomy, state: State) -> bool:
+    return all(
+        key in state and state[key].ndim == ndim for key, ndim in anatomy.heads.items() if key.endswith("weight")
+    )
+
+
+def _describe_head(head: Head, options: MemberOptions) -> str:
+    note = f"its head is {head.describe()}"
+    if head.activations and options.head is None:
+        note += "; a state dict does not name activations, and ReLU is assumed: FILE?head=gelu says another"
+    return note
+
+
+def _num_classes(anatomy: Anatomy, name: str, state: State, uri: str) -> int:
     """Read the number of classes from the checkpoint's classifier head."""
-    heads = _heads(architecture, input_px)
-    sizes = {state[key].shape[0] for key, ndim in heads.items() if key in state and state[key].ndim == ndim}
+    sizes = {state[key].shape[0] for key, ndim in anatomy.heads.items() if key in state and state[key].ndim == ndim}
     if len(sizes) != 1:
-        raise WeightsError(f"{uri}: does not fit {architecture.name}: no classifier head of that architecture in it")
+        missing = [key for key in anatomy.shapes if key not in state]
+        surplus = [key for key in state if key not in anatomy.shapes]
+        raise WeightsError(
+            f"{uri}: does not fit {name}: of its {len(anatomy.shapes)} tensors {len(missing)} are missing "
+            f"({_few(missing)}), and {len(surplus)} others are there ({_few(surplus)})"
+        )
     return int(sizes.pop())
 
 
-@functools.cache
-def _heads(architecture: Architecture, input_px: int) -> Mapping[str, int]:
-    """Numbers of dimensions of the tensors that depend on the number of classes, by name."""
-    state = empty_network(architecture, _UNUSUAL_CLASSES, input_px).state_dict()
-    return {key: tensor.ndim for key, tensor in state.items() if _UNUSUAL_CLASSES in tensor.shape}
+def _few(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:_NAMES_SHOWN]) + (", ..." if len(listed) > _NAMES_SHOWN else "") if listed else "none"

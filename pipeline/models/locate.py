@@ -1,4 +1,4 @@
-"""Locate the weights of a member: search in a fixed order, and check them against the hash in their name."""
+"""Locate the weights of a member: search in a fixed order, and check published ones against the hash in their name."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import hashlib
 import os
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from pipeline.checkpoints.companions import COMPANIONS
 from pipeline.config.members import MemberRequest
 from pipeline.errors import StorageError, WeightsError
 from pipeline.models.download import (
@@ -71,11 +73,17 @@ class WeightsFile:
         uri: Where it came from.
         data: Its bytes.
         sha256: Hash of the bytes, hex.
+        is_named: Whether the request names this file.
+        is_published: Whether it is the published one: it comes from a cache, or was downloaded.
+        companions: The files beside it that may describe it, by name; of a file that the request names.
     """
 
     uri: str
     data: bytes
     sha256: str
+    is_named: bool = False
+    is_published: bool = False
+    companions: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -109,17 +117,18 @@ class Locator:
         """
         options = _explain_options(architecture, wanted)
         if request.checkpoint is not None:
-            return self._read(request.checkpoint, architecture, options)
-        if (path := self.find_local(architecture, wanted, by_name=request.weights is not None)) is not None:
+            return self._read_named(request.checkpoint, architecture, options)
+        if (path := self._find_beside(architecture, wanted, by_name=request.weights is not None)) is not None:
             return self._read(path, architecture, options)
         try:
-            if wanted.hub_id is not None:
-                return self._read(
-                    str(download_from_hub(wanted.hub_id, architecture.short_name, self._watch)), architecture, options
-                )
+            path = _find_cached(wanted)
+            if path is None and wanted.hub_id is not None:
+                path = str(download_from_hub(wanted.hub_id, architecture.short_name, self._watch))
+            if path is not None:
+                return replace(self._read(path, architecture, options), is_published=True)
             if wanted.url is not None:
                 data = download_url(wanted.url, wanted.file_name, self._watch)
-                return self._cache_download(wanted, wanted.url, data, architecture)
+                return replace(self._cache_download(wanted, wanted.url, data, architecture), is_published=True)
         except DownloadError as error:
             raise _not_downloaded(wanted, error, options) from error
         raise WeightsError(f"no weights are published under the name {wanted.file_name}; {options}")
@@ -155,9 +164,13 @@ class Locator:
         Raises:
             WeightsError: The weights directory cannot be listed, or holds several that fit.
         """
+        return self._find_beside(architecture, wanted, by_name=by_name) or _find_cached(wanted)
+
+    def _find_beside(self, architecture: Named, wanted: Weights, *, by_name: bool) -> str | None:
+        """Find the file in the weights directory."""
         if self._weights_dir is not None and (name := self._find_in_weights_dir(architecture, wanted, by_name=by_name)):
             return join(self._weights_dir, name)
-        return next((str(path) for path in _cache_paths(wanted) if path.is_file()), None)
+        return None
 
     def _find_in_weights_dir(self, architecture: Named, wanted: Weights, *, by_name: bool) -> str | None:
         """Name of the file in the weights directory that belongs to an architecture; None without one."""
@@ -195,17 +208,37 @@ class Locator:
         return frozenset(name for name in uris if "/" not in name)
 
     def _read(self, path: str, architecture: Named, options: str) -> WeightsFile:
+        uri, data = self._read_bytes(path, options)
+        return _check_hash(WeightsFile(uri, data, hashlib.sha256(data).hexdigest()), architecture)
+
+    def _read_named(self, path: str, architecture: Named, options: str) -> WeightsFile:
+        """Read a file that the request names. Unless its name is a published one, digits at its end are no hash."""
+        uri, data = self._read_bytes(path, options)
+        file = WeightsFile(uri, data, hashlib.sha256(data).hexdigest(), is_named=True)
+        if architecture.matching(file.name):
+            return _check_hash(file, architecture)
+        folder = uri.rpartition("/")[0]
+        companions = {name: content for name in COMPANIONS if (content := self._read_small(join(folder, name)))}
+        return replace(file, companions=companions)
+
+    def _read_bytes(self, path: str, options: str) -> tuple[str, bytes]:
         try:
             uri = absolute_uri(path)
-            data = self._storage.read(uri)
+            return uri, self._storage.read(uri)
         except StorageError as error:
             raise WeightsError(f"{error}; {options}") from error
-        return _check_hash(uri, data, architecture)
+
+    def _read_small(self, uri: str) -> bytes:
+        """A file that may be there; empty if it is not, or is out of reach."""
+        try:
+            return self._storage.read(uri)
+        except StorageError:
+            return b""
 
     def _cache_download(self, wanted: Weights, url: str, data: bytes, architecture: Named) -> WeightsFile:
         """Check a download, and write it to torch's cache."""
         target = str(_torch_cache(wanted))
-        file = _check_hash(target, data, architecture)
+        file = _check_hash(WeightsFile(target, data, hashlib.sha256(data).hexdigest()), architecture)
         try:
             self._storage.replace(target, data)
         except StorageError:
@@ -227,27 +260,32 @@ def _explain_options(architecture: Named, wanted: Weights) -> str:
     )
 
 
-def _check_hash(uri: str, data: bytes, architecture: Named) -> WeightsFile:
-    file = WeightsFile(uri, data, hashlib.sha256(data).hexdigest())
+def _check_hash(file: WeightsFile, architecture: Named) -> WeightsFile:
     pattern = _HASH_IN_PUBLISHED_NAME if architecture.matching(file.name) else _HASH_IN_NAME
     match = pattern.search(PurePosixPath(file.name).stem)
     if match and not file.sha256.startswith(match.group(1).lower()):
         raise WeightsError(
-            f"{uri}: its name promises a sha256 that starts with {match.group(1)}, but it is {file.sha256[:10]}...; "
-            "the file is damaged or has the wrong name"
+            f"{file.uri}: its name promises a sha256 that starts with {match.group(1)}, "
+            f"but it is {file.sha256[:10]}...; the file is damaged or has the wrong name"
         )
     return file
 
 
-def _cache_paths(wanted: Weights) -> list[Path]:
-    """Paths of weights in the caches of torch and the Hugging Face hub."""
+def has_hash_of(sha256: str, published_name: str) -> bool:
+    """Whether a file is the published one of this name, by the hash in the name."""
+    match = _HASH_IN_PUBLISHED_NAME.search(PurePosixPath(published_name).stem)
+    return match is not None and sha256.startswith(match[1].lower())
+
+
+def _find_cached(wanted: Weights) -> str | None:
+    """Path of weights in the caches of torch and the Hugging Face hub; None if they are in neither."""
     paths = [_torch_cache(wanted)]
     if wanted.hub_id:
         from huggingface_hub import try_to_load_from_cache
 
         found = (try_to_load_from_cache(wanted.hub_id, name) for name in HUB_FILES)
         paths += [Path(path) for path in found if isinstance(path, str)]
-    return paths
+    return next((str(path) for path in paths if path.is_file()), None)
 
 
 def _torch_cache(wanted: Weights) -> Path:

@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import safetensors.torch
 import torch
@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from pipeline.checkpoints.state import State
 from pipeline.errors import WeightsError
 from pipeline.models.catalog import Architecture
+from pipeline.models.heads import Head
 
 _METADATA_KEY = "module_versions"
 # In its first release torchvision's MnasNet had a first layer of this width for all multipliers.
@@ -24,14 +25,53 @@ _MNASNET_V1_STEM = 32
 
 @dataclass(frozen=True, slots=True)
 class NetworkOptions:
-    """How a network differs from the one that its architecture's name stands for. Plain data.
+    """How a network differs from the one that its architecture's name stands for. Plain data; None: it does not.
 
     Attributes:
-        transform_input: Of GoogLeNet and Inception v3: whether inputs are normalised to [-1, 1] inside the network;
-            None for what their published weights want.
+        transform_input: Of GoogLeNet and Inception v3: whether inputs are normalised to [-1, 1] inside the network.
+        img_size: Side of the input that a timm network is built for, pixels.
+        window_size: Of timm's Swin: side of the windows, patches.
+        is_binary: Whether its head has one output, the logit of the second of two classes.
+        head: Another head than its own.
     """
 
     transform_input: bool | None = None
+    img_size: int | None = None
+    window_size: int | None = None
+    is_binary: bool | None = None
+    head: Head | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of ``dataclasses.asdict``; what is None may be missing."""
+        head = values.get("head")
+        return cls(**{**values, "head": None if head is None else Head.from_dict(head)})
+
+    @property
+    def constructor(self) -> dict[str, Any]:
+        """What the constructor of the network takes of it."""
+        names = ("transform_input", "img_size", "window_size")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+_USUAL = NetworkOptions()
+
+
+class TwoClasses(nn.Module):
+    """Makes two classes of a network's one output.
+
+    Args:
+        network: Its output, (B, 1), is the logit of the second class against the first.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs_BCHW: torch.Tensor) -> torch.Tensor:
+        """Logits 0 and z, (B, 2): their softmax is 1 - sigmoid(z) and sigmoid(z)."""
+        logit_B1 = self.network(inputs_BCHW)
+        return torch.cat([torch.zeros_like(logit_B1), logit_B1], dim=1)
 
 
 class _NoRandomValues(TorchFunctionMode):
@@ -50,24 +90,6 @@ class _NoRandomValues(TorchFunctionMode):
         return func(*args, **named)
 
 
-def make_network(
-    architecture: Architecture, num_classes: int, input_px: int, options: NetworkOptions = NetworkOptions()
-) -> nn.Module:
-    """Build a network with random weights, in evaluation mode."""
-    return architecture.build(num_classes, input_px, transform_input=options.transform_input)
-
-
-def empty_network(
-    architecture: Architecture, num_classes: int, input_px: int, options: NetworkOptions = NetworkOptions()
-) -> nn.Module:
-    """Build a network on the meta device, or, if its constructor computes with tensors, on the CPU."""
-    try:
-        with _NoRandomValues(), torch.device("meta"):
-            return make_network(architecture, num_classes, input_px, options)
-    except (NotImplementedError, RuntimeError):  # torchvision's RegNets, for example
-        return make_network(architecture, num_classes, input_px, options)
-
-
 @dataclass(frozen=True, slots=True)
 class NetworkShape:
     """What is needed to build a network. Plain data.
@@ -82,7 +104,30 @@ class NetworkShape:
     architecture: Architecture
     num_classes: int
     input_px: int
-    options: NetworkOptions = NetworkOptions()
+    options: NetworkOptions = _USUAL
+
+
+def make_network(shape: NetworkShape) -> nn.Module:
+    """Build a network with random weights, in evaluation mode; with one output where two classes are made of it."""
+    outputs = 1 if shape.options.is_binary else shape.num_classes
+    network = shape.architecture.build(outputs, shape.input_px, shape.options.constructor)
+    if shape.options.head is not None:
+        shape.options.head.replace_in(network)
+    return network.eval()
+
+
+def empty_network(shape: NetworkShape) -> nn.Module:
+    """Build a network on the meta device, or, if its constructor computes with tensors, on the CPU."""
+    try:
+        with _NoRandomValues(), torch.device("meta"):
+            return make_network(shape)
+    except (NotImplementedError, RuntimeError):  # torchvision's RegNets, for example
+        return make_network(shape)
+
+
+def as_classifier(network: nn.Module, options: NetworkOptions) -> nn.Module:
+    """A loaded network as it classifies: with as many outputs as there are classes."""
+    return TwoClasses(network).eval() if options.is_binary else network
 
 
 def load_network(shape: NetworkShape, state: State, uri: str) -> nn.Module:
@@ -91,15 +136,15 @@ def load_network(shape: NetworkShape, state: State, uri: str) -> nn.Module:
     Raises:
         WeightsError: Names or shapes differ.
     """
-    architecture, parts = shape.architecture, (shape.architecture, shape.num_classes, shape.input_px, shape.options)
-    network = empty_network(*parts)
+    architecture = shape.architecture
+    network = empty_network(shape)
     _guess_version(network, state)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="A new version of MNASNet")  # the old one works as well
             network.load_state_dict(state, assign=True)
         if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-            network = make_network(*parts)  # some buffers are computed by the constructor, not stored
+            network = make_network(shape)  # some buffers are computed by the constructor, not stored
             network.load_state_dict(state)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

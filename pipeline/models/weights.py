@@ -8,6 +8,7 @@ driver as safetensors bytes. So they need neither the files nor the internet, an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,18 +16,25 @@ from typing import Any, Self
 from torch import nn
 
 from pipeline.checkpoints.choosing import choose_state
+from pipeline.checkpoints.own_recipe import RecipeFacts
 from pipeline.checkpoints.reading import read_checkpoint
-from pipeline.config.members import MemberOptions, MemberRequest
-from pipeline.errors import ModelError
-from pipeline.models.catalog import Architecture, find
+from pipeline.checkpoints.self_description import SelfDescription, describe_itself
+from pipeline.config.member_options import MemberOptions
+from pipeline.config.members import MemberRequest
+from pipeline.errors import ModelError, WeightsError
+from pipeline.labels import IMAGENET_CLASSES
+from pipeline.models.catalog import Architecture, PublishedWeights, find
 from pipeline.models.download import ProgressCallback, ignore_progress
-from pipeline.models.fitting import fit_network, tell_fit
-from pipeline.models.locate import Locator, WeightsFile
-from pipeline.models.networks import NetworkOptions, NetworkShape, from_blob, load_network, to_blob
+from pipeline.models.fitting import Wanted, fit_network, tell_fit
+from pipeline.models.known_names import TIMM_PREFIX
+from pipeline.models.locate import Locator, WeightsFile, has_hash_of
+from pipeline.models.networks import NetworkOptions, NetworkShape, as_classifier, from_blob, load_network, to_blob
 from pipeline.models.preprocessing import Recipe
+from pipeline.models.recipes import choose_recipe, fill
 from pipeline.storage import Storage
 
 _USUAL = NetworkOptions()
+_IMAGENET_IN_NAME = re.compile(r"(?<![a-z])(imagenet|in1k)", re.IGNORECASE)  # what a file's name may say of its classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +64,10 @@ class MemberSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of ``dataclasses.asdict``; what is usual of a network may be missing."""
-        parts = {"recipe": Recipe.from_dict(values["recipe"]), "network": NetworkOptions(**values.get("network", {}))}
+        parts = {
+            "recipe": Recipe.from_dict(values["recipe"]),
+            "network": NetworkOptions.from_dict(values.get("network", {})),
+        }
         return cls(**{**values, **parts})
 
     @property
@@ -71,15 +82,21 @@ class MemberOrigin:
 
     Attributes:
         key: Where its tensors lie in the file: ``state_dict``, ``model_ema``; empty for the whole file.
-        recipe: Where its preprocessing comes from.
-        class_names: The names that its file gives to its classes; None if it has none.
+        recipe: Where its preprocessing comes from, in words for people.
+        class_names: The names that its file gives to its classes; empty if it gives none.
+        is_imagenet: Whether its 1,000 classes, if it has so many, are known to be ImageNet's.
         notes: What a user should know, one line each.
     """
 
     key: str = ""
     recipe: str = ""
-    class_names: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] = ()
+    is_imagenet: bool = True
     notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Make a dict for ``job.json``, which has the names of all classes elsewhere."""
+        return {"tensors": self.key or "the whole file", "recipe": self.recipe, "notes": list(self.notes)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +137,19 @@ def resolve_with_file(locator: Locator, request: MemberRequest) -> tuple[Resolve
     architecture = find(request.arch)
     wanted = architecture.choose(request.weights)
     file = locator.find(request, architecture, wanted)
-    published = wanted if request.weights else architecture.matching(file.name) or wanted
-    opened = open_weights(architecture, published.recipe.geometry.crop_px, file, request.options)
+    known = wanted if request.weights or file.is_published else identify(architecture, file)
+    opened = open_weights(architecture, known, file, request.options)
     spec = MemberSpec(
         alias=request.alias,
         arch=request.arch,
         factor=request.factor,
         num_classes=opened.shape.num_classes,
-        recipe=published.recipe,
+        recipe=opened.recipe,
         weights_sha256=file.sha256,
         weights_file=file.name,
         network=opened.shape.options,
     )
-    origin = MemberOrigin(key=opened.key, notes=opened.notes)
-    return ResolvedMember(spec, opened.blob, origin), file
+    return ResolvedMember(spec, opened.blob, opened.origin), file
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,30 +158,83 @@ class OpenedWeights:
 
     Attributes:
         shape: Of its network.
+        recipe: Its preprocessing.
         blob: Its tensors, as safetensors bytes.
-        key: Where its tensors lie in the file.
-        notes: What a user should know about it.
+        origin: Where these come from.
     """
 
     shape: NetworkShape
+    recipe: Recipe
     blob: bytes
-    key: str
-    notes: tuple[str, ...]
+    origin: MemberOrigin
+
+
+def identify(architecture: Architecture, file: WeightsFile) -> PublishedWeights | None:
+    """The published weights that a file is: by the hash of its content, or by its name; None if nothing tells.
+
+    A name that says so may be that of a file of ``--weights-dir`` or of a cache, whose hash was checked.
+    """
+    by_hash = (entry for entry in architecture.published if has_hash_of(file.sha256, entry.file_name))
+    return next(by_hash, None) or architecture.matching(file.name)
 
 
 def open_weights(
-    architecture: Architecture, input_px: int, file: WeightsFile, requested: MemberOptions
+    architecture: Architecture, known: PublishedWeights | None, file: WeightsFile, requested: MemberOptions
 ) -> OpenedWeights:
     """Read a file of weights, and load them into the network that they fit.
 
+    Args:
+        architecture: The requested one.
+        known: The published weights that it is, or that the request says that it is; None for others.
+        file: The file.
+        requested: What else the request says of it.
+
     Raises:
-        WeightsError: The file is damaged, refused, or does not fit.
+        WeightsError: The file is damaged, refused, does not fit, or is of another architecture.
     """
     checkpoint = read_checkpoint(file.uri, file.data)
-    fits = tell_fit(architecture, input_px)
-    chosen = choose_state(checkpoint, fits, key=requested.key, ema=requested.ema)
-    fitted = fit_network(architecture, input_px, chosen.state, requested, file.uri)
-    return OpenedWeights(fitted.shape, to_blob(fitted.network), chosen.key, (*chosen.notes, *fitted.notes))
+    itself = describe_itself(checkpoint, file.companions)
+    _check_architecture(architecture, itself, file)
+    published = known or architecture.published[0]
+    # what lies in --weights-dir under an architecture's name stands for its published weights
+    is_guess = known is None and (file.is_named or len({entry.recipe for entry in architecture.published}) > 1)
+    recipe = choose_recipe(requested, itself.recipe, published, is_guess=is_guess, where=file.name)
+    wanted = Wanted(
+        architecture,
+        recipe.recipe.geometry.crop_px,
+        px_is_said=requested.crop is not None or itself.recipe.crop_px is not None,
+        is_published=known is not None,
+        options=requested,
+    )
+    chosen = choose_state(checkpoint, tell_fit(wanted), key=requested.key, ema=requested.ema)
+    fitted = fit_network(wanted, chosen.state, file.uri)
+    own_px = RecipeFacts(crop_px=fitted.shape.input_px)
+    says_imagenet = itself.is_imagenet or _IMAGENET_IN_NAME.search(file.name) is not None
+    notes = [*chosen.notes, *fitted.notes, *([recipe.note] if recipe.note else [])]
+    if known is None and not file.is_named and fitted.shape.num_classes == IMAGENET_CLASSES and not says_imagenet:
+        notes.append(f"{file.name} is taken for published weights, with ImageNet's classes; --labels FILE names others")
+    origin = MemberOrigin(
+        key=chosen.key,
+        recipe=recipe.source,
+        class_names=itself.class_names,
+        is_imagenet=known is not None or not file.is_named or says_imagenet,
+        notes=tuple(notes),
+    )
+    return OpenedWeights(fitted.shape, fill(own_px, recipe.recipe), to_blob(fitted.network), origin)
+
+
+def _check_architecture(architecture: Architecture, itself: SelfDescription, file: WeightsFile) -> None:
+    """Refuse a file that says that it is of another architecture: keys that fit do not make it the same network.
+
+    Raises:
+        WeightsError: It is.
+    """
+    asked = architecture.short_name.partition(".")[0]
+    if itself.architecture and itself.architecture != asked:
+        raise WeightsError(
+            f"{file.uri}: {itself.named_in} says that it is {itself.architecture}, not {asked}: "
+            f"-m {TIMM_PREFIX}{itself.architecture}=FILE"
+        )
 
 
 def check_one_label_space(members: list[MemberSpec]) -> int:
@@ -182,4 +251,4 @@ def check_one_label_space(members: list[MemberSpec]) -> int:
 
 def build_network(spec: MemberSpec, blob: bytes) -> nn.Module:
     """Build a member's network from the safetensors bytes of :func:`resolve`."""
-    return load_network(spec.shape, from_blob(blob), spec.weights_file)
+    return as_classifier(load_network(spec.shape, from_blob(blob), spec.weights_file), spec.network)

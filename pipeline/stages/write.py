@@ -41,7 +41,7 @@ class Picture:
     """The columns of a labelled sample, except its labels.
 
     Attributes:
-        index, key, truth, kept: As in the sample.
+        index, key, truth, kept, offset, num_bytes: As in the sample; the last two are no columns of it.
         sha256: Hash of the encoded image, hex.
         width, height: Size as stored, pixels.
         image_field: Field of the sample that it is; None where it is none.
@@ -55,6 +55,8 @@ class Picture:
     truth: int | None
     kept: dict[str, str]
     image_field: str | None = None
+    offset: int | None = None
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,12 @@ class QuarantineRow:
     ) -> QuarantineRow:
         """Make the row of a sample that cannot be labelled."""
         return cls(sample.key, sample.index, sample.offset, sample.num_bytes, sha256, stage, reason, message)
+
+    @classmethod
+    def picture(cls, picture: Picture, reason: str, message: str) -> QuarantineRow:
+        """Make the row of a picture that was classified, but cannot be labelled."""
+        place = (picture.key, picture.index, picture.offset, picture.num_bytes, picture.sha256)
+        return cls(*place, Stage.CLASSIFY, reason, message)
 
     @classmethod
     def event(cls, event: ShardEvent) -> QuarantineRow:

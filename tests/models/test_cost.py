@@ -10,6 +10,7 @@ from torchvision import models as tv
 from pipeline.errors import ModelError
 from pipeline.models.catalog import Architecture, find
 from pipeline.models.cost import _measure, measure_cost
+from pipeline.models.networks import NetworkShape
 
 PUBLISHED = (
     "alexnet squeezenet1_1 shufflenet_v2_x0_5 mnasnet0_5 mobilenet_v2 mobilenet_v3_small resnet18 resnext50_32x4d "
@@ -19,7 +20,8 @@ PUBLISHED = (
 
 def cost(name: str, num_classes: int = 1000, input_px: int | None = None):
     architecture = find(name)
-    return measure_cost(architecture, num_classes, input_px or architecture.published[0].recipe.geometry.crop_px)
+    input_px = input_px or architecture.published[0].recipe.geometry.crop_px
+    return measure_cost(NetworkShape(architecture, num_classes, input_px))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -105,12 +107,12 @@ def test_code_that_looks_at_values_runs_for_real(monkeypatch):
             return self.layer(x.mean(dim=(2, 3)))
 
     monkeypatch.setattr(Architecture, "build", lambda *_: Curious())
-    found = measure_cost(Architecture("curious", ()), 2, 6)
+    found = measure_cost(NetworkShape(Architecture("curious", ()), 2, 6))
     assert (found.num_params, found.macs, found.weights_bytes) == (8, 6, 32)
 
 
 def test_a_network_that_cannot_run_is_an_error_with_the_reason():
     with pytest.raises(ModelError, match=r"vit_b_16 cannot be measured at 100 pixels: .+"):
-        measure_cost(find("vit_b_16"), 1000, 100)
+        measure_cost(NetworkShape(find("vit_b_16"), 1000, 100))
     with pytest.raises(ModelError, match=r"inception_v3 cannot be measured at 32 pixels: .*[Kk]ernel size"):
-        measure_cost(find("inception_v3"), 1000, 32)
+        measure_cost(NetworkShape(find("inception_v3"), 1000, 32))

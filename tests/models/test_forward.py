@@ -14,7 +14,7 @@ from pipeline.models import forward as module
 from pipeline.models import packed_conv
 from pipeline.models.catalog import find
 from pipeline.models.forward import Forward, fold_batch_norms
-from pipeline.models.networks import empty_network
+from pipeline.models.networks import NetworkShape, empty_network
 from pipeline.models.packed_conv import PackedConv2d
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def narrow(network: nn.Module) -> nn.Module:
 def build(arch: str) -> nn.Module:
     torch.manual_seed(0)
     if arch in {"alexnet", "vgg11_bn"}:
-        return alive(narrow(empty_network(find(arch), 10, 224)))
+        return alive(narrow(empty_network(NetworkShape(find(arch), 10, 224))))
     options = {"aux_logits": False, "init_weights": False} if arch == "googlenet" else {}
     network = tv.get_model(arch, weights=None, num_classes=10, **options)
     # with other statistics than those they begin with, random EfficientNets are chaotic: rounding grows a millionfold

@@ -12,7 +12,7 @@ from pipeline.errors import ModelError
 from pipeline.models.catalog import Architecture, find
 from pipeline.models.cost import measure_cost
 from pipeline.models.memory import FittedBatch, WorkerMemory, estimate_memory, fit_batch_size
-from pipeline.models.networks import to_blob
+from pipeline.models.networks import NetworkShape, to_blob
 from pipeline.models.weights import MemberSpec, ResolvedMember
 
 ROOMY = 1 << 40
@@ -47,7 +47,7 @@ def test_what_fits_is_left_as_it_is():
 
 def test_each_image_costs_the_largest_members_activations():
     both = estimate_memory([member(SMALL), member(LARGE)], "fp32", place())
-    large = measure_cost(find(LARGE), 10, 224).peak_activation_bytes
+    large = measure_cost(NetworkShape(find(LARGE), 10, 224)).peak_activation_bytes
     assert both.image_bytes == large + 3 * 224 * 224
     assert both.total_bytes(5) - both.total_bytes(4) == 2 * both.image_bytes
     assert estimate_memory([member(SMALL), member(LARGE)], "fp32", place(device="cuda")).num_passes == 1

@@ -1,0 +1,105 @@
+"""Checkpoints are read as data: what lies beside the weights is no reason to refuse them, and none of it is run."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+from trainer_files import Hostile, Settings, bystanders, choose, network, saved
+
+from pipeline.checkpoints.reading import read_checkpoint
+from pipeline.errors import WeightsError
+
+
+def test_a_fsdp2_state_dict_of_one_process_is_whole():
+    """torch 2.13: its tensors are distributed ones, each with all of its numbers here."""
+    tree = read_checkpoint("x.pt", (Path(__file__).parent / "fsdp2.pt").read_bytes()).tree
+    assert [tuple(value.shape) for value in tree.values()] == [(3, 4), (3,)]
+    assert all(type(value) is torch.Tensor for value in tree.values())
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}])
+@pytest.mark.parametrize("name", bystanders())
+def test_what_lies_beside_the_weights_does_not_matter(name, options):
+    data = saved({"state_dict": network(), name: bystanders()[name]}, **options)
+    found = choose(data)
+    assert all(torch.equal(found.state[key], value) for key, value in network().items())
+
+
+@pytest.mark.parametrize("kind", [dict, Settings])
+def test_a_kind_of_dict_is_one(kind):
+    assert choose(kind(network())).state.keys() == network().keys()
+    assert choose({"state_dict": kind(network())}).state.keys() == network().keys()
+
+
+def test_tensors_are_read_whatever_their_layout():
+    base = torch.arange(96.0).reshape(8, 12)
+    state = network() | {
+        "conv1.weight": torch.randn(3, 3, 3, 8).permute(3, 2, 0, 1),
+        "bn1.weight": torch.nn.Parameter(base[:, 3]),
+        "bn1.running_mean": base[:, 3].half(),
+        "fc.weight": base.t()[:4].bfloat16(),
+    }
+    found = choose(state).state
+    assert all(
+        torch.equal(found[key], value.float() if value.is_floating_point() else value) for key, value in state.items()
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}])
+@pytest.mark.parametrize("place", ["whole", "beside", "weight"])
+def test_nothing_is_run(place, options, tmp_path):
+    hostile = Hostile(str(tmp_path / "ran"))
+    beside = {"state_dict": network(), "args": hostile}
+    data = saved({"whole": hostile, "beside": beside, "weight": {"fc.weight": hostile}}[place], **options)
+    with contextlib.suppress(WeightsError):
+        choose(data)
+    assert not (tmp_path / "ran").exists()
+    pickle_file = data if options else zipfile.ZipFile(BytesIO(data)).read("archive/data.pkl")
+    assert b"touch" in pickle_file  # the file asks for it
+
+
+class Command:
+    def __reduce__(self):
+        return eval, ("1 + 1",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Command(), r"refused, because it is a pickle that carries code \(builtins.eval\); save the state dict alone"),
+        (
+            torch.nn.Linear(2, 2),
+            r"refused, because it is a pickle that carries code \(torch.nn.modules.linear.Linear\)",
+        ),
+        (
+            {"model": torch.nn.Linear(2, 2)},
+            r"refused, because its network is a pickle that carries code \(torch.nn.modules.linear.Linear\)",
+        ),
+        ([network()], "holds a list, not a state dict"),
+        ({"epoch": 3}, "holds no tensors, only epoch"),
+        ({}, "holds no tensors"),
+        (b"", "damaged, or no checkpoint"),
+        (b"no pickle", "damaged, or no checkpoint"),
+        (saved(network())[:400], "damaged, or no checkpoint"),
+        (saved(network(), _use_new_zipfile_serialization=False)[:-40], "damaged, or no checkpoint"),
+        (b"PK\3\4" + bytes(100), "damaged, or no checkpoint"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself: git lfs pull"),
+        (b'{"weight_map": {"a": "x-00001-of-00002.safetensors"}}', "the index of a network in 1 files"),
+        (b"\x89HDF\r\n", "an HDF5 file"),
+    ],
+)
+def test_what_is_refused_is_one_line(content, message):
+    with pytest.raises(WeightsError, match=f"^x.pth: {message}") as raised:
+        choose(content)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_plain_pickle_of_tensors_is_read():
+    """As ``pickle.dump`` writes it: each tensor is a file of torch within the file."""
+    assert choose(pickle.dumps(network())).state.keys() == network().keys()

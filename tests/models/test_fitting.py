@@ -1,0 +1,196 @@
+"""Checkpoints whose head, input or channels are not the architecture's own: they compute what their network does."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models as tv
+
+from pipeline.config.members import MemberRequest
+from pipeline.errors import WeightsError
+from pipeline.models.weights import MemberSpec, build_network, resolve
+from pipeline.storage import Storage
+from pipeline.vision import timm_package
+
+CLASSES = 5
+
+
+def seeded(network: nn.Module) -> nn.Module:
+    """Values as if it had been trained: weights that keep the scale, and statistics of norms."""
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            fan = max(1, tensor[0].numel()) if tensor.ndim > 1 else 25
+            noise = torch.randn(tensor.shape, generator=generator) * fan**-0.5
+            tensor.copy_(noise.abs() + 0.5 if "running_var" in name else noise)
+    return network.eval()
+
+
+def torchvision(arch: str, **options) -> nn.Module:
+    return tv.get_model(arch, weights=None, num_classes=10, **options)
+
+
+def timm(arch: str, **options) -> nn.Module:
+    return timm_package().create_model(arch, num_classes=10, **options)
+
+
+def any_network(arch: str, **options) -> nn.Module:
+    return timm(arch.removeprefix("timm/"), **options) if arch.startswith("timm/") else torchvision(arch, **options)
+
+
+def load(network: nn.Module, arch: str, path, options: str = ""):
+    torch.save(seeded(network).state_dict(), path)
+    member = resolve(MemberRequest.parse(f"{arch}={path}{options}"), None, Storage())
+    spec = MemberSpec.from_dict(dataclasses.asdict(member.spec))  # as job.json and a worker have it
+    assert spec == member.spec
+    return build_network(spec, member.blob), member
+
+
+def same(network: nn.Module, loaded: nn.Module, px: int, channels: int = 3) -> bool:
+    inputs = torch.randn(2, 3, px, px, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        wanted = network(inputs if channels == 3 else inputs.mean(dim=1, keepdim=True))
+        return torch.allclose(loaded(inputs), wanted, atol=1e-4, rtol=1e-4)
+
+
+def head(*modules: nn.Module) -> nn.Module:
+    return nn.Sequential(*modules)
+
+
+linear = nn.Linear
+norm = nn.BatchNorm1d
+HEADS = {
+    "dropout, linear": ("resnet18", "fc", lambda n: head(nn.Dropout(), linear(n, 5))),
+    "mlp": ("resnet18", "fc", lambda n: head(linear(n, 16), nn.ReLU(), nn.Dropout(), linear(16, 5))),
+    "norm, relu": ("resnet18", "fc", lambda n: head(linear(n, 9), norm(9), nn.ReLU(), nn.Dropout(), linear(9, 5))),
+    "relu, norm": (
+        "resnet18",
+        "fc",
+        lambda n: head(norm(n), nn.Dropout(), linear(n, 9), nn.ReLU(), norm(9), linear(9, 5)),
+    ),
+    "two in a row": ("resnet18", "fc", lambda n: head(linear(n, 16), linear(16, 5, bias=False))),
+    "layer norm": ("resnet18", "fc", lambda n: head(nn.LayerNorm(n), linear(n, 5))),
+    "one in a module": ("resnet18", "fc", lambda n: nn.ModuleDict({"linear": linear(n, 5)})),
+    "no sequential": ("mobilenet_v2", "classifier", lambda n: linear(n, 5)),
+    "deeper": ("mobilenet_v2", "classifier.1", lambda n: head(nn.Dropout(), linear(n, 5))),
+    "all of it": ("shufflenet_v2_x0_5", "fc", lambda n: head(linear(n, 8), nn.ReLU(), linear(8, 5))),
+    "timm": ("timm/resnet18", "fc", lambda n: head(nn.Dropout(), linear(n, 5))),
+    "timm, vit": ("timm/vit_tiny_patch16_224", "head", lambda n: head(linear(n, 16), nn.ReLU(), linear(16, 5))),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_is_built_again_from_names_and_sizes(kind, tmp_path):
+    arch, place, make = HEADS[kind]
+    network = any_network(arch)
+    old = network.get_submodule(place)
+    features = next(module.in_features for module in old.modules() if isinstance(module, nn.Linear))
+    new = make(features)
+    if isinstance(new, nn.ModuleDict):
+        network.set_submodule(place, new)
+        network.fc.forward = new["linear"].forward
+    else:
+        network.set_submodule(place, new)
+    loaded, member = load(network, arch, tmp_path / "x.pth")
+    assert member.spec.num_classes == CLASSES
+    assert same(network, loaded, 224 if "vit" in arch else 64)
+    (note,) = [note for note in member.origin.notes if note.startswith("its head is")]
+    assert ("ReLU is assumed" in note) == any(isinstance(module, nn.ReLU) for module in new.modules())
+
+
+@pytest.mark.parametrize(("word", "layer"), [("gelu", nn.GELU), ("none", nn.Identity), ("tanh", nn.Tanh)])
+def test_an_activation_can_be_named(word, layer, tmp_path):
+    network = torchvision("shufflenet_v2_x0_5")
+    network.fc = head(linear(1024, 8), layer(), linear(8, CLASSES))
+    loaded, member = load(network, "shufflenet_v2_x0_5", tmp_path / "x.pth", f"?head={word}")
+    assert same(network, loaded, 64)
+    assert "assumed" not in str(member.origin.notes)
+    with pytest.raises(WeightsError, match="head=gelu is no use"):
+        load(torchvision("shufflenet_v2_x0_5"), "shufflenet_v2_x0_5", tmp_path / "y.pth", "?head=gelu")
+
+
+class Gated(nn.Module):
+    """A head whose code nobody can guess."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.value, self.gate = linear(features, CLASSES), linear(features, CLASSES)
+
+
+@pytest.mark.parametrize("make", [Gated, lambda n: nn.Sequential(nn.Conv1d(n, 5, 1)), lambda n: linear(n + 1, 5)])
+def test_a_head_that_is_not_clear_is_refused_in_one_line(make, tmp_path):
+    network = torchvision("shufflenet_v2_x0_5")
+    network.fc = make(1024)
+    with pytest.raises(WeightsError, match=r"x\.pth: does not fit shufflenet_v2_x0_5: [^\n]+$"):
+        load(network, "shufflenet_v2_x0_5", tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("place", ["", "fc"])
+def test_one_output_is_two_classes(place, tmp_path):
+    network = torchvision("shufflenet_v2_x0_5")
+    network.fc = head(nn.Dropout(), linear(1024, 1)) if place else linear(1024, 1)
+    loaded, member = load(network, "shufflenet_v2_x0_5", tmp_path / "x.pth")
+    inputs = torch.randn(4, 3, 64, 64)
+    with torch.inference_mode():
+        positive_B = network(inputs).sigmoid()[:, 0]
+        assert torch.allclose(
+            loaded(inputs).softmax(dim=1), torch.stack([1 - positive_B, positive_B], dim=1), atol=1e-6
+        )
+    assert member.spec.num_classes == 2
+    assert "logit of the second of two classes" in str(member.origin.notes)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "timm/resnet18"])
+def test_one_channel_gets_the_mean_of_three(arch, tmp_path):
+    if arch.startswith("timm/"):
+        network = timm("resnet18", in_chans=1)
+    else:
+        network = torchvision(arch)
+        network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    loaded, member = load(network, arch, tmp_path / "x.pth")
+    assert same(network, loaded, 64, channels=1)
+    assert "mean of red, green and blue" in str(member.origin.notes)
+
+
+SIZES = {
+    "vit_b_32": (96, {"image_size": 96}),
+    "timm/vit_tiny_patch16_224": (96, {"img_size": 96}),
+    "timm/deit_tiny_distilled_patch16_224": (64, {"img_size": 64}),
+    "timm/swin_tiny_patch4_window7_224": (128, {"img_size": 128, "window_size": 4}),
+}
+
+
+@pytest.mark.parametrize("arch", SIZES)
+def test_the_size_of_the_input_follows_from_the_file(arch, tmp_path):
+    px, options = SIZES[arch]
+    network = any_network(arch, **options)
+    loaded, member = load(network, arch, tmp_path / "x.pth")
+    geometry = member.spec.recipe.geometry
+    assert geometry.crop_px == px
+    assert geometry.resize_px == pytest.approx(px / 0.9, abs=px * 0.04)  # in the published proportion
+    assert f"its input is {px} pixels" in str(member.origin.notes)
+    assert same(network, loaded, px)
+    with pytest.raises(WeightsError, match=rf"is made for inputs of {px} pixels, not 224"):
+        resolve(MemberRequest.parse(f"{arch}={tmp_path / 'x.pth'}?resize=224&crop=224"), None, Storage())
+
+
+def test_a_size_that_no_tensor_tells_can_be_said(tmp_path):
+    network = timm("swin_tiny_patch4_window7_224", img_size=112)
+    loaded, member = load(network, "timm/swin_tiny_patch4_window7_224", tmp_path / "x.pth", "?crop=112")
+    assert member.spec.network.img_size == 112
+    assert same(network, loaded, 112)
+
+
+def test_googlenet_may_take_its_input_as_it_is(tmp_path):
+    network = torchvision("googlenet", aux_logits=False, init_weights=False, transform_input=False)
+    loaded, member = load(network, "googlenet", tmp_path / "x.pth", "?transform_input=false&resize=72&crop=64")
+    assert same(network, loaded, 64)
+    assert not any("normalises" in note for note in member.origin.notes)
+    loaded, member = load(network, "googlenet", tmp_path / "x.pth", "?resize=72&crop=64")
+    assert loaded.transform_input
+    assert "FILE?transform_input=false" in str(member.origin.notes)
+    with pytest.raises(WeightsError, match="shufflenet_v2_x0_5 has no transform_input"):
+        load(torchvision("shufflenet_v2_x0_5"), "shufflenet_v2_x0_5", tmp_path / "x.pth", "?transform_input=false")

@@ -1,0 +1,190 @@
+"""A checkpoint of one's own: its preprocessing and the names of its classes, and where they come from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision import models as tv
+
+from pipeline.config.members import MemberRequest
+from pipeline.errors import InputError, ModelError, WeightsError
+from pipeline.job.class_names import choose_names, given_names
+from pipeline.labels import imagenet_names
+from pipeline.models.preprocessing import Geometry
+from pipeline.models.weights import ResolvedMember, resolve
+from pipeline.storage import Storage
+
+ARCH = "squeezenet1_1"
+SMALL = {"input_size": [3, 128, 128], "crop_pct": 1.0, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    """A network of an own 1,000 classes."""
+    return {key: value.contiguous() for key, value in tv.squeezenet1_1(num_classes=1000).state_dict().items()}
+
+
+@pytest.fixture
+def checkpoint(tmp_path, state):
+    """Writes the network into a folder of its own, with settings beside it; returns its path."""
+
+    def write(name: str = "mine.safetensors", metadata=None, **beside):
+        folder = tmp_path / "network"
+        folder.mkdir(exist_ok=True)
+        for companion, content in beside.items():
+            (folder / f"{companion}.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        save_file(state, folder / name, metadata)
+        return folder / name
+
+    return write
+
+
+def get(spec: str, weights_dir=None) -> ResolvedMember:
+    return resolve(MemberRequest.parse(spec), str(weights_dir) if weights_dir else None, Storage())
+
+
+def names(*members: ResolvedMember, given=None) -> tuple[tuple[str, ...], str]:
+    return choose_names(members[0].spec.num_classes, given, members)
+
+
+# -- preprocessing --------------------------------------------------------------------------------------
+
+
+def test_without_a_word_the_published_recipe_is_a_guess_that_is_said(checkpoint):
+    found = get(f"{ARCH}={checkpoint()}")
+    assert found.spec.recipe.geometry == Geometry(256, 224)
+    assert found.origin.recipe == "a guess: IMAGENET1K_V1"
+    (note,) = found.origin.notes
+    assert "IMAGENET1K_V1 is taken, resize=256&crop=224&interp=bilinear; say another with FILE?resize=" in note
+
+
+@pytest.mark.parametrize("spec", [f"{ARCH}@IMAGENET1K_V1={{}}", f"{ARCH}={{}}?resize=256"])
+def test_what_was_said_is_no_guess(checkpoint, spec):
+    found = get(spec.format(checkpoint()))
+    assert found.spec.recipe.geometry == Geometry(256, 224)
+    assert found.origin.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("beside", "metadata", "source"),
+    [
+        (
+            {"config": {"architecture": ARCH, "num_classes": 1000, "pretrained_cfg": SMALL}},
+            None,
+            "config.json beside it",
+        ),
+        ({"config": {"architecture": ARCH, **SMALL}}, None, "config.json beside it"),
+        ({}, {"pretrained_cfg": json.dumps(SMALL)}, "its metadata"),
+        (
+            {"preprocessor_config": {"size": {"height": 128, "width": 128}, "resample": 3, "image_mean": [0.5] * 3}},
+            None,
+            "preprocessor_config.json beside it; IMAGENET1K_V1",
+        ),
+    ],
+)
+def test_what_a_file_says_of_itself_counts(checkpoint, beside, metadata, source):
+    path = checkpoint(metadata=metadata, **beside)
+    found = get(f"{ARCH}={path}")
+    geometry = found.spec.recipe.geometry
+    assert (geometry.resize_px, geometry.crop_px, geometry.interpolation) == (128, 128, "bicubic")
+    assert found.spec.recipe.mean == (0.5, 0.5, 0.5)
+    assert (found.origin.recipe, found.origin.notes) == (source, ())
+    assert get(f"{ARCH}={path}?crop=64").origin.recipe == f"crop as requested; {source}"
+
+
+@pytest.mark.parametrize("content", ["", "no json", "[1]", "{}", '{"architecture": 3}', '{"learning_rate": 0.1}'])
+def test_other_settings_beside_a_file_say_nothing(checkpoint, content):
+    found = get(f"{ARCH}={checkpoint(config=content, preprocessor_config=content)}")
+    assert found.origin.recipe == "a guess: IMAGENET1K_V1"
+
+
+def test_a_file_of_another_architecture_is_refused_by_the_right_name(checkpoint):
+    path = checkpoint(config={"architecture": "squeezenet1_0.tv_in1k", "pretrained_cfg": SMALL})
+    with pytest.raises(
+        WeightsError, match=r"config.json beside it says that it is squeezenet1_0, not squeezenet1_1: -m"
+    ):
+        get(f"{ARCH}={path}")
+
+
+def test_words_without_a_checkpoint_change_the_published_recipe(checkpoint, tmp_path):
+    shutil.copy(checkpoint(), tmp_path / f"{ARCH}.safetensors")
+    found = get(f"{ARCH}?crop=192", tmp_path)
+    assert found.spec.recipe.geometry == Geometry(219, 192)
+
+
+# -- names of classes -----------------------------------------------------------------------------------
+
+
+def test_an_own_thousand_classes_are_not_taken_for_imagenet_s(checkpoint):
+    found, note = names(get(f"{ARCH}={checkpoint()}"))
+    assert found == tuple(str(index) for index in range(1000))
+    assert "--labels FILE names them, --labels imagenet takes its names" in note
+    assert given_names("imagenet", Storage()) == imagenet_names()
+
+
+@pytest.mark.parametrize("name", ["squeezenet-imagenet.safetensors", "net_in1k.safetensors", "ImageNet.safetensors"])
+def test_a_name_may_say_that_they_are(checkpoint, name):
+    assert names(get(f"{ARCH}={checkpoint(name)}")) == (imagenet_names(), "")
+
+
+def test_a_tag_of_timm_says_it(checkpoint):
+    config = {"architecture": ARCH, "num_classes": 1000, "pretrained_cfg": SMALL | {"tag": "tv_in1k"}}
+    assert names(get(f"{ARCH}={checkpoint(config=config)}")) == (imagenet_names(), "")
+
+
+def test_so_does_a_request_for_published_weights(checkpoint):
+    assert names(get(f"{ARCH}@IMAGENET1K_V1={checkpoint()}")) == (imagenet_names(), "")
+
+
+def test_a_weights_directory_holds_published_weights(checkpoint, tmp_path):
+    shutil.copy(checkpoint(), tmp_path / f"{ARCH}.safetensors")
+    found = get(ARCH, tmp_path)
+    assert names(found) == (imagenet_names(), "")
+    assert found.origin.notes == (
+        f"{ARCH}.safetensors is taken for published weights, with ImageNet's classes; --labels FILE names others",
+    )
+
+
+def test_one_member_that_is_known_speaks_for_the_ensemble(checkpoint):
+    path = checkpoint()
+    known, unknown = get(f"{ARCH}@IMAGENET1K_V1={path}"), get(f"mine:{ARCH}={path}")
+    found, note = names(known, unknown)
+    assert found == imagenet_names()
+    assert note == f"the 1,000 classes of mine are taken to be ImageNet's, as those of {ARCH}"
+
+
+OWN = [f"thing {index}" for index in range(1000)]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architecture": ARCH, "pretrained_cfg": SMALL, "label_names": OWN},
+        {"model_type": "x", "id2label": dict(enumerate(OWN))},
+    ],
+)
+def test_names_in_the_file_are_taken(checkpoint, config):
+    found, note = names(get(f"{ARCH}={checkpoint(config=config)}"))
+    assert found == tuple(OWN)
+    assert note == f"class names are those in the file of {ARCH}"
+
+
+@pytest.mark.parametrize("ids", [{"0": "LABEL_0"}, {"1": "a"}, {"0": 3}, ["a"]])
+def test_placeholders_and_gaps_are_no_names(checkpoint, ids):
+    assert get(f"{ARCH}={checkpoint(config={'id2label': ids})}").origin.class_names == ()
+
+
+def test_files_that_name_their_classes_differently_do_not_go_together(checkpoint):
+    own = get(f"own:{ARCH}={checkpoint(config={'id2label': dict(enumerate(OWN))})}")
+    other = get(f"other:{ARCH}={checkpoint('b.safetensors', config={'id2label': dict(enumerate(reversed(OWN)))})}")
+    published = get(f"{ARCH}@IMAGENET1K_V1={checkpoint('a.safetensors', config='{}')}")
+    for pair in ((own, other), (own, published), (published, own)):
+        with pytest.raises(ModelError, match="name them differently; --labels FILE says what they are"):
+            names(*pair)
+        assert names(*pair, given=tuple(OWN)) == (tuple(OWN), "")
+    with pytest.raises(InputError, match="has 2 names, but the models have 1000 classes"):
+        names(own, given=("a", "b"))
