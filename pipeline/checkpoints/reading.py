@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import safetensors.torch
@@ -33,6 +33,18 @@ class Checkpoint:
     uri: str
     tree: Mapping[Any, Any]
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def renamed(self, rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Checkpoint:
+        """The same with other names for the tensors at its top level.
+
+        Raises:
+            WeightsError: It lacks tensors that belong together.
+        """
+        tensors = {key: value for key, value in self.tree.items() if isinstance(value, torch.Tensor)}
+        try:
+            return replace(self, tree=rename(tensors))
+        except KeyError as error:
+            raise WeightsError(f"{self.uri}: {error.args[0]} is missing") from error
 
 
 def read_checkpoint(uri: str, data: bytes) -> Checkpoint:

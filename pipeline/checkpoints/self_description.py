@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.checkpoints.companions import COMPANIONS, CONFIG, PROCESSOR
+from pipeline.checkpoints.huggingface import HubNetwork, find_hub_network
 from pipeline.checkpoints.own_recipe import (
     RecipeFacts,
     facts_of_processor,
@@ -19,7 +21,6 @@ from pipeline.checkpoints.own_recipe import (
     facts_of_timm_arguments,
     merge,
 )
-from pipeline.checkpoints.reading import Checkpoint
 
 _TIMM_CONFIG = "pretrained_cfg"
 _OF_PROCESSORS = {"image_processor_type", "feature_extractor_type", "size", "crop_size", "image_mean"}
@@ -27,6 +28,7 @@ _UNNAMED = "LABEL_"  # what transformers calls classes that nobody has named
 _IMAGENET_TAG = "in1k"
 _IMAGENET_CLASSES = 1000
 _NOTHING = RecipeFacts()
+_NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,13 @@ class SelfDescription:
     """What a file of weights says of itself; empty where it says nothing.
 
     Attributes:
-        architecture: timm's name for its architecture, without tag.
+        architecture: Name of its architecture, as ``-m`` takes it, without tag.
         named_in: Where that name was found.
         recipe: Its preprocessing.
         class_names: Names of its classes, in order.
         is_imagenet: Whether its classes are ImageNet's 1,000.
+        hub_network: How its tensors are renamed, where it is a network of transformers; None for others.
+        model_type: The kind of network of transformers that it is; empty for others.
     """
 
     architecture: str = ""
@@ -46,14 +50,19 @@ class SelfDescription:
     recipe: RecipeFacts = _NOTHING
     class_names: tuple[str, ...] = ()
     is_imagenet: bool = False
+    hub_network: HubNetwork | None = None
+    model_type: str = ""
 
 
-def describe_itself(checkpoint: Checkpoint, companions: Mapping[str, bytes]) -> SelfDescription:
+def describe_itself(
+    companions: Mapping[str, bytes], metadata: Mapping[str, str] = _NO_TEXTS, arguments: object = None
+) -> SelfDescription:
     """Gather what a file says of itself. Of what is beside it, what is not understood says nothing.
 
     Args:
-        checkpoint: The file.
         companions: Content of the files beside it, by name.
+        metadata: Of a safetensors file.
+        arguments: What the file holds under ``args``: a trainer's namespace, or a dict.
 
     Raises:
         WeightsError: It asks for a preprocessing that is not supported.
@@ -61,17 +70,17 @@ def describe_itself(checkpoint: Checkpoint, companions: Mapping[str, bytes]) -> 
     settings, processor = (_parse_object(companions.get(name, b"")) for name in COMPANIONS)
     found = [
         _describe_timm(settings, f"{CONFIG} beside it"),
-        _describe_timm(_parse_metadata(checkpoint.metadata), "its metadata"),
-        SelfDescription(class_names=_names_of_ids(settings.get("id2label"))),
+        _describe_timm(_parse_metadata(metadata), "its metadata"),
+        _describe_hub_network(settings),
     ]
     recipe = _NOTHING
     if _OF_PROCESSORS & processor.keys() and _TIMM_CONFIG not in settings:
         recipe = facts_of_processor(processor, f"{PROCESSOR} beside it")
     for description in found:
         recipe = merge(recipe, description.recipe)
-    arguments = _fields_of(checkpoint.tree.get("args"))
-    if "crop_pct" in arguments:  # of timm's trainer, which stores None for what its user left out
-        recipe = merge(recipe, facts_of_timm_arguments(arguments, "the arguments of timm's train.py in it"))
+    fields = _fields_of(arguments)
+    if "crop_pct" in fields:  # of timm's trainer, which stores None for what its user left out
+        recipe = merge(recipe, facts_of_timm_arguments(fields, "the arguments of timm's train.py in it"))
     named = next((description for description in found if description.architecture), SelfDescription())
     return SelfDescription(
         architecture=named.architecture,
@@ -79,6 +88,8 @@ def describe_itself(checkpoint: Checkpoint, companions: Mapping[str, bytes]) -> 
         recipe=recipe,
         class_names=next((description.class_names for description in found if description.class_names), ()),
         is_imagenet=any(description.is_imagenet for description in found),
+        hub_network=found[-1].hub_network,
+        model_type=found[-1].model_type,
     )
 
 
@@ -87,17 +98,30 @@ def _describe_timm(settings: Mapping[str, Any], source: str) -> SelfDescription:
     architecture = settings.get("architecture")
     nested = settings.get(_TIMM_CONFIG)
     if not isinstance(nested, Mapping):
-        if not (isinstance(architecture, str) and "input_size" in settings):
+        if not isinstance(architecture, str) or not {"input_size", "num_classes"} & settings.keys():
             return SelfDescription()
-        nested = settings
+        nested = settings if "input_size" in settings else {}  # without a recipe: that of the architecture
     num_classes = settings.get("num_classes", nested.get("num_classes"))
     tag = str(nested.get("tag") or "")
     return SelfDescription(
-        architecture=architecture.partition(".")[0] if isinstance(architecture, str) else "",
+        architecture="timm/" + architecture.partition(".")[0] if isinstance(architecture, str) else "",
         named_in=source,
-        recipe=facts_of_timm(nested, source),
+        recipe=facts_of_timm(nested, source) if nested else _NOTHING,
         class_names=_names(settings.get("label_names", nested.get("label_names"))),
         is_imagenet=num_classes == _IMAGENET_CLASSES and _IMAGENET_TAG in tag,
+    )
+
+
+def _describe_hub_network(settings: Mapping[str, Any]) -> SelfDescription:
+    """What transformers' ``save_pretrained`` writes."""
+    network = find_hub_network(settings)
+    kind = settings.get("model_type")
+    return SelfDescription(
+        architecture=network.arch if network else "",
+        named_in=f"{CONFIG} beside it" if network else "",
+        class_names=_names_of_ids(settings.get("id2label")),
+        hub_network=network,
+        model_type=kind if isinstance(kind, str) else "",
     )
 
 
@@ -130,12 +154,12 @@ def _fields_of(value: object) -> Mapping[str, Any]:
 
 
 def _names(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - JSON
-    return tuple(value) if isinstance(value, list) and value and all(isinstance(name, str) for name in value) else ()
+    """Names in a list; none if they are placeholders."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        return ()
+    return () if any(name.startswith(_UNNAMED) for name in value) else tuple(value)
 
 
 def _names_of_ids(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - JSON
-    """Names of ``{"0": "cat", "1": "dog"}``; none where they are not complete, or are placeholders."""
-    if not isinstance(value, Mapping):
-        return ()
-    names = _names([value.get(str(index)) for index in range(len(value))])
-    return () if any(name.startswith(_UNNAMED) for name in names) else names
+    """Names of ``{"0": "cat", "1": "dog"}``; none where they are not complete."""
+    return _names([value.get(str(index)) for index in range(len(value))]) if isinstance(value, Mapping) else ()

@@ -1,4 +1,4 @@
-"""Member SPECs, as ``-m`` takes them: ``[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][?OPTIONS][*FACTOR]``."""
+"""Member SPECs, as ``-m`` takes them: ``[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][?OPTIONS][*FACTOR]`` or ``hf:FOLDER``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from pipeline.errors import ModelError
 
 _FORM = "[ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][?OPTIONS][*FACTOR]"
 _ALIAS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_NO_ALIAS = re.compile(r"^[^A-Za-z0-9_]|[^A-Za-z0-9_.\-]")
 _QUOTED = re.compile(r'(?P<left>[^="]*=)"(?P<path>[^"]+)"(?P<rest>(\?[^"]*)?(\*[^"*]*)?)')
+HUGGING_FACE = "hf"  # the architecture of ``hf:FOLDER``: that which the folder says
+_FOLDER = re.compile(r"(?:(?P<alias>[^:=]*):)?hf:(?P<folder>.+)", re.DOTALL)
 _OPTIONS = re.compile(r"\?(?=[a-z_]+=)")  # a question mark before anything else belongs to a file's name
 
 
@@ -23,7 +26,7 @@ class MemberRequest(BaseModel):
 
     Attributes:
         alias: Name of the member's column.
-        arch: A torchvision classifier, or ``timm/NAME``.
+        arch: A torchvision classifier, or ``timm/NAME``; ``hf`` for the one that a folder of Hugging Face's says.
         weights: Name of torchvision's weights enum, or None for its default.
         checkpoint: Path or URI of a checkpoint, or None to look one up.
         factor: Weight in the consensus, above 0.
@@ -55,6 +58,9 @@ class MemberRequest(BaseModel):
             body, factor = _split_factor(text.strip())
             body, words = _split_options(body)
             left, equals, checkpoint = body.partition("=")
+            if folder := _FOLDER.fullmatch(body):
+                own = folder["alias"] or _NO_ALIAS.sub("_", folder["folder"].rstrip("/").rpartition("/")[2])
+                left, equals, checkpoint = f"{own}:{HUGGING_FACE}", "=", folder["folder"]
         alias, colon, arch = left.rpartition(":")
         arch, at, weights = arch.partition("@")
         if not arch.removeprefix("timm/"):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.config.members import HUGGING_FACE
 from pipeline.config.settings import EnsembleConfig, LabelConfig
 from pipeline.errors import OutputError
 from pipeline.inputs.find import Inputs, find_inputs
@@ -79,7 +80,7 @@ def check_names(config: EnsembleConfig) -> None:
     """
     names = shipped_names()
     for member in config.members:
-        architecture = None if names is None else names.check(member.arch)
+        architecture = None if names is None or member.arch == HUGGING_FACE else names.check(member.arch)
         if architecture is not None:
             architecture.choose(member.weights)
 
@@ -92,6 +93,9 @@ def check_weights(config: EnsembleConfig, storage: Storage) -> None:
     """
     names, locator = shipped_names(), Locator(config.weights_dir, storage)
     for member in config.members:
+        if member.arch == HUGGING_FACE:
+            locator.check_folder(member)
+            continue
         architecture = None if names is None else names.check(member.arch)
         if architecture is not None:
             locator.check(member, architecture, architecture.choose(member.weights))

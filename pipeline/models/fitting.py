@@ -76,7 +76,7 @@ def tell_fit(wanted: Wanted) -> Fits:
             return True
         if len(state) < len(anatomy.shapes) / 2:
             return False
-        converted = _convert_names(wanted.architecture, wanted.input_px, state)
+        converted = _convert_names(NetworkShape(wanted.architecture, _PROBE_CLASSES, wanted.input_px), state)
         return any(has_all(converted, root) for root in roots)
 
     return fits
@@ -94,7 +94,7 @@ def fit_network(wanted: Wanted, state: State, uri: str) -> FittedNetwork:
         WeightsError: They do not fit.
     """
     shape, notes = _fit_input(wanted, state, uri)
-    state = _convert_names(wanted.architecture, shape.input_px, state)
+    state = _convert_names(shape, state)
     state, note = _spread_channel(wanted.anatomy, state)
     notes += note
     head = _find_own_head(wanted, state, uri)
@@ -139,13 +139,13 @@ def _fit_input(wanted: Wanted, state: State, uri: str) -> tuple[NetworkShape, li
     return NetworkShape(architecture, _PROBE_CLASSES, input_px, options), notes
 
 
-def _convert_names(architecture: Architecture, input_px: int, state: State) -> State:
+def _convert_names(shape: NetworkShape, state: State) -> State:
     """Convert a checkpoint of the authors' own code to timm's tensor names, if timm has a converter."""
-    if (translate := architecture.checkpoint_converter) is None:
+    if (translate := shape.architecture.checkpoint_converter) is None:
         return state
-    if state.keys() == study(architecture, input_px).shapes.keys():
+    if state.keys() == study(shape.architecture, shape.input_px).shapes.keys():
         return state
-    network = empty_network(NetworkShape(architecture, _PROBE_CLASSES, input_px))
+    network = empty_network(shape)
     try:
         translated: dict[str, torch.Tensor] = translate(dict(state), network)
     except Exception:  # noqa: BLE001 - timm's converters fail in many ways on other files

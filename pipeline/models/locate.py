@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from pipeline.checkpoints.companions import COMPANIONS
+from pipeline.checkpoints.companions import COMPANIONS, CONFIG
 from pipeline.config.members import MemberRequest
 from pipeline.errors import StorageError, WeightsError
 from pipeline.models.download import (
@@ -29,6 +29,7 @@ from pipeline.storage import Storage, absolute_uri, join
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})$", re.IGNORECASE)
 _HASH_IN_PUBLISHED_NAME = re.compile(r"-([0-9a-f]{8,64})$")  # some were published with nine or ten digits
 _SUFFIXES = (".safetensors", ".pth")
+_FOLDER_WANTED = "hf: takes a folder with model.safetensors and config.json, as save_pretrained writes it"
 
 
 class Weights(Protocol):
@@ -141,10 +142,7 @@ class Locator:
         """
         options = _explain_options(architecture, wanted)
         if request.checkpoint is not None:
-            try:
-                self._storage.stat(absolute_uri(request.checkpoint))
-            except StorageError as error:
-                raise WeightsError(f"{error}; {options}") from error
+            self._check_own(request.checkpoint, options)
             return
         if wanted.url is None or self.find_local(architecture, wanted, by_name=request.weights is not None) is not None:
             return
@@ -152,6 +150,21 @@ class Locator:
             check_reachable(wanted.url)
         except DownloadError as error:
             raise _not_downloaded(wanted, error, options) from error
+
+    def check_folder(self, request: MemberRequest) -> None:
+        """Make sure that a folder of Hugging Face's is here.
+
+        Raises:
+            WeightsError: It is not.
+        """
+        assert request.checkpoint is not None
+        self._check_own(request.checkpoint, _FOLDER_WANTED)
+
+    def _check_own(self, path: str, options: str) -> None:
+        try:
+            self._storage.stat(absolute_uri(self._find_in_folder(path)))
+        except StorageError as error:
+            raise WeightsError(f"{error}; {options}") from error
 
     def find_local(self, architecture: Named, wanted: Weights, *, by_name: bool = False) -> str | None:
         """Find the file of weights in the weights directory or the local caches; None if it is in neither.
@@ -213,13 +226,38 @@ class Locator:
 
     def _read_named(self, path: str, architecture: Named, options: str) -> WeightsFile:
         """Read a file that the request names. Unless its name is a published one, digits at its end are no hash."""
-        uri, data = self._read_bytes(path, options)
-        file = WeightsFile(uri, data, hashlib.sha256(data).hexdigest(), is_named=True)
-        if architecture.matching(file.name):
-            return _check_hash(file, architecture)
+        file = self.read_own(path, options)
+        return _check_hash(file, architecture) if architecture.matching(file.name) else file
+
+    def read_own(self, path: str, options: str = _FOLDER_WANTED) -> WeightsFile:
+        """Read a user's own file, or the one in a folder of timm's or Hugging Face's, and what describes it beside it.
+
+        Args:
+            path: Path or URI.
+            options: What to do if it is not there, for the message.
+
+        Raises:
+            WeightsError: It cannot be read, or the folder holds no file of a usual name.
+        """
+        uri, data = self._read_bytes(self._find_in_folder(path), options)
         folder = uri.rpartition("/")[0]
         companions = {name: content for name in COMPANIONS if (content := self._read_small(join(folder, name)))}
-        return replace(file, companions=companions)
+        return WeightsFile(uri, data, hashlib.sha256(data).hexdigest(), is_named=True, companions=companions)
+
+    def _find_in_folder(self, path: str) -> str:
+        """The file of weights in a folder; what is no folder stays as it is.
+
+        Raises:
+            WeightsError: There is none of a usual name.
+        """
+        uri = absolute_uri(path)
+        is_folder = path.endswith("/") or self._storage.exists(join(uri, CONFIG)) or os.path.isdir(uri)
+        if not is_folder:
+            return path
+        found = next((name for name in HUB_FILES if self._storage.exists(join(uri, name))), None)
+        if found is None:
+            raise WeightsError(f"{path}: a folder without {' or '.join(HUB_FILES)}: name the file in it")
+        return join(uri, found)
 
     def _read_bytes(self, path: str, options: str) -> tuple[str, bytes]:
         try:

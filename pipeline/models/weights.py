@@ -20,7 +20,7 @@ from pipeline.checkpoints.own_recipe import RecipeFacts
 from pipeline.checkpoints.reading import read_checkpoint
 from pipeline.checkpoints.self_description import SelfDescription, describe_itself
 from pipeline.config.member_options import MemberOptions
-from pipeline.config.members import MemberRequest
+from pipeline.config.members import HUGGING_FACE, MemberRequest
 from pipeline.errors import ModelError, WeightsError
 from pipeline.labels import IMAGENET_CLASSES
 from pipeline.models.catalog import Architecture, PublishedWeights, find
@@ -134,14 +134,20 @@ def resolve(
 
 def resolve_with_file(locator: Locator, request: MemberRequest) -> tuple[ResolvedMember, WeightsFile]:
     """Do the same, and return the file of the weights as well."""
-    architecture = find(request.arch)
-    wanted = architecture.choose(request.weights)
-    file = locator.find(request, architecture, wanted)
+    if request.arch == HUGGING_FACE:
+        assert request.checkpoint is not None
+        file = locator.read_own(request.checkpoint)
+        architecture = find(_architecture_in(file))
+        wanted = architecture.published[0]
+    else:
+        architecture = find(request.arch)
+        wanted = architecture.choose(request.weights)
+        file = locator.find(request, architecture, wanted)
     known = wanted if request.weights or file.is_published else identify(architecture, file)
     opened = open_weights(architecture, known, file, request.options)
     spec = MemberSpec(
         alias=request.alias,
-        arch=request.arch,
+        arch=architecture.name,
         factor=request.factor,
         num_classes=opened.shape.num_classes,
         recipe=opened.recipe,
@@ -193,8 +199,10 @@ def open_weights(
         WeightsError: The file is damaged, refused, does not fit, or is of another architecture.
     """
     checkpoint = read_checkpoint(file.uri, file.data)
-    itself = describe_itself(checkpoint, file.companions)
+    itself = describe_itself(file.companions, checkpoint.metadata, checkpoint.tree.get("args"))
     _check_architecture(architecture, itself, file)
+    if itself.hub_network is not None:
+        checkpoint = checkpoint.renamed(itself.hub_network.rename)
     published = known or architecture.published[0]
     # what lies in --weights-dir under an architecture's name stands for its published weights
     is_guess = known is None and (file.is_named or len({entry.recipe for entry in architecture.published}) > 1)
@@ -223,17 +231,35 @@ def open_weights(
     return OpenedWeights(fitted.shape, fill(own_px, recipe.recipe), to_blob(fitted.network), origin)
 
 
+def _architecture_in(file: WeightsFile) -> str:
+    """Name of the architecture that a folder of timm's or Hugging Face's says.
+
+    Raises:
+        WeightsError: It says none, or one that nothing here computes.
+    """
+    itself = describe_itself(file.companions)
+    if itself.architecture:
+        return itself.architecture
+    if itself.model_type:
+        raise WeightsError(
+            f"{file.uri}: a network of transformers of a kind or size ({itself.model_type}) that is not read; "
+            "resnet, vit, convnext, convnextv2 and swin of the published sizes are, and timm's own"
+        )
+    raise WeightsError(f"{file.uri}: no config.json beside it says what it is: -m ARCH={file.uri}")
+
+
 def _check_architecture(architecture: Architecture, itself: SelfDescription, file: WeightsFile) -> None:
     """Refuse a file that says that it is of another architecture: keys that fit do not make it the same network.
 
     Raises:
         WeightsError: It is.
     """
-    asked = architecture.short_name.partition(".")[0]
-    if itself.architecture and itself.architecture != asked:
+    asked, said = (
+        name.removeprefix(TIMM_PREFIX).partition(".")[0] for name in (architecture.name, itself.architecture)
+    )
+    if said and said != asked:
         raise WeightsError(
-            f"{file.uri}: {itself.named_in} says that it is {itself.architecture}, not {asked}: "
-            f"-m {TIMM_PREFIX}{itself.architecture}=FILE"
+            f"{file.uri}: {itself.named_in} says that it is {said}, not {asked}: -m {itself.architecture}=FILE"
         )
 
 
