@@ -9,8 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.printing import print_stderr
 from pipeline.models.cards import ArchitectureCard, WeightsCard
+from pipeline.models.member_card import MemberCard
 from pipeline.text.safe import printable
+from pipeline.trials.recipes import RecipeTrial
 
 _PIPED_WIDTH = 400  # a file or a pipe has no width: nothing is cut
 _MARGIN = 2
@@ -60,7 +63,6 @@ def print_architectures(cards: Sequence[ArchitectureCard]) -> None:
 
 def print_architecture(card: ArchitectureCard) -> None:
     """Print everything about one architecture."""
-    console = _console()
     family_rows = [("family", f"{card.family} ({card.year})"), ("paper", card.paper), ("", card.paper_url)]
     rows = [*(family_rows if card.family else []), ("library", card.library)]
     for entry in card.published:
@@ -80,7 +82,60 @@ def print_architecture(card: ArchitectureCard) -> None:
             ("licence", entry.licence or "-"),
             ("found", entry.found or "not here"),
         ]
-    console.print(Text(card.name, style="bold"))
+    _print_rows(card.name, rows)
+
+
+def print_member(card: MemberCard) -> None:
+    """Print what a member's file is, and how a job would use it."""
+    names = ", ".join(card.class_names) + (", ..." if card.num_classes > len(card.class_names) else "")
+    rows = [
+        ("file", f"{card.file}, {card.num_bytes / 2**20:,.1f} MB"),
+        ("sha256", card.sha256),
+        ("tensors", card.tensors),
+        *([("head", card.head)] if card.head else []),
+        ("classes", f"{card.num_classes:,}: {names}"),
+        ("", card.class_names_from),
+        ("input", f"{card.input_px} px, the centre of {_resize(card)} ({_FITS[card.fit]})"),
+        ("normalised by", f"mean {_triple(card.mean)}, std {_triple(card.std)}"),
+        ("", f"from: {card.recipe_from}"),
+        *(("note", note) for note in card.notes),
+    ]
+    _print_rows(f"{card.alias}: {card.arch}" if card.alias != card.arch else card.arch, rows)
+
+
+def watch_trial(words: str, number: int, total: int) -> None:
+    """Say on stderr which preprocessing is being tried."""
+    print_stderr(f"trying {number + 1} of {total}: {words}")
+
+
+def print_trial(trial: RecipeTrial, spec: str) -> None:
+    """Print how often a network is right with each preprocessing, and which one to take."""
+    console = _console()
+    table = Table(box=None, pad_edge=False, padding=(0, _MARGIN, 0, 0), header_style="bold")
+    for heading, side in (("top-1", "right"), ("95 % interval", "left"), ("against now", "right"), ("p", "right")):
+        table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=True)
+    table.add_column("preprocessing", no_wrap=True)
+    for one in trial.tried:
+        low, high = one.interval
+        gain = one.gain
+        table.add_row(
+            f"{100 * one.top1:.1f} %",
+            f"{100 * low:.1f} to {100 * high:.1f}",
+            "now" if gain is None else f"{100 * gain.difference:+.1f}",
+            "" if gain is None else f"{gain.p_value:.2g}",
+            Text(one.words),
+        )
+    console.print(f"{trial.num_images:,} images of known class")
+    console.print(table)
+    if trial.better is not None:
+        console.print(Text(f"better than now: -m '{spec.partition('?')[0]}?{trial.better.words}'"), soft_wrap=True)
+    else:
+        console.print("none is certainly better than now (exact McNemar test, Bonferroni's rule): more truths may tell")
+
+
+def _print_rows(title: str, rows: Sequence[tuple[str, str | None]]) -> None:
+    console = _console()
+    console.print(Text(title, style="bold"))
     for name, value in rows:
         console.print(Text(printable(f"  {name:<14}{value}".rstrip())), soft_wrap=True)
 
@@ -90,7 +145,7 @@ def _console() -> Console:
     return Console(width=width, highlight=False)
 
 
-def _resize(card: WeightsCard) -> str:
+def _resize(card: WeightsCard | MemberCard) -> str:
     size = f"{card.resize_px}x{card.resize_px}" if card.fit == "squash" else f"{card.resize_px}"
     return f"{size} {card.interpolation}"
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from pipeline.cli.completion import complete_members
 from pipeline.cli.help import GroupedCommand, GroupedCommands, examples
-from pipeline.cli.options import AsJson, NoSignRequest, RequestPayer, S3Endpoint, WeightsDir
-from pipeline.cli.printing import print_json, print_line
+from pipeline.cli.options import AsJson, Labels, NoSignRequest, RequestPayer, S3Endpoint, WeightsDir
+from pipeline.cli.printing import print_json, print_line, print_result
+from pipeline.errors import ModelError
 
 
 class _ShowByDefault(GroupedCommands):
@@ -39,6 +41,8 @@ def _models() -> None:
         "shardlabel models                              # all with a known paper",
         "shardlabel models resnet50",
         "shardlabel models 'timm/*xception*' --json",
+        "shardlabel models resnet50=mine.pth            # what is in the file, and how it would be used",
+        "shardlabel models resnet50=mine.pth --try-recipes photos/ --truth truth.csv",
     ),
 )
 def show(
@@ -46,27 +50,58 @@ def show(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="An architecture, shown in full; or a family, or a pattern, listed.",
+            help="An architecture, or a member with a file (ARCH=FILE, hf:FOLDER), shown in full; or a family, or a "
+            "pattern, listed.",
             show_default=False,
             autocompletion=complete_members,
         ),
     ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[INPUT]...", help="With --try-recipes: the images; none for the shards that the truth names."
+        ),
+    ] = None,
+    try_recipes: Annotated[
+        bool,
+        typer.Option("--try-recipes", help="Try the usual preprocessings on images of known class, at most 1,000."),
+    ] = False,
+    truth: Annotated[
+        str | None, typer.Option(metavar="FILE", help="With --try-recipes: truth file; else the samples' .cls count.")
+    ] = None,
+    labels: Labels = None,
     weights_dir: WeightsDir = None,
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
     request_payer: RequestPayer = None,
 ) -> int:
-    """List architectures and their published weights, or show one in full. `show` may be left out."""
+    """List architectures and published weights, or show one, or a checkpoint, in full. `show` may be left out."""
     from pipeline.cli import model_tables
     from pipeline.commands import models as model_commands
 
+    places: dict[str, Any] = {
+        "weights_dir": weights_dir,
+        "s3_endpoint": s3_endpoint,
+        "no_sign_request": bool(no_sign_request),
+        "request_payer": bool(request_payer),
+    }
+    has_file = name is not None and ("=" in name or "hf:" in name or "?" in name)
+    if try_recipes:
+        if name is None or not (has_file or weights_dir):
+            raise ModelError("--try-recipes takes one member with a file: shardlabel models ARCH=FILE --try-recipes")
+        more: dict[str, Any] = {"truth": truth, "labels": labels, "watch": model_tables.watch_trial}
+        trial = model_commands.try_recipes(name, inputs or (), **more, **places)
+        return print_result(trial, partial(model_tables.print_trial, spec=name), as_json=json_)
+    if inputs or truth:
+        raise ModelError("INPUT and --truth belong to --try-recipes")
+    if name is not None and has_file:
+        return print_result(
+            model_commands.inspect(name, labels=labels, **places), model_tables.print_member, as_json=json_
+        )
     found = model_commands.list_architectures(
         name,
-        weights_dir=weights_dir,
-        s3_endpoint=s3_endpoint,
-        no_sign_request=bool(no_sign_request),
-        request_payer=bool(request_payer),
+        **places,
     )
     one = found[0] if len(found) == 1 and found[0].name == name else None
     if json_:

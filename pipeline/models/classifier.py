@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import logging
 import math
@@ -142,6 +143,13 @@ class Classifier:
         return self._make_forward(
             network, dtype, batch_size or default_batch_size(self.device, dtype, network), compiled=compiled
         )
+
+    def with_recipe(self, recipe: Recipe) -> Classifier:
+        """The same network, in shared memory, with another preprocessing."""
+        found = copy.copy(self)
+        found.spec = dataclasses.replace(self.spec, recipe=recipe)
+        found._scale, found._shift = _scale_and_shift(recipe, self.device)
+        return found
 
     @property
     def batch_size(self) -> int:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from pipeline.checkpoints.own_recipe import RecipeFacts, facts_of_options, merge
-from pipeline.config.member_options import MemberOptions
+from pipeline.config.member_options import NORMALISATIONS, MemberOptions
 from pipeline.errors import WeightsError
 from pipeline.models.catalog import PublishedWeights
 from pipeline.models.preprocessing import Geometry, Recipe
@@ -89,5 +89,10 @@ def fill(facts: RecipeFacts, base: Recipe, where: str = "") -> Recipe:
 def describe(recipe: Recipe) -> str:
     """A recipe in the words of a request."""
     geometry = recipe.geometry
-    squash = "&fit=squash" if geometry.fit == "squash" else ""
-    return f"resize={geometry.resize_px}&crop={geometry.crop_px}&interp={geometry.interpolation}{squash}"
+    words = f"resize={geometry.resize_px}&crop={geometry.crop_px}&interp={geometry.interpolation}"
+    words += "&fit=squash" if geometry.fit == "squash" else ""
+    named = next((name for name, values in NORMALISATIONS.items() if values == (recipe.mean, recipe.std)), None)
+    if named is not None:
+        return f"{words}&mean={named}"
+    mean, std = ("/".join(f"{number:g}" for number in numbers) for numbers in (recipe.mean, recipe.std))
+    return f"{words}&mean={mean}&std={std}"
