@@ -6,6 +6,7 @@ pinned to one ETag. Writes build the bytes first and publish them by one conditi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import mimetypes
@@ -31,6 +32,7 @@ from pipeline.storage.s3_stream import RangeStream
 from pipeline.storage.sorting import sort_entries
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
 
 _PIECE_BYTES = 1 << 20
@@ -44,6 +46,18 @@ _ErrorTypes = type[StorageError] | tuple[type[StorageError], ...]
 def split_uri(uri: str) -> tuple[str, str]:
     """Split ``s3://bucket/key`` into (bucket, key)."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _bucket_and_key(uri: str) -> tuple[str, str]:
+    """Split the URI of an object.
+
+    Raises:
+        ObjectMissing: It names none.
+    """
+    bucket, key = split_uri(uri)
+    if not bucket or not key:
+        raise ObjectMissing(f"{uri}: a bucket and a key are needed")
     return bucket, key
 
 
@@ -62,6 +76,12 @@ def _entry(prefix: str, bucket: str, item: Mapping[str, Any]) -> Entry:
         raise StorageError(f"{prefix}: the store lists an object without its size, version or time")
     uri, modified_s = f"s3://{bucket}/{item['Key']}", item["LastModified"].timestamp()
     return Entry(uri, item["Size"], item["ETag"].strip('"'), modified_s)
+
+
+def _collect(body: StreamingBody, got: bytearray) -> None:
+    """Append what comes, so that of a transfer that breaks off, what has come is there."""
+    for piece in body.iter_chunks(_PIECE_BYTES):
+        got.extend(piece)
 
 
 class S3Store:
@@ -160,9 +180,7 @@ class S3Store:
 
     def stat(self, uri: str) -> Entry:
         """Look up size and ETag."""
-        bucket, key = split_uri(uri)
-        if not bucket or not key:
-            raise ObjectMissing(f"{uri}: a bucket and a key are needed")
+        bucket, key = _bucket_and_key(uri)
         try:
             head = call_with_retries(uri, lambda: self.client.head_object(Bucket=bucket, Key=key))
         except (ObjectMissing, ObjectForbidden) as error:
@@ -189,8 +207,23 @@ class S3Store:
         return RangeStream(self, entry, offset)
 
     def read(self, uri: str) -> bytes:
-        """Read a whole object."""
-        return self.fetch(self.stat(uri))
+        """Read a whole object, by one request; only where the transfer breaks off, others go on from there."""
+        bucket, key = _bucket_and_key(uri)
+        begun: list[Entry] = []  # the version that the first answer was of
+        got = bytearray()
+
+        def transfer() -> None:
+            if begun:
+                self._transfer(begun[0], 0, begun[0].size_bytes, got)
+                return
+            answer = self.client.get_object(Bucket=bucket, Key=key)
+            begun.append(Entry(uri, answer["ContentLength"], answer["ETag"].strip('"')))
+            with contextlib.closing(answer["Body"]) as body:
+                _collect(body, got)
+
+        while not begun or len(got) < begun[0].size_bytes:
+            call_with_retries(uri, transfer)
+        return bytes(got)
 
     def fetch(self, entry: Entry) -> bytes:
         """Read a whole object, of the given version."""
@@ -231,15 +264,11 @@ class S3Store:
         if first >= stop:  # it broke off after its last byte
             return
         answer = self.client.get_object(Bucket=bucket, Key=key, Range=f"bytes={first}-{stop - 1}", **pin)
-        body = answer["Body"]
-        try:
+        with contextlib.closing(answer["Body"]) as body:
             all_of_it = first == 0 and stop == entry.size_bytes
             if not all_of_it and not answer.get("ContentRange", "").startswith(f"bytes {first}-"):
                 raise StorageError(f"{entry.uri}: the store sent other bytes than asked for; it does not honour ranges")
-            for piece in body.iter_chunks(_PIECE_BYTES):
-                got.extend(piece)
-        finally:
-            body.close()
+            _collect(body, got)
         if start + len(got) == first:
             raise StoreUnavailable(f"{entry.uri}: the store sent no bytes from {first} on")
         if start + len(got) > stop:

@@ -44,7 +44,8 @@ def proxied(fault_proxy: FaultProxy, s3: S3Server) -> Storage:
 
 def ranges(proxy: FaultProxy) -> list[tuple[int, int]]:
     """The (first, last) bytes of the requests, in order of the first."""
-    asked = [request.headers["range"].removeprefix("bytes=") for request in proxy.requests if request.method == "GET"]
+    given = [request.headers for request in proxy.requests]
+    asked = [headers["range"].removeprefix("bytes=") for headers in given if "range" in headers]
     return sorted((int(first), int(last)) for first, _, last in (text.partition("-") for text in asked))
 
 
@@ -174,6 +175,25 @@ def test_a_torn_body_goes_on_from_the_byte_it_had_reached(
     (_, _), (second, _), (third, last) = ranges(fault_proxy)
     assert 0 < second < third
     assert last == len(DATA) - 1
+
+
+def test_a_whole_object_takes_one_request_and_a_torn_one_goes_on_with_the_same_version(
+    s3: S3Server, fault_proxy: FaultProxy, proxied: Storage
+):
+    uri = s3.put(bucket := s3.bucket(), "x", DATA)
+    assert proxied.read(uri) == DATA
+    assert [request.method for request in fault_proxy.requests] == ["GET"]
+    fault_proxy.faults = [Fault("truncate", "GET", "/x", num_bytes=40 * KB)]
+    assert proxied.read(uri) == DATA
+    ((start, last),) = ranges(fault_proxy)
+    assert start > 0
+    assert last == len(DATA) - 1
+    fault_proxy.faults = [
+        Fault("truncate", "GET", "/x", num_bytes=40 * KB),
+        Fault("late", "GET", "/x", before=lambda: s3.put(bucket, "x", DATA[::-1])),
+    ]
+    with pytest.raises(ObjectChanged):
+        proxied.read(uri)
 
 
 @pytest.mark.parametrize("kind", ["slow_down", "reset", "lost"])
@@ -321,6 +341,7 @@ def test_anonymous_requests_are_not_signed(s3: S3Server, fault_proxy: FaultProxy
     s3.client.put_bucket_acl(Bucket=bucket, ACL="public-read")
     s3.client.put_object(Bucket=bucket, Key="x", Body=DATA, ACL="public-read")
     anonymous = s3.storage(s3_endpoint=fault_proxy.endpoint, no_sign_request=True)
+    assert anonymous.stat(f"s3://{bucket}/x").size_bytes == len(DATA)
     assert anonymous.read(f"s3://{bucket}/x") == DATA
     assert len(fault_proxy.requests) > 1
     assert not any("authorization" in request.headers for request in fault_proxy.requests)

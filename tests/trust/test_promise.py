@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binom, hypergeom
+import scipy  # its statistics take a second to import: they are where they are used
 
 from pipeline.errors import RequestError
 from pipeline.trust.intervals import binomial_tail, clopper_pearson_lower, hypergeometric_tail, wilson_upper
@@ -85,7 +85,7 @@ class Collection:
 def test_a_promise_is_broken_no_more_often_than_delta(make, target, num_truths, is_proven):
     collection = Collection(*make(np.random.default_rng(7)))
     found = collection.promises(PrecisionTest(target, DELTA, is_proven), num_truths, 60 if make is hopeless else 150)
-    assert sum(map(collection.is_broken, found)) <= binom.ppf(0.999, len(found), DELTA)
+    assert sum(map(collection.is_broken, found)) <= scipy.stats.binom.ppf(0.999, len(found), DELTA)
     if make is photographs:
         assert np.mean([promise.threshold is not None for promise in found]) > 0.85
 
@@ -98,7 +98,7 @@ def test_it_holds_for_a_small_collection_of_which_most_is_known():
         kept = {}
         for is_proven in (False, True):
             found = collection.promises(PrecisionTest(0.95, DELTA, is_proven), 200, 40)
-            assert sum(map(collection.is_broken, found)) <= binom.ppf(0.999, len(found), DELTA)
+            assert sum(map(collection.is_broken, found)) <= scipy.stats.binom.ppf(0.999, len(found), DELTA)
             kept[is_proven] = np.mean([promise.coverage for promise in found])
         assert kept[True] >= kept[False]
     everything = collection.certify(PrecisionTest(0.9, 1e-9, proven_random=True), np.arange(300))
@@ -116,7 +116,7 @@ def test_images_that_scores_were_fitted_on_count_as_what_they_are():
         for is_proven in (False, True):
             test = PrecisionTest(0.9, DELTA, is_proven)
             found = [collection.certify(test, rng.choice(others, 500, replace=False), fitted) for _ in range(40)]
-            assert sum(map(collection.is_broken, found)) <= binom.ppf(0.999, len(found), DELTA)
+            assert sum(map(collection.is_broken, found)) <= scipy.stats.binom.ppf(0.999, len(found), DELTA)
             assert np.mean([promise.threshold is not None for promise in found]) > 0.9
             assert {(promise.num_fitted, promise.num_certifying) for promise in found} == {(150, 500)}
     forgetful = [collection.certify(test, rng.choice(others, 500, replace=False)) for _ in range(50)]
@@ -212,7 +212,7 @@ def test_levels_are_nested_tested_in_order_and_stop_at_the_first_failure():
         above = collection.scores[drawn] >= np.float32(level.threshold)
         assert (level.accepted, level.right) == (above.sum(), collection.right[drawn][above].sum())
         assert level.images == (collection.scores >= np.float32(level.threshold)).sum()
-    lows = [beta.ppf(DELTA, level.right, level.accepted - level.right + 1) for level in promise.levels]
+    lows = [scipy.stats.beta.ppf(DELTA, level.right, level.accepted - level.right + 1) for level in promise.levels]
     assert all(low >= 0.95 for low in lows[:-1])
     assert lows[-1] < 0.95
     assert promise.threshold == thresholds[-2]
@@ -239,9 +239,9 @@ def test_labels_do_not_move_the_levels_and_batches_do_not_either():
 def test_the_bounds_are_those_of_the_exact_distributions():
     for right, total in ((1, 1), (45, 45), (99, 100), (857, 1000), (9900, 10_000)):
         for delta in (0.01, 0.1, 0.5):
-            expected = beta.ppf(delta, right, total - right + 1)
+            expected = scipy.stats.beta.ppf(delta, right, total - right + 1)
             assert clopper_pearson_lower(right, total, delta) == pytest.approx(expected, abs=1e-8)
-        assert binomial_tail(right, total, 0.9) == pytest.approx(binom.sf(right - 1, total, 0.9), rel=1e-9)
+        assert binomial_tail(right, total, 0.9) == pytest.approx(scipy.stats.binom.sf(right - 1, total, 0.9), rel=1e-9)
     assert clopper_pearson_lower(0, 0, 0.1) == clopper_pearson_lower(0, 9, 0.1) == 0
     share = wilson_upper(45, 250, z=1.0)
     assert 250 * share - math.sqrt(250 * share * (1 - share)) == pytest.approx(45)
@@ -250,7 +250,7 @@ def test_the_bounds_are_those_of_the_exact_distributions():
         total = rng.integers(1, 300)
         good, drawn = rng.integers(0, total + 1, 2)
         right = rng.integers(0, drawn + 1)
-        expected = hypergeom.sf(right - 1, total, good, drawn)
+        expected = scipy.stats.hypergeom.sf(right - 1, total, good, drawn)
         assert hypergeometric_tail(int(right), int(drawn), int(good), int(total)) == pytest.approx(expected, abs=1e-12)
 
 
