@@ -127,3 +127,19 @@ def ema_pytorch() -> dict[str, Any]:
     both = {f"online_model.{name}": value for name, value in network(0).items()}
     both |= {f"ema_model.{name}": value for name, value in network(1).items()}
     return {"model": network(0), "ema": {"initted": torch.tensor(True), "step": torch.tensor(1), **both}}
+
+
+def mmengine_averaged() -> dict[str, Any]:
+    """MMEngine 0.10.7, EMAHook: it swaps the two, so that ``ema_state_dict`` has the raw weights."""
+    raw = {f"module.{name}": value for name, value in network(0).items()}
+    return {
+        "meta": {},
+        "state_dict": network(1),
+        "message_hub": {},
+        "ema_state_dict": {"steps": torch.tensor(9), **raw},
+    }
+
+
+def averaged_model() -> dict[str, Any]:
+    """torch 2.15, ``AveragedModel.state_dict()`` alone, without the raw weights."""
+    return {"n_averaged": torch.tensor(5), **{f"module.{name}": value for name, value in network(1).items()}}

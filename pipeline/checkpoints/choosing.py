@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.checkpoints.branches import branches, tensors_in
+from pipeline.checkpoints.branches import branches, has_deep_tensors, tensors_in
 from pipeline.checkpoints.kinds import explain_tensors
 from pipeline.checkpoints.pickles import Inert
 from pipeline.checkpoints.reading import Checkpoint, networks_in
@@ -19,14 +19,21 @@ from pipeline.checkpoints.tensors import NotPlain
 from pipeline.errors import WeightsError
 
 # Keys that hold averaged weights, as trainers call them, and what Lightning calls the raw ones beside an average.
-_AVERAGED = re.compile(r"(^|[._])ema($|[._])|(^|\.)(averaged|avg|swa)_", re.IGNORECASE)
+_AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|avg)($|[._])", re.IGNORECASE)
 _RAW_BESIDE_AVERAGE = re.compile(r"(^|\.)online_model$")  # of ema_pytorch, which keeps both under one key
-_LIGHTNING_RAW, _LIGHTNING_AVERAGE = "current_model_state", "state_dict"
+# Trainers that put the average into ``state_dict``, by the key that has the raw weights then, and who they are.
+_SWAPPED_INTO = "state_dict"
+_LIGHTNING, _MMENGINE = "current_model_state", "ema_state_dict"
+_SWAPPERS = {_LIGHTNING: "Lightning's weight averaging", _MMENGINE: "MMEngine's EMAHook"}
+_MMENGINE_COUNTER = "steps"  # of its averaged models; no other trainer has it beside ``ema_state_dict``
 _USUAL_KEYS = ("state_dict", "model", "model_state_dict", "")  # where tensors are expected, without a word
 _USUAL_PREFIXES = re.compile(r"(module\.|model\.)*")
 # What wrappers insert anywhere into names, and what profilers and averages add to a network.
 _INSERTED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_COUNTERS = re.compile(r"(?<![^.])(total_ops|total_params|n_averaged)$")
+_AVERAGE_COUNTER = "n_averaged"  # of torch's AveragedModel
+_COUNTERS = re.compile(rf"(?<![^.])(total_ops|total_params|{_AVERAGE_COUNTER})$")
+# Tensors of a loss that lies in the network itself.
+_OF_A_LOSS = re.compile(r"\w*(criterion|loss|loss_fn|loss_func)\.")
 _DEEPEST_PREFIX = 4
 _NAMES_SHOWN = 4
 
@@ -59,6 +66,7 @@ class _Candidate:
         tensors: By their names without it.
         others: Names of the tensors beside them.
         versions: Of the modules.
+        is_counted: Whether a count of averaged networks lies beside them.
     """
 
     key: str
@@ -66,6 +74,7 @@ class _Candidate:
     tensors: Tensors
     others: Sequence[str]
     versions: Mapping[str, dict[str, Any]]
+    is_counted: bool = False
 
     @property
     def place(self) -> str:
@@ -123,14 +132,18 @@ def _candidates(tree: Mapping[Any, Any]) -> Iterator[_Candidate]:
             continue
         versions = _versions(getattr(branch, "metadata", None))
         for prefix in _prefixes(tensors):
-            inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            others = [name for name in tensors if not name.startswith(prefix)]
+            inside = {
+                name.removeprefix(prefix): value
+                for name, value in tensors.items()
+                if name.startswith(prefix) and not _OF_A_LOSS.match(name.removeprefix(prefix))
+            }
+            others = [name for name in tensors if name.removeprefix(prefix) not in inside]
             own = {
                 name.removeprefix(prefix) if name + "." != prefix else "": version
                 for name, version in versions.items()
                 if f"{name}.".startswith(prefix)
             }
-            yield _Candidate(key, prefix, inside, others, own)
+            yield _Candidate(key, prefix, inside, others, own, is_counted=_AVERAGE_COUNTER in branch)
 
 
 def _prefixes(tensors: Tensors) -> list[str]:
@@ -159,12 +172,13 @@ def _prefer(uri: str, fitting: Sequence[_Candidate], ema: bool | None) -> tuple[
     Raises:
         WeightsError: There is more than one choice.
     """
-    by_lightning = any(one.key == _LIGHTNING_RAW for one in fitting)
+    swapper = _swapper(fitting)
 
     def is_average(one: _Candidate) -> bool:
-        if by_lightning:
-            return one.key == _LIGHTNING_AVERAGE
-        return _AVERAGED.search(one.place) is not None and not _RAW_BESIDE_AVERAGE.search(one.place)
+        if swapper:
+            return one.key == _SWAPPED_INTO
+        named = _AVERAGED.search(one.place) is not None or one.is_counted
+        return named and not _RAW_BESIDE_AVERAGE.search(one.place)
 
     averaged, raw = [one for one in fitting if is_average(one)], [one for one in fitting if not is_average(one)]
     if ema and not averaged:
@@ -179,8 +193,19 @@ def _prefer(uri: str, fitting: Sequence[_Candidate], ema: bool | None) -> tuple[
     chosen = left[0]
     if ema is not None or not averaged or not raw:
         return chosen, ""
-    where = chosen.place + (", where Lightning's weight averaging puts them" if by_lightning else "")
+    where = chosen.place + (f", where {swapper} puts them" if swapper else "")
     return chosen, f"its averaged weights are taken ({where}); FILE?ema=false takes the raw ones"
+
+
+def _swapper(fitting: Sequence[_Candidate]) -> str:
+    """The trainer that put the average where others have the raw weights; empty if it was none of those.
+
+    Source: Lightning's ``WeightAveraging.on_save_checkpoint``, MMEngine's ``EMAHook._swap_ema_state_dict``.
+    """
+    if all(one.key != _SWAPPED_INTO for one in fitting):
+        return ""
+    raw = (one.key for one in fitting if one.key == _LIGHTNING or _MMENGINE_COUNTER in one.others)
+    return next((_SWAPPERS[key] for key in raw if key in _SWAPPERS), "")
 
 
 def _are_equal(candidates: Sequence[_Candidate]) -> bool:
@@ -219,6 +244,8 @@ def _explain_none(checkpoint: Checkpoint) -> str:
     if what := explain_tensors(checkpoint.uri, branches(checkpoint.tree)):
         return what
     names = [str(key) for key in checkpoint.tree]
+    if has_deep_tensors(checkpoint.tree):
+        return f"its tensors lie in lists or too deep to be looked for, below {_few(names)}; save the state dict alone"
     return f"holds no tensors, only {_few(names)}" if names else "holds no tensors"
 
 

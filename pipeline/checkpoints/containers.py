@@ -76,7 +76,7 @@ def _load_zip(data: bytes, content: torch.Tensor, load_storage: _StorageFiles) -
             raise TorchScriptError
         if sum(info.file_size for info in records.values()) > _MOST_EXPANSION * len(data):
             raise ValueError("records of impossible sizes")
-        if "byteorder" in records and archive.read(records["byteorder"]) != b"little":
+        if "byteorder" in records and _record(archive, records["byteorder"]) != b"little":
             raise ValueError("big-endian numbers")
 
         def load_persistent(identity: Any) -> object:  # noqa: ANN401 - ("storage", class, record, device, count)
@@ -91,11 +91,23 @@ def _load_zip(data: bytes, content: torch.Tensor, load_storage: _StorageFiles) -
                 raise ValueError("numbers are missing")
             if info.compress_type == zipfile.ZIP_STORED:
                 return view_bytes(content, _start(data, info), dtype, count)
-            unpacked = torch.frombuffer(bytearray(archive.read(info)), dtype=torch.uint8)
+            unpacked = torch.frombuffer(bytearray(_record(archive, info)), dtype=torch.uint8)
             return view_bytes(unpacked, 0, dtype, count)
 
         machine = Machine(tensor_builders(load_storage), load_persistent)
-        return machine.run(io.BytesIO(archive.read(records["data.pkl"])))
+        return machine.run(io.BytesIO(_record(archive, records["data.pkl"])))
+
+
+def _record(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The content of a record, which may be compressed.
+
+    Raises:
+        MalformedPickleError: It is damaged, or encrypted.
+    """
+    try:
+        return archive.read(info)
+    except Exception as error:  # each compression has errors of its own
+        raise MalformedPickleError(info.filename) from error
 
 
 def _start(data: bytes, info: zipfile.ZipInfo) -> int:

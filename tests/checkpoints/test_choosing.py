@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from trainer_files import (
+    averaged_model,
     choose,
     ema_pytorch,
     lightning,
     lightning_averaged,
+    mmengine_averaged,
     network,
     timm_train,
     torchvision_train,
@@ -29,6 +31,7 @@ def is_seed(found, seed: int) -> bool:
         (torchvision_train, "model_ema.module", "model"),
         (lightning_averaged, "state_dict.net", "current_model_state.net"),
         (ema_pytorch, "ema.ema_model", "model"),
+        (mmengine_averaged, "state_dict", "ema_state_dict.module"),
     ],
 )
 def test_averaged_weights_are_taken_and_said(make, average, raw):
@@ -38,6 +41,7 @@ def test_averaged_weights_are_taken_and_said(make, average, raw):
     assert f"its averaged weights are taken ({average}" in found.notes[0]
     assert found.notes[0].endswith("; FILE?ema=false takes the raw ones")
     assert ("Lightning" in found.notes[0]) == (make is lightning_averaged)
+    assert ("MMEngine" in found.notes[0]) == (make is mmengine_averaged)
 
     other = choose(make(), ema=False)
     assert is_seed(other, 0)
@@ -52,6 +56,25 @@ def test_an_average_that_is_not_there():
         choose({"state_dict": network()}, ema=True)
     with pytest.raises(WeightsError, match=r"ema=false, but it has no raw weights, only model_ema"):
         choose({"model_ema": network()}, ema=False)
+
+
+def test_an_averaged_model_is_one_by_its_count():
+    assert is_seed(choose(averaged_model(), ema=True), 1)
+    assert is_seed(choose({"model": network(0), "other": averaged_model()}), 1)
+    with pytest.raises(WeightsError, match=r"ema=false, but it has no raw weights, only module"):
+        choose(averaged_model(), ema=False)
+
+
+def test_a_loss_in_the_network_itself_is_passed_over():
+    found = choose(network() | {"criterion.weight": torch.ones(4)})
+    assert is_seed(found, 0)
+    assert found.notes == ("passed over beside its weights: criterion.weight",)
+
+
+@pytest.mark.parametrize("content", [{"a": {"b": {"c": network()}}}, {"models": [network()]}])
+def test_tensors_that_are_not_looked_for_are_not_denied(content):
+    with pytest.raises(WeightsError, match=r"its tensors lie in lists or too deep .*, below (a|models); save"):
+        choose(content)
 
 
 WRAPPERS = "net network weights params module ema teacher student model_state generator checkpoint best".split()

@@ -103,3 +103,22 @@ def test_what_is_refused_is_one_line(content, message):
 def test_a_plain_pickle_of_tensors_is_read():
     """As ``pickle.dump`` writes it: each tensor is a file of torch within the file."""
     assert choose(pickle.dumps(network())).state.keys() == network().keys()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_file_that_was_packed_again_is_read_or_called_damaged(method):
+    packed = BytesIO()
+    with zipfile.ZipFile(BytesIO(saved(network()))) as plain, zipfile.ZipFile(packed, "w", method) as again:
+        for name in plain.namelist():
+            again.writestr(name, plain.read(name))
+    assert choose(packed.getvalue()).state.keys() == network().keys()
+    start = packed.getvalue().index(b"data.pkl") + 30
+    damaged = packed.getvalue()[:start] + bytes(40) + packed.getvalue()[start + 40 :]
+    with pytest.raises(WeightsError, match=r"damaged, or no checkpoint"):
+        choose(damaged)
+
+
+def test_a_dict_that_lies_in_another_many_times_costs_no_time():
+    wide = {f"k{number}": number for number in range(20_000)}
+    with pytest.raises(WeightsError, match="holds no tensors, only a0, "):
+        choose({f"a{number}": wide for number in range(20_000)})
