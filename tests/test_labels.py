@@ -10,7 +10,6 @@ from pipeline.labels import (
     ClassResolver,
     ClsTruth,
     imagenet_names,
-    names_for,
     nearest_names,
     no_class_text,
     parse_names,
@@ -26,15 +25,6 @@ def test_names_are_lines_or_a_json_list():
 def test_text_without_names_is_refused(text: str):
     with pytest.raises(InputError, match=r"^--labels f: "):
         parse_names(text, "f")
-
-
-def test_there_is_a_name_for_each_class():
-    assert names_for(1000, None) == imagenet_names()
-    assert (imagenet_names()[0], len(imagenet_names())) == ("tench", 1000)
-    assert names_for(3, None) == ("0", "1", "2")
-    assert names_for(2, ("a", "b")) == ("a", "b")
-    with pytest.raises(InputError, match="2 names, but the models have 3 classes"):
-        names_for(3, ("a", "b"))
 
 
 # -- which class a text names --------------------------------------------------------------------------

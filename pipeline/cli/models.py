@@ -41,8 +41,8 @@ def _models() -> None:
         "shardlabel models                              # all with a known paper",
         "shardlabel models resnet50",
         "shardlabel models 'timm/*xception*' --json",
-        "shardlabel models resnet50=mine.pth            # what is in the file, and how it would be used",
-        "shardlabel models resnet50=mine.pth --try-recipes photos/ --truth truth.csv",
+        "shardlabel models resnet50=mine.pth            # what the file is",
+        "shardlabel models resnet50=mine.pth --try-recipes photos/ \\\n    --truth truth.csv",
     ),
 )
 def show(
@@ -59,7 +59,7 @@ def show(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[INPUT]...", help="With --try-recipes: the images; none for the shards that the truth names."
+            metavar="INPUT", help="With --try-recipes: the images; none for the shards that the truth names."
         ),
     ] = None,
     try_recipes: Annotated[

@@ -10,8 +10,9 @@ from pipeline.cli.completion import complete_auto, complete_members
 from pipeline.cli.help import MACHINES, NETWORKS, ROWS, S3
 
 _MODELS = (
-    "Member: [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]; repeat it, or give a comma list. ARCH is a "
-    "torchvision classifier or timm/NAME.  [default: resnet50,resnext50_32x4d,efficientnet_v2_s]"
+    "Member: [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][?OPTIONS][*FACTOR], or hf:FOLDER; repeat it, or give a comma list. "
+    "ARCH is a torchvision classifier or timm/NAME; OPTIONS are resize=256&crop=224&interp=bilinear&mean=imagenet and "
+    "the like.  [default: resnet50,resnext50_32x4d,efficientnet_v2_s]"
 )
 ENGINE_HELP = (
     "inline: in this process, without Ray. auto: Ray for a cluster, several GPUs or 32 cores, inline elsewhere; "
@@ -60,7 +61,7 @@ Labels = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Class names: one per line, or a JSON list.  [default: ImageNet-1k]",
+        help="Class names: one per line, or a JSON list; or `imagenet`.  [default: those of the weights]",
         rich_help_panel=NETWORKS,
     ),
 ]

@@ -23,13 +23,15 @@ class NetworkOptions(TypedDict, total=False):
 
     model: Annotated[
         str | Sequence[str],
-        "Member: [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][*FACTOR]; repeat it, or give a comma list. ARCH is a torchvision"
-        " classifier or timm/NAME. [default: resnet50,resnext50_32x4d,efficientnet_v2_s]",
+        "Member: [ALIAS:]ARCH[@WEIGHTS][=CHECKPOINT][?OPTIONS][*FACTOR], or hf:FOLDER; repeat it, or give a comma "
+        "list. ARCH is a torchvision classifier or timm/NAME; OPTIONS are "
+        "resize=256&crop=224&interp=bilinear&mean=imagenet and the like. [default: "
+        "resnet50,resnext50_32x4d,efficientnet_v2_s]",
     ]
     weights_dir: Annotated[str | os.PathLike[str] | None, "Directory or prefix that is searched first for checkpoints."]
     labels: Annotated[
         str | os.PathLike[str] | None,
-        "Class names: one per line, or a JSON list. [default: ImageNet-1k]",
+        "Class names: one per line, or a JSON list; or `imagenet`. [default: those of the weights]",
     ]
     combine: Annotated[Literal["mean", "geometric", "vote"], "How members are combined. [default: mean]"]
     top_k: Annotated[int, "Classes kept per image. [default: 5]"]

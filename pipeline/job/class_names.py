@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, ModelError, StorageError
 from pipeline.labels import IMAGENET_CLASSES, imagenet_meanings, imagenet_names, parse_names
-from pipeline.models.weights import ResolvedMember
 from pipeline.storage import Storage, absolute_uri
 from pipeline.text import fmt
+
+if TYPE_CHECKING:  # torch takes seconds to load, and names are checked before
+    from pipeline.models.weights import ResolvedMember
 
 IMAGENET = "imagenet"  # what --labels takes besides a file
 

@@ -158,5 +158,5 @@ def test_damage_to_a_shard_is_read_again(sample_data, tmp_path):
 
 
 def test_an_unknown_reason_is_refused_with_the_list(inputs, sample_data, tmp_path):
-    with pytest.raises(RequestError, match=r"--retry: .*unsupported.*unsupported_format.*decoder_crashed"):
+    with pytest.raises(RequestError, match=r"retry: .*unsupported.*unsupported_format.*decoder_crashed"):
         label(inputs, tmp_path / "out", **options(sample_data, retry="unsupported"))

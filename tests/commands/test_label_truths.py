@@ -87,6 +87,7 @@ def test_wordnet_ids_are_classes_of_imagenet(tmp_path):
         str(tmp_path / "a.tar"),
         tmp_path / "out",
         model=f"squeezenet1_1={tmp_path}/any.safetensors",
+        labels="imagenet",
         engine="inline",
         precision="fp32",
     )

@@ -67,7 +67,7 @@ def test_what_the_budget_for_units_is(num_units, given, allowed):
 
 @pytest.mark.parametrize("given", [-1, "many", 1.5, True])
 def test_a_budget_that_is_no_number_is_refused(sample_data, tmp_path, given):
-    with pytest.raises(RequestError, match="max-failed-units"):
+    with pytest.raises(RequestError, match="max_failed_units"):
         label("x.tar", tmp_path / "out", **options(sample_data, max_failed_units=given))
 
 

@@ -139,6 +139,7 @@ def test_a_network_that_cannot_be_measured_counts_with_its_weights(monkeypatch, 
 
     measure_cost.cache_clear()
     monkeypatch.setenv("HOME", str(tmp_path))  # where no cost is known yet
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(Architecture, "build", lambda *_: Refusing())
     assert estimate_memory([member(LARGE)], "fp32", place()).image_bytes == 3 * 224 * 224
     measure_cost.cache_clear()

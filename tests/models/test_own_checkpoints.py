@@ -59,7 +59,7 @@ def test_without_a_word_the_published_recipe_is_a_guess_that_is_said(checkpoint)
     assert found.spec.recipe.geometry == Geometry(256, 224)
     assert found.origin.recipe == "a guess: IMAGENET1K_V1"
     (note,) = found.origin.notes
-    assert "IMAGENET1K_V1 is taken, resize=256&crop=224&interp=bilinear; say another with FILE?resize=" in note
+    assert "IMAGENET1K_V1 is taken, resize=256&crop=224&interp=bilinear&mean=imagenet; say another" in note
 
 
 @pytest.mark.parametrize("spec", [f"{ARCH}@IMAGENET1K_V1={{}}", f"{ARCH}={{}}?resize=256"])
@@ -186,5 +186,5 @@ def test_files_that_name_their_classes_differently_do_not_go_together(checkpoint
         with pytest.raises(ModelError, match="name them differently; --labels FILE says what they are"):
             names(*pair)
         assert names(*pair, given=tuple(OWN)) == (tuple(OWN), "")
-    with pytest.raises(InputError, match="has 2 names, but the models have 1000 classes"):
+    with pytest.raises(InputError, match="has 2 names, but the models have 1,000 classes"):
         names(own, given=("a", "b"))
