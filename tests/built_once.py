@@ -24,9 +24,10 @@ def networks_built_once() -> Iterator[None]:
     from pipeline.models.classifier import Classifier
     from pipeline.models.weights import open_weights
 
-    def opened(architecture, input_px, file, requested):
-        key = (architecture.name, input_px, file.name, file.sha256, requested)
-        return _kept(_opened, key, lambda: open_weights(architecture, input_px, file, requested))
+    def opened(architecture, known, file, requested):
+        about = (file.name, file.sha256, file.is_named, tuple(file.companions.items()))
+        key = (architecture.name, known, about, requested)
+        return _kept(_opened, key, lambda: open_weights(architecture, known, file, requested))
 
     def classifier(spec, blob, device, precision, *, compiled=False, batch_size=None, tuning=None):
         def build() -> Classifier:

@@ -8,7 +8,7 @@ from pipeline.config.members import MemberRequest, parse_members
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import InputError, ModelError, RequestError, StorageError
 from pipeline.job.class_names import choose_names, given_names
-from pipeline.labels import ClassResolver
+from pipeline.labels import ClassResolver, imagenet_names
 from pipeline.models.architecture_names import list_names
 from pipeline.models.cards import ArchitectureCard, make_card
 from pipeline.models.catalog import find
@@ -79,8 +79,9 @@ def inspect(
     """
     storage = _storage(s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     member, file = resolve_with_file(Locator(weights_dir, storage), _one_member(spec))
-    names = choose_names(member.spec.num_classes, given_names(labels, storage), [member])
-    return make_member_card(member, file, names)
+    names, note = choose_names(member.spec.num_classes, given_names(labels, storage), [member])
+    known = "ImageNet's" if names == imagenet_names() else "their indices: nothing names them"
+    return make_member_card(member, file, names, f"from --labels {labels}" if labels else note or known)
 
 
 def try_recipes(

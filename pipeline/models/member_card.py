@@ -22,8 +22,8 @@ class MemberCard:
         num_bytes, sha256: Of the file.
         tensors: Where its tensors lie in the file: ``state_dict``, ``model_ema``.
         head: Its head, if it is not the architecture's own; else None.
-        class_names: The first names in the file; empty if it has none.
-        class_names_from: What its classes are called, and why.
+        class_names: The first of the names of its classes.
+        class_names_from: Where these come from.
         input_px, resize_px, interpolation, fit, mean, std: Its preprocessing, as in
             :class:`pipeline.models.preprocessing.Recipe`.
         recipe_from: Where that comes from.
@@ -54,15 +54,18 @@ class MemberCard:
         return dataclasses.asdict(self)
 
 
-def make_member_card(member: ResolvedMember, file: WeightsFile, names: tuple[tuple[str, ...], str]) -> MemberCard:
+def make_member_card(
+    member: ResolvedMember, file: WeightsFile, class_names: tuple[str, ...], class_names_from: str
+) -> MemberCard:
     """Make the card of a member.
 
     Args:
         member: Resolved.
         file: The file of its weights.
-        names: The names that a job of this member alone would give its classes, and its note on them.
+        class_names: The names that a job of this member alone would give its classes.
+        class_names_from: Why.
     """
-    spec, origin, (class_names, note) = member.spec, member.origin, names
+    spec, origin = member.spec, member.origin
     geometry, head = spec.recipe.geometry, spec.network.head
     return MemberCard(
         alias=spec.alias,
@@ -74,7 +77,7 @@ def make_member_card(member: ResolvedMember, file: WeightsFile, names: tuple[tup
         tensors=origin.key or "the whole file",
         head=None if head is None else head.describe(),
         class_names=class_names[:_NAMES_SHOWN],
-        class_names_from=note or ("ImageNet's" if not class_names[0].isdecimal() else "their indices"),
+        class_names_from=class_names_from,
         input_px=geometry.crop_px,
         resize_px=geometry.resize_px,
         interpolation=geometry.interpolation,
