@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import io
 import os
@@ -117,6 +118,15 @@ def sample_data() -> Path:
 
 def jpeg(seed: int = 0, size: tuple[int, int] = (64, 48), quality: int = 90, **options) -> bytes:
     """A small JPEG that differs with its seed."""
+    return _encode(seed, size, quality, options) if options else _encode_once(seed, size, quality)
+
+
+@functools.lru_cache(maxsize=2000)
+def _encode_once(seed: int, size: tuple[int, int], quality: int) -> bytes:
+    return _encode(seed, size, quality, {})
+
+
+def _encode(seed: int, size: tuple[int, int], quality: int, options: dict[str, object]) -> bytes:
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     buffer = io.BytesIO()

@@ -18,6 +18,7 @@ from pipeline.speed.rates import Rates, StageRate
 from pipeline.speed.stage_bench import Stage, StageBench
 
 _MAX_ROUNDS, _MIN_ROUNDS, _MIN_ROUNDS_PLAIN = 5, 3, 2
+_LEAST_S = 1.0  # of all rounds together, whatever is asked for: shorter ones say little
 _MIN_RELATIVE_RATE = 0.5  # an alternative below this share of the configured rate is measured once only
 _TIME_WEIGHTS = {"job": 3.0, "limit": 3.0, "ensemble": 2.0}
 _TIME_WEIGHTS_GPU = {"job": 8.0, "ensemble": 2.0}  # a long job: its start and end are no part of the device's limit
@@ -58,7 +59,7 @@ def measure(
             stage.rate = dataclasses.replace(stage.rate, rounds=(_time_stage(stage),))
         measured = _drop_slow_alternatives(stages)
         least = _MIN_ROUNDS if alternatives else _MIN_ROUNDS_PLAIN
-        rounds = max(least, _allot_images(measured, max(1.0, deadline - time.monotonic())))
+        rounds = max(least, _allot_images(measured, max(_LEAST_S, deadline - time.monotonic())))
         total = len(stages) + rounds * len(measured)
         taken: dict[int, list[float]] = {id(stage): [] for stage in measured}
         for number in range(1, rounds + 1):

@@ -42,6 +42,13 @@ def scratch(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _short_rounds():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.speed.measure._LEAST_S", 0.1)
+        yield
+
+
 @pytest.fixture(scope="module")
 def measured(sample_data):
     """Two of the sample networks on the sample photographs."""

@@ -161,7 +161,7 @@ def test_latency_stalls_and_lost_acknowledgements_cost_no_row(s3, bucket, fault_
         Fault("stall", method="GET", path="train-000.tar", num_bytes=9_000),
         Fault("lost", method="PUT", path="out/predictions", times=2),
         Fault("slow_down", method="GET", path="list-type=2", times=2),
-        Fault("late", delay_s=0.05, times=10_000),
+        Fault("late", delay_s=0.02, times=10_000),
     ]
     summary = run(bucket, f"s3://{bucket}/shards/", f"s3://{bucket}/out", fault_proxy.endpoint, rows_per_part=4)
     assert (summary.labelled, summary.parts, summary.exit_code) == (12, 4, 0)

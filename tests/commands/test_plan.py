@@ -17,6 +17,11 @@ from pipeline.errors import InputError, RequestError, WeightsError
 QUICK = {"seconds": 0.2, "batch_size": 4, "decode_threads": 2, "device": "cpu"}
 
 
+@pytest.fixture(autouse=True)
+def _short_rounds(monkeypatch):
+    monkeypatch.setattr("pipeline.speed.measure._LEAST_S", 0.1)
+
+
 def words(sample_data, **more) -> dict:
     found = {
         "model": "shufflenet_v2_x0_5",
