@@ -127,11 +127,20 @@ class Architecture(PublishesWeights[PublishedWeights]):
         module = sys.modules[timm_package().models.model_entrypoint(self.short_name).__module__]
         return getattr(module, "checkpoint_filter_fn", None)
 
+    @property
+    def namesake(self) -> Architecture | None:
+        """Torchvision's architecture of the same name; None for its own, and where it has none."""
+        name = self.short_name.partition(".")[0]
+        return find(name) if self._is_timm and name in torchvision_names() else None
+
+    @property
+    def is_port(self) -> bool:
+        """Whether its published weights are timm's copy of torchvision's, with the same preprocessing."""
+        return self.short_name.partition(".")[2].startswith("tv")
+
     def has_namesake_for(self, file_name: str) -> bool:
         """Whether torchvision published a file of this name for its own architecture of the same name."""
-        if not self._is_timm or self.short_name not in torchvision_names():
-            return False
-        return find(self.short_name).matching(file_name) is not None
+        return self.namesake is not None and self.namesake.matching(file_name) is not None
 
 
 @functools.cache

@@ -180,8 +180,12 @@ def identify(architecture: Architecture, file: WeightsFile) -> PublishedWeights 
 
     A name that says so may be that of a file of ``--weights-dir`` or of a cache, whose hash was checked.
     """
-    by_hash = (entry for entry in architecture.published if has_hash_of(file.sha256, entry.file_name))
-    return next(by_hash, None) or architecture.matching(file.name)
+    return _published_as(architecture, file) or architecture.matching(file.name)
+
+
+def _published_as(architecture: Architecture, file: WeightsFile) -> PublishedWeights | None:
+    """The published weights that a file is, by the hash of its content."""
+    return next((entry for entry in architecture.published if has_hash_of(file.sha256, entry.file_name)), None)
 
 
 def open_weights(
@@ -254,6 +258,12 @@ def _check_architecture(architecture: Architecture, itself: SelfDescription, fil
     Raises:
         WeightsError: It is.
     """
+    namesake = architecture.namesake
+    if namesake is not None and not architecture.is_port and (entry := _published_as(namesake, file)) is not None:
+        raise WeightsError(
+            f"{file.uri}: is torchvision's {namesake.name}@{entry.name}, not timm's network of that name, which has "
+            f"another preprocessing: -m {namesake.name}=FILE"
+        )
     asked, said = (
         name.removeprefix(TIMM_PREFIX).partition(".")[0] for name in (architecture.name, itself.architecture)
     )

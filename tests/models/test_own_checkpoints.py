@@ -14,6 +14,7 @@ from pipeline.config.members import MemberRequest
 from pipeline.errors import InputError, ModelError, WeightsError
 from pipeline.job.class_names import choose_names, given_names
 from pipeline.labels import imagenet_names
+from pipeline.models.catalog import find
 from pipeline.models.preprocessing import Geometry
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.storage import Storage
@@ -108,6 +109,20 @@ def test_a_file_of_another_architecture_is_refused_by_the_right_name(checkpoint)
         WeightsError, match=r"config.json beside it says that it is squeezenet1_0, not squeezenet1_1: -m"
     ):
         get(f"{ARCH}={path}")
+
+
+@pytest.mark.parametrize(("arch", "is_refused"), [("timm/resnet18", True), ("timm/resnet18.tv_in1k", False)])
+def test_a_published_file_of_torchvision_is_no_namesake_of_timm_s(tmp_path, monkeypatch, arch, is_refused):
+    state = {key: value.contiguous() for key, value in tv.resnet18(num_classes=1000).state_dict().items()}
+    save_file(state, tmp_path / "renamed.safetensors")
+    published = find("resnet18").published[0].file_name
+    monkeypatch.setattr("pipeline.models.weights.has_hash_of", lambda _sha256, name: name == published)
+    spec = f"{arch}={tmp_path / 'renamed.safetensors'}"
+    if not is_refused:
+        assert get(spec).spec.num_classes == 1000
+        return
+    with pytest.raises(WeightsError, match=r"is torchvision's resnet18@IMAGENET1K_V1, not timm's .*: -m resnet18=FILE"):
+        get(spec)
 
 
 def test_words_without_a_checkpoint_change_the_published_recipe(checkpoint, tmp_path):
