@@ -79,7 +79,7 @@ def label_unit(run: UnitRun, rows_per_part: int, executor: Executor, publisher: 
                 committed = publisher.publish(part, result)
                 part = Part(result.following.part, result.following.index)
             else:
-                result.gather(part, receipt)
+                result.gather(part, receipt, run.steps.aliases)
                 receipt.num_bytes = run.reader.bytes_done
             if committed or time.monotonic() - ticked > _TICK_S:
                 ticked = time.monotonic()

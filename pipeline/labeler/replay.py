@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline.errors import PublishError, StorageError
 from pipeline.labeler.attempts import Attempts
 from pipeline.labeler.config import LabelerConfig
+from pipeline.labeler.finite import insert_in_order, split_not_finite
 from pipeline.labeler.metering import UnitMeter
 from pipeline.labeler.rescored import rescore
 from pipeline.labeler.reused import combine_members
@@ -29,7 +30,6 @@ from pipeline.output.probabilities import MemberProbs, StoredPart, read_stored_p
 from pipeline.records import UNAVAILABLE, UNWRITABLE, Receipt, Stage, Unit
 from pipeline.stages.write import Part, Picture, QuarantineRow, Writer
 from pipeline.storage import Storage
-from pipeline.text import fmt
 
 _BATCH_IMAGES = 256  # of 1,000 classes and 5 members, 5 MB in float32
 
@@ -98,8 +98,9 @@ class Replayer:
                 yield receipt
             if not receipt.finished and not stored.complete and not stopping():
                 receipt.failure = UNAVAILABLE
-                parts = fmt.plural(stored.num_parts, "part")
-                receipt.message = f"{self._source.out} holds {parts} of it and not yet the rest; finish that job"
+                receipt.message = (
+                    f"{self._source.out} holds {stored.num_parts} parts of it and not yet the rest; finish that job"
+                )
         except StorageError as error:
             receipt.failure, receipt.message = UNAVAILABLE, str(error)
         except PublishError as error:
@@ -117,7 +118,7 @@ class Replayer:
         part.pictures = pictures_of(stored.predictions, self._config.keep)
         part.rejected = [] if stored.rejected is None else [_rejected(row) for row in stored.rejected.to_pylist()]
         part.truths_not_understood = stored.truths_not_understood
-        part.predictions = self._pooled(stored)
+        self._predict(part, stored)
         part.omitted = stored.omitted
         result = ChunkResult(
             pictures=part.pictures,
@@ -133,6 +134,20 @@ class Replayer:
         receipt.parts[str(name)] = [len(part.pictures), len(part.rejected)]
         receipt.num_published += part.num_samples
         receipt.committed_at = time.time()
+
+    def _predict(self, part: Part, stored: StoredPart) -> None:
+        """Pool the stored probabilities of a part; older outputs may have some that are not finite."""
+        pictures, part.pictures, start = part.pictures, [], 0
+        rejected: list[QuarantineRow] = []
+        aliases = [member.alias for member in self._config.members]
+        for pooled in self._pooled(stored):
+            some = pictures[start : start + len(pooled.labels_Bk)]
+            start += len(some)
+            kept, finite, rows = split_not_finite(some, pooled, aliases)
+            part.pictures += kept
+            part.predictions += [] if finite is None else [finite]
+            rejected += rows
+        insert_in_order(part.rejected, rejected)
 
     def _pooled(self, stored: StoredPart) -> list[Predictions]:
         config = self._config

@@ -66,7 +66,7 @@ class PartRetry:
         with self.executor.stream(chunks, steps) as results:
             for result in results:
                 if not isinstance(result, PartEnd):
-                    result.gather(part, tried)
+                    result.gather(part, tried, steps.aliases)
         with translate_out_errors():
             self.patcher.patch(unit, part_name, part)
         _count(tried, receipt)

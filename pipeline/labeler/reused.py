@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from pipeline.labeler.tasks import ChunkResult, ChunkTask, EncodedImage, Predict
 from pipeline.models.ensemble import Predictions
 from pipeline.models.stored_probs import combine_stored
 from pipeline.output.probabilities import MemberProbs
+from pipeline.records import Stage
 
 
 class StoredLookup:
@@ -36,7 +36,7 @@ class StoredLookup:
         """
         result, row = image.piece.result, self._reader.take(image.sample, image.sha256)
         if row.row is None:
-            image.reject(row.reason, row.message)
+            image.reject(row.reason, row.message, Stage(row.stage))
             return False
         result.stored.append(row)
         if not self._runs_new:
@@ -82,8 +82,7 @@ class ReusingPredictor:
                 place = next(new)
                 own = fresh.members[place]
                 members.append(MemberProbs(own.labels_Bk, own.scores_Bk, own.energy_B, fresh.probs_MBK[place]))
-        finite_B = None if fresh is None else fresh.finite_B
-        return dataclasses.replace(combine_members(config, members), finite_B=finite_B)
+        return combine_members(config, members)
 
 
 def stored_probs(rows: Sequence[StoredRow], alias: str) -> MemberProbs:

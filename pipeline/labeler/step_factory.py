@@ -80,7 +80,7 @@ class StepFactory:
         decoder: Decoder = GpuDecoder(self._on_gpu, self._watched) if self._on_gpu else self._watched
         predictor: Predictor = DevicePredictor(self._queue, ensemble) if self._queue else InPlacePredictor(ensemble)
         batches = BatchPool(ensemble.geometries, self.executor.chunk_images, pinned=not self._on_cpu)
-        return Steps(decoder, predictor, batches, self._classes)
+        return Steps(decoder, predictor, batches, self._classes, tuple(member.alias for member in ensemble.specs))
 
     def steps(self, *, isolated: bool, stored: StoredReader | None) -> Steps:
         """The steps of a unit.
@@ -94,6 +94,7 @@ class StepFactory:
             chosen = replace(
                 self._new or self._plain,  # without new members no image is decoded
                 predictor=ReusingPredictor(self._config, self._new.predictor if self._new else None),
+                aliases=self._plain.aliases,
                 lookup=StoredLookup(stored, runs_new=self._new is not None),
             )
         return replace(chosen, decoder=self._child) if isolated else chosen

@@ -13,7 +13,7 @@ from pipeline.errors import NotAsStored, StorageError
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
 from pipeline.output.probabilities import StoredPart, StoredProbs, read_stored_part
-from pipeline.records import Cursor, Item, Sample
+from pipeline.records import Cursor, Item, Sample, Stage
 from pipeline.stages.read import UnitReader
 
 
@@ -27,7 +27,7 @@ class StoredRow:
         width, height: Of the image, pixels; 0 where it was not labelled.
         part: The part that it is in.
         row: Its row among the labelled samples of the part; None where it was not labelled.
-        reason, message: Why not.
+        stage, reason, message: Where and why not.
     """
 
     key: str
@@ -36,6 +36,7 @@ class StoredRow:
     height: int
     part: StoredPart
     row: int | None
+    stage: str = Stage.DECODE
     reason: str = ""
     message: str = ""
 
@@ -125,7 +126,7 @@ class StoredReader:
                 self._rows[index] = StoredRow(**row, part=part, row=number)
         if part.rejected is None:
             return
-        for row in part.rejected.select(["index", "key", "sha256", "reason", "message"]).to_pylist():
+        for row in part.rejected.select(["index", "key", "sha256", "stage", "reason", "message"]).to_pylist():
             index = row.pop("index")
             if index is not None and index >= self._first_index:
                 self._rows[index] = StoredRow(**row, width=0, height=0, part=part, row=None)

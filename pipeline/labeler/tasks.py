@@ -11,25 +11,23 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from pipeline.labeler.chunks import Chunk
+from pipeline.labeler.finite import insert_in_order, split_not_finite
 from pipeline.labeler.stored_reader import StoredRow
 from pipeline.labels import ClassResolver
 from pipeline.models.device_queue import BatchResult
 from pipeline.models.ensemble import Predictions
-from pipeline.records import Counted, Item, Omitted, Reason, Receipt, Sample, Stage
+from pipeline.records import Counted, Item, Omitted, Receipt, Sample, Stage
 from pipeline.stages.crop import Batch, BatchPool
 from pipeline.stages.decode import Decoded
 from pipeline.stages.write import Part, Picture, QuarantineRow
 
 STAGES = ("hash", "decode", "resize", "classify")
-_NOT_FINITE = "a member's logits are NaN or infinite"
 
 
 @dataclass(slots=True)
@@ -79,9 +77,12 @@ class ChunkResult:
         for stage, seconds in following.seconds.items():
             self.seconds[stage] += seconds
 
-    def gather(self, part: Part, receipt: Receipt) -> None:
-        """Append it to the part that it belongs to, and count it."""
-        self._reject_not_finite()
+    def gather(self, part: Part, receipt: Receipt, aliases: Sequence[str]) -> None:
+        """Append it to the part that it belongs to, without what is not finite of these members, and count it."""
+        if self.predictions is not None:
+            split = split_not_finite(self.pictures, self.predictions, aliases)
+            self.pictures, self.predictions, rows = split
+            insert_in_order(self.rejected, rows)
         part.pictures += self.pictures
         part.rejected += self.rejected
         part.truths_not_understood.merge(self.truths_not_understood)
@@ -89,19 +90,6 @@ class ChunkResult:
         if self.predictions is not None:
             part.predictions.append(self.predictions)
         self.count_in(receipt)
-
-    def _reject_not_finite(self) -> None:
-        """Quarantine the pictures that some member has no finite logits for: NaN and infinity have no first class."""
-        predictions = self.predictions
-        if predictions is None or predictions.finite_B is None or predictions.finite_B.all():
-            return
-        finite_B = predictions.finite_B
-        for place in np.flatnonzero(~finite_B):
-            row = QuarantineRow.picture(self.pictures[place], Reason.NOT_FINITE, _NOT_FINITE)
-            behind = (at for at, other in enumerate(self.rejected) if (other.index or -1) > self.pictures[place].index)
-            self.rejected.insert(next(behind, len(self.rejected)), row)
-        self.pictures = [self.pictures[place] for place in np.flatnonzero(finite_B)]
-        self.predictions = predictions.take(np.flatnonzero(finite_B)) if self.pictures else None
 
     def count_in(self, receipt: Receipt) -> None:
         """Count what it holds."""
@@ -134,9 +122,9 @@ class EncodedImage:
     data: bytes
     sha256: str
 
-    def reject(self, reason: str, message: str) -> None:
-        """It cannot be decoded: add its row to the quarantine."""
-        row = QuarantineRow.sample(self.sample, Stage.DECODE, reason, message, self.sha256)
+    def reject(self, reason: str, message: str, stage: Stage = Stage.DECODE) -> None:
+        """It cannot be decoded, or could not be labelled before: add its row to the quarantine."""
+        row = QuarantineRow.sample(self.sample, stage, reason, message, self.sha256)
         self.piece.result.rejected.append(row)
 
     def picture(self, width: int, height: int) -> Picture:
@@ -145,9 +133,17 @@ class EncodedImage:
         truth = self.piece.task.steps.classes.resolve_cls(sample.cls)
         if truth.text:
             self.piece.result.truths_not_understood.add(truth.text)
-        place = (sample.offset, sample.num_bytes)
         return Picture(
-            sample.index, sample.key, self.sha256, width, height, truth.label, sample.kept, sample.image_field, *place
+            sample.index,
+            sample.key,
+            self.sha256,
+            width,
+            height,
+            truth.label,
+            sample.kept,
+            sample.image_field,
+            sample.offset,
+            sample.num_bytes,
         )
 
 
@@ -189,6 +185,7 @@ class Steps:
         predictor: Predicts.
         batches: Where the crops are put.
         classes: What the ``.cls`` of the samples may name.
+        aliases: Of all members.
         lookup: Looks into an older output first, where one is used.
     """
 
@@ -196,6 +193,7 @@ class Steps:
     predictor: Predictor
     batches: BatchPool
     classes: ClassResolver
+    aliases: tuple[str, ...]
     lookup: Lookup | None = None
 
 

@@ -28,12 +28,16 @@ class MemberPredictions:
     Attributes:
         labels_Bk: int32, (B, k), best first.
         scores_Bk: float32, (B, k), softmax probabilities, 0-1.
-        energy_B: float32, (B,), logsumexp of the logits.
+        energy_B: float32, (B,), logsumexp of the logits; not finite where any of them is not.
     """
 
     labels_Bk: Array
     scores_Bk: Array
     energy_B: Array
+
+    def take(self, rows: Array) -> MemberPredictions:
+        """Those of some images: int64 indices, or a bool mask, (B,)."""
+        return MemberPredictions(self.labels_Bk[rows], self.scores_Bk[rows], self.energy_B[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,6 @@ class Predictions:
     Attributes:
         probs_MBK: float16, (M, B, K), the members' full probabilities as they are stored, at least
             :data:`MIN_STORED_PROB`; None unless they are kept.
-        finite_B: bool, (B,), whether all logits of all members are finite; None where that is known of all images.
     """
 
     labels_Bk: Array
@@ -68,22 +71,23 @@ class Predictions:
     disagreement_B: Array
     members: tuple[MemberPredictions, ...]
     probs_MBK: Array | None = None
-    finite_B: Array | None = None
 
-    def take(self, rows_b: Array) -> Predictions:
-        """Those of some images, by their places in the batch, int64."""
-        members = (
-            MemberPredictions(own.labels_Bk[rows_b], own.scores_Bk[rows_b], own.energy_B[rows_b])
-            for own in self.members
-        )
+    @property
+    def is_finite(self) -> Array:
+        """Images that all members have finite logits for, bool, (B,)."""
+        energy_MB: Array = np.stack([member.energy_B for member in self.members])
+        return np.asarray(np.isfinite(energy_MB).all(axis=0))
+
+    def take(self, rows: Array) -> Predictions:
+        """Those of some images: int64 indices, or a bool mask, (B,)."""
         return Predictions(
-            self.labels_Bk[rows_b],
-            self.scores_Bk[rows_b],
-            self.agreement_B[rows_b],
-            self.entropy_B[rows_b],
-            self.disagreement_B[rows_b],
-            tuple(members),
-            None if self.probs_MBK is None else self.probs_MBK[:, rows_b],
+            self.labels_Bk[rows],
+            self.scores_Bk[rows],
+            self.agreement_B[rows],
+            self.entropy_B[rows],
+            self.disagreement_B[rows],
+            tuple(member.take(rows) for member in self.members),
+            None if self.probs_MBK is None else self.probs_MBK[:, rows],
         )
 
 
@@ -161,6 +165,11 @@ class Ensemble:
         return found
 
     @property
+    def specs(self) -> tuple[MemberSpec, ...]:
+        """Its members, in order."""
+        return tuple(member.spec for member in self._members)
+
+    @property
     def geometries(self) -> tuple[Geometry, ...]:
         """The distinct crops that the members need."""
         return tuple(dict.fromkeys(member.spec.recipe.geometry for member in self._members))
@@ -214,12 +223,11 @@ class Ensemble:
         probs_MBK = torch.stack([logits_BK.softmax(dim=1) for logits_BK in first.logits_MBK])
         pool = combine(probs_MBK, self._factors, self._rule, self._top_k, self._temperature)
         k = pool.labels_Bk.shape[1]
-        finite_B = torch.stack([logits_BK.isfinite().all(dim=1) for logits_BK in first.logits_MBK]).all(dim=0)
-        columns = [finite_B[:, None], pool.labels_Bk, pool.scores_Bk]
+        columns = [pool.labels_Bk, pool.scores_Bk]
         columns += [values_B[:, None] for values_B in (pool.agreement_B, pool.entropy_B, pool.disagreement_B)]
         for probs_BK, logits_BK in zip(probs_MBK, first.logits_MBK, strict=True):
             scores_Bk, labels_Bk = stable_topk(probs_BK, k)
-            columns += [labels_Bk, scores_Bk, logits_BK.logsumexp(dim=1, keepdim=True)]
+            columns += [labels_Bk, scores_Bk, _energy(logits_BK)]
         packed = [_as_int32(values) for values in columns]
         if self._keep_probs:
             packed += [_pack_halves(probs_BK) for probs_BK in probs_MBK]
@@ -239,7 +247,6 @@ class Ensemble:
             packed, halves = np.split(packed, [packed.shape[1] - num_members * width], axis=1)
             stored_BMK = halves.copy().view(np.float16).reshape(len(halves), num_members, 2 * width)
             probs_MBK = np.ascontiguousarray(stored_BMK[:, :, :num_classes].swapaxes(0, 1))
-        finite_B, packed = packed[:, 0] != 0, packed[:, 1:]
         k = (packed.shape[1] - 3 - num_members) // (2 + 2 * num_members)
         widths = [k, k, 1, 1, 1, *([k, k, 1] * num_members)]
         columns = np.split(packed, np.cumsum(widths)[:-1], axis=1)
@@ -250,7 +257,13 @@ class Ensemble:
             for at in range(5, len(columns), 3)
         )
         consensus = (labels_Bk.copy(), _as_float32(scores_Bk), agreement_B, entropy_B, disagreement_B)
-        return Predictions(*consensus, members, probs_MBK, finite_B)
+        return Predictions(*consensus, members, probs_MBK)
+
+
+def _energy(logits_BK: torch.Tensor) -> torch.Tensor:
+    """Logsumexp of the logits, float32, (B, 1); NaN where any of them is not finite, be it -inf."""
+    finite_B1 = logits_BK.isfinite().all(dim=1, keepdim=True)
+    return logits_BK.logsumexp(dim=1, keepdim=True).where(finite_B1, torch.nan)
 
 
 def _as_int32(values: torch.Tensor) -> torch.Tensor:

@@ -41,10 +41,11 @@ class Picture:
     """The columns of a labelled sample, except its labels.
 
     Attributes:
-        index, key, truth, kept, offset, num_bytes: As in the sample; the last two are no columns of it.
+        index, key, truth, kept: As in the sample.
         sha256: Hash of the encoded image, hex.
         width, height: Size as stored, pixels.
         image_field: Field of the sample that it is; None where it is none.
+        offset, num_bytes: Where its sample lies in the shard, for the quarantine; unknown where only its row is read.
     """
 
     index: int
@@ -81,7 +82,7 @@ class QuarantineRow:
 
     @classmethod
     def picture(cls, picture: Picture, reason: str, message: str) -> QuarantineRow:
-        """Make the row of a picture that was classified, but cannot be labelled."""
+        """Make the row of a decoded image that cannot be classified."""
         place = (picture.key, picture.index, picture.offset, picture.num_bytes, picture.sha256)
         return cls(*place, Stage.CLASSIFY, reason, message)
 
