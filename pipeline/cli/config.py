@@ -98,6 +98,7 @@ def _describe_member(member: MemberRequest) -> str:
     parts = [member.arch, f"weights {member.weights or 'by default'}"]
     if member.checkpoint:
         parts[1] = f"checkpoint {member.checkpoint}"
+    parts += [f"{name} {value}" for name, value in member.options.model_dump(exclude_none=True).items()]
     if member.factor != 1:
         parts.append(f"counts {member.factor:g} times")
     if member.alias != member.arch:

@@ -116,8 +116,7 @@ def parse_members(specs: tuple[str, ...]) -> tuple[MemberRequest, ...]:
     seen: set[str] = set()
     for member in members:
         if member.alias in seen:
-            raise ModelError(
-                f"two members are called {member.alias!r}: name one of them, for example -m other:{member.arch}"
-            )
+            spec = f"{HUGGING_FACE}:{member.checkpoint}" if member.arch == HUGGING_FACE else member.arch
+            raise ModelError(f"two members are called {member.alias!r}: name one of them, for example -m other:{spec}")
         seen.add(member.alias)
     return members

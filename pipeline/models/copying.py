@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pipeline.config.members import MemberRequest
+from pipeline.config.members import HUGGING_FACE, MemberRequest
 from pipeline.errors import InputError, StorageError
 from pipeline.models.catalog import Architecture, PublishedWeights, find
 from pipeline.models.locate import Locator, WeightsFile
@@ -40,6 +40,8 @@ def copy_weights(request: MemberRequest, target: str, locator: Locator, storage:
         WeightsError: Its file is missing, damaged, refused, or does not fit.
         InputError: ``target`` cannot be written.
     """
+    if request.arch == HUGGING_FACE:
+        raise InputError(f"hf:{request.checkpoint}: a folder is copied as it is, and named by its new place")
     _, file = resolve_with_file(locator, request)
     architecture = find(request.arch)
     name = _target_name(architecture, architecture.choose(request.weights), file, request)

@@ -39,7 +39,7 @@ class FittedNetwork:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedNetwork:
     """What is asked of a network.
 
     Attributes:
@@ -62,7 +62,7 @@ class Wanted:
         return study(self.architecture, self.input_px)
 
 
-def tell_fit(wanted: Wanted) -> Fits:
+def tell_fit(wanted: WantedNetwork) -> Fits:
     """Make the test of whether tensors are those of an architecture, whatever their head and their input."""
     anatomy = wanted.anatomy
     roots = list(anatomy.roots) or [anatomy.head]
@@ -82,7 +82,7 @@ def tell_fit(wanted: Wanted) -> Fits:
     return fits
 
 
-def fit_network(wanted: Wanted, state: State, uri: str) -> FittedNetwork:
+def fit_network(wanted: WantedNetwork, state: State, uri: str) -> FittedNetwork:
     """Load tensors into the network that they are of.
 
     Args:
@@ -110,7 +110,7 @@ def fit_network(wanted: Wanted, state: State, uri: str) -> FittedNetwork:
     return FittedNetwork(fitted, load_network(fitted, state, uri), tuple(notes))
 
 
-def _fit_input(wanted: Wanted, state: State, uri: str) -> tuple[NetworkShape, list[str]]:
+def _fit_input(wanted: WantedNetwork, state: State, uri: str) -> tuple[NetworkShape, list[str]]:
     """Find out which input the tensors are for.
 
     Raises:
@@ -166,7 +166,7 @@ def _spread_channel(anatomy: Anatomy, state: State) -> tuple[State, list[str]]:
     return spread, ["its one input channel gets the mean of red, green and blue, each normalised"]
 
 
-def _find_own_head(wanted: Wanted, state: State, uri: str) -> Head | None:
+def _find_own_head(wanted: WantedNetwork, state: State, uri: str) -> Head | None:
     """Find a head that is not the architecture's own; None if it is that one, or none that can be built again.
 
     Raises:

@@ -239,7 +239,7 @@ class Locator:
         Raises:
             WeightsError: It cannot be read, or the folder holds no file of a usual name.
         """
-        uri, data = self._read_bytes(self._find_in_folder(path), options)
+        uri, data = self._read_bytes(path, options, own=True)
         folder = uri.rpartition("/")[0]
         companions = {name: content for name in COMPANIONS if (content := self._read_small(join(folder, name)))}
         return WeightsFile(uri, data, hashlib.sha256(data).hexdigest(), is_named=True, companions=companions)
@@ -251,17 +251,17 @@ class Locator:
             WeightsError: There is none of a usual name.
         """
         uri = absolute_uri(path)
-        is_folder = path.endswith("/") or self._storage.exists(join(uri, CONFIG)) or os.path.isdir(uri)
-        if not is_folder:
+        is_folder = path.endswith("/") or os.path.isdir(uri)
+        if not is_folder and not (uri.startswith("s3://") and self._storage.exists(join(uri, CONFIG))):
             return path
         found = next((name for name in HUB_FILES if self._storage.exists(join(uri, name))), None)
         if found is None:
             raise WeightsError(f"{path}: a folder without {' or '.join(HUB_FILES)}: name the file in it")
         return join(uri, found)
 
-    def _read_bytes(self, path: str, options: str) -> tuple[str, bytes]:
+    def _read_bytes(self, path: str, options: str, *, own: bool = False) -> tuple[str, bytes]:
         try:
-            uri = absolute_uri(path)
+            uri = absolute_uri(self._find_in_folder(path) if own else path)
             return uri, self._storage.read(uri)
         except StorageError as error:
             raise WeightsError(f"{error}; {options}") from error

@@ -25,7 +25,7 @@ from pipeline.errors import ModelError, WeightsError
 from pipeline.labels import IMAGENET_CLASSES
 from pipeline.models.catalog import Architecture, PublishedWeights, find
 from pipeline.models.download import ProgressCallback, ignore_progress
-from pipeline.models.fitting import Wanted, fit_network, tell_fit
+from pipeline.models.fitting import WantedNetwork, fit_network, tell_fit
 from pipeline.models.known_names import TIMM_PREFIX
 from pipeline.models.locate import Locator, WeightsFile, has_hash_of
 from pipeline.models.networks import NetworkOptions, NetworkShape, as_classifier, from_blob, load_network, to_blob
@@ -211,7 +211,7 @@ def open_weights(
     # what lies in --weights-dir under an architecture's name stands for its published weights
     is_guess = known is None and (file.is_named or len({entry.recipe for entry in architecture.published}) > 1)
     recipe = choose_recipe(requested, itself.recipe, published, is_guess=is_guess, where=file.name)
-    wanted = Wanted(
+    wanted = WantedNetwork(
         architecture,
         recipe.recipe.geometry.crop_px,
         px_is_said=requested.crop is not None or itself.recipe.crop_px is not None,
