@@ -55,7 +55,7 @@ class Forward:
         self._autocast = dtype != torch.float32 and not isinstance(network, fx.GraphModule)
         self._compiled: Network | None = None
         self._graph: CapturedGraph | None = None
-        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch stub
+        network = _channels_last(network.to(device))
         if not compiled and device.type == "cpu" and isinstance(network, fx.GraphModule) and packed_conv.is_available():
             network = self._pack(network, input_px)
         elif not self._autocast:
@@ -147,6 +147,17 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
         _log.debug("not folded: %s", error)
         return network
     return fused.eval().requires_grad_(False)
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    """Lay pictures and kernels out with their channels last; torch's own way refuses tensors of five dimensions.
+
+    A traced network of timm's Swin has such constants.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 def _noise(batch: int, input_px: int) -> torch.Tensor:

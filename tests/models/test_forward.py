@@ -163,6 +163,25 @@ class Branching(nn.Module):
         return self.head(mean if mean.sum() > 0 else -mean)
 
 
+def test_tensors_of_five_dimensions_stay_as_they_are():
+    """Traced networks of timm's Swin have masks of such a shape."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.register_buffer("mask", torch.randn(1, 4, 1, 1, 1))
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return (self.conv(inputs)[:, :, None] * self.mask[0, :, 0]).flatten(2).mean(2)
+
+    network = Masked().eval().requires_grad_(False)
+    inputs = torch.randn(2, 3, 16, 16)
+    expected = network(inputs)
+    forward = Forward(fold_batch_norms(copy.deepcopy(network)), CPU, torch.float32, batch_size=2, input_px=16, name="x")
+    assert torch.allclose(forward(inputs), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_network_that_cannot_be_traced_runs_as_it_is(dtype):
     network = Branching().eval().requires_grad_(False)
