@@ -186,15 +186,18 @@ def _find_own_head(wanted: WantedNetwork, state: State, uri: str) -> Head | None
 
 
 def _has_usual_head(anatomy: Anatomy, state: State) -> bool:
-    return all(
-        key in state and state[key].ndim == ndim for key, ndim in anatomy.heads.items() if key.endswith("weight")
-    )
+    """Whether all tensors of the architecture's own head are there; without its bias, another one is built."""
+    return all(key in state and state[key].ndim == ndim for key, ndim in anatomy.heads.items())
 
 
 def _describe_head(head: Head, options: MemberOptions) -> str:
     note = f"its head is {head.describe()}"
+    if head.begins_late:
+        note += "; what stands before it without tensors is taken for dropout"
     if head.activations and options.head is None:
         note += "; a state dict does not name activations, and ReLU is assumed: FILE?head=gelu says another"
+        if head.has_two_places:
+            note += ". Its place is assumed, too: before the norm, and dropout behind it"
     return note
 
 

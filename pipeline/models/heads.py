@@ -88,6 +88,20 @@ class Head:
         return self.layers[-1].outputs
 
     @property
+    def has_two_places(self) -> bool:
+        """Whether modules without tensors stand on both sides of a norm, so that either may be the activation."""
+        pairs = zip(self.layers, self.layers[1:], self.layers[2:], strict=False)
+        return any(
+            one.kind == "activation" and norm.kind.endswith("norm") and int(after.name) > int(norm.name) + 1
+            for one, norm, after in pairs
+        )
+
+    @property
+    def begins_late(self) -> bool:
+        """Whether modules without tensors stand before its first layer."""
+        return self.layers[0].name.isdecimal() and int(self.layers[0].name) > 0
+
+    @property
     def activations(self) -> list[str]:
         """The activations in it, which are assumed."""
         return [layer.activation for layer in self.layers if layer.kind == "activation"]

@@ -11,6 +11,9 @@ from torchvision import models as tv
 
 from pipeline.config.members import MemberRequest
 from pipeline.errors import WeightsError
+from pipeline.models.anatomy import study
+from pipeline.models.catalog import find
+from pipeline.models.sizes import find_input_size
 from pipeline.models.weights import MemberSpec, build_network, resolve
 from pipeline.storage import Storage
 from pipeline.vision import timm_package
@@ -72,6 +75,7 @@ HEADS = {
         lambda n: head(norm(n), nn.Dropout(), linear(n, 9), nn.ReLU(), norm(9), linear(9, 5)),
     ),
     "two in a row": ("resnet18", "fc", lambda n: head(linear(n, 16), linear(16, 5, bias=False))),
+    "no bias": ("resnet18", "fc", lambda n: linear(n, 5, bias=False)),
     "layer norm": ("resnet18", "fc", lambda n: head(nn.LayerNorm(n), linear(n, 5))),
     "one in a module": ("resnet18", "fc", lambda n: nn.ModuleDict({"linear": linear(n, 5)})),
     "no sequential": ("mobilenet_v2", "classifier", lambda n: linear(n, 5)),
@@ -99,6 +103,21 @@ def test_a_head_is_built_again_from_names_and_sizes(kind, tmp_path):
     assert same(network, loaded, 224 if "vit" in arch else 64)
     (note,) = [note for note in member.origin.notes if note.startswith("its head is")]
     assert ("ReLU is assumed" in note) == any(isinstance(module, nn.ReLU) for module in new.modules())
+
+
+def test_where_an_activation_is_assumed_is_said_if_it_may_be_elsewhere(tmp_path):
+    network = torchvision("shufflenet_v2_x0_5")
+    says = "Its place is assumed"
+    for number, (modules, is_assumed) in enumerate(
+        [
+            ((linear(1024, 8), nn.Dropout(), norm(8), nn.ReLU(), linear(8, 5)), True),
+            ((linear(1024, 8), norm(8), nn.ReLU(), nn.Dropout(), linear(8, 5)), False),
+            ((linear(1024, 8), nn.ReLU(), norm(8), linear(8, 5)), False),
+        ]
+    ):
+        network.fc = head(*modules)
+        _, member = load(network, "shufflenet_v2_x0_5", tmp_path / f"{number}.pth")
+        assert (says in str(member.origin.notes)) == is_assumed
 
 
 @pytest.mark.parametrize(("word", "layer"), [("gelu", nn.GELU), ("none", nn.Identity), ("tanh", nn.Tanh)])
@@ -156,7 +175,6 @@ def test_one_channel_gets_the_mean_of_three(arch, tmp_path):
 
 
 SIZES = {
-    "vit_b_32": (96, {"image_size": 96}),
     "timm/vit_tiny_patch16_224": (96, {"img_size": 96}),
     "timm/deit_tiny_distilled_patch16_224": (64, {"img_size": 64}),
     "timm/swin_tiny_patch4_window7_224": (128, {"img_size": 128, "window_size": 4}),
@@ -175,6 +193,13 @@ def test_the_size_of_the_input_follows_from_the_file(arch, tmp_path):
     assert same(network, loaded, px)
     with pytest.raises(WeightsError, match=rf"is made for inputs of {px} pixels, not 224"):
         resolve(MemberRequest.parse(f"{arch}={tmp_path / 'x.pth'}?resize=224&crop=224"), None, Storage())
+
+
+def test_torchvision_s_table_of_positions_tells_the_size():
+    with torch.device("meta"):
+        state = torchvision("vit_b_32", image_size=96).state_dict()
+    found = find_input_size(state, study(find("vit_b_32"), 224))
+    assert (found.input_px, found.told_by) == (96, "encoder.pos_embedding")
 
 
 def test_a_size_that_no_tensor_tells_can_be_said(tmp_path):
