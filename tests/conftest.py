@@ -53,10 +53,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # the end. Those that start Ray stand apart, because two of them at once take most of the machine.
 LONGEST_FIRST = """
     models/test_parity engines/test_engines project/test_examples deploy/test_monitoring project/test_guides
-    commands/test_label models/test_classifier commands/test_label_stores models/test_forward stages/test_decode
-    cli/test_main commands/test_label_s3 faults/test_poison storage/test_s3 faults/test_two_jobs faults/test_kills
-    exporting/test_export stages/test_read_model commands/test_combine commands/test_models trust/test_promise
-    stages/test_read_damage commands/test_label_moved page/test_page commands/test_relocate
+    faults/test_two_jobs commands/test_label models/test_classifier faults/test_poison commands/test_combine
+    models/test_forward stages/test_decode cli/test_main storage/test_s3 commands/test_label_stores
+    commands/test_report models/test_catalog annotation_page/test_browser commands/test_label_s3 models/test_weights
+    commands/test_bench stages/test_read_damage stages/test_read_model commands/test_relocate
+    commands/test_label_moved trust/test_promise commands/test_label_samples models/test_preprocessing page/test_page
+    commands/test_models faults/test_kills exporting/test_export verifying/test_advice
 """.split()
 
 
