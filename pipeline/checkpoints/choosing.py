@@ -200,7 +200,8 @@ def _prefer(uri: str, fitting: Sequence[_Candidate], ema: bool | None) -> tuple[
 def _swapper(fitting: Sequence[_Candidate]) -> str:
     """The trainer that put the average where others have the raw weights; empty if it was none of those.
 
-    Source: Lightning's ``WeightAveraging.on_save_checkpoint``, MMEngine's ``EMAHook._swap_ema_state_dict``.
+    Source: Lightning's ``WeightAveraging.on_save_checkpoint`` (``findings/lightning-average-in-state-dict.sh``),
+    MMEngine's ``EMAHook._swap_ema_state_dict``.
     """
     if all(one.key != _SWAPPED_INTO for one in fitting):
         return ""

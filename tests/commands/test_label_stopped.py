@@ -54,8 +54,8 @@ def stop_at(monkeypatch):
         note = Silent.note
         monkeypatch.setattr(Json, "note", lambda self, line: (note(self, line), heard.set()))
 
-        def gather_and_stop(result, part, receipt):
-            gather(result, part, receipt)
+        def gather_and_stop(result, part, receipt, aliases):
+            gather(result, part, receipt, aliases)
             if 16 * next(done) >= images and not heard.is_set():
                 os.kill(os.getpid(), number)
                 assert heard.wait(20)
