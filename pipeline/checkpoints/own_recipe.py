@@ -90,14 +90,14 @@ def facts_of_timm_arguments(arguments: Mapping[str, Any], source: str) -> Recipe
     """What the arguments of timm's ``train.py``, saved beside the weights, say: only what its user set."""
     size = arguments.get("input_size")
     crop_px = size[1] if isinstance(size, list | tuple) and len(size) == 3 else arguments.get("img_size")
-    return RecipeFacts(
+    said = RecipeFacts(
         crop_px=crop_px if isinstance(crop_px, int) else None,
         crop_pct=_number(arguments.get("crop_pct")),
         interpolation=_interpolation(arguments.get("interpolation") or None, source),
         mean=_channels(arguments.get("mean")),
         std=_channels(arguments.get("std")),
-        source=source,
     )
+    return said if said == RecipeFacts() else replace(said, source=source)
 
 
 def facts_of_processor(config: Mapping[str, Any], source: str) -> RecipeFacts:

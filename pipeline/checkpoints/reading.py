@@ -17,6 +17,7 @@ from pipeline.checkpoints.kinds import explain_bytes, explain_object
 from pipeline.checkpoints.pickles import CodeInPickleError, Inert, MalformedPickleError
 from pipeline.errors import WeightsError
 
+_SAFETENSORS_HEADER = b'{"'  # the JSON behind its length
 _DAMAGES = (MalformedPickleError, zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, NotImplementedError)
 
 
@@ -51,13 +52,14 @@ def read_checkpoint(uri: str, data: bytes) -> Checkpoint:
     """Read a file of weights. No code in it is run: of a pickle only tensors are built, all else stays data.
 
     Args:
-        uri: Where it came from; ``.safetensors`` is read as that, all others as what ``torch.save`` writes.
+        uri: Where it came from; what is called ``.safetensors``, or begins as one, is read as that, all others as what
+            ``torch.save`` writes.
         data: Its bytes, which the tensors share.
 
     Raises:
         WeightsError: It is damaged, of another kind, holds no tensors by name, or a network that only code can build.
     """
-    if uri.endswith(".safetensors"):
+    if uri.endswith(".safetensors") or data[8:10] == _SAFETENSORS_HEADER:
         return Checkpoint(uri, _load_safetensors(uri, data), _safetensors_metadata(data))
     if what := explain_bytes(uri, data):
         raise WeightsError(f"{uri}: {what}")

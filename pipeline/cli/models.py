@@ -86,7 +86,7 @@ def show(
         "no_sign_request": bool(no_sign_request),
         "request_payer": bool(request_payer),
     }
-    has_file = name is not None and ("=" in name or "hf:" in name or "?" in name)
+    has_file = name is not None and ("=" in name or name.startswith("hf:") or ":hf:" in name)
     if try_recipes:
         if name is None or not (has_file or weights_dir):
             raise ModelError("--try-recipes takes one member with a file: shardlabel models ARCH=FILE --try-recipes")

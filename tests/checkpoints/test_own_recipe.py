@@ -121,7 +121,7 @@ def test_configurations_of_timm_that_are_not_supported(change):
 
 def test_arguments_of_timm_s_trainer():
     left_out = {"img_size": None, "input_size": None, "crop_pct": None, "mean": None, "std": None, "interpolation": ""}
-    assert facts_of_timm_arguments(left_out, "") == RecipeFacts()
+    assert facts_of_timm_arguments(left_out, "args") == RecipeFacts()
     said = left_out | {"img_size": 160, "mean": [0.5, 0.5, 0.5], "interpolation": "random"}
     assert facts_of_timm_arguments(said, "args") == RecipeFacts(crop_px=160, mean=HALF, source="args")
 

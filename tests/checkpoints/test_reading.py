@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from trainer_files import Hostile, Settings, bystanders, choose, network, saved
 
@@ -98,6 +99,12 @@ def test_what_is_refused_is_one_line(content, message):
     with pytest.raises(WeightsError, match=f"^x.pth: {message}") as raised:
         choose(content)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.bin", "x"])
+def test_a_safetensors_file_is_told_by_its_content(name):
+    found = choose(safetensors.torch.save(network(), {"format": "pt"}), name)
+    assert found.state.keys() == network().keys()
 
 
 def test_a_plain_pickle_of_tensors_is_read():

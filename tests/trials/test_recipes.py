@@ -115,6 +115,7 @@ def test_the_command_shows_and_tries(shardlabel, places, shard, sample_data):
     refused = shardlabel(*words, shard)
     assert refused.returncode == 2
     assert "INPUT and --truth belong to --try-recipes" in refused.stderr
+    assert "squeezenet1_1" in shardlabel("models", "squeezenet1_?").stdout  # a pattern, and no member with options
     refused = shardlabel("models", SPEC, "--try-recipes")
     assert refused.returncode == 2
     assert "takes one member with a file" in refused.stderr
