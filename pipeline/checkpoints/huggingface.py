@@ -49,6 +49,7 @@ _CONVNEXTS_V2: Mapping[tuple[tuple[int, ...], int], str] = {
     ((3, 3, 27, 3), 192): "large",
     ((3, 3, 27, 3), 352): "huge",
 }
+_SWIN_STRIDE = 32  # pixels of the input for one of its last stage
 _SWINS: Mapping[tuple[tuple[int, ...], int], str] = {
     ((2, 2, 6, 2), 96): "tiny",
     ((2, 2, 18, 2), 96): "small",
@@ -147,7 +148,9 @@ def _find_resnet(settings: Mapping[str, Any]) -> HubNetwork | None:
     kind = settings.get("layer_type")
     name = _RESNETS.get((str(kind), _numbers(settings, "depths")))
     usual = _numbers(settings, "hidden_sizes") == _RESNET_WIDTHS.get(str(kind)) and settings.get("embedding_size") == 64
-    same = settings.get("hidden_act") == "relu" and not settings.get("downsample_in_bottleneck")
+    same = settings.get("hidden_act") == "relu" and not any(
+        settings.get(name) for name in ("downsample_in_bottleneck", "downsample_in_first_stage")
+    )
     return HubNetwork(name, _rename_resnet) if name and usual and same else None
 
 
@@ -172,6 +175,9 @@ def _find_convnext(settings: Mapping[str, Any]) -> HubNetwork | None:
 
 def _find_swin(settings: Mapping[str, Any]) -> HubNetwork | None:
     name = _SWINS.get((_numbers(settings, "depths"), settings.get("embed_dim")))  # type: ignore[arg-type]  # likewise
+    size, window = settings.get("image_size"), settings.get("window_size")
+    if not isinstance(size, int) or not isinstance(window, int) or size % (_SWIN_STRIDE * window):
+        return None  # where windows do not fill the picture, transformers pads otherwise than timm
     usual = settings.get("patch_size") == 4 and settings.get("hidden_act") == "gelu"
     if not name or not usual or settings.get("use_absolute_embeddings") or not settings.get("qkv_bias", True):
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -16,9 +16,9 @@ from pipeline.checkpoints.companions import COMPANIONS, CONFIG, PROCESSOR
 from pipeline.checkpoints.huggingface import HubNetwork, find_hub_network
 from pipeline.checkpoints.own_recipe import (
     RecipeFacts,
+    facts_of_arguments,
     facts_of_processor,
     facts_of_timm,
-    facts_of_timm_arguments,
     merge,
 )
 
@@ -28,7 +28,7 @@ _UNNAMED = "LABEL_"  # what transformers calls classes that nobody has named
 _IMAGENET_TAG = "in1k"
 _IMAGENET_CLASSES = 1000
 _NOTHING = RecipeFacts()
-_NO_TEXTS: Mapping[str, str] = MappingProxyType({})
+_NO_FIELDS: Mapping[Any, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,60 +36,74 @@ class SelfDescription:
     """What a file of weights says of itself; empty where it says nothing.
 
     Attributes:
-        architecture: Name of its architecture, as ``-m`` takes it, without tag.
+        architecture: Name of its architecture, without tag; that of a trainer may lack ``timm/``.
         named_in: Where that name was found.
+        is_own_name: Whether that may be a name of the user's own, as trainers save it, and not of an architecture.
         recipe: Its preprocessing.
         class_names: Names of its classes, in order.
         is_imagenet: Whether its classes are ImageNet's 1,000.
+        model_args: Arguments of timm's constructor that its network was built with.
         hub_network: How its tensors are renamed, where it is a network of transformers; None for others.
         model_type: The kind of network of transformers that it is; empty for others.
+        refusal: Why it is no classifier of one class an image; empty if it may be one.
     """
 
     architecture: str = ""
     named_in: str = ""
+    is_own_name: bool = False
     recipe: RecipeFacts = _NOTHING
     class_names: tuple[str, ...] = ()
     is_imagenet: bool = False
+    model_args: Mapping[str, Any] = field(default_factory=dict)
     hub_network: HubNetwork | None = None
     model_type: str = ""
+    refusal: str = ""
 
 
 def describe_itself(
-    companions: Mapping[str, bytes], metadata: Mapping[str, str] = _NO_TEXTS, arguments: object = None
+    companions: Mapping[str, bytes], metadata: Mapping[str, str] = _NO_FIELDS, tree: Mapping[Any, Any] = _NO_FIELDS
 ) -> SelfDescription:
     """Gather what a file says of itself. Of what is beside it, what is not understood says nothing.
 
     Args:
         companions: Content of the files beside it, by name.
         metadata: Of a safetensors file.
-        arguments: What the file holds under ``args``: a trainer's namespace, or a dict.
-
-    Raises:
-        WeightsError: It asks for a preprocessing that is not supported.
+        tree: What the file holds: a trainer may have saved its arguments in it.
     """
     settings, processor = (_parse_object(companions.get(name, b"")) for name in COMPANIONS)
-    found = [
-        _describe_timm(settings, f"{CONFIG} beside it"),
-        _describe_timm(_parse_metadata(metadata), "its metadata"),
-        _describe_hub_network(settings),
-    ]
+    by_timm = _describe_timm(settings, f"{CONFIG} beside it")
+    by_metadata = _describe_timm(_parse_metadata(metadata), "its metadata")
+    by_hub, by_trainer = _describe_hub_network(settings), _describe_trainer(tree)
+    found = (by_timm, by_metadata, by_hub, by_trainer)
     recipe = _NOTHING
     if _OF_PROCESSORS & processor.keys() and _TIMM_CONFIG not in settings:
         recipe = facts_of_processor(processor, f"{PROCESSOR} beside it")
     for description in found:
         recipe = merge(recipe, description.recipe)
-    fields = _fields_of(arguments)
-    if "crop_pct" in fields:  # of timm's trainer, which stores None for what its user left out
-        recipe = merge(recipe, facts_of_timm_arguments(fields, "the arguments of timm's train.py in it"))
     named = next((description for description in found if description.architecture), SelfDescription())
     return SelfDescription(
         architecture=named.architecture,
         named_in=named.named_in,
+        is_own_name=named.is_own_name,
         recipe=recipe,
         class_names=next((description.class_names for description in found if description.class_names), ()),
         is_imagenet=any(description.is_imagenet for description in found),
-        hub_network=found[-1].hub_network,
-        model_type=found[-1].model_type,
+        model_args=by_timm.model_args,
+        hub_network=by_hub.hub_network,
+        model_type=by_hub.model_type,
+        refusal=by_hub.refusal,
+    )
+
+
+def _describe_trainer(tree: Mapping[Any, Any]) -> SelfDescription:
+    """What trainers save beside the weights: ``arch``, as timm's and PyTorch's examples do, and their arguments."""
+    arguments = _fields_of(tree.get("args"))
+    name = next((name for name in (tree.get("arch"), arguments.get("model")) if isinstance(name, str)), "")
+    return SelfDescription(
+        architecture=name.partition(".")[0],
+        named_in="the trainer that saved it",
+        is_own_name=True,
+        recipe=facts_of_arguments(arguments),
     )
 
 
@@ -109,19 +123,27 @@ def _describe_timm(settings: Mapping[str, Any], source: str) -> SelfDescription:
         recipe=facts_of_timm(nested, source) if nested else _NOTHING,
         class_names=_names(settings.get("label_names", nested.get("label_names"))),
         is_imagenet=num_classes == _IMAGENET_CLASSES and _IMAGENET_TAG in tag,
+        model_args=_fields_of(settings.get("model_args")),
     )
 
 
 def _describe_hub_network(settings: Mapping[str, Any]) -> SelfDescription:
     """What transformers' ``save_pretrained`` writes."""
-    network = find_hub_network(settings)
-    kind = settings.get("model_type")
+    network, kind = find_hub_network(settings), settings.get("model_type")
+    size, problem, labels = (settings.get(name) for name in ("image_size", "problem_type", "id2label"))
+    refusal = ""
+    if problem not in (None, "single_label_classification"):
+        refusal = f"{CONFIG} beside it says that it is trained for {problem}, and classes are labelled one an image"
+    elif network and problem is None and isinstance(labels, Mapping) and len(labels) == 1:
+        refusal = f"{CONFIG} beside it has one label, for which transformers trains a regression"
     return SelfDescription(
         architecture=network.arch if network else "",
         named_in=f"{CONFIG} beside it" if network else "",
-        class_names=_names_of_ids(settings.get("id2label")),
+        recipe=RecipeFacts(crop_px=size) if network and isinstance(size, int) else _NOTHING,
+        class_names=_names_of_ids(labels),
         hub_network=network,
         model_type=kind if isinstance(kind, str) else "",
+        refusal=refusal,
     )
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pipeline.errors import WeightsError
 from pipeline.models.catalog import Architecture
 from pipeline.models.heads import head_roots
-from pipeline.models.networks import NetworkShape, empty_network
+from pipeline.models.networks import NetworkOptions, NetworkShape, empty_network
 
 _UNUSUAL_CLASSES = 1009  # a prime number that is no width of any layer
-_COUNTER = "num_batches_tracked"  # of batch norms; older files have none, and only training uses it
+_USUAL = NetworkOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Anatomy:
 
     def body(self, root: str) -> list[str]:
         """Names of the tensors outside of a head that any file of the architecture has."""
-        return [key for key in self.shapes if not key.startswith(f"{root}.") and not key.endswith(_COUNTER)]
+        return [key for key in self.shapes if not key.startswith(f"{root}.") and not is_counter(key)]
 
     @property
     def head(self) -> str:
@@ -48,15 +49,30 @@ class Anatomy:
         return next(iter(self.heads)).rpartition(".")[0]
 
 
+def is_counter(key: str) -> bool:
+    """Whether a tensor is the counter of a batch norm: older files have none, and only training uses it."""
+    return key.endswith("num_batches_tracked")
+
+
 @functools.cache
-def study(architecture: Architecture, input_px: int) -> Anatomy:
+def study(architecture: Architecture, input_px: int, options: NetworkOptions = _USUAL) -> Anatomy:
     """Build an architecture's network without values, and look at it.
 
     Args:
         architecture: Which.
         input_px: Side of its input, pixels, where the network depends on it.
+        options: How the network differs from the usual one.
+
+    Raises:
+        WeightsError: It cannot be built so.
     """
-    network = empty_network(NetworkShape(architecture, _UNUSUAL_CLASSES, input_px))
+    try:
+        network = empty_network(NetworkShape(architecture, _UNUSUAL_CLASSES, input_px, options))
+    except Exception as error:
+        if options == _USUAL:
+            raise
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WeightsError(f"{architecture.name} cannot be built with {options.constructor}: {reason}") from error
     shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
     heads = {key: len(shape) for key, shape in shapes.items() if _UNUSUAL_CLASSES in shape}
     layers = list(dict.fromkeys(key.rpartition(".")[0] for key in heads))

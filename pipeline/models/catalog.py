@@ -149,6 +149,11 @@ def torchvision_names() -> tuple[str, ...]:
     return tuple(tv.list_models(module=tv))
 
 
+def is_architecture(name: str) -> bool:
+    """Whether torchvision or timm has an architecture of this name, without ``timm/``."""
+    return name in torchvision_names() or bool(timm_package().is_model(name))
+
+
 def find(name: str) -> Architecture:
     """Find an architecture by name.
 

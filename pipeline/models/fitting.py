@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,7 @@ from pipeline.checkpoints.choosing import Fits
 from pipeline.checkpoints.state import State
 from pipeline.config.member_options import MemberOptions
 from pipeline.errors import WeightsError
-from pipeline.models.anatomy import Anatomy, study
+from pipeline.models.anatomy import Anatomy, is_counter, study
 from pipeline.models.catalog import Architecture
 from pipeline.models.heads import Head, find_head
 from pipeline.models.networks import NetworkOptions, NetworkShape, empty_network, load_network
@@ -20,7 +20,9 @@ from pipeline.models.sizes import find_input_size
 
 _PROBE_CLASSES = 1000
 _NAMES_SHOWN = 3
+_UNCLEAR_HEAD = "how its head computes is not told: only linear layers and norms in one nn.Sequential are built again"
 _NOTHING_SAID = MemberOptions()
+_USUAL = NetworkOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class WantedNetwork:
         px_is_said: Whether that is more than the architecture's default: tensors for another size are refused then.
         is_published: Whether the weights are known to be published ones.
         options: What the request says.
+        built: How the file says that it was built.
     """
 
     architecture: Architecture
@@ -55,11 +58,12 @@ class WantedNetwork:
     px_is_said: bool = False
     is_published: bool = False
     options: MemberOptions = _NOTHING_SAID
+    built: NetworkOptions = _USUAL
 
     @property
     def anatomy(self) -> Anatomy:
         """Of its architecture."""
-        return study(self.architecture, self.input_px)
+        return study(self.architecture, self.input_px, self.built)
 
 
 def tell_fit(wanted: WantedNetwork) -> Fits:
@@ -76,7 +80,8 @@ def tell_fit(wanted: WantedNetwork) -> Fits:
             return True
         if len(state) < len(anatomy.shapes) / 2:
             return False
-        converted = _convert_names(NetworkShape(wanted.architecture, _PROBE_CLASSES, wanted.input_px), state)
+        usual = NetworkShape(wanted.architecture, _PROBE_CLASSES, wanted.input_px, wanted.built)
+        converted = _convert_names(usual, state)
         return any(has_all(converted, root) for root in roots)
 
     return fits
@@ -131,7 +136,8 @@ def _fit_input(wanted: WantedNetwork, state: State, uri: str) -> tuple[NetworkSh
         if wanted.px_is_said:
             raise WeightsError(f"{uri}: {found.told_by} is made for inputs of {input_px} pixels, not {asked_px}")
         notes.append(f"its input is {input_px} pixels, as {found.told_by} tells")
-    options = NetworkOptions(
+    options = replace(
+        wanted.built,
         transform_input=transform_input,
         img_size=input_px if anatomy.fixed_px not in {None, input_px} else None,
         window_size=None if found is None else found.window_size,
@@ -143,7 +149,7 @@ def _convert_names(shape: NetworkShape, state: State) -> State:
     """Convert a checkpoint of the authors' own code to timm's tensor names, if timm has a converter."""
     if (translate := shape.architecture.checkpoint_converter) is None:
         return state
-    if state.keys() == study(shape.architecture, shape.input_px).shapes.keys():
+    if state.keys() == study(shape.architecture, shape.input_px, shape.options).shapes.keys():
         return state
     network = empty_network(shape)
     try:
@@ -186,8 +192,19 @@ def _find_own_head(wanted: WantedNetwork, state: State, uri: str) -> Head | None
 
 
 def _has_usual_head(anatomy: Anatomy, state: State) -> bool:
-    """Whether all tensors of the architecture's own head are there; without its bias, another one is built."""
-    return all(key in state and state[key].ndim == ndim for key, ndim in anatomy.heads.items())
+    """Whether the architecture's own head is there, in its own sizes but for the number of classes.
+
+    A head with other sizes, with a bias more or less, or with other layers before the last one is built again.
+    """
+    if not anatomy.roots:
+        return all(key in state and state[key].ndim == ndim for key, ndim in anatomy.heads.items())
+    start = f"{list(anatomy.roots)[-1]}."  # the outermost
+
+    def sizes(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
+        found = {key: shape for key, shape in shapes.items() if key.startswith(start) and not is_counter(key)}
+        return {key: shape[1:] if key in anatomy.heads else shape for key, shape in found.items()}
+
+    return sizes(anatomy.shapes) == sizes({key: value.shape for key, value in state.items()})
 
 
 def _describe_head(head: Head, options: MemberOptions) -> str:
@@ -207,10 +224,13 @@ def _num_classes(anatomy: Anatomy, name: str, state: State, uri: str) -> int:
     if len(sizes) != 1:
         missing = [key for key in anatomy.shapes if key not in state]
         surplus = [key for key in state if key not in anatomy.shapes]
-        raise WeightsError(
-            f"{uri}: does not fit {name}: of its {len(anatomy.shapes)} tensors {len(missing)} are missing "
-            f"({_few(missing)}), and {len(surplus)} others are there ({_few(surplus)})"
+        what = (
+            f"of its {len(anatomy.shapes)} tensors {len(missing)} are missing ({_few(missing)}), and {len(surplus)} "
+            f"others are there ({_few(surplus)})"
         )
+        if all(key in state for key in anatomy.body(anatomy.head)):
+            what += "; the body is there, but " + (_UNCLEAR_HEAD if surplus else "no head: classes cannot be told")
+        raise WeightsError(f"{uri}: does not fit {name}: {what}")
     return int(sizes.pop())
 
 

@@ -29,6 +29,7 @@ class NetworkOptions:
 
     Attributes:
         transform_input: Of GoogLeNet and Inception v3: whether inputs are normalised to [-1, 1] inside the network.
+        global_pool, act_layer: Of a timm network: how it pools its last features, and its activation.
         img_size: Side of the input that a timm network is built for, pixels.
         window_size: Of timm's Swin: side of the windows, patches.
         is_binary: Whether its head has one output, the logit of the second of two classes.
@@ -36,6 +37,8 @@ class NetworkOptions:
     """
 
     transform_input: bool | None = None
+    global_pool: str | None = None
+    act_layer: str | None = None
     img_size: int | None = None
     window_size: int | None = None
     is_binary: bool | None = None
@@ -50,7 +53,7 @@ class NetworkOptions:
     @property
     def constructor(self) -> dict[str, Any]:
         """What the constructor of the network takes of it."""
-        names = ("transform_input", "img_size", "window_size")
+        names = ("transform_input", "global_pool", "act_layer", "img_size", "window_size")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 

@@ -43,11 +43,15 @@ def choose_recipe(
         where: The file, for messages.
 
     Raises:
-        WeightsError: What is said does not go together.
+        WeightsError: What is said does not go together, or the file asks for what nothing here does.
     """
-    facts_used = merge(facts_of_options(options), facts)
-    recipe = fill(facts_used, published.recipe, where)
     words = [name for name in _WORDS if getattr(options, name) is not None]
+    for problem in facts.problems:
+        if not problem.settled_by or not set(problem.settled_by) <= set(words):
+            advice = "&".join(f"{word}=.." for word in problem.settled_by)
+            raise WeightsError(f"{where}: {facts.source}: {problem.text}" + (f"; say FILE?{advice}" if advice else ""))
+    said = facts_of_options(options)
+    recipe = fill(said, fill(facts, published.recipe, where), where)
     if is_guess and not facts.source and not words:
         note = (
             f"its preprocessing is not known; that of {published.name} is taken, {describe(recipe)}; "
@@ -56,7 +60,7 @@ def choose_recipe(
         return ChosenRecipe(recipe, f"a guess: {published.name}", note)
     sources = [f"{', '.join(words)} as requested"] if words else []
     sources += [facts.source] if facts.source else []
-    sources += [] if facts_used.is_complete else [published.name]
+    sources += [] if merge(said, facts).is_complete else [published.name]
     return ChosenRecipe(recipe, "; ".join(sources))
 
 

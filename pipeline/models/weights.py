@@ -23,7 +23,7 @@ from pipeline.config.member_options import MemberOptions
 from pipeline.config.members import HUGGING_FACE, MemberRequest
 from pipeline.errors import ModelError, WeightsError
 from pipeline.labels import IMAGENET_CLASSES
-from pipeline.models.catalog import Architecture, PublishedWeights, find
+from pipeline.models.catalog import Architecture, PublishedWeights, find, is_architecture, torchvision_names
 from pipeline.models.download import ProgressCallback, ignore_progress
 from pipeline.models.fitting import WantedNetwork, fit_network, tell_fit
 from pipeline.models.known_names import TIMM_PREFIX
@@ -34,6 +34,10 @@ from pipeline.models.recipes import choose_recipe, fill
 from pipeline.storage import Storage
 
 _USUAL = NetworkOptions()
+# Arguments of timm's constructors in a config.json: those that change how a network computes, and those that do not, or
+# that its tensors tell.
+_BUILT_WITH = ("global_pool", "act_layer")
+_TOLD_OTHERWISE = ("num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate", "drop_block_rate")
 _IMAGENET_IN_NAME = re.compile(r"(?<![a-z])(imagenet|in1k)", re.IGNORECASE)  # what a file's name may say of its classes
 
 
@@ -203,20 +207,21 @@ def open_weights(
         WeightsError: The file is damaged, refused, does not fit, or is of another architecture.
     """
     checkpoint = read_checkpoint(file.uri, file.data)
-    itself = describe_itself(file.companions, checkpoint.metadata, checkpoint.tree.get("args"))
+    itself = describe_itself(file.companions, checkpoint.metadata, checkpoint.tree)
     _check_architecture(architecture, itself, file)
     if itself.hub_network is not None:
         checkpoint = checkpoint.renamed(itself.hub_network.rename)
     published = known or architecture.published[0]
     # what lies in --weights-dir under an architecture's name stands for its published weights
     is_guess = known is None and (file.is_named or len({entry.recipe for entry in architecture.published}) > 1)
-    recipe = choose_recipe(requested, itself.recipe, published, is_guess=is_guess, where=file.name)
+    recipe = choose_recipe(requested, itself.recipe, published, is_guess=is_guess, where=file.uri)
     wanted = WantedNetwork(
         architecture,
         recipe.recipe.geometry.crop_px,
         px_is_said=requested.crop is not None or itself.recipe.crop_px is not None,
         is_published=known is not None,
         options=requested,
+        built=_built_with(architecture, itself.model_args, file),
     )
     chosen = choose_state(checkpoint, tell_fit(wanted), key=requested.key, ema=requested.ema)
     fitted = fit_network(wanted, chosen.state, file.uri)
@@ -259,6 +264,8 @@ def _check_architecture(architecture: Architecture, itself: SelfDescription, fil
         WeightsError: It is.
     """
     namesake = architecture.namesake
+    if itself.refusal:
+        raise WeightsError(f"{file.uri}: {itself.refusal}")
     if namesake is not None and not architecture.is_port and (entry := _published_as(namesake, file)) is not None:
         raise WeightsError(
             f"{file.uri}: is torchvision's {namesake.name}@{entry.name}, not timm's network of that name, which has "
@@ -267,10 +274,23 @@ def _check_architecture(architecture: Architecture, itself: SelfDescription, fil
     asked, said = (
         name.removeprefix(TIMM_PREFIX).partition(".")[0] for name in (architecture.name, itself.architecture)
     )
-    if said and said != asked:
-        raise WeightsError(
-            f"{file.uri}: {itself.named_in} says that it is {said}, not {asked}: -m {itself.architecture}=FILE"
-        )
+    if said and said != asked and (not itself.is_own_name or is_architecture(said)):
+        prefix = "" if said in torchvision_names() and architecture.name == asked else TIMM_PREFIX
+        raise WeightsError(f"{file.uri}: {itself.named_in} says that it is {said}, not {asked}: -m {prefix}{said}=FILE")
+
+
+def _built_with(architecture: Architecture, model_args: Mapping[str, Any], file: WeightsFile) -> NetworkOptions:
+    """How a network of timm was built, by the arguments in its ``config.json``.
+
+    Raises:
+        WeightsError: One of them is not known here, or cannot be.
+    """
+    told = {name: value for name, value in model_args.items() if name not in _TOLD_OTHERWISE}
+    odd = [name for name, value in told.items() if name not in _BUILT_WITH or not isinstance(value, str)]
+    if odd or (told and not architecture.name.startswith(TIMM_PREFIX)):
+        what = ", ".join(odd or told)
+        raise WeightsError(f"{file.uri}: its config.json has model_args that are not read here: {what}")
+    return NetworkOptions(**told)
 
 
 def check_one_label_space(members: list[MemberSpec]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -87,6 +88,12 @@ HEADS = {
     "no sequential": ("mobilenet_v2", "classifier", lambda n: linear(n, 5)),
     "deeper": ("mobilenet_v2", "classifier.1", lambda n: head(nn.Dropout(), linear(n, 5))),
     "all of it": ("shufflenet_v2_x0_5", "fc", lambda n: head(linear(n, 8), nn.ReLU(), linear(8, 5))),
+    "other sizes": (
+        "mobilenet_v3_small",
+        "classifier",
+        lambda n: head(linear(n, 16), nn.ReLU(), nn.Dropout(), linear(16, 5)),
+    ),
+    "a bias more": ("maxvit_t", "classifier.5", lambda n: linear(n, 5)),
     "timm": ("timm/mobilenetv3_small_050", "classifier", lambda n: head(nn.Dropout(), linear(n, 5))),
 }
 
@@ -105,7 +112,7 @@ def test_a_head_is_built_again_from_names_and_sizes(kind, tmp_path):
         network.set_submodule(place, new)
     loaded, member = load(network, arch, tmp_path / "x.pth")
     assert member.spec.num_classes == CLASSES
-    assert same(network, loaded, 64)
+    assert same(network, loaded, 224 if arch == "maxvit_t" else 64)
     (note,) = [note for note in member.origin.notes if note.startswith("its head is")]
     assert ("ReLU is assumed" in note) == any(isinstance(module, nn.ReLU) for module in new.modules())
 
@@ -149,6 +156,18 @@ def test_a_head_that_is_not_clear_is_refused_in_one_line(make, tmp_path):
     network = torchvision("shufflenet_v2_x0_5")
     network.fc = make(1024)
     with pytest.raises(WeightsError, match=r"x\.pth: does not fit shufflenet_v2_x0_5: [^\n]+$"):
+        load(network, "shufflenet_v2_x0_5", tmp_path / "x.pth")
+
+
+def test_what_a_head_lacks_is_said(tmp_path):
+    network = torchvision("shufflenet_v2_x0_5")
+    network.fc = nn.Sequential(OrderedDict(first=linear(1024, 8), second=linear(8, 5)))
+    with pytest.raises(
+        WeightsError, match=r"\(fc.first.weight, .*the body is there, but how its head computes is not told"
+    ):
+        load(network, "shufflenet_v2_x0_5", tmp_path / "x.pth")
+    network.fc = nn.Identity()
+    with pytest.raises(WeightsError, match=r"the body is there, but no head: classes cannot be told"):
         load(network, "shufflenet_v2_x0_5", tmp_path / "x.pth")
 
 

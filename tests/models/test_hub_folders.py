@@ -6,6 +6,7 @@ convnext, convnextv2, swin; 224 pixels, random weights).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -22,7 +23,7 @@ from pipeline.errors import ModelError, WeightsError
 from pipeline.models.catalog import find
 from pipeline.models.fitting import _convert_names
 from pipeline.models.networks import NetworkShape
-from pipeline.models.weights import build_network, resolve
+from pipeline.models.weights import MemberSpec, build_network, resolve
 from pipeline.storage import Storage
 from pipeline.vision import models as tv
 from pipeline.vision import timm_package
@@ -132,6 +133,14 @@ def timm(arch: str, **options) -> nn.Module:
 
 
 VIT = {"model_type": "vit", "hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "patch_size": 16}
+SWIN = {
+    "depths": [2, 2, 6, 2],
+    "embed_dim": 96,
+    "patch_size": 4,
+    "hidden_act": "gelu",
+    "image_size": 224,
+    "window_size": 7,
+}
 KINDS = {
     "resnet": (
         "resnet18",
@@ -155,7 +164,7 @@ KINDS = {
         "timm/swin_tiny_patch4_window7_224",
         lambda: timm("swin_tiny_patch4_window7_224"),
         hub_swin,
-        {"depths": [2, 2, 6, 2], "embed_dim": 96, "patch_size": 4, "hidden_act": "gelu"},
+        SWIN,
     ),
 }
 
@@ -229,6 +238,34 @@ def test_a_folder_of_timm(layout, tmp_path):
         assert torch.equal(build_network(found.spec, found.blob)(inputs), network(inputs))
 
 
+@pytest.mark.parametrize("model_args", [{"global_pool": "max"}, {"act_layer": "silu", "drop_rate": 0.1}])
+def test_what_a_network_of_timm_was_built_with_counts(model_args, tmp_path):
+    network = timm("resnet18", **model_args).eval()
+    settings = {"architecture": "resnet18", "num_classes": 6, "model_args": model_args, "pretrained_cfg": {}}
+    folder = write(tmp_path / "x", network.state_dict(), settings, None)
+    found = get(f"hf:{folder}")
+    inputs = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        spec = MemberSpec.from_dict(dataclasses.asdict(found.spec))
+        assert torch.equal(build_network(spec, found.blob)(inputs), network(inputs))
+    with pytest.raises(WeightsError, match="has model_args that are not read here: "):
+        get(f"resnet18={folder}")  # torchvision's has no such arguments
+
+
+@pytest.mark.parametrize(
+    ("model_args", "message"),
+    [
+        ({"checkpoint_path": "/x"}, "has model_args that are not read here: checkpoint_path"),
+        ({"global_pool": 3}, "has model_args that are not read here: global_pool"),
+        ({"act_layer": "no-such"}, r"timm/resnet18 cannot be built with \{'act_layer': 'no-such'\}"),
+    ],
+)
+def test_other_arguments_of_timm_are_refused(model_args, message, tmp_path):
+    settings = {"architecture": "resnet18", "num_classes": 6, "model_args": model_args, "pretrained_cfg": {}}
+    with pytest.raises(WeightsError, match=message):
+        get(f"hf:{write(tmp_path / 'x', {'a.weight': torch.zeros(1)}, settings, None)}")
+
+
 def test_a_folder_is_labelled_with(tmp_path, sample_data):
     folder = write(
         tmp_path / "net",
@@ -245,10 +282,17 @@ def test_a_folder_is_labelled_with(tmp_path, sample_data):
     assert job["origins"]["net"]["recipe"] == "resize, crop as requested; preprocessor_config.json beside it"
 
 
+RESNET = {"model_type": "resnet", "hidden_act": "relu"} | KINDS["resnet"][3]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (VIT | {"hidden_size": 200}, r"of a kind or size \(vit\) that is not read; resnet, vit"),
+        ({"model_type": "swin"} | SWIN | {"image_size": 256}, r"of a kind or size \(swin\)"),  # its windows are padded
+        (RESNET | {"downsample_in_first_stage": True}, r"of a kind or size \(resnet\)"),
+        (RESNET | {"problem_type": "multi_label_classification"}, "is trained for multi_label_classification"),
+        (RESNET | {"id2label": {"0": "LABEL_0"}}, "one label, for which transformers trains a regression"),
         ({"model_type": "beit"}, r"of a kind or size \(beit\) that is not read"),
         ({"model_type": "resnet", "layer_type": "basic", "depths": [1, 1, 1, 1]}, r"of a kind or size \(resnet\)"),
         ({"learning_rate": 1}, r"no config.json beside it says what it is: -m ARCH="),

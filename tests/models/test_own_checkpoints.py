@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import shutil
 
 import pytest
@@ -21,6 +23,9 @@ from pipeline.storage import Storage
 
 ARCH = "squeezenet1_1"
 SMALL = {"input_size": [3, 128, 128], "crop_pct": 1.0, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+PIXELS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +86,9 @@ def test_what_was_said_is_no_guess(checkpoint, spec):
         ({"config": {"architecture": ARCH, **SMALL}}, None, "config.json beside it"),
         ({}, {"pretrained_cfg": json.dumps(SMALL)}, "its metadata"),
         (
-            {"preprocessor_config": {"size": {"height": 128, "width": 128}, "resample": 3, "image_mean": [0.5] * 3}},
+            {"preprocessor_config": {"size": {"height": 128, "width": 128}, "resample": 3, **PIXELS}},
             None,
-            "preprocessor_config.json beside it; IMAGENET1K_V1",
+            "preprocessor_config.json beside it",
         ),
     ],
 )
@@ -95,6 +100,51 @@ def test_what_a_file_says_of_itself_counts(checkpoint, beside, metadata, source)
     assert found.spec.recipe.mean == (0.5, 0.5, 0.5)
     assert (found.origin.recipe, found.origin.notes) == (source, ())
     assert get(f"{ARCH}={path}?crop=64").origin.recipe == f"crop as requested; {source}"
+
+
+def trained(path, state, **beside):
+    torch.save({"state_dict": state, **beside}, path)
+    return path
+
+
+def test_the_arguments_of_torchvision_s_script_count(state, tmp_path):
+    arguments = argparse.Namespace(model=ARCH, val_resize_size=160, val_crop_size=144, interpolation="bicubic")
+    found = get(f"{ARCH}={trained(tmp_path / 'model_9.pth', state, args=arguments)}")
+    assert found.spec.recipe.geometry == Geometry(160, 144, "bicubic")
+    assert (found.origin.recipe, found.origin.notes) == ("the arguments of torchvision's train.py in it", ())
+
+
+@pytest.mark.parametrize(
+    "beside", [{"arch": "squeezenet1_0"}, {"args": argparse.Namespace(model="squeezenet1_0", crop_pct=None)}]
+)
+def test_a_trainer_s_name_for_the_network_counts_if_it_is_one(state, tmp_path, beside):
+    with pytest.raises(WeightsError, match=r"says that it is squeezenet1_0, not squeezenet1_1: -m squeezenet1_0=FILE"):
+        get(f"{ARCH}={trained(tmp_path / 'a.pth', state, **beside)}")
+    get(f"{ARCH}={trained(tmp_path / 'b.pth', state, arch='my net')}")
+    get(f"{ARCH}={trained(tmp_path / 'c.pth', state, arch=ARCH)}")
+
+
+@pytest.mark.parametrize(
+    ("beside", "words", "advice"),
+    [
+        (
+            {"config": {"architecture": ARCH, "pretrained_cfg": SMALL | {"crop_mode": "border"}}},
+            "resize=256&crop=224",
+            "r",
+        ),
+        (
+            {"preprocessor_config": {"size": 224, "do_resize": False, **PIXELS}},
+            "resize=256&crop=224",
+            "resize=..&crop=..",
+        ),
+        ({"preprocessor_config": {"size": 224, "do_rescale": False, **PIXELS}}, "mean=imagenet", "mean=..&std=.."),
+    ],
+)
+def test_what_is_advised_against_a_refusal_settles_it(checkpoint, beside, words, advice):
+    path = checkpoint(**beside)
+    with pytest.raises(WeightsError, match=rf"{re.escape(str(path))}: .*; say FILE\?{re.escape(advice)}"):
+        get(f"{ARCH}={path}")
+    assert get(f"{ARCH}={path}?{words}").origin.recipe
 
 
 @pytest.mark.parametrize("content", ["", "no json", "[1]", "{}", '{"architecture": 3}', '{"learning_rate": 0.1}'])
