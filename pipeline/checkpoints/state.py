@@ -55,7 +55,8 @@ def make_state(
             raise WeightsError(f"{uri}: {key} is {odd}, and weights are plain numbers; save the network's state dict")
         if value.is_floating_point():
             value = value.float()
-            if not value.isfinite().all() and (odd := _not_finite(key, value)):
+            # a sum is not finite where one value is not, and takes a tenth of the time of a look at each
+            if not value.sum().isfinite() and not value.isfinite().all() and (odd := _not_finite(key, value)):
                 raise WeightsError(f"{uri}: {key} holds {odd}, so nothing can be classified with it")
         state[plain_name(key)] = value
     state._metadata = dict(versions)

@@ -175,7 +175,14 @@ def _guess_version(network: nn.Module, state: State) -> None:
 def to_blob(network: nn.Module) -> bytes:
     """A network's tensors as safetensors bytes, with the versions of its modules."""
     state = network.state_dict()
-    tensors = {key: value.detach().contiguous().clone() for key, value in state.items()}
+    tensors = {}
+    storages = set()
+    for key, value in state.items():
+        tensor = value.detach().contiguous()
+        if (storage := tensor.untyped_storage().data_ptr()) in storages:
+            tensor = tensor.clone()  # safetensors refuses tensors that share memory
+        storages.add(storage)
+        tensors[key] = tensor
     versions = json.dumps(getattr(state, "_metadata", {}))
     blob: bytes = safetensors.torch.save(tensors, metadata={_METADATA_KEY: versions})
     return blob

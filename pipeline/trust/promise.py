@@ -40,6 +40,7 @@ The American Statistician 1987.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Iterable
@@ -273,18 +274,13 @@ def certify(test: PrecisionTest, truths: Judged, levels: Levels, fitted: Judged 
         num_selected=levels.total,
         num_fitted=len(known.scores_n),
         proven_random=test.proven_random,
-        needed=None if best else _estimate_needed(test, truths, levels.total),
     )
-
-
-def _estimate_needed(test: PrecisionTest, truths: Judged, total: int) -> Needed | None:
-    return estimate_needed(truths.scores_n, truths.right_n, total, test.passes, test.max_first_share)
 
 
 def choose_and_certify(
     test: PrecisionTest, truths: Judged, scores: Iterable[tuple[Array, Array]], total: int, fitted: Judged | None = None
 ) -> Promise:
-    """Choose the levels, and certify.
+    """Choose the levels, and certify; where nothing can be promised, estimate how many truths would do.
 
     Args:
         test: The test of a level.
@@ -293,9 +289,12 @@ def choose_and_certify(
         total: Images of the selection.
         fitted: As for :func:`certify`.
     """
-    return certify(
-        test, truths, choose_levels(scores, total, len(truths.scores_n), test.passes, test.max_first_share), fitted
-    )
+    levels = choose_levels(scores, total, len(truths.scores_n), test.passes, test.max_first_share)
+    promise = certify(test, truths, levels, fitted)
+    if promise.threshold is not None:
+        return promise
+    needed = estimate_needed(truths.scores_n, truths.right_n, total, test.passes, test.max_first_share)
+    return dataclasses.replace(promise, needed=needed)
 
 
 def _count_missing(test: PrecisionTest, levels: Levels, accepted_L: Array, right_L: Array) -> int | None:
