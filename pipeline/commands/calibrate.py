@@ -100,7 +100,7 @@ def calibrate_and_count(
             f"{ledger.out}: holds no probabilities; they are stored by `label` with --keep-probs. "
             "--method temperature needs none"
         )
-    store = store_words(s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
+    store = store_words(s3_endpoint, no_sign_request, request_payer)
     advise = functools.partial(_advise, ledger, job, given, hold_out, store)
     use_stack = method == "stack" or (method == "auto" and len(stored_aliases(job)) > 1)
     if use_stack:

@@ -131,4 +131,4 @@ def _draw_command(config: ExportConfig, promise: Promise, basis: Basis, more: in
 
 def _store(config: ExportConfig) -> list[str]:
     store = config.storage
-    return store_words(store.s3_endpoint, no_sign_request=store.no_sign_request, request_payer=store.request_payer)
+    return store_words(store.s3_endpoint, store.no_sign_request, store.request_payer)

@@ -12,10 +12,10 @@ def command_line(*words: str) -> str:
     return f"shardlabel {shlex.join(words)}"
 
 
-def store_words(s3_endpoint: str | None, *, no_sign_request: bool, request_payer: bool) -> list[str]:
+def store_words(s3_endpoint: str | None, no_sign_request: bool | None, request_payer: bool | None) -> list[str]:
     """The options that name a store and how to reach it, as they were given; the next command needs them, too."""
     words = ["--s3-endpoint", s3_endpoint] if s3_endpoint else []
-    return words + ["--no-sign-request"] * no_sign_request + ["--request-payer"] * request_payer
+    return words + ["--no-sign-request"] * bool(no_sign_request) + ["--request-payer"] * bool(request_payer)
 
 
 def free_name(path: str) -> str:

@@ -110,7 +110,7 @@ def advise_for_fit(
     if more <= left:
         return "; or ".join([*ways, f"{more:,} more{kept}: {command}"])
     if left:
-        return "; ".join([*ways, f"the {left:,} labelled images that are not in the list are too few for this hold-out"])
+        return "; ".join([*ways, f"the {left:,} labelled images that are not in the list would be too few"])
     return "; ".join([*ways, f"all {there:,} labelled images are in the list already"])
 
 
