@@ -87,9 +87,8 @@ def template(path: str) -> str:
         path: What the file will be called.
     """
     raw = LabelConfig.model_json_schema()["properties"]
-    return _HEAD.format(quoted=shlex.quote(path)) + "".join(
-        f"\n{_entry(option, raw[option.field])}" for option in _options()
-    )
+    head = _HEAD.format(quoted=shlex.quote(path))
+    return head + "".join(f"\n{_entry(option, raw[option.field])}" for option in _options())
 
 
 def _entry(option: _Option, field: dict[str, Any]) -> str:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:  # they take seconds to import
     from pipeline.trust.calibration import Calibration
     from pipeline.trust.evaluation import Evaluation
 
-_TARGET = 0.95
 _TRUTH, _CALIBRATION, _DATASET = "truth.csv", "cal.json", "dataset"  # names for files to come
 
 Words = list[str]
@@ -70,7 +69,7 @@ def after_evaluate(found: Evaluation, truth: str | None) -> list[Words]:
         found: The evaluation.
         truth: The truth file; None for the samples' own.
     """
-    from pipeline.trust.more_truths import suggest_hold_out
+    from pipeline.trust.more_truths import FEWEST_FOR_TARGET, SUGGESTED_TARGET, suggest_hold_out
     from pipeline.trust.temperature import MIN_TRUTHS
 
     given = [] if truth is None else ["--truth", truth]
@@ -80,10 +79,10 @@ def after_evaluate(found: Evaluation, truth: str | None) -> list[Words]:
     if found.truth.reviewed:  # no fair truths: nothing can be fitted to them, or promised on them
         steps += _draw_sample(found.out)
     elif found.temperature is not None or (found.combine == "vote" and not has_weights):
-        if found.fitted is None or found.fitted < found.images:
+        if found.images - (found.fitted or 0) >= FEWEST_FOR_TARGET:
             kind = ["--to", free_name(_DATASET), "--format", "parquet"]
-            steps.append(["export", found.out, *kind, "--target-precision", str(_TARGET), *given])
-        else:
+            steps.append(["export", found.out, *kind, "--target-precision", str(SUGGESTED_TARGET), *given])
+        elif found.fitted:
             print_line("a promise needs truths that nothing was fitted on: `calibrate --hold-out` keeps some back")
     elif num_fit >= MIN_TRUTHS:
         share = suggest_hold_out(num_fit)

@@ -22,6 +22,7 @@ from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
 from pipeline.text.commands import command_line, free_name, store_words
 from pipeline.text.safe import printable
+from pipeline.trust.more_truths import FEWEST_FOR_TARGET, SUGGESTED_TARGET
 
 _TRIED_FIRST = 3  # if none of so many images can be read, none is likely to be
 _NEEDS_DISPLAY = ("linux", "freebsd", "openbsd", "netbsd")
@@ -96,8 +97,10 @@ def annotate(
     try:
         _check_pictures(place, pictures, answers, predictions=show_predictions)
         is_blind = not show_predictions and not answers.has_shown()
+        # people agree with what they see: nothing to promise on
+        may_promise = is_blind and len(answers.rows) >= FEWEST_FOR_TARGET
         store = store_words(s3_endpoint, no_sign_request, request_payer)
-        commands = _next_commands(os.fspath(list_file), source, store, blind=is_blind)
+        commands = _next_commands(os.fspath(list_file), source, store, may_promise=may_promise)
         options = Options(answers.check_name(by) if by else "", show_predictions, commands)
         session = Session(answers, pictures, source.class_names, options)
         server = PageServer(session, port)
@@ -186,7 +189,7 @@ def _has_display() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _next_commands(list_file: str, source: ListSource, store: Sequence[str], *, blind: bool) -> tuple[str, ...]:
+def _next_commands(list_file: str, source: ListSource, store: Sequence[str], *, may_promise: bool) -> tuple[str, ...]:
     """What to run when the list is filled in; nothing where the output is not known."""
     if not source.out:
         return ()
@@ -195,9 +198,8 @@ def _next_commands(list_file: str, source: ListSource, store: Sequence[str], *, 
         return (command_line("sample", out, "--unique", "--save", free_name("truth.csv"), *store),)
     evaluate = ["evaluate", out, "--truth", list_file]
     promise = ["export", out, "--to", free_name("dataset"), "--format", "parquet", "--truth", list_file]
-    promise += ["--target-precision", "0.98"]
-    # people agree with what they see: nothing to promise on
-    return tuple(command_line(*words, *store) for words in ([evaluate, promise] if blind else [evaluate]))
+    promise += ["--target-precision", str(SUGGESTED_TARGET)]
+    return tuple(command_line(*words, *store) for words in ([evaluate, promise] if may_promise else [evaluate]))
 
 
 def _short(path: str) -> str:

@@ -101,7 +101,7 @@ def _promise(
         unanswered = counts.blank + counts.unknown_keys + counts.ambiguous_keys
         refuse_incomplete(truth.counts.source, truth.listed, unanswered)
     is_proven = truth is not None and is_proven_random(
-        truth.counts.source, truth.drawn, selection.population, dedupe=config.dedupe
+        truth.counts.source, truth.drawn, selection.population, config.out, dedupe=config.dedupe
     )
     promise = selection.promise(PrecisionTest(config.target_precision, config.delta, is_proven))
     if promise.threshold is None:

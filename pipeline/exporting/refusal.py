@@ -75,7 +75,7 @@ def _describe_ways(config: ExportConfig, promise: Promise, basis: Basis) -> str:
     if promise.missing <= _count_left(promise):
         needed = f"at least {fmt.plural(promise.missing, 'more is', 'more are')} needed"
         ways.append(f"have more images labelled, {needed}: `{_draw_command(config, promise, basis, promise.missing)}`")
-    return "; or ".join(ways) or "and there are too few images for others; label more images"
+    return "; or ".join(ways) or "label more images, for no others are left"
 
 
 def describe_missing(config: ExportConfig, promise: Promise, basis: Basis) -> str:

@@ -18,6 +18,8 @@ from pipeline.trust.matched import MatchedImages
 from pipeline.trust.temperature import MIN_TRUTHS
 from pipeline.trust.truth import Truth
 
+# What is suggested as a promise, and how many truths it takes at the least: ln 0.1 / ln 0.95.
+SUGGESTED_TARGET, FEWEST_FOR_TARGET = 0.95, 45
 _PLENTY = 100  # truths to fit a temperature to
 _SHARES = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 _DEVIATIONS = 1.645  # what is left to chance is enough in 19 of 20 draws
