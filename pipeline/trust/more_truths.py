@@ -22,7 +22,9 @@ from pipeline.trust.truth import Truth
 SUGGESTED_TARGET, FEWEST_FOR_TARGET = 0.95, 45
 _PLENTY = 100  # truths to fit a temperature to
 _SHARES = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-_DEVIATIONS = 1.645  # what is left to chance is enough in 19 of 20 draws
+# Standard deviations that what is left to chance may fall short: a command must run, which it does but in 1 of 700
+# draws; of people's work no more is asked than what is enough in 19 of 20.
+_SURE, _LIKELY = 3.0, 1.645
 
 
 def suggest_hold_out(num_truths: int) -> float | None:
@@ -34,12 +36,12 @@ def suggest_hold_out(num_truths: int) -> float | None:
     for share in (0.8, 0.5):
         if num_truths * (1 - share) >= _PLENTY:
             return share
-    return next((share for share in _SHARES if share <= 0.5 and _sure(num_truths, 1 - share) >= MIN_TRUTHS), None)
+    return next((share for share in _SHARES if share <= 0.5 and _least(num_truths, 1 - share) >= MIN_TRUTHS), None)
 
 
-def _sure(number: int, rate: float) -> float:
-    """How many of a number are of use at the least, if each is with this chance, but in 1 of 20 draws."""
-    return number * rate - _DEVIATIONS * math.sqrt(number * rate * (1 - rate))
+def _least(number: int, rate: float) -> float:
+    """How many of a number are of use at the least, if each is with this chance."""
+    return number * rate - _SURE * math.sqrt(number * rate * (1 - rate))
 
 
 def count_to_draw(missing: int, rate: float) -> int:
@@ -49,7 +51,7 @@ def count_to_draw(missing: int, rate: float) -> int:
         missing: Truths that are needed, at least 1.
         rate: Chance that an image is one of them, above 0, at most 1.
     """
-    spread = _DEVIATIONS * math.sqrt(1 - rate)
+    spread = _LIKELY * math.sqrt(1 - rate)
     root = (spread + math.sqrt(spread**2 + 4 * missing)) / 2
     return math.ceil(root**2 / rate - 1e-9)
 

@@ -32,7 +32,9 @@ def test_numbers_stay_whole_at_any_width(width: int, monkeypatch, capsys):
 def test_each_command_ends_with_commands_that_run(tmp_path: Path, sample_data: Path, shardlabel, monkeypatch):
     out = tmp_path / "labels of mine"
     words = ["--weights-dir", sample_data / "weights", "--labels", sample_data / "classes.txt", "--engine", "inline"]
-    done = shardlabel("label", sample_data, "--out", out, "-m", "squeezenet1_1,shufflenet_v2_x0_5", *words)
+    done = shardlabel(
+        "label", sample_data, "--out", out, "--limit", 120, "-m", "squeezenet1_1,shufflenet_v2_x0_5", *words
+    )
     assert "without --keep-probs" in done.stdout
 
     def steps(printed: str) -> list[list[str]]:
