@@ -36,7 +36,7 @@ from pipeline.cli import (
 )
 from pipeline.cli.help import MAX_WIDTH, GroupedCommand, GroupedCommands
 from pipeline.cli.loading import leave_if_loading
-from pipeline.cli.printing import outlive_readers, print_stderr
+from pipeline.cli.printing import print_stderr, set_up_streams
 from pipeline.config.problems import on_command_line
 from pipeline.errors import ShardlabelError
 from pipeline.text.safe import printable, redacted
@@ -93,7 +93,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
 
 def main() -> NoReturn:
     """Run the command line. Every :class:`ShardlabelError` becomes one line on stderr and its exit code."""
-    outlive_readers()
+    set_up_streams()
     # torch's threads sleep while they wait for each other: spinning took a fifth of the CPU time of a small job. It is
     # read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,7 +57,12 @@ def annotate(
     import pipeline
 
     def announce(url: str) -> None:
-        print_stderr(f"{list_file}: label it at {url}")
+        line = f"{list_file}: label it at {url}"
+        if json_:  # on stdout stands JSON alone
+            print_stderr(line)
+        else:
+            print_line(line)
+            sys.stdout.flush()  # whoever reads it is to open the page now
         print_stderr("  every answer is saved at once; Ctrl-C ends the page")
 
     found = pipeline.annotate(
@@ -84,4 +90,4 @@ def _print_list(found: AnnotatedList) -> None:
     by = "; ".join(f"{name} {count:,}" for name, count in found.by.items())
     print_line(f"{found.file}: {', '.join(counts)}" + (f" (answers: {by})" if by else ""))
     for command in found.next:
-        print_line(f"  next: {command}")
+        print_line(f"next: {command}")

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.cli.help import examples
+from pipeline.cli.next_steps import after_calibrate, print_next
 from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint, TruthFile
 from pipeline.cli.printing import print_json
+from pipeline.text.commands import store_words
 
 EXAMPLES = examples(
     "shardlabel calibrate labels --truth truth.csv --save cal.json",
@@ -59,4 +61,8 @@ def calibrate(
         print_json(fitted.model_dump(mode="json"))
     else:
         print_calibration(fitted, counts, save)
+        print_next(
+            *after_calibrate(fitted, save),
+            store=store_words(s3_endpoint, no_sign_request, request_payer),
+        )
     return 0

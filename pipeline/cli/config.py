@@ -12,6 +12,7 @@ from pipeline.cli.help import GroupedCommand, GroupedCommands, examples
 from pipeline.cli.printing import print_line, print_rows, print_stderr
 from pipeline.errors import RequestError
 from pipeline.text import fmt
+from pipeline.text.commands import command_line
 from pipeline.text.safe import redacted
 
 if TYPE_CHECKING:  # pydantic takes its time
@@ -45,7 +46,7 @@ def init(
         raise RequestError(f"{file} is there already: name another file, or - for stdout") from error
     except OSError as error:
         raise RequestError(f"{file}: {error.strerror or error}") from error
-    print_line(f"{file}: put your inputs and out in, then: shardlabel label --config {file}")
+    print_line(f"{file}: put your inputs and out in, then: {command_line('label', '--config', file)}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import sys
 
 from rich.console import Console
@@ -61,6 +62,6 @@ def _print_outcome(console: Console, summary: LabelSummary, found: Evaluation) -
     query = f"SELECT class_name, count(*) AS images, avg(score) FROM {files} GROUP BY 1 ORDER BY 2 DESC"  # noqa: S608 - shown, not run
     line = f'duckdb -c "{query}"'
     if importlib.util.find_spec("duckdb") is not None:
-        line = f'{sys.executable} -c "import duckdb; duckdb.sql(\\"{query}\\").show()"'
+        line = f'{shlex.quote(sys.executable)} -c "import duckdb; duckdb.sql(\\"{query}\\").show()"'
     console.print("\nLook at it with DuckDB:\n", highlight=False)
     console.print(f"  {printable(line)}\n", markup=False, highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.cli.help import examples
 from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint, TruthFile
 from pipeline.cli.printing import print_result
+from pipeline.text.commands import store_words
 
 EXAMPLES = examples("shardlabel evaluate labels", "shardlabel evaluate s3://bucket/labels --truth truth.csv --json")
 
@@ -31,5 +32,8 @@ def evaluate(
     )
     code = print_result(found, print_evaluation, as_json=json_)
     if not json_:
-        print_next(*after_evaluate(found, truth))
+        print_next(
+            *after_evaluate(found, truth),
+            store=store_words(s3_endpoint, no_sign_request, request_payer),
+        )
     return code

@@ -12,6 +12,7 @@ from pipeline.cli.options import ENGINE_HELP, NoSignRequest, Out, RequestPayer, 
 from pipeline.cli.printing import format_counts, print_line, print_rows, print_stderr
 from pipeline.cli.summaries import configure_logging
 from pipeline.text import fmt
+from pipeline.text.commands import store_words
 
 EXAMPLES = examples(
     "shardlabel export labels --to dataset --format imagefolder --min-score 0.9",
@@ -108,7 +109,10 @@ def export(
     summary = run_export(settings)
     if settings.progress not in {"json", "none"}:
         _print_summary(summary)
-        print_next(*after_export(summary, out, options))
+        print_next(
+            *after_export(summary, out, options),
+            store=store_words(settings.s3_endpoint, settings.no_sign_request, settings.request_payer),
+        )
         for line in summary.reader_notes:
             print_line(line)
     _print_failures(summary)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import textwrap
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,8 @@ _WIDTH = 100
 _DEFAULT = re.compile(r" *\[default: (.*)\]$")
 _TO_BEGIN_WITH = {"inputs": ["photos/"], "out": "labels"}
 _HEAD = """\
-# A job of shardlabel:    shardlabel label --config {path}
-# Is it sound?            shardlabel config check {path}
+# A job of shardlabel:    shardlabel label --config {quoted}
+# Is it sound?            shardlabel config check {quoted}
 # The command line wins over this file; the same command again goes on where it stopped.
 # What is commented out is the default.
 """
@@ -86,7 +87,8 @@ def template(path: str) -> str:
         path: What the file will be called.
     """
     raw = LabelConfig.model_json_schema()["properties"]
-    return _HEAD.format(path=path) + "".join(f"\n{_entry(option, raw[option.field])}" for option in _options())
+    head = _HEAD.format(quoted=shlex.quote(path))
+    return head + "".join(f"\n{_entry(option, raw[option.field])}" for option in _options())
 
 
 def _entry(option: _Option, field: dict[str, Any]) -> str:

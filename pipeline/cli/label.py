@@ -37,6 +37,7 @@ from pipeline.cli.options import (
     Workers,
 )
 from pipeline.cli.summaries import configure_logging, print_failures, print_summary
+from pipeline.text.commands import store_words
 
 EXAMPLES = examples(
     "shardlabel label photos/ --out labels -m resnet50",
@@ -173,6 +174,10 @@ def label(
         summary = run_label(settings, shown, request, begun_at=process_started_at())
     if settings.progress not in {"json", "none"}:
         print_summary(summary)
-        print_next(*after_label(summary, keep_probs=settings.keep_probs, num_members=len(settings.members)))
+        steps = after_label(summary, keep_probs=settings.keep_probs, num_members=len(settings.members))
+        print_next(
+            *steps,
+            store=store_words(settings.s3_endpoint, settings.no_sign_request, settings.request_payer),
+        )
     print_failures(summary)
     return summary.exit_code

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import io
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +14,7 @@ from typing import Any, TypeVar
 from pipeline.text.safe import json_text, printable
 
 Result = TypeVar("Result")
+_ESCAPED = "shardlabel.escaped"  # in place of the error handlers of Python's own
 
 
 class _OutlivesReader(io.FileIO):
@@ -24,8 +27,19 @@ class _OutlivesReader(io.FileIO):
             return memoryview(data).nbytes
 
 
-def outlive_readers() -> None:
-    """Make commands outlive ``head``: who reads decides neither how far a command gets nor its exit code."""
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    r"""What an encoding does not have, as ``\u00e9``: JSON stays as it was: only its strings hold such letters."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+def set_up_streams() -> None:
+    """Make commands outlive who reads: that decides neither how far a command gets nor its exit code.
+
+    Readers may leave early, as ``head`` does, and terminals may have letters of few languages: others are escaped.
+    """
+    codecs.register_error(_ESCAPED, _escape)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed: no other file may get its number
@@ -39,7 +53,7 @@ def outlive_readers() -> None:
         text = io.TextIOWrapper(
             binary,  # with PYTHONUNBUFFERED Python itself puts a raw file there
             stream.encoding,
-            stream.errors,
+            _ESCAPED,
             line_buffering=stream.line_buffering,
             write_through=stream.write_through,
         )

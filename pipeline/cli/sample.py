@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.help import examples
+from pipeline.cli.next_steps import after_list, print_next
 from pipeline.cli.options import (
     AsJson,
     Images,
@@ -20,6 +21,7 @@ from pipeline.cli.options import (
     Unique,
 )
 from pipeline.cli.printing import print_result
+from pipeline.text.commands import store_words
 
 EXAMPLES = examples(
     "shardlabel sample labels --save truth.csv --num 500",
@@ -69,4 +71,10 @@ def sample(
         no_sign_request=bool(no_sign_request),
         request_payer=bool(request_payer),
     )
-    return print_result(found, print_annotation_list, as_json=json_)
+    code = print_result(found, print_annotation_list, as_json=json_)
+    if not json_:
+        print_next(
+            *after_list(found),
+            store=store_words(s3_endpoint, no_sign_request, request_payer),
+        )
+    return code

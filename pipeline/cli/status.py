@@ -11,6 +11,7 @@ from pipeline.cli.next_steps import after_status, print_next
 from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import format_counts, format_examples, print_json, print_line, print_rows
 from pipeline.cli.summaries import left_out_row
+from pipeline.text.commands import store_words
 from pipeline.text.omissions import omitted_rows
 from pipeline.text.retrying import retry_rows
 
@@ -61,7 +62,10 @@ def status(
     print_rows(found.out, rows)
     for uri in found.unreadable:
         print_line(f"unreadable: {uri}")
-    print_next(*after_status(found))
+    print_next(
+        *after_status(found),
+        store=store_words(s3_endpoint, no_sign_request, request_payer),
+    )
     return 0
 
 

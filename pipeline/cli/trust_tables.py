@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 
 from rich.table import Table
@@ -18,12 +17,14 @@ from pipeline.text.safe import printable
 from pipeline.trust.calibration import Calibration
 from pipeline.trust.evaluation import Accuracy, Evaluation
 from pipeline.trust.intervals import Interval
+from pipeline.trust.more_truths import suggest_hold_out
 from pipeline.trust.thresholds import AccuracyGroup
 from pipeline.trust.truth import TruthCounts
 
 _MAX_SHOWN = 10
 _NEXT_STEPS = {
-    "csv": "fill in the column truth with class names or indices (none where no class fits), and save it as CSV",
+    "csv": "in a browser, or by hand: fill in the column truth with class names or indices (none where no class fits), "
+    "and save it as CSV",
     "label-studio": "serve this folder (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT), import the tasks, export as JSON",
     "label-studio on s3": "connect the bucket as cloud storage of the project, import the tasks, export as JSON",
     "fiftyone": "import it as FiftyOneImageClassificationDataset, label, export labels.json into this folder",
@@ -200,11 +201,10 @@ def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> N
         held_out = fmt.plural(fitted.held_out, "truth is", "truths are")
         print_line(f"  {held_out} held out: a promise on the calibrated output can use them")
     else:
-        print_line(
-            "  all truths were fitted on: a promise on the calibrated output needs others, or --hold-out 0.8 here"
-        )
-    print_line(f"  saved: {saved}; apply it at once: combine {fitted.out} --out OUT2 --calibration {saved}")
-    print_line(f"  or to other images: label --calibration {saved}, with the same members")
+        share = suggest_hold_out(fitted.truths - fitted.no_class)
+        here = "" if share is None else f", or --hold-out {share:g} here"
+        print_line(f"  all truths were fitted on: a promise on the calibrated output needs others{here}")
+    print_line(f"  saved: {saved}; for other images give it to `label` as --calibration, with the same members")
 
 
 def print_annotation_list(found: AnnotationList) -> None:
@@ -223,8 +223,6 @@ def print_annotation_list(found: AnnotationList) -> None:
     for name in found.files[:-1]:
         print_line(f"  with {name}")
     on_s3 = found.format == "label-studio" and found.files[-1].startswith("s3://")
-    if found.format == "csv":
-        print_line(f"  label them in a browser: shardlabel annotate {shlex.quote(found.files[-1])}; or by hand:")
     print_line(f"  {_NEXT_STEPS['label-studio on s3' if on_s3 else found.format]}; give that to --truth")
     if found.order != "random":
         print_line("  its truth is about doubtful images: for `export --target-precision`, label a list of `sample`")

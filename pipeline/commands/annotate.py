@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import sys
 import threading
 import webbrowser
@@ -21,7 +20,9 @@ from pipeline.config.settings import StorageConfig
 from pipeline.errors import OutputError, RequestError, StorageError
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
+from pipeline.text.commands import command_line, free_name, store_words
 from pipeline.text.safe import printable
+from pipeline.trust.more_truths import FEWEST_FOR_TARGET, SUGGESTED_TARGET
 
 _TRIED_FIRST = 3  # if none of so many images can be read, none is likely to be
 _NEEDS_DISPLAY = ("linux", "freebsd", "openbsd", "netbsd")
@@ -96,7 +97,10 @@ def annotate(
     try:
         _check_pictures(place, pictures, answers, predictions=show_predictions)
         is_blind = not show_predictions and not answers.has_shown()
-        commands = _next_commands(os.fspath(list_file), source, blind=is_blind)
+        # people agree with what they see: nothing to promise on
+        may_promise = is_blind and len(answers.rows) >= FEWEST_FOR_TARGET
+        store = store_words(s3_endpoint, no_sign_request, request_payer)
+        commands = _next_commands(os.fspath(list_file), source, store, may_promise=may_promise)
         options = Options(answers.check_name(by) if by else "", show_predictions, commands)
         session = Session(answers, pictures, source.class_names, options)
         server = PageServer(session, port)
@@ -108,7 +112,9 @@ def annotate(
         found = answers.count()
     finally:
         pictures.close()
-    left = found.images - found.truths
+    again = [os.fspath(list_file)] + ([] if out is None else [os.fspath(out)]) + (["--by", by] if by else [])
+    again += ["--show-predictions"] * show_predictions + (["--port", str(port)] if port else [])
+    again += ["--no-browser"] * (not browser) + store
     return AnnotatedList(
         place,
         found.images,
@@ -117,7 +123,7 @@ def annotate(
         found.tied,
         found.by,
         session.given,
-        (f"shardlabel annotate {shlex.quote(os.fspath(list_file))}",) if left else commands,
+        (command_line("annotate", *again),) if found.images > found.truths else commands,
     )
 
 
@@ -134,7 +140,7 @@ def _find_source(place: str, out: str | os.PathLike[str] | None, storage: Storag
     if beside is None:
         raise RequestError(
             f"{place}: there is no {source_file(place)}, so its classes are not known; name the output that the list "
-            f"was drawn from: shardlabel annotate {place} OUT"
+            f"was drawn from: {command_line('annotate', place)} OUT"
         )
     return beside
 
@@ -165,7 +171,7 @@ def _check_pictures(place: str, pictures: Pictures, answers: AnswerList, *, pred
             return
     raise RequestError(
         f"{place}: its images are neither beside it nor in the output that it was drawn from ({printable(problem)}); "
-        f"move them beside it, or name the output: shardlabel annotate {place} OUT"
+        f"move them beside it, or name the output: {command_line('annotate', place)} OUT"
     )
 
 
@@ -183,15 +189,17 @@ def _has_display() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _next_commands(list_file: str, source: ListSource, *, blind: bool) -> tuple[str, ...]:
-    """What to run when the list is filled in."""
-    out = shlex.quote(_short(source.out)) if source.out else "OUT"
-    if source.order != "random":
-        return (f"shardlabel sample {out} --save truth.csv",)  # these are no fair truths
-    truth = shlex.quote(list_file)
-    evaluate = f"shardlabel evaluate {out} --truth {truth}"
-    promise = f"shardlabel export {out} --to dataset --format parquet --truth {truth} --target-precision 0.98"
-    return (evaluate, promise) if blind else (evaluate,)  # people agree with what they see: nothing to promise on
+def _next_commands(list_file: str, source: ListSource, store: Sequence[str], *, may_promise: bool) -> tuple[str, ...]:
+    """What to run when the list is filled in; nothing where the output is not known."""
+    if not source.out:
+        return ()
+    out = _short(source.out)
+    if source.order != "random":  # these are no fair truths
+        return (command_line("sample", out, "--unique", "--save", free_name("truth.csv"), *store),)
+    evaluate = ["evaluate", out, "--truth", list_file]
+    promise = ["export", out, "--to", free_name("dataset"), "--format", "parquet", "--truth", list_file]
+    promise += ["--target-precision", str(SUGGESTED_TARGET)]
+    return tuple(command_line(*words, *store) for words in ([evaluate, promise] if may_promise else [evaluate]))
 
 
 def _short(path: str) -> str:

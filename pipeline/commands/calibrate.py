@@ -6,18 +6,23 @@ stored probabilities.
 
 from __future__ import annotations
 
+import functools
 import os
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pipeline.errors import RequestError
+from pipeline.output.ledger import Ledger
 from pipeline.output.opening import open_ledger
 from pipeline.output.probabilities import stored_aliases
+from pipeline.text.commands import store_words
 from pipeline.trust.calibration import Calibration, write_calibration
 from pipeline.trust.fitted import held_out_mask
 from pipeline.trust.fitting import fit_stack_calibration, fit_temperature_calibration, temperature_obstacle
 from pipeline.trust.matched import read_matched_images
 from pipeline.trust.member_probs import read_member_log_probs
-from pipeline.trust.truth import TruthCounts
+from pipeline.trust.more_truths import advise_for_fit
+from pipeline.trust.truth import Truth, TruthCounts
 from pipeline.trust.truth_file import read_truth
 
 Method = Literal["auto", "temperature", "stack"]
@@ -95,10 +100,12 @@ def calibrate_and_count(
             f"{ledger.out}: holds no probabilities; they are stored by `label` with --keep-probs. "
             "--method temperature needs none"
         )
+    store = store_words(s3_endpoint, no_sign_request, request_payer)
+    advise = functools.partial(_advise, ledger, job, given, hold_out, store)
     use_stack = method == "stack" or (method == "auto" and len(stored_aliases(job)) > 1)
     if use_stack:
         log_probs, fitted_on, counts = read_member_log_probs(ledger, job, given, hold_out)
-        calibration = fit_stack_calibration(ledger.out, job, log_probs, fitted_on, counts)
+        calibration = fit_stack_calibration(ledger.out, job, log_probs, fitted_on, counts, advise)
         alone = calibration.temperature_alone
         is_better = alone is None or calibration.after.nll < alone.nll
         use_stack = method == "stack" or is_better or obstacle is not None
@@ -108,7 +115,11 @@ def calibrate_and_count(
         matched = read_matched_images(ledger, job, given, with_scores=True)
         counts = matched.counts
         matched = matched.take(~held_out_mask(matched.hashes_N, hold_out))
-        calibration = fit_temperature_calibration(ledger.out, job, matched)
+        calibration = fit_temperature_calibration(ledger.out, job, matched, advise)
     if save is not None:
         write_calibration(os.fspath(save), calibration, storage)
     return calibration, counts
+
+
+def _advise(ledger: Ledger, job: Mapping[str, Any], given: Truth | None, hold_out: float, store: Sequence[str]) -> str:
+    return advise_for_fit(ledger, read_matched_images(ledger, job, given), given, hold_out, store)

@@ -7,6 +7,7 @@ import os
 from pipeline.errors import RequestError
 from pipeline.output.opening import open_ledger
 from pipeline.text import fmt
+from pipeline.text.commands import command_line, free_name
 from pipeline.trust.evaluation import Evaluation, compute_evaluation
 from pipeline.trust.matched import read_matched_images
 from pipeline.trust.truth import TruthCounts
@@ -51,6 +52,7 @@ def _why_no_truth(out: str, counts: TruthCounts) -> str:
     if counts.given:
         return f"{out}: of {fmt.plural(counts.given, 'truth')} none can be used: {'; '.join(counts.complaints)}"
     return (
-        f"{out}: no labelled sample has a .cls, so there is nothing to compare with. `shardlabel sample {out} --save "
-        "truth.csv` lists images for people to label; give the filled-in list to --truth"
+        f"{out}: no labelled sample has a .cls, so there is nothing to compare with. "
+        f"`{command_line('sample', out, '--save', free_name('truth.csv'))}` lists images for "
+        "people to label; give the filled-in list to --truth"
     )

@@ -75,7 +75,7 @@ def run_export(config: ExportConfig, reporter: Reporter | None = None) -> Export
     truth = None
     if config.truth is not None:
         truth = read_truth(config.truth, storage, source.job["class_names"])
-        refuse_reviewed(config.truth, truth.drawn)
+        refuse_reviewed(config.truth, truth.drawn, config.out)
         choices["truth_sha256"] = hash_truth(truth)
     target = Target(place, storage, fingerprint(choices))
     with contextlib.closing(reporter or make_reporter(config.progress, _WORDING)) as shown:

@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 
 from pipeline.errors import OutputError, RequestError, StorageError
+from pipeline.exporting.refusal import Basis, describe_refusal
 from pipeline.exporting.selection import Selection
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
@@ -20,7 +21,6 @@ from pipeline.text import fmt
 from pipeline.trust.draw import is_proven_random, refuse_incomplete
 from pipeline.trust.fitted import fitted_truths
 from pipeline.trust.promise import PrecisionTest, Promise
-from pipeline.trust.strictness import sample_more
 from pipeline.trust.truth import Truth, TruthCounts
 
 
@@ -52,7 +52,7 @@ def plan_export(
         counts = None
         if config.target_precision is not None:
             counts = selection.check_truths(count_unknown=config.unknown_labels == "wrong")
-            promise = _promise(config, selection, truth, counts)
+            promise = _promise(config, source, selection, truth, counts)
         classes = selection.choose()
         if not classes:
             raise RequestError(
@@ -93,70 +93,22 @@ def _selection(config: ExportConfig, source: Source, truth: Truth | None) -> Ite
         raise OutputError(f"nothing could be selected (is there room in TMPDIR?): {error}") from error
 
 
-def _promise(config: ExportConfig, selection: Selection, truth: Truth | None, counts: TruthCounts) -> Promise:
+def _promise(
+    config: ExportConfig, source: Source, selection: Selection, truth: Truth | None, counts: TruthCounts
+) -> Promise:
     assert config.target_precision is not None
     if truth is not None:
         unanswered = counts.blank + counts.unknown_keys + counts.ambiguous_keys
         refuse_incomplete(truth.counts.source, truth.listed, unanswered)
     is_proven = truth is not None and is_proven_random(
-        truth.counts.source, truth.drawn, selection.population, dedupe=config.dedupe
+        truth.counts.source, truth.drawn, selection.population, config.out, dedupe=config.dedupe
     )
     promise = selection.promise(PrecisionTest(config.target_precision, config.delta, is_proven))
     if promise.threshold is None:
-        complaints = "".join(f"; {line}" for line in counts.complaints) if config.truth is not None else ""
-        none = f" ({counts.no_class:,} of them none, which counts as wrong)" if counts.no_class else ""
-        raise RequestError(
-            f"a precision of {config.target_precision:g} cannot be promised at delta {config.delta:g} with "
-            f"{_describe_truths(promise)}{none}: {describe_missing(config, promise)}; nothing was exported{complaints}"
-        )
+        older = source.job.get("combined_from") or {}
+        basis = Basis(counts, truth, selection.certifying_none, str(older.get("out") or ""))
+        raise RequestError(describe_refusal(config, promise, basis))
     return promise
-
-
-def _describe_truths(promise: Promise) -> str:
-    unused = promise.num_truths - promise.num_certifying
-    if not unused:
-        return fmt.plural(promise.num_truths, "truth")
-    if promise.num_fitted:
-        return (
-            f"{fmt.plural(promise.num_certifying, 'truth')} ({fmt.plural(unused, 'more was', 'more were')} used to "
-            "fit the calibration of this output; "
-            "`calibrate --hold-out 0.8` leaves most of them for this)"
-        )
-    return (
-        f"{fmt.plural(promise.num_certifying, 'truth')} ({unused:,} more may have been used to fit the calibration "
-        "of this output, "
-        "which does not tell; calibrate again to know)"
-    )
-
-
-def describe_missing(config: ExportConfig, promise: Promise) -> str:
-    """How many more truths are needed; or that no number would do.
-
-    Args:
-        config: Of the export.
-        promise: One without a threshold.
-    """
-    left = (promise.num_selected or 0) - promise.num_truths
-    remedy = "lower the target, or improve the ensemble"
-    least = f"at least {fmt.plural(promise.missing, 'more is', 'more are')} needed"
-    if promise.missing > left:
-        others = "no other images are" if not left else f"only {fmt.plural(left, 'other image is', 'other images are')}"
-        return f"{least}, and {others} left: {remedy}"
-    needed = promise.needed
-    if needed is not None and needed.truths is None and needed.right <= promise.target * needed.judged:
-        surest = "truths" if needed.judged == promise.num_certifying else "truths with the highest scores"
-        return (
-            f"no number of truths will do while labels are right as rarely as here, {needed.right:,} of the "
-            f"{needed.judged:,} {surest}: {remedy}"
-        )
-    more = promise.missing
-    if needed is not None and needed.truths is not None:
-        more = max(more, needed.truths - promise.num_certifying)
-        least = f"about {fmt.plural(more, 'more is', 'more are')} needed if labels are right as often as in these"
-        if more > left:
-            return f"{least}, and only {fmt.plural(left, 'other image is', 'other images are')} left: {remedy}"
-    how = "" if config.truth is None else f": `{sample_more(config.out, config.truth, more)} --unique`"
-    return f"{least}, drawn at random from what the other filters leave{how}"
 
 
 def _reasons(rejected: Mapping[str, int]) -> str:

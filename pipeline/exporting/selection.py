@@ -27,6 +27,7 @@ from pipeline.exporting.limits import TARGET_PRECISION, rejected_by_limits
 from pipeline.exporting.names import same_on_disk, without_extension
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
+from pipeline.labels import NO_CLASS
 from pipeline.machine import available_memory_bytes, num_local_cpus
 from pipeline.output.ledger import PREDICTIONS
 from pipeline.output.parts import PartName
@@ -94,6 +95,7 @@ class Selection:
         labelled: Labelled images.
         population: The same, as the lists of ``shardlabel sample`` name them; only for a promise.
         rejected: Rejected images by filter, in the order of the filters.
+        certifying_none: Of the truths that certify a promise, those that no class fits.
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class Selection:
         self._parts = sorted((name for _, name in source.parts()), key=str)
         self._loose = {unit.id for unit in source.units if unit.kind == UnitKind.SLICE}
         self._num_classes = len(source.job["class_names"])
-        self.labelled = 0
+        self.labelled = self.certifying_none = 0
         self.rejected: Counter[str] = Counter()
         self.population = Population()
         self._matcher = TruthMatcher(truth, self._num_classes, strict=True)
@@ -257,16 +259,18 @@ class Selection:
         """
         self._db.register("single", pa.table({"truth_row": self._matcher.unique_places()}))
         given = self._db.sql(
-            "SELECT shard, key, score, label = truth AS is_right, fitted FROM kept SEMI JOIN single USING (truth_row) "
-            f"WHERE truth > {NOT_KNOWN} ORDER BY {_ORDER}"
+            "SELECT shard, key, score, label = truth AS is_right, truth, fitted FROM kept "
+            f"SEMI JOIN single USING (truth_row) WHERE truth > {NOT_KNOWN} ORDER BY {_ORDER}"
         ).to_arrow_table()
         self._db.unregister("single")
         known = self._db.sql(
             f"SELECT score, label = fitted AS is_right FROM kept WHERE fitted <> {NOT_FITTED}"
         ).to_arrow_table()
+        certifying = given.filter(pa.array(self._certifying(given)))
+        self.certifying_none = int((certifying["truth"].to_numpy() == NO_CLASS).sum())
         found = choose_and_certify(
             test,
-            _judged(given.filter(pa.array(self._certifying(given)))),
+            _judged(certifying),
             self._count_scores(),
             self._query_number("SELECT count(*) FROM kept"),
             _judged(known),

@@ -179,7 +179,7 @@ class Bar(Silent):
     def __init__(self, wording: Wording | None = None) -> None:
         super().__init__(wording)
         # a descriptor of its own, so that what silences libraries does not silence the bar
-        self._file = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+        self._file = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors)
         self._console = Console(file=self._file)
         self._shown: Progress | None = None
         self._downloading = ""
@@ -248,7 +248,7 @@ class Bar(Silent):
 
 def _shorten(name: str, room: int) -> str:
     """The end of a name, where there is no room for all of it."""
-    return name if len(name) <= room else f"…{name[1 - max(2, room) :]}"
+    return name if len(name) <= room else f"...{name[3 - max(4, room) :]}"
 
 
 class Notebook(Silent):

@@ -1,4 +1,4 @@
-"""Formatting of numbers with units and of results, and escaping of names from inputs for a terminal.
+"""Formatting of numbers with units, of results and of commands to run, and escaping of names for a terminal.
 
 No messages and no layout.
 """

@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import RequestError
 from pipeline.text import fmt
+from pipeline.text.commands import command_line, free_name
 
 COLUMN = "drawn"
 _HASH_DIGITS = 16
@@ -172,12 +173,13 @@ def count_shown(drawn: Mapping[str, int]) -> int:
     return sum(images for text, images in drawn.items() if _is_shown(text))
 
 
-def refuse_reviewed(source: str, drawn: Mapping[str, int]) -> None:
+def refuse_reviewed(source: str, drawn: Mapping[str, int], out: str) -> None:
     """Check that no truth comes from a review list.
 
     Args:
         source: The truth file.
         drawn: As for :func:`count_reviewed`.
+        out: The output, of which others may be drawn.
 
     Raises:
         RequestError: Some do.
@@ -186,8 +188,8 @@ def refuse_reviewed(source: str, drawn: Mapping[str, int]) -> None:
         raise RequestError(
             f"--truth {source}: {reviewed:,} of {fmt.plural(sum(drawn.values()), 'truth is', 'truths are')} of "
             "`review` lists, whose images "
-            "were chosen and not drawn at random: no precision can be promised on them. Give the truth of "
-            "`shardlabel sample OUT --unique` alone"
+            "were chosen and not drawn at random: no precision can be promised on them. Give the truth of a list of "
+            f"`sample` alone: `{command_line('sample', out, '--unique', '--save', free_name('truth.csv'))}`"
         )
 
 
@@ -223,13 +225,14 @@ def refuse_incomplete(source: str, listed: Mapping[str, int], unanswered: int) -
         )
 
 
-def is_proven_random(source: str, drawn: Mapping[str, int], population: Population, *, dedupe: bool) -> bool:
+def is_proven_random(source: str, drawn: Mapping[str, int], population: Population, out: str, *, dedupe: bool) -> bool:
     """Whether the lists themselves show that all truths were drawn at random from this population.
 
     Args:
         source: The truth file.
         drawn: As for :func:`count_reviewed`.
         population: The labelled images of the output.
+        out: The output, of which others may be drawn.
         dedupe: Whether images with equal bytes count as one.
 
     Returns:
@@ -242,10 +245,11 @@ def is_proven_random(source: str, drawn: Mapping[str, int], population: Populati
     for draw in draws:
         if draw is None or (draw.population, draw.labelled) == (str(population), population.labelled):
             continue
+        words = ["sample", out, "--seed", str(draw.seed), "--num", str(draw.num), "--unique"]
         raise RequestError(
             f"--truth {source}: it was drawn from {_describe_other(draw, population)}, so it is no random draw from "
-            f"what is exported. Draw again, for example with `shardlabel sample OUT --seed {draw.seed} -n {draw.num} "
-            "--unique`: the same seed lists many of the same images"
+            f"what is exported. Draw again, for example with "
+            f"`{command_line(*words, '--save', free_name('truth.csv'))}`: the same seed lists many of the same images"
         )
     if not dedupe and any(draw is not None and draw.unique for draw in draws):
         raise RequestError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,8 @@ from pipeline.trust.matched import MatchedImages
 from pipeline.trust.reliability import compute_reliability
 from pipeline.trust.stack import MemberLogProbs, fit_stack, pool_members
 from pipeline.trust.stack import cross_validate as cross_validate_stack
-from pipeline.trust.strictness import sample_more
 from pipeline.trust.temperature import MIN_TRUTHS, NUM_FOLDS, PooledProbs, cross_validate, fit_temperature
-from pipeline.trust.truth import CLS_TRUTH, TruthCounts
+from pipeline.trust.truth import TruthCounts
 
 
 def temperature_obstacle(out: str, job: Mapping[str, Any]) -> str | None:
@@ -48,19 +47,22 @@ def temperature_obstacle(out: str, job: Mapping[str, Any]) -> str | None:
     return None
 
 
-def fit_temperature_calibration(out: str, job: Mapping[str, Any], matched: MatchedImages) -> Calibration:
+def fit_temperature_calibration(
+    out: str, job: Mapping[str, Any], matched: MatchedImages, advise: Callable[[], str]
+) -> Calibration:
     """Fit a temperature, and measure its effect by cross-validation.
 
     Args:
         out: The output.
         job: Its ``job.json``.
         matched: The images whose truth is known, with their scores: those that the fit may use.
+        advise: What to do where they are too few.
 
     Raises:
         RequestError: There are too few images, or they determine nothing.
     """
     fits_N = matched.truth_N != NO_CLASS
-    _check_count(out, "a temperature", matched.counts, fits_N)
+    _check_count(out, "a temperature", matched.counts, fits_N, advise)
     results = job["results"]
     right_N = matched.ranks_PN[0] == 0
     pooled = PooledProbs.from_top_k(
@@ -92,7 +94,12 @@ def fit_temperature_calibration(out: str, job: Mapping[str, Any], matched: Match
 
 
 def fit_stack_calibration(
-    out: str, job: Mapping[str, Any], log_probs: MemberLogProbs, fitted_on: FittedTruths, counts: TruthCounts
+    out: str,
+    job: Mapping[str, Any],
+    log_probs: MemberLogProbs,
+    fitted_on: FittedTruths,
+    counts: TruthCounts,
+    advise: Callable[[], str],
 ) -> Calibration:
     """Fit a log-stack, and measure by cross-validation its effect and that of a temperature alone.
 
@@ -102,11 +109,12 @@ def fit_stack_calibration(
         log_probs: Log-probabilities of its members for the images whose truth is known.
         fitted_on: These images.
         counts: How much of the truth was used.
+        advise: What to do where it is too little.
 
     Raises:
         RequestError: There are too few images, or they determine nothing.
     """
-    _check_count(out, "a log-stack", counts, log_probs.fits_N)
+    _check_count(out, "a log-stack", counts, log_probs.fits_N, advise)
     members = job["results"]["members"]
     plain = pool_members(log_probs, np.array([member["factor"] for member in members]), job["results"]["combine"])
     weights_M, strength = fit_stack(log_probs)
@@ -145,7 +153,7 @@ def fit_stack_calibration(
     )
 
 
-def _check_count(out: str, what: str, counts: TruthCounts, fits_N: np.ndarray) -> None:
+def _check_count(out: str, what: str, counts: TruthCounts, fits_N: np.ndarray, advise: Callable[[], str]) -> None:
     """Check that a class fits enough images.
 
     Args:
@@ -153,22 +161,21 @@ def _check_count(out: str, what: str, counts: TruthCounts, fits_N: np.ndarray) -
         what: What is fitted.
         counts: How much of the truth was used.
         fits_N: bool, whether a class fits the image, for all images that the fit may use.
+        advise: What to do where they are too few.
 
     Raises:
         RequestError: There are too few.
     """
     number = int(fits_N.sum())
     if number < MIN_TRUTHS:
-        left = counts.used - len(fits_N)
-        held_out = f" ({left:,} of {counts.used:,} are held out)" if left > 0 else ""
+        besides, held_out = len(fits_N) - number, counts.used - len(fits_N)
+        left = [f"{besides:,} besides {'is' if besides == 1 else 'are'} none"] * (besides > 0)
+        left += [f"{held_out:,} of {counts.used:,} are held out"] * (held_out > 0)
         missing = "".join(f"; {line}" for line in counts.complaints)
-        besides = f" ({len(fits_N) - number:,} besides are none)" if number < len(fits_N) else ""
-        is_file = counts.source != CLS_TRUTH
-        how = f": `{sample_more(out, counts.source, MIN_TRUTHS - number)}`" if is_file else ""
+        not_used = f" ({'; '.join(left)})" if left else ""
         raise RequestError(
-            f"{out}: {fmt.plural(number, 'image')} with known truth{besides}{held_out} "
-            f"{'is' if number == 1 else 'are'} too few to fit {what}: {MIN_TRUTHS} are "
-            f"needed, {MIN_TRUTHS - number:,} more{how}{missing}"
+            f"{out}: {fmt.plural(number, 'image')} with known truth{not_used} "
+            f"{'is' if number == 1 else 'are'} too few to fit {what}: {MIN_TRUTHS} are needed; {advise()}{missing}"
         )
 
 

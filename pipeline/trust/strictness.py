@@ -8,7 +8,6 @@ wrong: it may be a slip of the pen, and is quickly mended.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from pipeline.errors import RequestError
@@ -54,17 +53,6 @@ def check_truths(matcher: TruthMatcher, class_names: Sequence[str], *, count_unk
             "Mend them and label again, or give a --truth"
         )
     return counts
-
-
-def sample_more(out: str, truth: str, number: int) -> str:
-    """The command that adds so many images to a list.
-
-    Args:
-        out: The output.
-        truth: The list.
-        number: Images, at least 1.
-    """
-    return f"shardlabel sample {shlex.quote(out)} --save {shlex.quote(truth)} --more {number}"
 
 
 def _describe(counts: TruthCounts, class_names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pipeline.errors import ObjectChanged, ObjectDamaged, ObjectMissing, StorageError
 from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE
 from pipeline.records import Unit
+from pipeline.text.commands import command_line
 
 RERUN = "run the same label command again"
 MOVED = "say where it is now with shardlabel relocate"
@@ -71,10 +72,10 @@ def describe_bad_part(error: StorageError, folder: str, name: str) -> str:
     return f"{error}; delete it{also}, and {RERUN}"
 
 
-def describe_other_shards(unit: Unit, folder: str, name: str, shards: Sequence[str]) -> str:
+def describe_other_shards(out: str, unit: Unit, folder: str, name: str, shards: Sequence[str]) -> str:
     """That rows of a part name another shard than the plan, and what to do about it."""
     files = f"{PREDICTIONS}/{name}" if folder == PREDICTIONS else f"{folder}/{name} and {PREDICTIONS}/{name}"
     return (
-        f"{folder}/{name}: rows of another shard: {', '.join(shards)}; if it was moved, run shardlabel relocate OUT "
-        f"{shards[0]} {unit.uri} again, otherwise delete {files}, and {RERUN}"
+        f"{folder}/{name}: rows of another shard: {', '.join(shards)}; if it was moved, run "
+        f"{command_line('relocate', out, shards[0], unit.uri)} again, otherwise delete {files}, and {RERUN}"
     )

@@ -148,7 +148,7 @@ class Reconciler:
                 raise _BadPart(describe_bad_part(error, folder, str(part))) from error
             shards = sorted(set(map(str, table.column("shard").to_pylist())) - {files.unit.uri})
             if shards:
-                raise _BadPart(describe_other_shards(files.unit, folder, str(part), shards))
+                raise _BadPart(describe_other_shards(self._ledger.out, files.unit, folder, str(part), shards))
             reasons = table.column("reason").to_pylist() if folder == QUARANTINE else [None] * len(table)
             columns = (table.column(column).to_pylist() for column in ("index", "key", "sha256"))
             account.start, account.stop = footer.first_index, None if footer.last else footer.next.index

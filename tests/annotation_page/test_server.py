@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import queue
 import signal
@@ -259,14 +260,18 @@ def test_images_are_read_from_the_inputs_where_none_lie_beside_the_list(labelled
 def test_the_command_says_where_the_page_is_and_ends_with_what_to_do(labelled, tmp_path, shardlabel, monkeypatch):
     sample(labelled / "out", save=tmp_path / "my truth.csv", num=4)
     monkeypatch.setattr("pipeline.annotation_page.server.PageServer.serve", _interrupted)
-    said = shardlabel("annotate", "my truth.csv", "--no-browser", cwd=tmp_path)
-    assert (said.returncode, said.stdout.splitlines()) == (
+    said = shardlabel("annotate", "my truth.csv", "--no-browser", "--by", "anna", cwd=tmp_path)
+    address, *lines = said.stdout.splitlines()
+    assert (said.returncode, lines) == (
         0,
         [
             f"{tmp_path}/my truth.csv: 0 of 4 images have a truth, 4 left",
-            "  next: shardlabel annotate 'my truth.csv'",
+            "next: shardlabel annotate 'my truth.csv' --by anna --no-browser",
         ],
     )
+    assert address.startswith("my truth.csv: label it at http://127.0.0.1:")
+    said = shardlabel("annotate", "my truth.csv", "--no-browser", "--json", cwd=tmp_path)
+    assert json.loads(said.stdout)["next"] == ["shardlabel annotate 'my truth.csv' --no-browser"]
     assert "my truth.csv: label it at http://127.0.0.1:" in said.stderr
 
 

@@ -29,10 +29,12 @@ def test_numbers_stay_whole_at_any_width(width: int, monkeypatch, capsys):
     assert "efficientnet" in folded
 
 
-def test_each_command_ends_with_commands_that_run(tmp_path: Path, sample_data: Path, shardlabel):
+def test_each_command_ends_with_commands_that_run(tmp_path: Path, sample_data: Path, shardlabel, monkeypatch):
     out = tmp_path / "labels of mine"
     words = ["--weights-dir", sample_data / "weights", "--labels", sample_data / "classes.txt", "--engine", "inline"]
-    done = shardlabel("label", sample_data, "--out", out, "-m", "squeezenet1_1,shufflenet_v2_x0_5", *words)
+    done = shardlabel(
+        "label", sample_data, "--out", out, "--limit", 120, "-m", "squeezenet1_1,shufflenet_v2_x0_5", *words
+    )
     assert "without --keep-probs" in done.stdout
 
     def steps(printed: str) -> list[list[str]]:
@@ -42,13 +44,26 @@ def test_each_command_ends_with_commands_that_run(tmp_path: Path, sample_data: P
     after_label = steps(done.stdout)
     assert after_label == [["verify", str(out)], ["sample", str(out), "--unique", "--save", "truth.csv"]]
     assert steps(shardlabel("status", out).stdout) == [["verify", str(out)], ["report", str(out)]]
-    after_evaluate = steps(shardlabel("evaluate", out).stdout)
+    after_evaluate = steps(shardlabel("evaluate", out, "--s3-endpoint", "http://127.0.0.1:1").stdout)
     assert [step[0] for step in after_evaluate] == ["calibrate", "gallery"]
-    exported = shardlabel("export", out, "--to", tmp_path / "to", "--format", "csv", "--engine", "inline")
-    after_export = steps(exported.stdout)
-    assert [step[0] for step in after_export] == ["sample"]
-    for step in (*after_label, *after_evaluate):
-        assert shardlabel(*step, cwd=tmp_path).returncode == 0, step
+    assert all(step[-2:] == ["--s3-endpoint", "http://127.0.0.1:1"] for step in after_evaluate)
+    # each is run, and what it names in its turn
+    monkeypatch.setattr("pipeline.annotation_page.server.PageServer.serve", _interrupted)
+    waiting, ran = [*after_label, *after_evaluate], []
+    while waiting:
+        step = waiting.pop(0)
+        ran.append(step[0])
+        done = shardlabel(*step, *(["--no-browser"] if step[0] == "annotate" else []), cwd=tmp_path)
+        assert done.returncode == 0, (step, done.stderr)
+        waiting += [further for further in steps(done.stdout) if further[0] not in ran]
+    assert sorted(ran) == ["annotate", "calibrate", "combine", "gallery", "sample", "verify"]
+    assert (tmp_path / "labels of mine-calibrated" / "_SUCCESS").exists()
+    exported = shardlabel("export", out, "--to", "to", "--format", "csv", "--engine", "inline", cwd=tmp_path)
+    assert steps(exported.stdout) == [["sample", str(out), "--unique", "--save", "truth-2.csv"]]
+
+
+def _interrupted(server: object):
+    raise KeyboardInterrupt
 
 
 def test_a_job_that_is_not_finished_is_to_be_run_again(tmp_path: Path, sample_data: Path, shardlabel):

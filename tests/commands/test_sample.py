@@ -341,10 +341,10 @@ def test_the_commands_print_the_same(made, tmp_path, capsys):
     assert said.stdout.splitlines() == [
         f"{tmp_path}/t.csv: 3 images by score, of 26 labelled ones",
         f"  with {tmp_path}/t-classes.json",
-        f"  label them in a browser: shardlabel annotate {tmp_path}/t.csv; or by hand:",
-        "  fill in the column truth with class names or indices (none where no class fits), and save it as CSV; "
-        "give that to --truth",
+        "  in a browser, or by hand: fill in the column truth with class names or indices (none where no class fits), "
+        "and save it as CSV; give that to --truth",
         "  its truth is about doubtful images: for `export --target-precision`, label a list of `sample`",
+        f"next: shardlabel annotate {tmp_path}/t.csv",
     ]
     words = ["sample", str(made / "out"), "-n", "3", "--json", "--save", str(tmp_path / "s"), "--format", "fiftyone"]
     said = json.loads(CliRunner().invoke(app, words, standalone_mode=False).stdout)

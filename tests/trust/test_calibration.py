@@ -95,9 +95,8 @@ def test_too_few_truths_are_refused_with_how_many_are_needed(made, tmp_path):
     out, truth = made
     few = tmp_path / "few.csv"
     few.write_text("".join(truth.read_text().splitlines(keepends=True)[:31]) + "nowhere,1\n")
-    with pytest.raises(
-        RequestError, match=r"30 images .* 50 are needed, 20 more: `.* --more 20`; 1 whose key is not among"
-    ):
+    says = r"30 images .* 50 are needed; a list of 50 images: `.* --num 50 .*`; 1 whose key is not among"
+    with pytest.raises(RequestError, match=says):
         calibrate(out, truth=few, save=tmp_path / "cal.json")
     assert not (tmp_path / "cal.json").exists()
     with pytest.raises(RequestError, match="0 images with known truth"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -89,19 +90,23 @@ def test_a_promise_refuses_reviewed_truths_and_other_populations():
     population = Population()
     population.add(np.arange(10, dtype=np.uint64))
     drawn = str(Draw("random", 3, 5, 10, str(population)))
-    assert is_proven_random("t", {drawn: 5}, population, dedupe=True)
-    assert not is_proven_random("t", {drawn: 5, "": 2}, population, dedupe=True)
-    assert not is_proven_random("t", {}, population, dedupe=True)
-    refuse_reviewed("t", {drawn: 5, "": 1, "by hand": 1})
-    with pytest.raises(RequestError, match=r"--truth t: 2 of 7 truths are of `review` lists.*sample OUT --unique"):
-        refuse_reviewed("t", {drawn: 5, str(Draw("score", 0, 5, 10, str(population))): 2})
+    assert is_proven_random("t", {drawn: 5}, population, "labels", dedupe=True)
+    assert not is_proven_random("t", {drawn: 5, "": 2}, population, "labels", dedupe=True)
+    assert not is_proven_random("t", {}, population, "labels", dedupe=True)
+    refuse_reviewed("t", {drawn: 5, "": 1, "by hand": 1}, "my labels")
+    with pytest.raises(
+        RequestError, match=r"--truth t: 2 of 7 truths are of `review` lists.*sample 'my labels' --unique --save"
+    ):
+        refuse_reviewed("t", {drawn: 5, str(Draw("score", 0, 5, 10, str(population))): 2}, "my labels")
     with pytest.raises(RequestError, match="drawn with --unique, so images with copies are too rare"):
         is_proven_random(
-            "t", {str(Draw("random", 3, 5, 10, str(population), unique=True)): 5}, population, dedupe=False
+            "t", {str(Draw("random", 3, 5, 10, str(population), unique=True)): 5}, population, "labels", dedupe=False
         )
     population.add(np.array([77], np.uint64))
-    with pytest.raises(RequestError, match=r"from 10 labelled images, and this output has 11, so .*--seed 3 -n 5"):
-        is_proven_random("t", {drawn: 5}, population, dedupe=True)
+    with pytest.raises(
+        RequestError, match=r"from 10 labelled images, and this output has 11, so .*sample labels --seed 3 --num 5"
+    ):
+        is_proven_random("t", {drawn: 5}, population, "labels", dedupe=True)
 
 
 def test_fitted_truths_are_found_again():
@@ -173,10 +178,35 @@ def test_calibrations_tell_what_they_were_fitted_on(made, tmp_path):
         found = evaluate(out, truth=path)
         assert found.fitted == expected
         assert len(found.caveats) == 1
-    with pytest.raises(RequestError, match=r"600 are held out\) are too few|are held out"):
+    with pytest.raises(
+        RequestError, match=r"of 600 are held out\) is too few .* are needed; --hold-out 0\.8 leaves \d+; "
+    ):
         calibrate(out, truth=path, hold_out=0.999)
     with pytest.raises(RequestError, match="--hold-out 1: must be at least 0 and below 1"):
         calibrate(out, truth=path, hold_out=1)
+
+
+def test_what_is_advised_for_too_few_truths_suffices_and_is_there(made, tmp_path):
+    """Once `--more 11` was advised where 55 were needed to leave 11 to the fit, or where all images were listed."""
+    out, truth = made
+    path = tmp_path / "t.csv"
+    sample(out, save=path, num=120, images=False)
+    fill_in(path, truth)
+    with pytest.raises(RequestError) as caught:
+        calibrate(out, truth=path, hold_out=0.8)
+    share, left, more = re.search(r"--hold-out (\S+) leaves (\d+); or .* --more (\d+)`$", str(caught.value)).groups()
+    assert calibrate(out, truth=path, hold_out=float(share)).truths == int(left) >= 50
+    sample(out, save=path, more=int(more), images=False)
+    fill_in(path, truth)
+    assert 50 <= calibrate(out, truth=path, hold_out=0.8).truths < 85
+    for num, says in (
+        (560, "the 40 labelled images that are not in the list would be too few"),
+        (600, "all 600 .* are in"),
+    ):
+        sample(out, save=tmp_path / f"{num}.csv", num=num, images=False)
+        with pytest.raises(RequestError, match=f"; --hold-out 0.8 leaves .*; {says}") as caught:
+            calibrate(out, truth=fill_in(tmp_path / f"{num}.csv", truth), hold_out=0.95)
+        assert "--more" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

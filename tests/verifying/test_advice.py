@@ -177,8 +177,8 @@ def follow(line: str, out: Path) -> set[str]:
     file, _, advice = line.partition("; ")
     named = re.match(r"((?:/\S*/out/)?((?:predictions|quarantine|probabilities)/\S+\.parquet))", file)
     path = out / named[2] if named else None
-    if "relocate OUT" in advice:
-        old, new = re.search(r"relocate OUT (\S+) (\S+) again", advice).groups()
+    if "shardlabel relocate " in advice:
+        old, new = re.search(rf"run shardlabel relocate {out} (\S+) (\S+) again", advice).groups()
         if Path(new).exists() and not old.startswith("/elsewhere"):
             relocate(out, old, new)
             return {"label"}
