@@ -48,11 +48,13 @@ class ChosenState:
     Attributes:
         state: The tensors, under plain names.
         key: Where they lie in the file: ``state_dict``, ``model_ema``; empty for the whole file.
+        is_one_of_several: Whether the file holds other tensors that fit: then its hash does not tell these.
         notes: What a user should know about the choice.
     """
 
     state: State
     key: str = ""
+    is_one_of_several: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -104,6 +106,7 @@ def choose_state(checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, 
     if not everything:
         raise WeightsError(f"{uri}: {_explain_none(checkpoint)}")
     fitting = [candidate for candidate in everything if fits(_as_state(candidate.tensors))]
+    is_one_of_several = len(fitting) > 1
     if key is not None:
         fitting = [one for one in fitting or everything if key in {one.place, one.key}]
         if not fitting:
@@ -117,7 +120,8 @@ def choose_state(checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, 
         notes.append(f"its weights are those under {chosen.place}")
     if chosen.others and fitting:
         notes.append(f"passed over beside its weights: {_few(chosen.others)}")
-    return ChosenState(make_state(uri, chosen.tensors, chosen.versions), chosen.place, tuple(notes))
+    state = make_state(uri, chosen.tensors, chosen.versions)
+    return ChosenState(state, chosen.place, is_one_of_several, tuple(notes))
 
 
 def _candidates(tree: Mapping[Any, Any]) -> Iterator[_Candidate]:

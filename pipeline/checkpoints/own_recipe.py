@@ -91,10 +91,7 @@ def facts_of_timm(config: Mapping[str, Any], source: str) -> RecipeFacts:
         source: Where it was found.
     """
     size, mode = config.get("input_size"), config.get("crop_mode")
-    problems = []
-    if size is not None and _input_side(size) is None:
-        shown = " x ".join(map(str, size)) if isinstance(size, list | tuple) else size
-        problems.append(Problem(f"inputs of {shown} are not supported, only square ones", _SIZES))
+    problems = [*_check_square(size)]
     if mode not in {None, "center", "squash"}:
         problems.append(Problem(f"crop mode {mode!r} is not supported", _SIZES))
     interpolation, more = _interpolation(config.get("interpolation"))
@@ -117,19 +114,31 @@ def facts_of_arguments(arguments: Mapping[str, Any]) -> RecipeFacts:
     """
     if "val_crop_size" in arguments:
         return _facts_of_torchvision(arguments)
-    if "crop_pct" not in arguments:
+    if not is_of_timm(arguments):
         return RecipeFacts()
     size = arguments.get("input_size")
     interpolation, problems = _interpolation(arguments.get("interpolation"))
-    said = RecipeFacts(
+    return RecipeFacts(
         crop_px=_input_side(size) or _pixels(arguments.get("img_size")),
         crop_pct=_number(arguments.get("crop_pct")),
         interpolation=interpolation,
         mean=_channels(arguments.get("mean")),
         std=_channels(arguments.get("std")),
-        problems=problems,
+        source="the arguments of timm's train.py in it",
+        problems=(*_check_square(size), *problems),
     )
-    return said if said == RecipeFacts() else replace(said, source="the arguments of timm's train.py in it")
+
+
+def is_of_timm(arguments: Mapping[str, Any]) -> bool:
+    """Whether a trainer's arguments are those of timm's ``train.py``."""
+    return "crop_pct" in arguments and "val_crop_size" not in arguments
+
+
+def _check_square(size: Any) -> tuple[Problem, ...]:  # noqa: ANN401 - JSON, or what a trainer saved
+    if size is None or _input_side(size) is not None:
+        return ()
+    shown = " x ".join(map(str, size)) if isinstance(size, list | tuple) else size
+    return (Problem(f"inputs of {shown} are not supported, only square ones", _SIZES),)
 
 
 def _facts_of_torchvision(arguments: Mapping[str, Any]) -> RecipeFacts:
@@ -215,7 +224,9 @@ def _side(size: Any) -> int | None:  # noqa: ANN401 - JSON
 
 
 def _input_side(size: Any) -> int | None:  # noqa: ANN401 - JSON, or what a trainer saved
-    """The side of a square of ``[channels, height, width]``; None for anything else."""
+    """The side of a square: ``[channels, height, width]``, or one number; None for anything else."""
+    if isinstance(size, int):
+        return _pixels(size)
     if not isinstance(size, list | tuple) or len(size) != 3 or size[1] != size[2]:
         return None
     return _pixels(size[1])

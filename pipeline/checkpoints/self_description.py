@@ -19,6 +19,7 @@ from pipeline.checkpoints.own_recipe import (
     facts_of_arguments,
     facts_of_processor,
     facts_of_timm,
+    is_of_timm,
     merge,
 )
 
@@ -40,6 +41,7 @@ class SelfDescription:
         named_in: Where that name was found.
         is_own_name: Whether that may be a name of the user's own, as trainers save it, and not of an architecture.
         recipe: Its preprocessing.
+        recipe_of: The weights, as ``timm/NAME.TAG``, whose preprocessing fills what that leaves open.
         class_names: Names of its classes, in order.
         is_imagenet: Whether its classes are ImageNet's 1,000.
         model_args: Arguments of timm's constructor that its network was built with.
@@ -52,6 +54,7 @@ class SelfDescription:
     named_in: str = ""
     is_own_name: bool = False
     recipe: RecipeFacts = _NOTHING
+    recipe_of: str = ""
     class_names: tuple[str, ...] = ()
     is_imagenet: bool = False
     model_args: Mapping[str, Any] = field(default_factory=dict)
@@ -86,9 +89,10 @@ def describe_itself(
         named_in=named.named_in,
         is_own_name=named.is_own_name,
         recipe=recipe,
+        recipe_of=by_trainer.recipe_of,
         class_names=next((description.class_names for description in found if description.class_names), ()),
         is_imagenet=any(description.is_imagenet for description in found),
-        model_args=by_timm.model_args,
+        model_args={**by_trainer.model_args, **by_timm.model_args},
         hub_network=by_hub.hub_network,
         model_type=by_hub.model_type,
         refusal=by_hub.refusal,
@@ -99,11 +103,22 @@ def _describe_trainer(tree: Mapping[Any, Any]) -> SelfDescription:
     """What trainers save beside the weights: ``arch``, as timm's and PyTorch's examples do, and their arguments."""
     arguments = _fields_of(tree.get("args"))
     name = next((name for name in (tree.get("arch"), arguments.get("model")) if isinstance(name, str)), "")
+    by_timm = is_of_timm(arguments)
     return SelfDescription(
         architecture=name.partition(".")[0],
         named_in="the trainer that saved it",
         is_own_name=True,
         recipe=facts_of_arguments(arguments),
+        recipe_of=f"timm/{arguments['model']}" if by_timm and isinstance(arguments.get("model"), str) else "",
+        model_args=_built_by_timm(arguments) if by_timm else {},
+    )
+
+
+def _built_by_timm(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm's ``train.py`` gives to the constructor of a network, of the arguments that change how it computes."""
+    said = {"global_pool": arguments.get("gp"), "bn_eps": arguments.get("bn_eps")}
+    return {name: value for name, value in said.items() if value is not None} | dict(
+        _fields_of(arguments.get("model_kwargs"))
     )
 
 

@@ -83,7 +83,7 @@ class MemberOptions(BaseModel):
 
 
 def parse_options(text: str, spec: str) -> MemberOptions:
-    """Parse ``resize=256&crop=224``. A mean that is named brings its standard deviation along.
+    """Parse ``resize=256&crop=224``. A mean that is named brings its standard deviation along; one in numbers needs it.
 
     Args:
         text: The options; may be empty.
@@ -115,4 +115,9 @@ def parse_options(text: str, spec: str) -> MemberOptions:
     for name, numbers, least in (("mean", options.mean, -1.0), ("std", options.std, 0.0)):
         if numbers is not None and not all(least < number <= _MOST_NORMALISED for number in numbers):
             raise ModelError(f"model {spec!r}: {name}={values[name]} cannot be; it takes {_FORMS[name]}")
+    if (options.mean is None) != (options.std is None):
+        given, missing = ("mean", "std") if options.std is None else ("std", "mean")
+        raise ModelError(
+            f"model {spec!r}: {given} without {missing}; say both, or one of mean={', '.join(NORMALISATIONS)}"
+        )
     return options

@@ -14,6 +14,7 @@ from pipeline.output.ledger import JOB, PREDICTIONS, UNITS, Ledger, to_json
 from pipeline.storage import missing_folders, remove_empty
 
 _MAX_CLAIMS = 20
+_IN_WORDS = {"labels_sha256": "the names of the classes"}
 
 
 @contextlib.contextmanager
@@ -73,7 +74,7 @@ def _claim(ledger: Ledger, job: Job, owner: Mapping[str, Any] | None, *, overwri
         content = with_new_run(job.content, None, job.run)
         replaced = [old for old in (*replaced, str(owner.get("fingerprint"))) if old != job.fingerprint]
     else:
-        differing = _differences(owner.get("results", {}), job.content["results"])
+        differing = differences(owner.get("results", {}), job.content["results"])
         raise OutputError(
             f"{ledger.out} was made by a different job; it differs in {', '.join(differing)}. "
             "Choose another --out, or pass --overwrite to replace it"
@@ -86,20 +87,49 @@ def replaced_jobs(content: Mapping[str, Any]) -> list[str]:
     return [str(old) for old in content.get("replaced", ())]
 
 
-def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str]:
+def differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str]:
+    """In what two jobs differ, in words for people.
+
+    Args:
+        older: ``results`` of one's ``job.json``.
+        newer: Of the other's.
+    """
     found = []
     newer = json.loads(json.dumps(newer))  # as they are on disk, where tuples are lists
     for name in dict.fromkeys([*newer, *older]):
         if older.get(name) == newer.get(name):
             continue
         if name == "members":
-            found.append(f"members ({_aliases(older.get(name, []))} then, {_aliases(newer[name])} now)")
+            found.append(f"members ({_member_differences(older.get(name, []), newer[name])})")
         elif name == "calibration":
             found.append(f"calibration ({_temperature(older)} then, {_temperature(newer)} now)")
         elif isinstance(newer.get(name), str | int) and name in older and not name.endswith("sha256"):
             found.append(f"{name} ({older.get(name)} then, {newer[name]} now)")
         else:
-            found.append(name)
+            found.append(_IN_WORDS.get(name, name))
+    return found
+
+
+def _member_differences(older: list[dict[str, Any]], newer: list[dict[str, Any]]) -> str:
+    """What differs in the members: which they are, or, of the same files, how they are used."""
+    then, now = _aliases(older), _aliases(newer)
+    if then != now:
+        return f"{then} then, {now} now"
+    changes = []
+    for one, other in zip(map(_flatten, older), map(_flatten, newer), strict=True):
+        changes += [
+            f"{one['alias']}: {name} {one.get(name, 'as usual')} then, {other.get(name, 'as usual')} now"
+            for name in dict.fromkeys([*one, *other])
+            if one.get(name) != other.get(name)
+        ]
+    return "; ".join(changes)
+
+
+def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A dict of dicts as one, by the innermost names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flatten(value) if isinstance(value, Mapping) else {name: value}
     return found
 
 

@@ -112,7 +112,7 @@ def describe_job(
     if isinstance(config.rows_per_part, int):
         rows_per_part = config.rows_per_part
     results: dict[str, Any] = {
-        "members": [_without_file(dataclasses.asdict(spec)) for spec in specs],
+        "members": [describe_member(spec) for spec in specs],
         "labels_sha256": hashlib.sha256("\n".join(class_names).encode()).hexdigest(),
         "top_k": config.top_k,
         "precision": precision,
@@ -173,13 +173,15 @@ def _has_field_column(earlier: Mapping[str, Any] | None, own_fingerprint: str) -
     return bool(earlier.get(FIELD_COLUMN, False))
 
 
-def _without_file(member: dict[str, Any]) -> dict[str, Any]:
+def describe_member(spec: MemberSpec) -> dict[str, Any]:
     """A member as the fingerprint sees it: its tensors count, not the name of the file they came from.
 
-    A usual network is left out, so that older outputs keep their fingerprint.
+    What is usual is left out, so that older outputs keep their fingerprint.
     """
+    member = dataclasses.asdict(spec)
     unusual = {name: value for name, value in member["network"].items() if value is not None}
-    kept = {name: value for name, value in member.items() if name not in {"weights_file", "network"}}
+    kept = {name: value for name, value in member.items() if name not in {"weights_file", "network", "tensors"}}
+    kept |= {"tensors": member["tensors"]} if member["tensors"] else {}
     return kept | ({"network": unusual} if unusual else {})
 
 

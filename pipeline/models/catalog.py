@@ -62,6 +62,7 @@ class PublishedWeights:
         hub_id: Its repository on the Hugging Face hub, or None.
         recipe: Its preprocessing.
         info: Published facts about it.
+        crop_pct: Side of the crop by the length of the resized shorter side, where its authors say that and not pixels.
     """
 
     name: str
@@ -70,6 +71,7 @@ class PublishedWeights:
     hub_id: str | None
     recipe: Recipe
     info: WeightsInfo = WeightsInfo()
+    crop_pct: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,8 @@ def _find_timm(name: str) -> Architecture:
         raise ModelError(f"{name}: timm does not define its preprocessing, so it cannot be used")
     details = config.to_dict()
     try:
-        recipe = timm_recipe(timm.data.resolve_data_config({}, pretrained_cfg=details))
+        resolved = timm.data.resolve_data_config({}, pretrained_cfg=details)
+        recipe = timm_recipe(resolved)
     except ValueError as error:
         raise ModelError(f"{name}: {error}") from error
     url = details.get("url") or None
@@ -218,7 +221,8 @@ def _find_timm(name: str) -> Architecture:
     family = family_of(name)
     top1, top5 = (family.accuracy if family else {}).get(f"{short.split('.')[0]}.{tag}", (None, None))
     info = WeightsInfo(top1=top1, top5=top5, licence=details.get("license"))
-    entry = PublishedWeights(tag, file_name, url, details.get("hf_hub_id") or None, recipe, info)
+    hub_id = details.get("hf_hub_id") or None
+    entry = PublishedWeights(tag, file_name, url, hub_id, recipe, info, resolved["crop_pct"])
     return Architecture(name, (entry,))
 
 

@@ -31,7 +31,13 @@ class ChosenRecipe:
 
 
 def choose_recipe(
-    options: MemberOptions, facts: RecipeFacts, published: PublishedWeights, *, is_guess: bool, where: str
+    options: MemberOptions,
+    facts: RecipeFacts,
+    published: PublishedWeights,
+    *,
+    input_px: int,
+    is_guess: bool,
+    where: str,
 ) -> ChosenRecipe:
     """Choose the preprocessing of a member: the request counts before the file, and the file before what is published.
 
@@ -39,6 +45,7 @@ def choose_recipe(
         options: What the request says.
         facts: What the file says of itself.
         published: Weights whose recipe fills what is left open.
+        input_px: Side of the network's input, pixels: what the request or the file says, or what its tensors tell.
         is_guess: Whether nothing is known but the architecture.
         where: The file, for messages.
 
@@ -51,43 +58,50 @@ def choose_recipe(
             advice = "&".join(f"{word}=.." for word in problem.settled_by)
             raise WeightsError(f"{where}: {facts.source}: {problem.text}" + (f"; say FILE?{advice}" if advice else ""))
     said = facts_of_options(options)
-    recipe = fill(said, fill(facts, published.recipe, where), where)
+    facts_used, base = merge(said, facts), published.recipe
+    resize_px = _resize_px(said, facts, published, input_px)
+    if resize_px < input_px:
+        raise WeightsError(
+            f"{where}: a crop of {input_px} pixels does not fit into pictures resized to {resize_px}; "
+            f"say both: ?resize={input_px}&crop={input_px}"
+        )
+    interpolation = facts_used.interpolation or base.geometry.interpolation
+    recipe = dataclasses.replace(
+        base,
+        geometry=Geometry(resize_px, input_px, interpolation, facts_used.fit or base.geometry.fit),
+        mean=facts_used.mean or base.mean,
+        std=facts_used.std or base.std,
+    )
     if is_guess and not facts.source and not words:
         note = (
-            f"its preprocessing is not known; that of {published.name} is taken, {describe(recipe)}; "
-            "say another with FILE?resize=256&crop=224&interp=bilinear&mean=imagenet"
+            f"its preprocessing is not known; that of {published.name} is taken, as FILE?{describe(recipe)} says it; "
+            "if it was trained with another, say that"
         )
         return ChosenRecipe(recipe, f"a guess: {published.name}", note)
     sources = [f"{', '.join(words)} as requested"] if words else []
     sources += [facts.source] if facts.source else []
-    sources += [] if merge(said, facts).is_complete else [published.name]
+    sources += [] if facts_used.is_complete else [published.name]
     return ChosenRecipe(recipe, "; ".join(sources))
 
 
-def fill(facts: RecipeFacts, base: Recipe, where: str = "") -> Recipe:
-    """Fill what facts leave open from a recipe.
+def _resize_px(said: RecipeFacts, facts: RecipeFacts, published: PublishedWeights, input_px: int) -> int:
+    """Length of the shorter side after resizing, pixels: another input keeps the proportion of the two.
 
-    A new crop without a resize keeps the proportion of the two; with ``squash`` both are the same.
-
-    Raises:
-        WeightsError: The crop would be larger than the resized picture.
+    Where ``squash`` is said, both are the same, if nothing else is.
     """
-    geometry = base.geometry
-    crop_px = facts.crop_px or geometry.crop_px
-    fit = facts.fit or geometry.fit
-    crop_pct = facts.crop_pct or (1.0 if facts.fit == "squash" else geometry.crop_px / geometry.resize_px)
-    resize_px = facts.resize_px or math.floor(crop_px / crop_pct + 1e-6)
-    if resize_px < crop_px:
-        raise WeightsError(
-            f"{where}: a crop of {crop_px} pixels does not fit into pictures resized to {resize_px}; "
-            f"say both: ?resize={crop_px}&crop={crop_px}"
-        )
-    return dataclasses.replace(
-        base,
-        geometry=Geometry(resize_px, crop_px, facts.interpolation or geometry.interpolation, fit),
-        mean=facts.mean or base.mean,
-        std=facts.std or base.std,
-    )
+    if said.resize_px is not None:
+        return said.resize_px
+    if said.fit == "squash":
+        return input_px
+    if facts.crop_pct is not None:
+        return math.floor(input_px / facts.crop_pct)
+    if facts.resize_px is not None:
+        return input_px * facts.resize_px // (facts.crop_px or input_px)
+    if facts.fit == "squash":
+        return input_px
+    if published.crop_pct is not None:
+        return math.floor(input_px / published.crop_pct)
+    return input_px * published.recipe.geometry.resize_px // published.recipe.geometry.crop_px
 
 
 def describe(recipe: Recipe) -> str:

@@ -16,7 +16,6 @@ from typing import Any, Self
 from torch import nn
 
 from pipeline.checkpoints.choosing import choose_state
-from pipeline.checkpoints.own_recipe import RecipeFacts
 from pipeline.checkpoints.reading import read_checkpoint
 from pipeline.checkpoints.self_description import SelfDescription, describe_itself
 from pipeline.config.member_options import MemberOptions
@@ -30,14 +29,22 @@ from pipeline.models.known_names import TIMM_PREFIX
 from pipeline.models.locate import Locator, WeightsFile, has_hash_of
 from pipeline.models.networks import NetworkOptions, NetworkShape, as_classifier, from_blob, load_network, to_blob
 from pipeline.models.preprocessing import Recipe
-from pipeline.models.recipes import choose_recipe, fill
+from pipeline.models.recipes import choose_recipe
 from pipeline.storage import Storage
 
 _USUAL = NetworkOptions()
-# Arguments of timm's constructors in a config.json: those that change how a network computes, and those that do not, or
+# Arguments of timm's constructors that a file names: those that change how a network computes, and those that do not or
 # that its tensors tell.
 _BUILT_WITH = ("global_pool", "act_layer")
-_TOLD_OTHERWISE = ("num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate", "drop_block_rate")
+_TOLD_OTHERWISE = (
+    "num_classes",
+    "in_chans",
+    "img_size",
+    "window_size",
+    "drop_rate",
+    "drop_path_rate",
+    "drop_block_rate",
+)
 _IMAGENET_IN_NAME = re.compile(r"(?<![a-z])(imagenet|in1k)", re.IGNORECASE)  # what a file's name may say of its classes
 
 
@@ -53,6 +60,7 @@ class MemberSpec:
         recipe: Its preprocessing.
         weights_sha256: Hash of the file of its weights, hex.
         weights_file: Name of that file.
+        tensors: Where its tensors lie in that file, if others there fit as well; empty if there is no choice.
         network: How its network differs from the usual one of its architecture.
     """
 
@@ -63,6 +71,7 @@ class MemberSpec:
     recipe: Recipe
     weights_sha256: str
     weights_file: str
+    tensors: str = ""
     network: NetworkOptions = _USUAL
 
     @classmethod
@@ -157,6 +166,7 @@ def resolve_with_file(locator: Locator, request: MemberRequest) -> tuple[Resolve
         recipe=opened.recipe,
         weights_sha256=file.sha256,
         weights_file=file.name,
+        tensors=opened.tensors,
         network=opened.shape.options,
     )
     return ResolvedMember(spec, opened.blob, opened.origin), file
@@ -171,12 +181,14 @@ class OpenedWeights:
         recipe: Its preprocessing.
         blob: Its tensors, as safetensors bytes.
         origin: Where these come from.
+        tensors: As in :class:`MemberSpec`.
     """
 
     shape: NetworkShape
     recipe: Recipe
     blob: bytes
     origin: MemberOrigin
+    tensors: str
 
 
 def identify(architecture: Architecture, file: WeightsFile) -> PublishedWeights | None:
@@ -211,13 +223,12 @@ def open_weights(
     _check_architecture(architecture, itself, file)
     if itself.hub_network is not None:
         checkpoint = checkpoint.renamed(itself.hub_network.rename)
-    published = known or architecture.published[0]
     # what lies in --weights-dir under an architecture's name stands for its published weights
     is_guess = known is None and (file.is_named or len({entry.recipe for entry in architecture.published}) > 1)
-    recipe = choose_recipe(requested, itself.recipe, published, is_guess=is_guess, where=file.uri)
+    published = known or _trained_like(architecture, itself)
     wanted = WantedNetwork(
         architecture,
-        recipe.recipe.geometry.crop_px,
+        requested.crop or itself.recipe.crop_px or published.recipe.geometry.crop_px,
         px_is_said=requested.crop is not None or itself.recipe.crop_px is not None,
         is_published=known is not None,
         options=requested,
@@ -225,7 +236,8 @@ def open_weights(
     )
     chosen = choose_state(checkpoint, tell_fit(wanted), key=requested.key, ema=requested.ema)
     fitted = fit_network(wanted, chosen.state, file.uri)
-    own_px = RecipeFacts(crop_px=fitted.shape.input_px)
+    input_px = fitted.shape.input_px
+    recipe = choose_recipe(requested, itself.recipe, published, input_px=input_px, is_guess=is_guess, where=file.uri)
     says_imagenet = itself.is_imagenet or _IMAGENET_IN_NAME.search(file.name) is not None
     notes = [*chosen.notes, *fitted.notes, *([recipe.note] if recipe.note else [])]
     if known is None and not file.is_named and fitted.shape.num_classes == IMAGENET_CLASSES and not says_imagenet:
@@ -237,7 +249,16 @@ def open_weights(
         is_imagenet=known is not None or not file.is_named or says_imagenet,
         notes=tuple(notes),
     )
-    return OpenedWeights(fitted.shape, fill(own_px, recipe.recipe), to_blob(fitted.network), origin)
+    tensors = chosen.key if chosen.is_one_of_several else ""
+    return OpenedWeights(fitted.shape, recipe.recipe, to_blob(fitted.network), origin, tensors)
+
+
+def _trained_like(architecture: Architecture, itself: SelfDescription) -> PublishedWeights:
+    """The weights whose recipe fills what is left open: those that the trainer names, or the architecture's default."""
+    try:
+        return find(itself.recipe_of).published[0] if itself.recipe_of else architecture.published[0]
+    except ModelError:
+        return architecture.published[0]
 
 
 def _architecture_in(file: WeightsFile) -> str:
@@ -280,7 +301,7 @@ def _check_architecture(architecture: Architecture, itself: SelfDescription, fil
 
 
 def _built_with(architecture: Architecture, model_args: Mapping[str, Any], file: WeightsFile) -> NetworkOptions:
-    """How a network of timm was built, by the arguments in its ``config.json``.
+    """How a network of timm was built, by the arguments that its ``config.json`` or its trainer kept.
 
     Raises:
         WeightsError: One of them is not known here, or cannot be.
@@ -289,7 +310,7 @@ def _built_with(architecture: Architecture, model_args: Mapping[str, Any], file:
     odd = [name for name, value in told.items() if name not in _BUILT_WITH or not isinstance(value, str)]
     if odd or (told and not architecture.name.startswith(TIMM_PREFIX)):
         what = ", ".join(odd or told)
-        raise WeightsError(f"{file.uri}: its config.json has model_args that are not read here: {what}")
+        raise WeightsError(f"{file.uri}: its network was built with arguments that are not known here: {what}")
     return NetworkOptions(**told)
 
 

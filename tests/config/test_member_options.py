@@ -46,6 +46,8 @@ def test_options_follow_a_question_mark(spec, checkpoint, options):
         ("mean=123.675", "mean=123.675 cannot be; it takes imagenet, inception, clip, none, or one or three numbers"),
         ("mean=0.1,0.2", "mean=0.1,0.2 cannot be"),
         ("std=0", "std=0 cannot be; it takes one or three numbers above 0"),
+        ("mean=0.5", "mean without std; say both, or one of mean=imagenet, inception, clip, none"),
+        ("std=0.5", "std without mean; say both"),
         ("ema=perhaps", "ema=perhaps cannot be; it takes true, false"),
     ],
 )
@@ -62,7 +64,7 @@ def test_options_that_cannot_be_are_one_line(options, message):
         ("a=x.pth,b=y.pth", ["x.pth", "y.pth"]),
         ("a=x,1.pth,b=y.safetensors", ["x,1.pth", "y.safetensors"]),
         ('a="x,y",b', ["x,y", None]),
-        ("a=x.pth?mean=0.4,0.5,0.6&crop=9*2,b", ["x.pth", None]),
+        ("a=x.pth?mean=0.4,0.5,0.6&std=1&crop=9*2,b", ["x.pth", None]),
         (["a=x,y.ckpt?crop=9", "b"], ["x,y.ckpt", None]),
         ("resnet18.a1_in1k,b", [None, None]),
     ],

@@ -248,15 +248,15 @@ def test_what_a_network_of_timm_was_built_with_counts(model_args, tmp_path):
     with torch.inference_mode():
         spec = MemberSpec.from_dict(dataclasses.asdict(found.spec))
         assert torch.equal(build_network(spec, found.blob)(inputs), network(inputs))
-    with pytest.raises(WeightsError, match="has model_args that are not read here: "):
+    with pytest.raises(WeightsError, match="built with arguments that are not known here: "):
         get(f"resnet18={folder}")  # torchvision's has no such arguments
 
 
 @pytest.mark.parametrize(
     ("model_args", "message"),
     [
-        ({"checkpoint_path": "/x"}, "has model_args that are not read here: checkpoint_path"),
-        ({"global_pool": 3}, "has model_args that are not read here: global_pool"),
+        ({"checkpoint_path": "/x"}, "arguments that are not known here: checkpoint_path"),
+        ({"global_pool": 3}, "arguments that are not known here: global_pool"),
         ({"act_layer": "no-such"}, r"timm/resnet18 cannot be built with \{'act_layer': 'no-such'\}"),
     ],
 )

@@ -14,7 +14,9 @@ from torchvision import models as tv
 
 from pipeline.config.members import MemberRequest
 from pipeline.errors import InputError, ModelError, WeightsError
+from pipeline.job.claim import differences
 from pipeline.job.class_names import choose_names, given_names
+from pipeline.job.description import describe_member
 from pipeline.labels import imagenet_names
 from pipeline.models.catalog import find
 from pipeline.models.preprocessing import Geometry
@@ -49,6 +51,11 @@ def checkpoint(tmp_path, state):
     return write
 
 
+def member_of(found: ResolvedMember) -> dict[str, object]:
+    """It, as the fingerprint of a job has it."""
+    return describe_member(found.spec)
+
+
 def get(spec: str, weights_dir=None) -> ResolvedMember:
     return resolve(MemberRequest.parse(spec), str(weights_dir) if weights_dir else None, Storage())
 
@@ -65,7 +72,7 @@ def test_without_a_word_the_published_recipe_is_a_guess_that_is_said(checkpoint)
     assert found.spec.recipe.geometry == Geometry(256, 224)
     assert found.origin.recipe == "a guess: IMAGENET1K_V1"
     (note,) = found.origin.notes
-    assert "IMAGENET1K_V1 is taken, resize=256&crop=224&interp=bilinear&mean=imagenet; say another" in note
+    assert "IMAGENET1K_V1 is taken, as FILE?resize=256&crop=224&interp=bilinear&mean=imagenet says it; if" in note
 
 
 @pytest.mark.parametrize("spec", [f"{ARCH}@IMAGENET1K_V1={{}}", f"{ARCH}={{}}?resize=256"])
@@ -114,6 +121,55 @@ def test_the_arguments_of_torchvision_s_script_count(state, tmp_path):
     assert (found.origin.recipe, found.origin.notes) == ("the arguments of torchvision's train.py in it", ())
 
 
+def test_the_arguments_of_timm_s_script_are_filled_as_it_does(state, tmp_path):
+    """From the weights that it began with, which are not the architecture's default ones."""
+    resnet = tv.resnet18(num_classes=3).state_dict()
+    nothing = {"crop_pct": None, "interpolation": "", "mean": None, "std": None, "input_size": None}
+
+    def recipe(**arguments):
+        beside = argparse.Namespace(**nothing | {"img_size": None} | arguments)
+        return get(f"timm/resnet18={trained(tmp_path / 'last.pth.tar', resnet, arch='resnet18', args=beside)}")
+
+    torchvision_s = recipe(model="resnet18.tv_in1k")
+    assert torchvision_s.spec.recipe.geometry == Geometry(256, 224, "bilinear")
+    assert (torchvision_s.origin.recipe, torchvision_s.origin.notes) == (
+        "the arguments of timm's train.py in it; tv_in1k",
+        (),
+    )
+    assert recipe(model="resnet18").spec.recipe.geometry == Geometry(235, 224, "bicubic")
+    assert recipe(model="resnet18", img_size=160).spec.recipe.geometry == Geometry(168, 160, "bicubic")
+    assert recipe(model="my own").spec.recipe == recipe(model="resnet18").spec.recipe
+    assert recipe(model="resnet18", gp="max").spec.network.global_pool == "max"
+    assert recipe(model="resnet18", model_kwargs={"act_layer": "gelu"}).spec.network.act_layer == "gelu"
+    for arguments in ({"bn_eps": 0.5}, {"model_kwargs": {"output_stride": 8}}):
+        with pytest.raises(WeightsError, match=r"built with arguments that are not known here: (bn_eps|output_stride)"):
+            recipe(model="resnet18", **arguments)
+
+
+def test_tensors_that_are_one_choice_of_several_are_a_member_of_their_own(state, tmp_path):
+    """The hash of their file does not tell them: what is labelled, reused or calibrated with one is not the other's."""
+    other = {key: value + 1 for key, value in state.items()}
+    torch.save({"model": state, "model_ema": other}, tmp_path / "both.pth")
+    averaged, raw = get(f"{ARCH}={tmp_path / 'both.pth'}"), get(f"{ARCH}={tmp_path / 'both.pth'}?ema=false")
+    assert (averaged.spec.tensors, raw.spec.tensors) == ("model_ema", "model")
+    assert member_of(averaged) != member_of(raw)
+    assert member_of(raw) == member_of(get(f"{ARCH}={tmp_path / 'both.pth'}?key=model"))
+    alone = get(f"{ARCH}={trained(tmp_path / 'one.pth', state)}")
+    assert alone.spec.tensors == ""
+    assert "tensors" not in member_of(alone)  # as before there was a choice
+
+
+def test_a_difference_of_members_is_said(state, tmp_path):
+    torch.save({"model": state, "model_ema": state}, tmp_path / "both.pth")
+    averaged, raw = get(f"{ARCH}={tmp_path / 'both.pth'}"), get(f"{ARCH}={tmp_path / 'both.pth'}?ema=false&resize=240")
+    on_disk = json.loads(json.dumps({"members": [member_of(averaged)]}))
+    found = differences(on_disk, {"members": [member_of(raw)]})
+    assert found == [
+        f"members ({ARCH}: resize_px 256 then, 240 now; {ARCH}: tensors model_ema then, model now)",
+    ]
+    assert differences({"labels_sha256": "a"}, {"labels_sha256": "b"}) == ["the names of the classes"]
+
+
 @pytest.mark.parametrize(
     "beside", [{"arch": "squeezenet1_0"}, {"args": argparse.Namespace(model="squeezenet1_0", crop_pct=None)}]
 )
@@ -145,6 +201,12 @@ def test_what_is_advised_against_a_refusal_settles_it(checkpoint, beside, words,
     with pytest.raises(WeightsError, match=rf"{re.escape(str(path))}: .*; say FILE\?{re.escape(advice)}"):
         get(f"{ARCH}={path}")
     assert get(f"{ARCH}={path}?{words}").origin.recipe
+
+
+@pytest.mark.parametrize("size", [128, [3, 128, 128]])
+def test_settings_of_somebody_s_own_may_say_the_input_as_one_number(checkpoint, size):
+    path = checkpoint(config={"architecture": ARCH, "input_size": size, "num_classes": 1000})
+    assert get(f"{ARCH}={path}").spec.recipe.geometry == Geometry(146, 128)
 
 
 @pytest.mark.parametrize("content", ["", "no json", "[1]", "{}", '{"architecture": 3}', '{"learning_rate": 0.1}'])
