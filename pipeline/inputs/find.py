@@ -54,8 +54,8 @@ class Inputs:
     def leave_out(self, *outputs: str) -> None:
         """Note what is left out because it was written here, or will be."""
         for folder in outputs:
-            line = f"left out: {folder} {'is where this job writes' if folder == self.out else 'was written by shardlabel'}"
-            if line not in self.notes:
+            what = "is where this job writes" if folder == self.out else "was written by shardlabel"
+            if (line := f"left out: {folder} {what}") not in self.notes:
                 self.notes.append(line)
 
 
