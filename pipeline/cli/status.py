@@ -12,7 +12,7 @@ from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3End
 from pipeline.cli.printing import format_counts, format_examples, print_json, print_line, print_rows
 from pipeline.cli.summaries import left_out_row
 from pipeline.text.omissions import omitted_rows
-from pipeline.text.retrying import retry_rows
+from pipeline.text.retrying import retry_rows, unread_rows
 
 EXAMPLES = examples("shardlabel status labels", "shardlabel status s3://bucket/labels --plan plan.json --json")
 
@@ -47,6 +47,7 @@ def status(
         ("labelled", f"{found.labelled:,}"),
         ("rate", _rate(found)),
         ("quarantined", format_counts(found.quarantined)),
+        *unread_rows(found.quarantined),
         *retry_rows(found.quarantined),
         ("shard damage", format_counts(found.events)),
         *left_out_row(found.left_out),
