@@ -65,9 +65,9 @@ REASON_MEANINGS: Mapping[Reason, str] = {
     Reason.NOT_FINITE: "a network gave no finite numbers for it, in fp32 either",
     Reason.SHARD_TRUNCATED: "the tar is cut short, or its end marker is missing",
     Reason.SHARD_CORRUPT: "a range of the tar is damaged; reading goes on behind it",
-    Reason.SHARD_MISSING: "the shard is gone; the next run tries it again",
-    Reason.SHARD_FORBIDDEN: "the credentials do not give access to the shard; the next run tries it again",
-    Reason.SHARD_ARCHIVED: "the shard lies in an archive class: restore it first; the next run tries it again",
+    Reason.SHARD_MISSING: "the shard, or the loose image, is gone; the next run tries it again",
+    Reason.SHARD_FORBIDDEN: "the shard, or the loose image, may not be read; the next run tries it again",
+    Reason.SHARD_ARCHIVED: "it lies in an archive class: restore it first; the next run tries it again",
 }
 
 # The shard or the loose image may be sound, but could not be read; the next run tries it again.

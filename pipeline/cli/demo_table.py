@@ -7,7 +7,6 @@ import shlex
 import sys
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pipeline.commands.evaluate import evaluate
@@ -42,22 +41,21 @@ def run_demo(out: str, engine: str) -> int:
 
 
 def _print_outcome(console: Console, summary: LabelSummary, found: Evaluation) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
+    rows: list[tuple[str, str]] = []
     if summary.images:
-        table.add_row("images", f"{summary.images} in {summary.seconds:.1f} s, {summary.images_per_s:.0f} images/s")
-        for reason, count in sorted(summary.quarantined_by_reason.items()):
-            table.add_row("quarantined", f"{count} {reason}")
+        rows.append(("images", f"{summary.images} in {summary.seconds:.1f} s, {summary.images_per_s:.0f} images/s"))
+        rows += [
+            ("quarantined", f"{count} {reason}") for reason, count in sorted(summary.quarantined_by_reason.items())
+        ]
     else:
-        table.add_row("images", "all done by an earlier run; remove the output to see it again")
-    for name, accuracy in found.members.items():
-        table.add_row(f"{name}", f"{accuracy.top1:.1%} right of {found.images}")
-    table.add_row(f"consensus ({found.combine})", f"{found.consensus.top1:.1%} right of {found.images}")
-    table.add_row("predictions", Text(f"{printable(summary.out)}/predictions/*.parquet"))
-    table.add_row("quarantine", Text(f"{printable(summary.out)}/quarantine/*.parquet"))
+        rows.append(("images", "all done by an earlier run; remove the output to see it again"))
+    for name, accuracy in (*found.members.items(), (f"consensus ({found.combine})", found.consensus)):
+        rows.append((name, f"{accuracy.top1:.1%} right of {found.images}"))
+    rows += [(folder, f"{printable(summary.out)}/{folder}/*.parquet") for folder in ("predictions", "quarantine")]
+    width = max(len(name) for name, _ in rows)
     console.print()
-    console.print(table, soft_wrap=True)
+    for name, value in rows:
+        console.print(Text.assemble((name.ljust(width), "bold"), "  ", value), soft_wrap=True)
     files = f"'{summary.out}/predictions/*.parquet'"
     query = f"SELECT class_name, count(*) AS images, avg(score) FROM {files} GROUP BY 1 ORDER BY 2 DESC"  # noqa: S608 - shown, not run
     line = f'duckdb -c "{query}"'

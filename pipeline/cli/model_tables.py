@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.printing import print_stderr
+from pipeline.cli.tables import make_console, print_tables
 from pipeline.models.cards import ArchitectureCard, WeightsCard
 from pipeline.models.member_card import MemberCard
 from pipeline.text.safe import printable
 from pipeline.trials.recipes import RecipeTrial
 
-_PIPED_WIDTH = 400  # a file or a pipe has no width: nothing is cut
 _MARGIN = 2
 _FITS = {"short": "the shorter side, aspect ratio kept", "squash": "aspect ratio not kept"}
 # Heading, alignment and cell of each column. A narrow terminal leaves out the last ones.
@@ -36,7 +34,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[WeightsCard], str]], ...] = (
 
 def print_architectures(cards: Sequence[ArchitectureCard]) -> None:
     """Print one row for each set of published weights, by family, with as many columns as fit."""
-    console = _console()
+    console = make_console()
     rows = [
         [card.name if number == 0 else "", *(printable(format_cell(entry)) for _, _, format_cell in _COLUMNS)]
         for card in cards
@@ -44,7 +42,9 @@ def print_architectures(cards: Sequence[ArchitectureCard]) -> None:
     ]
     headings = ["architecture", *(name for name, _, _ in _COLUMNS)]
     widths = [max(len(row[at]) for row in [headings, *rows]) for at in range(len(headings))]
-    num_columns = next((n for n in range(len(headings), 2, -1) if sum(widths[:n]) + _MARGIN * n <= console.width), 2)
+    needed = [sum(widths[:n]) + _MARGIN * n for n in range(len(headings) + 1)]
+    num_columns = next((n for n in range(len(headings), 2, -1) if needed[n] <= console.width), 2)
+    console.width = max(console.width, needed[num_columns])  # no name is cut
     table = Table(box=None, pad_edge=False, padding=(0, _MARGIN, 0, 0), header_style="bold")
     table.add_column(headings[0], no_wrap=True)
     for name, side, _ in _COLUMNS[: num_columns - 1]:
@@ -110,11 +110,11 @@ def watch_trial(words: str, number: int, total: int) -> None:
 
 def print_trial(trial: RecipeTrial, spec: str) -> None:
     """Print how often a network is right with each preprocessing, and which one to take."""
-    console = _console()
+    console = make_console()
     table = Table(box=None, pad_edge=False, padding=(0, _MARGIN, 0, 0), header_style="bold")
-    for heading, side in (("top-1", "right"), ("95 % interval", "left"), ("against now", "right"), ("p", "right")):
-        table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=True)
-    table.add_column("preprocessing", no_wrap=True)
+    for heading in ("top-1", "95 % interval", "against now", "p"):
+        table.add_column(heading, justify="right")
+    table.add_column("preprocessing")
     for one in trial.tried:
         low, high = one.interval
         gain = one.gain
@@ -123,10 +123,10 @@ def print_trial(trial: RecipeTrial, spec: str) -> None:
             f"{100 * low:.1f} to {100 * high:.1f}",
             "now" if gain is None else f"{100 * gain.difference:+.1f}",
             "" if gain is None else f"{gain.p_value:.2g}",
-            Text(one.words),
+            one.words,
         )
     console.print(f"{trial.num_images:,} images of known class")
-    console.print(table)
+    print_tables(table)
     if trial.better is not None:
         console.print(Text(f"better than now: -m '{spec.partition('?')[0]}?{trial.better.words}'"), soft_wrap=True)
     else:
@@ -134,15 +134,10 @@ def print_trial(trial: RecipeTrial, spec: str) -> None:
 
 
 def _print_rows(title: str, rows: Sequence[tuple[str, str | None]]) -> None:
-    console = _console()
+    console = make_console()
     console.print(Text(title, style="bold"))
     for name, value in rows:
         console.print(Text(printable(f"  {name:<14}{value}".rstrip())), soft_wrap=True)
-
-
-def _console() -> Console:
-    width = None if sys.stdout.isatty() else _PIPED_WIDTH
-    return Console(width=width, highlight=False)
 
 
 def _resize(card: WeightsCard | MemberCard) -> str:

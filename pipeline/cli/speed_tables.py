@@ -121,10 +121,10 @@ def _describe_ensemble(rates: Rates) -> str:
 
 def _stage_table(rates: Rates) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("alone", overflow="fold")
-    table.add_column("", overflow="fold")
+    table.add_column("alone")
+    table.add_column("")
     for title in ("images/s", "+-", "ms/image", "share"):
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right")
     counted = [stage for stage in rates.stages if stage.stage in _TITLES]
     for stage in counted:
         beside = [

@@ -13,7 +13,7 @@ from pipeline.cli.printing import format_counts, format_examples, print_json, pr
 from pipeline.cli.summaries import left_out_row
 from pipeline.text.commands import store_words
 from pipeline.text.omissions import omitted_rows
-from pipeline.text.retrying import retry_rows
+from pipeline.text.retrying import retry_rows, unread_rows
 
 EXAMPLES = examples("shardlabel status labels", "shardlabel status s3://bucket/labels --plan plan.json --json")
 
@@ -48,6 +48,7 @@ def status(
         ("labelled", f"{found.labelled:,}"),
         ("rate", _rate(found)),
         ("quarantined", format_counts(found.quarantined)),
+        *unread_rows(found.quarantined),
         *retry_rows(found.quarantined),
         ("shard damage", format_counts(found.events)),
         *left_out_row(found.left_out),

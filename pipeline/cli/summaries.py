@@ -10,7 +10,7 @@ from pipeline.cli.printing import format_counts, format_examples, print_line, pr
 from pipeline.inputs.left_out import describe_left_out
 from pipeline.text import fmt
 from pipeline.text.omissions import omitted_rows
-from pipeline.text.retrying import retry_rows
+from pipeline.text.retrying import retry_rows, unread_rows
 
 
 def configure_logging(*, verbose: bool) -> None:
@@ -32,7 +32,7 @@ def print_summary(summary: Any) -> None:  # noqa: ANN401 - job.LabelSummary, whi
         ("labelled", f"{summary.labelled:,}"),
         ("quarantined", format_counts(summary.quarantined_by_reason)),
     ]
-    rows += retry_rows(summary.quarantined_by_reason)
+    rows += unread_rows(summary.quarantined_by_reason) + retry_rows(summary.quarantined_by_reason)
     if summary.events:
         rows.append(("shard damage", format_counts(summary.events)))
     if summary.truths_not_understood:
@@ -88,6 +88,6 @@ def print_failures(summary: Any) -> None:  # noqa: ANN401 - likewise
             "shardlabel: no sample could be read from any input; see OUT/quarantine. The same command tries them again"
         )
     elif summary.failed_units or num_unread:
-        counts = ((summary.failed_units, "units"), (num_unread, "images"))
-        what = " and ".join(f"{count} {kind}" for count, kind in counts if count)
+        counts = ((summary.failed_units, "unit"), (num_unread, "image"))
+        what = " and ".join(fmt.plural(count, kind) for count, kind in counts if count)
         print_stderr(f"shardlabel: {what} could not be read; run the same command to try them again")

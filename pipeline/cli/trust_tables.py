@@ -63,9 +63,9 @@ def print_evaluation(found: Evaluation) -> None:
 
 def _new_table(first: str, *others: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"  {first}", overflow="fold")
+    table.add_column(f"  {first}")
     for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     return table
 
 
@@ -139,6 +139,7 @@ def _class_table(found: Evaluation) -> Table:
 
 def _confusion_table(found: Evaluation) -> Table:
     table = _new_table("truth", "taken for", "images", "of the class")
+    table.columns[1].justify = "left"
     for pair in found.confused[:_MAX_SHOWN]:
         names = (f"  {printable(pair.truth_name)}", printable(pair.label_name))
         table.add_row(*names, f"{pair.images:,}", f"{pair.share:.1%}")

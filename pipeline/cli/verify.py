@@ -13,6 +13,7 @@ from pipeline.cli.printing import format_examples, print_json, print_line
 from pipeline.inputs.left_out import describe_left_out
 from pipeline.text import fmt
 from pipeline.text.omissions import omitted_rows
+from pipeline.text.retrying import unread_rows
 
 EXAMPLES = examples("shardlabel verify labels", "shardlabel verify s3://bucket/labels --deep")
 
@@ -55,6 +56,8 @@ def verify(
         shown = format_examples(found.truths_not_understood, found.truth_examples)
         print_line(f".cls that names no class of this job: {shown}")
     for name, value in omitted_rows(found):
+        print_line(f"{name}: {value}")
+    for name, value in unread_rows(found.unread_by_reason):
         print_line(f"{name}: {value}")
     if found.left_out:
         print_line(f"left out of the inputs: {describe_left_out(found.left_out)}")

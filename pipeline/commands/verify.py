@@ -39,6 +39,7 @@ class Verification(Result):
         left_out: Files of the inputs that are left out for their names: their number by extension.
         truths_not_understood: Labelled samples whose ``.cls`` names no class; no discrepancy.
         truth_examples: What stands in some of these.
+        unread_by_reason: Of the quarantined, loose images that could not be read; no discrepancy.
         other_images, other_images_example, separate_images, passed_over, passed_over_example, repeated_keys,
             repeated_keys_example: See :class:`pipeline.records.Omitted`, recounted from the inputs.
     """
@@ -60,6 +61,7 @@ class Verification(Result):
     passed_over_example: str = ""
     repeated_keys: int = 0
     repeated_keys_example: str = ""
+    unread_by_reason: dict[str, int] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -117,6 +119,7 @@ def verify(
         total.samples += found.samples
         total.predictions += found.predictions
         total.quarantined += found.quarantined
+        total.unread_by_reason.update(found.unread_by_reason)
         total.truths_not_understood.merge(found.truths_not_understood)
         total.discrepancies += found.discrepancies
         total.omitted.add(found.omitted)
@@ -135,5 +138,6 @@ def verify(
         left_out=total_left_out(left_out_of),
         truths_not_understood=total.truths_not_understood.count,
         truth_examples=tuple(total.truths_not_understood.examples),
+        unread_by_reason=dict(total.unread_by_reason),
         **total.omitted.to_dict(),
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.engines.end_when_stuck import exit_when_stuck
 from pipeline.engines.merge import merge_streams
+from pipeline.engines.ray_head import watch_head
 from pipeline.engines.ray_meter import RayMeter
 from pipeline.engines.ray_resources import WorkerSize, alive_nodes, share_of_cluster, share_of_this_machine, worker_size
 from pipeline.engines.ray_start import announce, limits_of_time, set_environment, start_ray, stdout_untouched
@@ -151,9 +152,12 @@ class RayEngine:
                         "Ray's logs and the kernel's (too little memory, as a rule)"
                     )
 
+        def watch(_emit: Callable[[Item], None]) -> None:
+            watch_head(ray.get_runtime_context().gcs_address, ended, self._note)
+
         try:
             with _ray_errors_translated():
-                yield from merge_streams([consume_dataset, poll_supervisor], stop)
+                yield from merge_streams([consume_dataset, poll_supervisor, watch], stop)
         finally:
             ended.set()
 

@@ -31,6 +31,7 @@ _START_LIMITS = {
 # what a client of HTTP/2 sends first, and an empty frame of settings (RFC 9113, 3.4); any gRPC server answers it
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _SETTINGS_FRAME = 4
+_CLIENT = "ray://"
 _MAX_REASON = 300
 _TRACEBACK = "Traceback (most recent call last):"
 _WITHOUT_RAY = "--engine inline runs the same job in this process, without Ray"
@@ -93,8 +94,14 @@ def _start_here(ray: Any, *, verbose: bool) -> None:  # noqa: ANN401 - a module
 
 
 def _join(ray: Any, address: str, *, verbose: bool) -> None:  # noqa: ANN401 - a module
+    if address.startswith(_CLIENT):
+        mend = "give HOST:PORT of the cluster's head on one of its machines, or send the command by ray job submit"
+        raise RequestError(
+            f"--ray-address {address}: Ray Data does not run through a Ray Client; {mend}; {_WITHOUT_RAY}"
+        )
     try:
         _check_listener(ray, address)
+        _take_token(ray, address, verbose=verbose)
         with _native_stderr_silenced(verbose=verbose):
             ray.init(address=address, log_to_driver=verbose, logging_level=_level(verbose=verbose))
     except Exception as error:
@@ -131,30 +138,56 @@ def _check_listener(ray: Any, address: str) -> None:  # noqa: ANN401 - a module
         OSError: Nothing does.
         ValueError: It is no address.
     """
-    _, client, place = address.rpartition("ray://")
-    found = place if client else ray._private.services.canonicalize_bootstrap_address(address)
+    found = ray._private.services.canonicalize_bootstrap_address(address)
     if not found:  # "local", which Ray starts
         return
-    host, _, port = found.rpartition(":")
-    if not port.isdigit():
-        raise ValueError(f"{found}: no port")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S) as connection:
-        if os.environ.get("RAY_USE_TLS", "0") in ("0", "false", "False"):  # with TLS nobody answers plain bytes
-            _expect_grpc(connection)
+    try:
+        _expect_ray(found)
+    except ConnectionRefusedError as error:
+        what = f"{found}: {error.strerror}"
+        if address not in (found, "auto"):  # Ray never joins by a loopback address, whoever may listen there
+            _expect_ray(address)
+            what = f"Ray takes {address} for {found}, this machine's address: {error.strerror}"
+        raise OSError(what) from None
 
 
-def _expect_grpc(connection: socket.socket) -> None:
-    """Make sure that a gRPC server is at the other end, as each Ray has one.
+def _expect_ray(place: str) -> None:
+    """Make sure that what may be a Ray answers at HOST:PORT: a gRPC server, as each Ray has one.
 
     Raises:
         OSError: There is none, or it does not answer in time.
+        ValueError: There is no port.
     """
-    connection.sendall(_HTTP2_HELLO)
-    if not select.select([connection], [], [], _JOIN_S)[0]:
-        raise OSError(f"nothing answered within {_JOIN_S:.0f} s")
-    answer = connection.recv(9)
+    host, _, port = place.rpartition(":")
+    if not port.isdigit():
+        raise ValueError(f"{place}: no port")
+    try:
+        connection = socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S)
+    except TimeoutError:
+        raise OSError(f"{place} did not accept the connection within {_CONNECT_S:.0f} s") from None
+    with connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("0", "false", "False"):  # with TLS nobody answers plain bytes
+            return
+        connection.sendall(_HTTP2_HELLO)
+        if not select.select([connection], [], [], _JOIN_S)[0]:
+            raise OSError(f"{place} accepted the connection, but did not answer as a Ray does within {_JOIN_S:.0f} s")
+        answer = connection.recv(9)
     if len(answer) < 4 or answer[3] != _SETTINGS_FRAME:
-        raise OSError("what listens there is no Ray")
+        what = "an HTTP server" if answer.startswith((b"HTTP", b"<")) else "no Ray"
+        raise OSError(f"{place} accepted the connection, but what listens there is {what}")
+
+
+def _take_token(ray: Any, address: str, *, verbose: bool) -> None:  # noqa: ANN401 - a module
+    """Show this user's token to a cluster on this machine, as Ray itself does for ``auto``.
+
+    ``ray start`` asks for it where there is one, and each Ray that was started here has left one. A cluster elsewhere
+    may have another, and is not shown this one.
+    """
+    services, setup = ray._private.services, ray._private.authentication.authentication_token_setup
+    host = address.rpartition(":")[0].strip("[]")
+    if services.is_localhost(host) or host == services.get_node_ip_address():
+        setup.logger.setLevel(_level(verbose=verbose))
+        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 # -- what Ray raises, in one line of ours -----------------------------------------------------------------
@@ -179,6 +212,7 @@ def _not_joined(ray: Any, address: str, error: Exception) -> ShardlabelError:  #
     elif isinstance(error, ray.exceptions.AuthenticationError) or any(
         word in reason for word in ("nauthenticated", "AuthToken")
     ):
+        reason = "it wants a token, or another one"
         mend = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
     elif "No node info found" in reason:
         mend = "run the command on a machine of the cluster"

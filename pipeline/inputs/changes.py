@@ -141,6 +141,11 @@ class ChangedInputs:
             num_shards = sum(unit.kind == UnitKind.TAR for unit in kept)
             what = _count(num_shards, found.same - num_shards)
             self._say(found, f"of another version, but with the bytes that were labelled: {what}, not labelled again")
+        if found.changed:
+            num_shards = sum(unit.kind == UnitKind.TAR for unit in added)
+            num_images = found.changed - num_shards
+            where = ", images in further units" if num_images else ""
+            self._say(found, f"changed since the last run: {_count(num_shards, num_images)}, labelled again{where}")
 
     # -- gone ---------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from pipeline.errors import InputError, ObjectForbidden, ObjectMissing, StorageError
 from pipeline.inputs.given_names import expand_braces, read_list
 from pipeline.inputs.left_out import describe_left_out, total_left_out
-from pipeline.inputs.listings import Listing, Scan, is_output, is_tar_name
+from pipeline.inputs.listings import Listing, Scan, is_matched, is_output, is_tar_name, place_below
 from pipeline.inputs.same_places import find_same_places
 from pipeline.stages.formats import SNIFFED_BYTES, begins_like_image
 from pipeline.stages.member_names import is_image_name
@@ -39,6 +39,7 @@ class Inputs:
         left_out_of: The same of each INPUT.
         notes: Messages for the user, one line each.
         refusal: Why one of these cannot be read, with its URI; empty if all can, as far as is known.
+        out: Where the job writes, which is no input; empty where nothing is written.
     """
 
     tars: dict[str, Entry] = field(default_factory=dict)
@@ -48,26 +49,35 @@ class Inputs:
     left_out_of: dict[str, Counter[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     refusal: str = ""
+    out: str = ""
+
+    def leave_out(self, *outputs: str) -> None:
+        """Note what is left out because it was written here, or will be."""
+        for folder in outputs:
+            what = "is where this job writes" if folder == self.out else "was written by shardlabel"
+            if (line := f"left out: {folder} {what}") not in self.notes:
+                self.notes.append(line)
 
 
-def find_inputs(names: Sequence[str], storage: Storage, *, prune: bool = False) -> Inputs:
+def find_inputs(names: Sequence[str], storage: Storage, *, prune: bool = False, out: str = "") -> Inputs:
     """Find the tars and loose images of all INPUTs.
 
     Args:
         names: INPUT arguments: paths, directories, patterns, brace ranges, prefixes, ``@`` lists.
         storage: How to reach them.
         prune: Whether INPUTs that are missing are left out, as long as there are others.
+        out: Where the job writes, absolute. Nothing there tells so before the first run, which leaves it out as well.
 
     Raises:
         InputError: An INPUT is malformed, missing, forbidden, or holds nothing to label.
     """
-    inputs, passed_over = Inputs(), find_same_places(names)
+    inputs, passed_over = Inputs(out=out), find_same_places(names)
     for name in names:
         if name in passed_over:
             where = "the same place as" if _is_same(name, passed_over[name]) else "in"
             inputs.notes.append(f"passed over: INPUT {name} is {where} INPUT {passed_over[name]}, by a link")
             continue
-        found = Inputs()
+        found = Inputs(out=out)
         try:
             _find(name, storage, found)
         except StorageError as error:
@@ -265,8 +275,9 @@ def _find_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
         _find_local_pattern(uri, storage, inputs)
         return
     fixed = uri[: min(uri.index(char) for char in _WILDCARDS if char in uri)]
-    listing = Listing(fixed, storage, uri)
+    listing = Listing(fixed, storage, uri, (inputs.out,) if is_matched(inputs.out, uri) else ())
     found = listing.scan()
+    inputs.leave_out(*listing.outputs)
     inputs.left_out += found.count_left_out()
     _add_tars(inputs, found.tars)
     if found.num_images:
@@ -292,12 +303,14 @@ def _find_local_pattern(uri: str, storage: Storage, inputs: Inputs) -> None:
             continue  # inside a directory that matches as well
         if os.path.isdir(path) and not is_closed(path):
             folders[path] = None
-            if is_output(path, storage):
-                inputs.notes.append(f"left out: {path} was written by shardlabel")
+            if path == inputs.out or is_output(path, storage):
+                inputs.leave_out(path)
             else:
                 _find_in_directory(path + "/", storage, inputs)
         elif not os.path.isdir(path) and (entry := look_at(path)) is not None:
             files.append(entry)
+    if is_matched(inputs.out, uri) and not os.path.isdir(inputs.out):  # this run makes it
+        inputs.leave_out(inputs.out)
     found = Scan()
     for entry in files:
         found.add(entry)
@@ -323,9 +336,10 @@ def _closed_folders(pattern: str) -> list[str]:
 
 def _find_in_directory(folder: str, storage: Storage, inputs: Inputs) -> None:
     """Find the shards and the loose images of a directory or prefix."""
-    listing = Listing(folder, storage)
+    out = place_below(folder, inputs.out)
+    listing = Listing(folder, storage, outputs=(out,) if out else ())
     found = listing.scan()
-    inputs.notes += [f"left out: {output.rstrip('/')} was written by shardlabel" for output in listing.outputs]
+    inputs.leave_out(*(inputs.out if output == out else output for output in listing.outputs))
     inputs.left_out += found.count_left_out()
     _add_tars(inputs, [*found.tars, *found.unreadable])
     if found.num_images:

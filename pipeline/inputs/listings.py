@@ -45,6 +45,22 @@ def _marked_folder(uri: str) -> str:
     return f"{uri.removesuffix(_LIST_MARK)}-images" if name.endswith(_LIST_MARK) else ""
 
 
+def place_below(folder: str, out: str) -> str:
+    """Where a listing of a folder or prefix, which ends with a slash, comes upon OUT; empty if it does not."""
+    if out.startswith(folder) or not out or folder.startswith("s3://") or out.startswith("s3://"):
+        return out if out.startswith(folder) else ""
+    real, real_folder = os.path.realpath(out), os.path.join(os.path.realpath(folder), "")
+    return folder + real.removeprefix(real_folder) if real.startswith(real_folder) else ""
+
+
+def is_matched(out: str, pattern: str) -> bool:
+    """Whether a pattern takes in what lies in OUT because it matches its name, or that of a folder above it."""
+    if pattern.startswith("s3://"):
+        return fnmatch.fnmatchcase(join(out, _MARKS[0]), pattern)
+    steps, names = pattern.split("/"), out.split("/")
+    return len(steps) <= len(names) and all(map(fnmatch.fnmatchcase, names, steps))
+
+
 def is_tar_name(name: str) -> bool:
     """Whether a file name is a shard's."""
     return name.lower().endswith(_TAR_SUFFIXES)
@@ -97,7 +113,7 @@ class Listing:
         prefix: What is listed.
         storage: How to reach it.
         pattern: Names must match it; None for all.
-        outputs: Prefixes of the outputs that a scan has found.
+        outputs: Outputs to leave out, without a slash at their ends: those given, and those that a scan finds.
     """
 
     prefix: str
@@ -113,7 +129,8 @@ class Listing:
         if self.prefix.startswith("s3://"):  # local listings leave hidden files out
             entries = (entry for entry in entries if not self._is_hidden(entry.uri))
         if self.outputs:
-            entries = (entry for entry in entries if not entry.uri.startswith(self.outputs))
+            outputs = tuple(f"{output}/" for output in self.outputs)
+            entries = (entry for entry in entries if not entry.uri.startswith(outputs))
         if self.pattern is None:
             return entries
         matches = re.compile(fnmatch.translate(self.pattern)).match
@@ -135,9 +152,9 @@ class Listing:
             if (folder := _marked_folder(entry.uri)) and folder != self.prefix.rstrip("/"):
                 marks.setdefault(folder, entry.uri)
         outputs = tuple(
-            f"{folder}/"
+            folder
             for folder, file in sorted(marks.items())
-            if f"{folder}/" not in self.outputs and _is_ours(file, self.storage)
+            if folder not in self.outputs and _is_ours(file, self.storage)
         )
         if not outputs:
             return found

@@ -65,7 +65,7 @@ def plan_inputs(
     settled: list[Changes] = []
 
     def find_again() -> Inputs:
-        return find_inputs(config.inputs, storage, prune=config.prune)
+        return find_inputs(config.inputs, storage, prune=config.prune, out=ledger.out)
 
     def add(plan: Plan) -> None:
         try:

@@ -64,7 +64,7 @@ def open_request(config: LabelConfig) -> LabelRequest:
     earlier = ledger.owner()
     _check_writable(ledger.out)
     older = None if config.reuse is None else open_older_output(config.reuse, ledger, storage)
-    inputs = find_inputs(config.inputs, storage, prune=config.prune)
+    inputs = find_inputs(config.inputs, storage, prune=config.prune, out=ledger.out)
     given_names(config.labels, storage)
     if config.calibration is not None:
         read_calibration(config.calibration, storage)

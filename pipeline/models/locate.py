@@ -161,6 +161,7 @@ class Locator:
         self._check_own(request.checkpoint, _FOLDER_WANTED)
 
     def _check_own(self, path: str, options: str) -> None:
+        self._check_weights_dir()
         try:
             self._storage.stat(absolute_uri(self._find_in_folder(path)))
         except StorageError as error:
@@ -210,6 +211,11 @@ class Locator:
                 return found[0]
         return None
 
+    def _check_weights_dir(self) -> None:
+        """Make sure that the weights directory can be listed, though no file of it may be needed."""
+        if self._weights_dir is not None:
+            _ = self._names
+
     @functools.cached_property
     def _names(self) -> frozenset[str]:
         """Names of the files in the weights directory."""
@@ -237,8 +243,10 @@ class Locator:
             options: What to do if it is not there, for the message.
 
         Raises:
-            WeightsError: It cannot be read, or the folder holds no file of a usual name.
+            WeightsError: It cannot be read, the folder holds no file of a usual name, or the weights directory is
+                missing.
         """
+        self._check_weights_dir()
         uri, data = self._read_bytes(path, options, own=True)
         folder = uri.rpartition("/")[0]
         companions = {name: content for name in COMPANIONS if (content := self._read_small(join(folder, name)))}

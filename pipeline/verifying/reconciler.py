@@ -17,7 +17,7 @@ from pipeline.errors import ObjectDamaged, ObjectMissing, StorageError
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, Ledger
 from pipeline.output.parts import PartName
 from pipeline.output.probabilities import read_probabilities
-from pipeline.records import Counted, Omitted, UnitKind
+from pipeline.records import UNREAD_REASONS, Counted, Omitted, UnitKind
 from pipeline.storage import Storage
 from pipeline.verifying.comparison import Comparison, SampleRow
 from pipeline.verifying.input_samples import InputSamples
@@ -34,6 +34,7 @@ class Reconciliation:
         samples: Samples in the input.
         predictions, quarantined: Rows that account for them.
         truths_not_understood: Labelled samples whose ``.cls`` names no class.
+        unread_by_reason: Of the quarantined, loose images that could not be read.
         num_rows: Of each part that can be read, by its folder and name.
         discrepancies: One line each.
         omitted: What lies in the input and has no row, or not one of its own.
@@ -43,6 +44,7 @@ class Reconciliation:
     predictions: int = 0
     quarantined: int = 0
     truths_not_understood: Counted = field(default_factory=Counted)
+    unread_by_reason: Counter[str] = field(default_factory=Counter)
     num_rows: dict[str, int] = field(default_factory=dict)
     discrepancies: list[str] = field(default_factory=list)
     omitted: Omitted = field(default_factory=Omitted)
@@ -161,6 +163,8 @@ class Reconciler:
                 if key is None:
                     events[reason] += 1
                     continue
+                if reason in UNREAD_REASONS:
+                    found.unread_by_reason[reason] += 1
                 account.rows.setdefault(index, []).append(SampleRow(key, sha256, reason))
                 found.predictions += folder == PREDICTIONS
                 found.quarantined += folder == QUARANTINE

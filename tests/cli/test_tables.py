@@ -10,7 +10,7 @@ from rich.table import Table
 from small_jobs import options
 
 from pipeline import label
-from pipeline.cli.tables import print_tables
+from pipeline.cli.tables import fold, print_tables
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 200])
@@ -25,8 +25,29 @@ def test_numbers_stay_whole_at_any_width(width: int, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "…" not in shown
     assert all(text in shown for text in ("66.7%", "61.2-71.9", "1,234,567"))
-    folded = "".join(line[:14].strip() for line in shown.splitlines()[2:]) if width < 60 else shown
-    assert "efficientnet" in folded
+    assert all(piece in shown for piece in ("efficientnet_", "v2_", "s_", "with_", "more", "name of", "length"))
+
+
+@pytest.mark.parametrize(
+    ("cell", "lines"),
+    [
+        ("  vit_base.augreg_in1k", ["  vit_base.", "  augreg_in1k"]),
+        ("0.25 to 0.5, 1,234 of v-12.1", ["0.25 to 0.5,", "1,234 of", "v-12.1"]),
+        ("great-dane/wolf [dog]", ["great-dane/", "wolf [dog]"]),
+        ("noseparatoranywhere", ["noseparatoran", "ywhere"]),
+        ("", [""]),
+    ],
+)
+def test_text_is_folded_behind_separators_and_no_number_is_broken(cell: str, lines: list[str]):
+    assert fold(cell, 13) == lines
+
+
+def test_brackets_in_names_are_printed_as_they_are(capsys):
+    table = Table(box=None)
+    table.add_column("class")
+    table.add_row("cat [bold]big[/bold] [/]")
+    print_tables(table)
+    assert "cat [bold]big[/bold] [/]" in capsys.readouterr().out
 
 
 def test_each_command_ends_with_commands_that_run(tmp_path: Path, sample_data: Path, shardlabel, monkeypatch):

@@ -17,6 +17,7 @@ from small_jobs import options, rows
 from pipeline import label, plan, status, verify
 from pipeline.errors import OutputError, StorageError
 from pipeline.storage.local import LocalStore
+from pipeline.text.retrying import unread_rows
 
 
 @pytest.fixture
@@ -146,7 +147,9 @@ def test_what_nobody_may_open_is_named_and_read_when_it_may(photos: Path, tmp_pa
         summary = run(f"{photos}{word}")
         assert (summary.exit_code, run(f"{photos}{word}").exit_code) == (4, 4)
         counted = plan(f"{photos}{word}", measure=False)
-        assert verify(tmp_path / "out").exit_code == 1
+        verified = verify(tmp_path / "out")
+    assert (verified.exit_code, verified.unread_by_reason) == (1, {"shard_forbidden": 1})
+    assert unread_rows(status(tmp_path / "out").quarantined) == unread_rows(summary.quarantined_by_reason) != []
     assert [(failure.uri, failure.reason) for failure in summary.failures] == [(f"{photos}/closed/", "shard_forbidden")]
     assert "Permission denied" in summary.failures[0].message
     assert [(image.uri, image.reason) for image in summary.unread_examples] == [
@@ -155,7 +158,9 @@ def test_what_nobody_may_open_is_named_and_read_when_it_may(photos: Path, tmp_pa
     assert (counted.unreadable, counted.unreadable_images) == (1, 1)
     (photos / "closed").chmod(0o755)
     (photos / "sub" / "e.jpg").chmod(0o644)
-    assert run(f"{photos}{word}").exit_code == 0
+    summary = run(f"{photos}{word}")
+    assert summary.exit_code == 0
+    assert "changed since the last run: 1 image, labelled again, images in further units" in summary.notes
     labelled = {row["shard"] + row["key"] for row in rows(tmp_path / "out").to_pylist()}
     assert labelled >= {f"{photos}/closed/d.jpg", f"{photos}/sub/e.jpg"}
     assert verify(tmp_path / "out").discrepancies == ()

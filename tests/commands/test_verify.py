@@ -73,7 +73,9 @@ def test_a_deleted_quarantine_part(out):
 def test_an_altered_byte(out):
     path = parts(out)[0]
     data = bytearray(path.read_bytes())
-    data[len(data) // 4] ^= 0xFF
+    column = pq.ParquetFile(path).metadata.row_group(0).column(3)
+    assert column.path_in_schema == "sha256"
+    data[column.data_page_offset + column.total_compressed_size // 2] ^= 0xFF
     path.write_bytes(data)
     assert path.name in faults(out)
 

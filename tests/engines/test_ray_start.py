@@ -21,10 +21,10 @@ GRPC = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # the empty frame of settings with wh
 
 
 @contextlib.contextmanager
-def listener(answer: bytes) -> Iterator[int]:
+def listener(answer: bytes, host: str = "0.0.0.0") -> Iterator[int]:
     """A port where somebody listens who answers the first that comes; with nothing, if there is no answer."""
     with socket.socket() as server, contextlib.ExitStack() as until_closed:
-        server.bind(("0.0.0.0", 0))
+        server.bind((host, 0))
         server.listen()
 
         def reply() -> None:
@@ -45,9 +45,8 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-@pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_an_address_where_nobody_listens_is_a_wrong_request_at_once(scheme, free_port):
-    address = f"{scheme}127.0.0.1:{free_port}"
+def test_an_address_where_nobody_listens_is_a_wrong_request_at_once(free_port):
+    address = f"127.0.0.1:{free_port}"
     begun = time.monotonic()
     with pytest.raises(
         RequestError, match=re.escape(f"--ray-address {address}: ") + ".*refused; .*HOST:PORT.*; --engine inline"
@@ -62,17 +61,45 @@ def test_what_is_no_address_is_a_wrong_request(address):
         RayEngine(address).start()
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])  # Ray takes 127.0.0.1 for the machine's own address
 @pytest.mark.parametrize(
     ("answer", "says"),
-    [(b"", "nothing answered within 0 s"), (b"HTTP/1.1 400 Bad Request\r\n", "what listens there is no Ray")],
+    [
+        (b"", "did not answer as a Ray does within 0 s"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "what listens there is an HTTP server"),
+        (b"220 smtp.example", "what listens there is no Ray"),
+    ],
 )
-def test_a_listener_that_is_no_ray_is_a_wrong_request_in_a_line(answer, says, monkeypatch):
+def test_a_listener_that_is_no_ray_is_a_wrong_request_in_a_line(answer, says, host, monkeypatch):
     monkeypatch.setattr("pipeline.engines.ray_start._JOIN_S", 0.2)
     said: list[str] = []
-    with listener(answer) as port, pytest.raises(RequestError, match=f"{says}; give HOST:PORT") as raised:
+    what = f"[0-9.]+:[0-9]+ accepted the connection, but {says}; give HOST:PORT.*--engine inline"
+    with listener(answer, host) as port, pytest.raises(RequestError, match=what) as raised:
         RayEngine(f"127.0.0.1:{port}", note=said.append).start()
     assert "\n" not in str(raised.value)
     assert said == [f"joining the Ray cluster at 127.0.0.1:{port}: it has 0 s to answer"]
+
+
+def test_a_ray_on_the_loopback_address_alone_is_said_to_be_out_of_reach():
+    with listener(GRPC, "127.0.0.1") as port, pytest.raises(RequestError, match=r"Ray takes 127\.0\.0\.1:\d+ for "):
+        RayEngine(f"127.0.0.1:{port}").start()
+
+
+def test_a_ray_client_is_refused_because_ray_data_does_not_run_through_it():
+    with pytest.raises(
+        RequestError, match=r"^--ray-address ray://head:10001: .*HOST:PORT.*job submit; --engine inline"
+    ):
+        RayEngine("ray://head:10001").start()
+
+
+@pytest.mark.parametrize(("host", "mode"), [("127.0.0.1", "token"), ("127.0.0.2", None)])
+def test_a_cluster_on_this_machine_is_shown_the_token_that_ray_start_asks_for(host, mode, monkeypatch):
+    for name, value in (("RAY_AUTH_TOKEN", "ab" * 32), ("RAY_AUTH_MODE", "")):
+        monkeypatch.setenv(name, value)
+    del os.environ["RAY_AUTH_MODE"]  # as it was comes back at the end
+    with listener(GRPC) as port, pytest.raises(RequestError):
+        start_ray(FakeRay(Exception("as far as this goes")), f"{host}:{port}", verbose=False)
+    assert os.environ.get("RAY_AUTH_MODE") == mode
 
 
 @pytest.mark.slow
@@ -145,7 +172,10 @@ def caused(error: Exception, cause: Exception) -> Exception:
     [
         (RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9"), "versions of Ray and Python"),
         (RuntimeError("No node info found matching attributes: '10.0.0.1'"), "on a machine of the cluster"),
-        (caused(ConnectionError("Failed to connect"), RuntimeError("Unauthenticated: no token")), "RAY_AUTH_TOKEN"),
+        (
+            caused(ConnectionError("Failed to connect"), RuntimeError("Unauthenticated: no token")),
+            "token.*RAY_AUTH_TOKEN",
+        ),
         (Exception("Head node temp_dir not found in NodeInfo"), "HOST:PORT"),
     ],
 )

@@ -104,6 +104,24 @@ def test_outputs_further_down_are_left_out_and_said(data: Path):
     assert loose(find("in/dataset"), data) == [("in/dataset/", ["in/dataset/c.jpg"])]
 
 
+@pytest.mark.parametrize("words", ["in", "in/", "*n", "in/*", "in/o*", "link"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_an_out_inside_the_input_is_left_out_and_said_from_the_first_run_on(data: Path, words: str, is_there: bool):
+    touch(data, "in/a.jpg", "in/other/b.jpg", *(["in/out/labels/c.jpg"] if is_there else []))
+    (data / "link").symlink_to("in")
+    inputs = find_inputs([words], STORAGE, out=f"{data}/in/out")
+    assert inputs.notes == [f"left out: {data}/in/out is where this job writes"]
+    names = {name for _, names in loose(inputs, data) for name in names}
+    assert {name.rpartition("/")[2] for name in names} <= {"a.jpg", "b.jpg"}
+
+
+def test_an_out_elsewhere_is_not_spoken_of(data: Path):
+    touch(data, "in/a.jpg", "out/b.jpg")
+    for words in ("in", "in/*", "in/a*"):
+        assert find_inputs([words], STORAGE, out=f"{data}/out").notes == []
+        assert find_inputs([words], STORAGE, out=f"{data}/in-out").notes == []
+
+
 def test_images_without_an_extension_are_taken_at_their_word(data: Path):
     touch(data, "0a1b", "blobs/ff00", "blobs/x.bin", "y.jpg")
     for name, content in (("one", jpeg()), ("two", b"no image at all")):
@@ -281,6 +299,9 @@ def test_s3_ranges_wildcards_and_lists(s3: S3Server, bucket: str, data: Path):
     assert [entry.size_bytes for entry in ranged.tars.values()] == [9, 9, -1]
     assert tars(find(f"{base}/t/a-?.tar", storage=storage), base) == ["t/a-0.tar", "t/a-1.tar"]
     assert loose(find(f"{base}/i*/*.jpg", storage=storage), base) == [("", ["i-j/3.jpg", "i/1.jpg"])]
+    for words in ("i", "i/*"):
+        inputs = find_inputs([f"{base}/{words}"], storage, out=f"{base}/i/sub")
+        assert (loose(inputs, base), len(inputs.notes)) == ([("i/", ["i/1.jpg"])], 1)
     s3.put(bucket, "lists/all.txt", f"{base}/t/a-1.tar\n{base}/i/1.jpg\n{base}/t/sub/*.tar\n".encode())
     listed = find(f"@{base}/lists/all.txt", storage=storage)
     assert tars(listed, base) == ["t/a-1.tar", "t/sub/ü b.tar"]

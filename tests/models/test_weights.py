@@ -237,6 +237,10 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
         get(f"{SMALL}={tmp_path}/nowhere.pth")
     with pytest.raises(WeightsError, match=r"--weights-dir .*nowhere.*no such file"):
         get(SMALL, tmp_path / "nowhere")
+    (tmp_path / "there.pth").write_bytes(b"what it holds is not looked at")
+    for folder in ("nowhere", "there.pth"):  # though no file of it is needed
+        with pytest.raises(WeightsError, match=rf"--weights-dir .*{re.escape(folder)}.*no such file"):
+            get(f"{SMALL}={tmp_path}/there.pth", tmp_path / folder)
     with pytest.raises(WeightsError, match=r"ftp://host/x\.pth: unknown scheme"):
         get(f"{SMALL}=ftp://host/x.pth")
     with pytest.raises(WeightsError, match="--weights-dir ftp://host: unknown scheme"):
