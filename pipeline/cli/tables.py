@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_PIPED_WIDTH = 400
+_PIPED_WIDTH, _PIPED_HEIGHT = 400, 25
 _LEAST_TEXT = 14  # columns of the terminal that a column of text keeps, if it has so many
 _LONGEST_PIECE = 20  # what is longer and has no separator is broken anywhere
 # Behind a space, `_` and `/`; behind a dash, a dot or a comma unless a number goes on there.
@@ -22,7 +22,9 @@ _SEPARATED = re.compile(r"(?<=[\s_/])(?!\s)|(?<=[-.,])(?![\s\d_/])")
 def make_console() -> Console:
     """A console as wide as the terminal; a file or a pipe has no width, unless somebody says so (``COLUMNS``)."""
     has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if has_width else _PIPED_WIDTH, highlight=False)
+    if has_width:
+        return Console(highlight=False)
+    return Console(width=_PIPED_WIDTH, height=_PIPED_HEIGHT, highlight=False)  # without both rich may take 80 columns
 
 
 def print_tables(*tables: Table) -> None:
