@@ -19,7 +19,7 @@ import torch
 from pipeline.errors import ImageError
 from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES, PIECE_IMAGES
 from pipeline.labeler.config import LabelerConfig
-from pipeline.labeler.labeler import UNITS_AT_ONCE
+from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
 from pipeline.labeler.threads import Workers, one_torch_thread
 from pipeline.models.classifier import Classifier, Precision
 from pipeline.models.ensemble import Ensemble, EnsembleOptions, Predictions
@@ -107,7 +107,7 @@ class StageBench:
         self._decoded = DecodedSample(self.images, self.ensemble.geometries, self._fast_px, pinned=self._on_gpu)
         self._batches = BatchPool(self.ensemble.geometries, self._piece, pinned=self._on_gpu)
         self._workers = Workers(config.num_threads, on_start=one_torch_thread)
-        self._whole = WholeJob(config, blobs, sample, self._storage, self._chunk)
+        self._whole = WholeJob(config, Labeler(config, blobs), sample, self._storage, self._chunk)
         self.write_bench = WriteBench(config, self._storage, self._predict())
 
     def __enter__(self) -> StageBench:
