@@ -45,7 +45,8 @@ class MakeSteps(Protocol):
 
     def __call__(
         self, config: LabelerConfig, blobs: Mapping[str, bytes], /, *, device_thread: bool | None
-    ) -> UnitSteps: ...
+    ) -> UnitSteps:
+        """Make the steps of a labeler."""
 
 
 class StepFactory:

@@ -28,9 +28,8 @@ from pipeline.labeler.threads import one_torch_thread
 from pipeline.labeler.watchdog import Clock
 from pipeline.labels import ClassResolver
 from pipeline.metrics import Meter
-from pipeline.models.consensus import MemberPredictions
 from pipeline.models.device_queue import DeviceQueue
-from pipeline.models.ensemble import Ensemble, FirstPass, Predictions
+from pipeline.models.ensemble import Ensemble, FirstPass, MemberPredictions, Predictions
 from pipeline.models.preprocessing import Geometry
 from pipeline.models.weights import MemberSpec
 from pipeline.speed.input_sample import InputSample
@@ -154,7 +153,7 @@ class _FreeEnsemble(Ensemble):
         """Nothing is computed."""
         return FirstPass(crops, [], None)
 
-    def second_pass(self, first: FirstPass, where: Sequence[torch.Tensor]) -> torch.Tensor:  # noqa: ARG002 - as there
+    def second_pass(self, first: FirstPass, where: Sequence[torch.Tensor]) -> torch.Tensor:
         """As many rows as there are images."""
         return self._packed_Bk[: len(next(iter(first.crops.values())))]
 
@@ -171,7 +170,7 @@ class _SleepingSteps:
         config: LabelerConfig,
         _blobs: Mapping[str, bytes],
         *,
-        device_thread: bool | None,  # noqa: ARG002 - there always is one
+        device_thread: bool | None,
         decode_s: float,
         resize_s: float,
     ) -> None:
