@@ -3,8 +3,8 @@
     python examples/host_ceiling.py --threads 16 --decode-ms 1.6 --resize-ms 0.43 --json
 
 Decoding and resizing are replaced by sleeps of that length, which hold neither a core nor the interpreter's lock, and
-the device costs nothing. All else is a labeler's own: tars, reader, hashing, queues, Parquet. ``possible`` is the rate of
-the sleeps alone; ``share`` is how much of it comes through. A share well below 1 means that a device behind so many
+the device costs nothing. All else is a labeler's own: tars, reader, hashing, queues, Parquet. ``possible`` is the rate
+of the sleeps alone; ``share`` is how much of it comes through. A share well below 1 means that a device behind so many
 cores waits for Python, and that more labelers with fewer cores each carry more.
 """
 

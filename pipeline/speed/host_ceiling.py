@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.labeler.chunks import GPU_CHUNK_IMAGES
+from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.decoders import ChildDecoder, WatchedDecoder
 from pipeline.labeler.executor import Executor
 from pipeline.labeler.image_path import forward, prepare
 from pipeline.labeler.labeler import Labeler
-from pipeline.labeler.predictors import DevicePredictor
+from pipeline.labeler.predictors import DevicePredictor, InPlacePredictor
 from pipeline.labeler.stored_reader import StoredReader
 from pipeline.labeler.tasks import EncodedImage, Steps
 from pipeline.labeler.threads import one_torch_thread
@@ -74,9 +74,8 @@ def measure_host_ceiling(
         resize_s: The same for resizing and cropping it.
         seconds: Approximate duration.
     """
-    storage = Storage(config.storage)
-    labeler = Labeler(config, {}, make_steps=functools.partial(_SleepingSteps, decode_s=decode_s, resize_s=resize_s))
-    job = WholeJob(config, labeler, sample, storage, GPU_CHUNK_IMAGES)
+    labeler = make_host_labeler(config, decode_s=decode_s, resize_s=resize_s, feeds_device=True)
+    job = WholeJob(config, labeler, sample, Storage(config.storage), GPU_CHUNK_IMAGES)
     possible = config.num_threads / (decode_s + resize_s)
     try:
         begun = time.perf_counter()
@@ -93,6 +92,26 @@ def measure_host_ceiling(
     )
 
 
+def make_host_labeler(
+    config: LabelerConfig, *, decode_s: float = 0.0, resize_s: float = 0.0, feeds_device: bool
+) -> Labeler:
+    """A labeler whose decoding and resizing are sleeps, and whose members answer at once.
+
+    Args:
+        config: What it does; its ``out`` is a scratch directory.
+        decode_s: How long decoding an image takes, seconds.
+        resize_s: The same for resizing and cropping it.
+        feeds_device: Whether a thread of its own asks the members, as for a GPU, or each thread that decodes.
+    """
+    make = functools.partial(_SleepingSteps, decode_s=decode_s, resize_s=resize_s, feeds_device=feeds_device)
+    return Labeler(config, {}, make_steps=make)
+
+
+def _sleep(seconds: float) -> None:
+    if seconds:
+        time.sleep(seconds)
+
+
 class _SleepingDecoder(WatchedDecoder):
     """Sleeps under the watchdog, and returns the same picture each time."""
 
@@ -103,7 +122,7 @@ class _SleepingDecoder(WatchedDecoder):
         self._seconds = seconds
 
     def _decode(self, image: EncodedImage, clock: Clock[EncodedImage]) -> Decoded:
-        time.sleep(self._seconds)
+        _sleep(self._seconds)
         return self._decoded
 
 
@@ -113,7 +132,7 @@ class _SleepingBatch(Batch):
     seconds = 0.0
 
     def _crop(self, pixels_CHW: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-        time.sleep(self.seconds)
+        _sleep(self.seconds)
         return pixels_CHW[:, : geometry.crop_px, : geometry.crop_px]
 
 
@@ -133,14 +152,14 @@ class _SleepingBatches(BatchPool):
 class _FreeEnsemble(Ensemble):
     """Answers at once, on any batch the same."""
 
-    def __init__(self, specs: Sequence[MemberSpec], top_k: int) -> None:
+    def __init__(self, specs: Sequence[MemberSpec], top_k: int, most: int) -> None:
         self.device = torch.device("cpu")
         self._all_specs = tuple(specs)
         k = min(top_k, specs[0].num_classes)
-        self._packed_Bk = torch.zeros((GPU_CHUNK_IMAGES, k), dtype=torch.int32)
-        labels_Bk = np.tile(np.arange(k, dtype=np.int32), (GPU_CHUNK_IMAGES, 1))
-        scores_Bk = np.full((GPU_CHUNK_IMAGES, k), 1 / specs[0].num_classes, np.float32)
-        ones_B = np.ones(GPU_CHUNK_IMAGES, np.float32)
+        self._packed_Bk = torch.zeros((most, k), dtype=torch.int32)
+        labels_Bk = np.tile(np.arange(k, dtype=np.int32), (most, 1))
+        scores_Bk = np.full((most, k), 1 / specs[0].num_classes, np.float32)
+        ones_B = np.ones(most, np.float32)
         member = MemberPredictions(labels_Bk, scores_Bk, ones_B)
         self._answer = Predictions(labels_Bk, scores_Bk, ones_B, ones_B, ones_B, tuple(member for _ in specs))
 
@@ -148,6 +167,10 @@ class _FreeEnsemble(Ensemble):
     def specs(self) -> tuple[MemberSpec, ...]:
         """The members that it stands for."""
         return self._all_specs
+
+    def predict(self, crops: Mapping[Geometry, torch.Tensor]) -> Predictions:
+        """The same for each image."""
+        return self._answer.take(np.arange(len(next(iter(crops.values())))))
 
     def first_pass(self, crops: Mapping[Geometry, torch.Tensor]) -> FirstPass:
         """Nothing is computed."""
@@ -163,7 +186,7 @@ class _FreeEnsemble(Ensemble):
 
 
 class _SleepingSteps:
-    """The steps of a labeler, as :class:`pipeline.labeler.step_factory.StepFactory` makes them for a GPU."""
+    """The steps of a labeler, as :class:`pipeline.labeler.step_factory.StepFactory` makes them."""
 
     def __init__(
         self,
@@ -173,22 +196,24 @@ class _SleepingSteps:
         device_thread: bool | None,
         decode_s: float,
         resize_s: float,
+        feeds_device: bool,
     ) -> None:
-        ensemble = _FreeEnsemble(config.members, config.top_k)
+        chunk_images = config.batch_size or (GPU_CHUNK_IMAGES if feeds_device else CPU_CHUNK_IMAGES)
+        ensemble = _FreeEnsemble(config.members, config.top_k, chunk_images)
         geometries = tuple(dict.fromkeys(spec.recipe.geometry for spec in config.members))
-        self._queue = DeviceQueue(ensemble)
+        self._queue = DeviceQueue(ensemble) if feeds_device else None
         self.executor = Executor(
             config.num_threads,
-            config.batch_size or GPU_CHUNK_IMAGES,
+            chunk_images,
             prepare,
             forward,
             on_start=one_torch_thread,
-            feeds_device=True,
+            feeds_device=feeds_device,
         )
         self._child = ChildDecoder(None)
         self._decoder = _SleepingDecoder(self._child, config.num_threads, self.executor, decode_s)
         batches = _SleepingBatches(geometries, self.executor.chunk_images, resize_s)
-        predictor = DevicePredictor(self._queue, ensemble)
+        predictor = DevicePredictor(self._queue, ensemble) if self._queue else InPlacePredictor(ensemble)
         classes = ClassResolver(config.class_names)
         aliases = tuple(spec.alias for spec in config.members)
         self._steps = Steps(self._decoder, predictor, batches, classes, aliases)
@@ -207,4 +232,5 @@ class _SleepingSteps:
         self.executor.close()
         self._decoder.close()
         self._child.close()
-        self._queue.close()
+        if self._queue:
+            self._queue.close()
