@@ -29,8 +29,9 @@ _TITLES = {
     "forward": "",
     "ensemble": "all members",
     "write": "write Parquet",
+    "host": "all but decoding and members",
 }
-_SUMS = {"prepare", "ensemble"}
+_SUMS = {"prepare", "ensemble", "host"}
 
 
 def print_benchmark(found: Benchmark) -> None:

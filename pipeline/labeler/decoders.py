@@ -7,7 +7,7 @@ import threading
 from pipeline.labeler.executor import Executor
 from pipeline.labeler.image_path import decode_and_crop, prepare
 from pipeline.labeler.tasks import Decoder, EncodedImage, Piece
-from pipeline.labeler.watchdog import Watchdog
+from pipeline.labeler.watchdog import Clock, Watchdog
 from pipeline.records import Sample
 from pipeline.stages.decode import Decoded, decode
 from pipeline.stages.isolation import IsolatedDecoder
@@ -61,7 +61,10 @@ class WatchedDecoder:
         if self._executor.num_hanging >= self._max_hanging:
             return self._child.decode(image)
         with self._watchdog.over(image) as clock:
-            return decode(image.data, fast_to_px=self._fast_to_px, waiting=clock.paused)
+            return self._decode(image, clock)
+
+    def _decode(self, image: EncodedImage, clock: Clock[EncodedImage]) -> Decoded:
+        return decode(image.data, fast_to_px=self._fast_to_px, waiting=clock.paused)
 
     def _rescue(self, image: EncodedImage, thread: threading.Thread) -> None:
         def go_on(piece: Piece) -> None:

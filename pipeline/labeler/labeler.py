@@ -30,7 +30,7 @@ from pipeline.labeler.metering import UnitMeter, sample_memory
 from pipeline.labeler.patching import PartPatcher
 from pipeline.labeler.publisher import PartPublisher, Uploads
 from pipeline.labeler.retrying import PartRetry, Retried
-from pipeline.labeler.step_factory import StepFactory
+from pipeline.labeler.step_factory import MakeSteps, StepFactory, UnitSteps
 from pipeline.labeler.stored_reader import StoredReader
 from pipeline.metrics import Meter, NoMeter
 from pipeline.output.ledger import Ledger, translate_out_errors
@@ -67,6 +67,7 @@ class Labeler:
         device_thread: Whether forward passes run in a thread of their own, as a GPU needs it, or in the threads
             that decode, as is fastest on a CPU; None for what suits the device.
         meter: Where its metrics go; None for nowhere.
+        make_steps: Makes the steps of its units; another one than StepFactory measures what they leave to the rest.
     """
 
     def __init__(
@@ -76,10 +77,11 @@ class Labeler:
         *,
         device_thread: bool | None = None,
         meter: Meter | None = None,
+        make_steps: MakeSteps = StepFactory,
     ) -> None:
         self._config = config
         self._storage = Storage(config.storage)
-        self._factory = StepFactory(config, blobs, device_thread=device_thread)
+        self._factory: UnitSteps = make_steps(config, blobs, device_thread=device_thread)
         self._writer = Writer(
             config.out,
             self._storage,

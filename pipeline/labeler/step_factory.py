@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from pipeline import metrics
 from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES
@@ -22,6 +23,30 @@ from pipeline.models.device_queue import DeviceQueue
 from pipeline.models.ensemble import Ensemble, EnsembleOptions
 from pipeline.stages.crop import BatchPool
 from pipeline.stages.nvjpeg import make_checked_decoder
+
+
+class UnitSteps(Protocol):
+    """What a labeler needs of a :class:`StepFactory`."""
+
+    executor: Executor
+
+    def steps(self, *, isolated: bool, stored: StoredReader | None) -> Steps:
+        """The steps of a unit."""
+
+    def sample_gauges(self, meter: Meter) -> None:
+        """Have a meter sample what waits."""
+
+    def close(self) -> None:
+        """Wait for the threads to end."""
+
+
+class MakeSteps(Protocol):
+    """The constructor of a :class:`UnitSteps`."""
+
+    def __call__(
+        self, config: LabelerConfig, blobs: Mapping[str, bytes], /, *, device_thread: bool | None
+    ) -> UnitSteps:
+        """Make the steps of a labeler."""
 
 
 class StepFactory:

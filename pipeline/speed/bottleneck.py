@@ -44,7 +44,7 @@ class BottleneckAnalysis:
         limit_by: What sets this limit.
         job_images_per_s: Rate of the whole job.
         share: Job over limit, the median of the rounds.
-        bottleneck: ``read``, ``decode`` or ``forward``.
+        bottleneck: ``read``, ``host``, ``decode`` or ``forward``.
         advice: Options that would raise the limit, and the limit with each.
         sharing: The cost of several members.
     """
@@ -60,6 +60,7 @@ class BottleneckAnalysis:
 
 BOTTLENECKS = {
     "read": "reading the inputs",
+    "host": "the interpreter of one labeler: reading, hashing, queues and Parquet beside all of its threads",
     "decode": "decoding and resizing on the CPU cores",
     "forward": "the members' forward passes",
 }
@@ -120,6 +121,8 @@ def _decode_ms(rates: Rates) -> float:
 def _bottleneck(rates: Rates, limit: float) -> str:
     if rates.one("read").images_per_s < limit:
         return "read"
+    if any(host.images_per_s < limit for host in rates.all_of("host")):
+        return "host"
     if _on_gpu(rates):
         slower = rates.one("prepare").images_per_s < rates.one("ensemble").images_per_s
     else:
@@ -153,6 +156,12 @@ def _advice(rates: Rates, bottleneck: str, limit: float, share: float) -> list[s
             f"reading gives {read.images_per_s:,.1f} images/s ({read.images_per_s * rates.bytes_per_image / 1e6:,.0f} "
             "MB/s): bring the inputs nearer, or spread the job over more machines"
         )
+    if bottleneck == "host":
+        host = rates.one("host")
+        advice.append(
+            f"one labeler's interpreter carries {host.images_per_s:,.1f} images/s with {rates.num_threads} threads: "
+            "several labelers with fewer threads each carry more (--engine ray --workers N)"
+        )
     if rates.num_threads < rates.num_cpus and not (_on_gpu(rates) and bottleneck == "forward"):
         advice.append(f"--decode-threads auto: {rates.num_cpus} CPUs are here, {rates.num_threads} are used")
     if bottleneck == "decode" and _on_gpu(rates):
@@ -160,7 +169,7 @@ def _advice(rates: Rates, bottleneck: str, limit: float, share: float) -> list[s
     advice += _faster_decode(rates, limit, bottleneck)
     if bottleneck == "forward" or not _on_gpu(rates):
         advice += [*_other_precisions(rates, limit), *_without_costliest(rates, limit), *_bigger_batch(rates)]
-    if bottleneck != "read" and share < _NEAR_LIMIT:
+    if bottleneck not in {"read", "host"} and share < _NEAR_LIMIT:
         advice.append(
             f"the job stays {1 - share:.0%} below its limit: short inputs leave cores idle at their ends "
             "(the job rate of a long run is higher), or something else keeps this machine busy"

@@ -10,7 +10,8 @@ class StageRate:
     """One stage, measured alone.
 
     Attributes:
-        stage: ``read hash decode resize prepare forward ensemble write limit job``.
+        stage: ``read hash decode resize prepare forward ensemble write host limit job``; ``host`` is a labeler without
+            decoding, resizing and members.
         what: Variant of the stage: a geometry, ``exact`` or ``fast``; for ``forward`` the precision.
         member: Alias, for ``forward``.
         images_per_s: Median of the rounds.

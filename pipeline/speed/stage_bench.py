@@ -6,8 +6,10 @@ Each stage runs as in the labeler: on as many threads, on chunks of the same siz
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -19,13 +21,14 @@ import torch
 from pipeline.errors import ImageError
 from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES, PIECE_IMAGES
 from pipeline.labeler.config import LabelerConfig
-from pipeline.labeler.labeler import UNITS_AT_ONCE
+from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
 from pipeline.labeler.threads import Workers, one_torch_thread
 from pipeline.models.classifier import Classifier, Precision
 from pipeline.models.ensemble import Ensemble, EnsembleOptions, Predictions
 from pipeline.models.preprocessing import Geometry, crop
 from pipeline.models.weights import MemberSpec
 from pipeline.speed.decoded_sample import DecodedSample
+from pipeline.speed.host_ceiling import make_host_labeler
 from pipeline.speed.input_sample import InputSample
 from pipeline.speed.rates import StageRate
 from pipeline.speed.whole_job import WholeJob
@@ -107,7 +110,11 @@ class StageBench:
         self._decoded = DecodedSample(self.images, self.ensemble.geometries, self._fast_px, pinned=self._on_gpu)
         self._batches = BatchPool(self.ensemble.geometries, self._piece, pinned=self._on_gpu)
         self._workers = Workers(config.num_threads, on_start=one_torch_thread)
-        self._whole = WholeJob(config, blobs, sample, self._storage, self._chunk)
+        self._whole = WholeJob(config, Labeler(config, blobs), sample, self._storage, self._chunk)
+        host = dataclasses.replace(config, out=os.path.join(config.out, "host"))
+        self._host = WholeJob(
+            host, make_host_labeler(host, feeds_device=self._on_gpu), sample, self._storage, self._chunk
+        )
         self.write_bench = WriteBench(config, self._storage, self._predict())
 
     def __enter__(self) -> StageBench:
@@ -115,8 +122,10 @@ class StageBench:
 
     def __exit__(self, *exception: object) -> None:
         self._whole.stop()
+        self._host.stop()
         self._workers.close()
         self._whole.close()
+        self._host.close()
 
     def _build_ensemble(self, batch_size: int | None) -> Ensemble:
         return Ensemble(
@@ -177,6 +186,8 @@ class StageBench:
             twice = 2 * self._chunk
             found.append(self._ensemble_stage(f"batch {twice}", self._build_ensemble(twice), twice, configured=False))
         found.append(self._make_stage("write", self.write_bench.run, WRITTEN_ROWS, 1))
+        if alternatives:
+            found.append(self._make_stage("host", self._host.label, step, self._config.num_threads))
         if not self._on_gpu:
             found.append(self._threaded_stage("limit", "", self._label_chunk, self.images))
         found.append(self._make_stage("job", self._whole.label, step, self._config.num_threads))

@@ -7,7 +7,7 @@ import itertools
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.errors import InputError
@@ -25,14 +25,14 @@ class WholeJob:
 
     Args:
         config: Of the labeler; its ``out`` is a scratch directory.
-        blobs: The members' tensors.
+        labeler: It.
         sample: The samples.
         storage: How to reach them.
         chunk: Samples that a labeler processes at a time.
     """
 
     def __init__(
-        self, config: LabelerConfig, blobs: Mapping[str, bytes], sample: InputSample, storage: Storage, chunk: int
+        self, config: LabelerConfig, labeler: Labeler, sample: InputSample, storage: Storage, chunk: int
     ) -> None:
         self._config = config
         self._sample = sample
@@ -40,7 +40,7 @@ class WholeJob:
         self._chunk = chunk
         self._stopping = threading.Event()
         self._copies = itertools.count()
-        self._labeler = Labeler(config, blobs)
+        self._labeler = labeler
 
     def stop(self) -> None:
         """Ask running units to stop soon."""

@@ -39,7 +39,10 @@ class Batch:
             pixels_CHW: uint8, (3, H, W), 0-255, RGB.
         """
         for geometry, crops in self._crops.items():
-            crops[slot].copy_(crop(pixels_CHW, geometry))
+            crops[slot].copy_(self._crop(pixels_CHW, geometry))
+
+    def _crop(self, pixels_CHW: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+        return crop(pixels_CHW, geometry)
 
     def packed(self, slots: Sequence[int]) -> Mapping[Geometry, torch.Tensor]:
         """Return the crops of some slots, moved together at the front.
@@ -72,6 +75,9 @@ class BatchPool:
         with self._lock:
             if self._free:
                 return self._free.pop()
+        return self._make()
+
+    def _make(self) -> Batch:
         return Batch(self._geometries, self._num_slots, pinned=self._pinned)
 
     def give(self, batch: Batch) -> None:

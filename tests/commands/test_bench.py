@@ -58,7 +58,7 @@ def measured(sample_data):
 def test_every_stage_is_measured_in_the_same_rounds(measured):
     stages = measured.rates.stages
     assert [s.stage for s in stages if s.configured] == [
-        *("read", "hash", "decode", "resize", "forward", "forward", "ensemble", "write", "limit", "job")
+        *("read", "hash", "decode", "resize", "forward", "forward", "ensemble", "write", "host", "limit", "job")
     ]
     assert {s.member for s in stages if s.stage == "forward"} == {"shufflenet_v2_x0_5", "squeezenet1_1"}
     assert {s.what for s in stages if s.stage == "forward"} == {"fp32", "mixed", "bf16"}
@@ -87,7 +87,15 @@ def test_the_verdict_follows_from_the_rates(measured):
 def test_the_table_names_what_matters(measured, capsys):
     print_benchmark(measured)
     said = capsys.readouterr().out
-    for text in ("squeezenet1_1", "256 to 224, bilinear", "write Parquet", "limit", "% of the limit", "sharing"):
+    for text in (
+        "squeezenet1_1",
+        "256 to 224, bilinear",
+        "write Parquet",
+        "all but decoding and members",
+        "limit",
+        "% of the limit",
+        "sharing",
+    ):
         assert text in said
     assert "bottleneck  the members' forward passes" in said
 

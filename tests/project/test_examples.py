@@ -57,7 +57,8 @@ def test_a_machine_is_measured_without_ray_or_the_network(tmp_path):
 EXAMPLES = REPOSITORY / "examples"
 README_ROW = re.compile(r"^\| \[(\S+\.py)\]\(\1\) \| (.+) \| `(.+)` \|$", re.MULTILINE)
 OTHER_SCRIPTS = {
-    *("make_sample_data.py", "measure_gpu.py", "promise_rates.py", "published_accuracy.py", "train_sample_models.py")
+    *("host_ceiling.py", "make_sample_data.py", "measure_gpu.py", "promise_rates.py", "published_accuracy.py"),
+    "train_sample_models.py",
 }
 
 
@@ -118,6 +119,17 @@ def test_every_example_is_in_the_table_with_its_own_line():
     assert {name: line for name, _, line in rows} == {name: line_of(name) for name in scripts}
     assert all((EXAMPLES / name).stat().st_size < 6_500 for name in scripts)  # a screen or so each
     assert all(f"`{name}`" in readme for name in OTHER_SCRIPTS)
+
+
+def test_the_host_side_of_a_labeler_is_measured(example):
+    words = "--threads 2 --decode-ms 2 --resize-ms 1 --num-images 64 --seconds 0.1 --kilobytes 2"
+    found = json.loads(example("host_ceiling.py", *words.split(), "--json"))
+    assert found["possible_per_s"] == pytest.approx(2 / 0.003)
+    assert found["share"] == pytest.approx(found["images_per_s"] / found["possible_per_s"])
+    assert 0 < found["share"] < 1  # each image sleeps
+    assert found["cpu_us_per_image"] > 0
+    assert found["images"] >= 64
+    assert "possible   667 images/s, if only the sleeps took time" in example("host_ceiling.py", *words.split())
 
 
 def test_a_folder_is_labelled_and_then_nothing_is_left_to_do(example, labels):

@@ -37,6 +37,13 @@ def test_the_stage_with_the_most_core_time_is_the_bottleneck():
     assert find_bottleneck(on_cpu(read=50.0)).bottleneck == "read"
 
 
+def test_the_interpreter_is_named_where_one_labeler_cannot_carry_more():
+    found = find_bottleneck(on_gpu(stage("host", 4.0)))
+    assert found.bottleneck == "host"
+    assert "one labeler's interpreter carries 1,000.0 images/s with 4 threads: several labelers" in found.advice[0]
+    assert find_bottleneck(on_gpu(stage("host", 2.0))).bottleneck == "decode"
+
+
 def test_dropping_the_costliest_member_is_advised():
     advice = find_bottleneck(on_cpu()).advice
     then = 4000 / 34 * 34 / 14
