@@ -182,13 +182,20 @@ def _find_own_head(wanted: WantedNetwork, state: State, uri: str) -> Head | None
     head = None
     if not _has_usual_head(anatomy, state):
         for root, features in anatomy.roots.items():
-            if all(key in state for key in anatomy.body(root)):
+            if all(key in state for key in anatomy.body(root)) and not _has_more_beside(anatomy, state, root):
                 head = find_head(state, root, features, activation)
             if head is not None:
                 break
     if activation is not None and not (head and head.activations):
         raise WeightsError(f"{uri}: head={activation} is no use: its head has no linear layers with room between them")
     return head
+
+
+def _has_more_beside(anatomy: Anatomy, state: State, root: str) -> bool:
+    """Whether the module around a head has other layers than the architecture's own: then all of it is the head."""
+    around = f"{list(anatomy.roots)[-1]}."
+    others = (key for key in state if key.startswith(around) and not key.startswith(f"{root}.") and not is_counter(key))
+    return any(key not in anatomy.shapes for key in others)
 
 
 def _has_usual_head(anatomy: Anatomy, state: State) -> bool:
@@ -211,6 +218,8 @@ def _describe_head(head: Head, options: MemberOptions) -> str:
     note = f"its head is {head.describe()}"
     if head.begins_late:
         note += "; what stands before it without tensors is taken for dropout"
+    if head.has_layer_norm:
+        note += "; a norm that keeps no statistics is taken for a layer norm"
     if head.activations and options.head is None:
         note += "; a state dict does not name activations, and ReLU is assumed: FILE?head=gelu says another"
         if head.has_two_places:

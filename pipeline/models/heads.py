@@ -84,7 +84,7 @@ class Head:
 
     @property
     def num_classes(self) -> int:
-        """Outputs of its last linear layer."""
+        """Outputs of its last layer."""
         return self.layers[-1].outputs
 
     @property
@@ -100,6 +100,11 @@ class Head:
     def begins_late(self) -> bool:
         """Whether modules without tensors stand before its first layer."""
         return self.layers[0].name.isdecimal() and int(self.layers[0].name) > 0
+
+    @property
+    def has_layer_norm(self) -> bool:
+        """Whether a norm in it keeps no statistics: a layer norm, or another kind with the same tensors."""
+        return any(layer.kind == "layer_norm" for layer in self.layers)
 
     @property
     def activations(self) -> list[str]:
@@ -179,7 +184,7 @@ def find_head(state: Mapping[str, torch.Tensor], root: str, inputs: int, activat
         layers += _activation_before(layers, layer, activation or _USUAL_ACTIVATION)
         layers.append(layer)
         features = layer.outputs
-    return Head(root, tuple(layers)) if layers and layers[-1].kind == "linear" else None
+    return Head(root, tuple(layers)) if any(layer.kind == "linear" for layer in layers) else None
 
 
 def _read_layer(name: str, tensors: Mapping[str, torch.Tensor], features: int) -> HeadLayer | None:

@@ -93,6 +93,13 @@ HEADS = {
         "classifier",
         lambda n: head(linear(n, 16), nn.ReLU(), nn.Dropout(), linear(16, 5)),
     ),
+    "more than the usual layers": (
+        "mobilenet_v2",
+        "classifier",
+        lambda n: head(nn.Dropout(), linear(n, 16), nn.ReLU(), nn.Dropout(), linear(16, 5)),
+    ),
+    "a norm before the usual one": ("mobilenet_v2", "classifier", lambda n: head(norm(n), linear(n, 5))),
+    "a norm at the end": ("shufflenet_v2_x0_5", "fc", lambda n: head(linear(n, 5), norm(5))),
     "a bias more": ("maxvit_t", "classifier.5", lambda n: linear(n, 5)),
     "timm": ("timm/mobilenetv3_small_050", "classifier", lambda n: head(nn.Dropout(), linear(n, 5))),
 }
