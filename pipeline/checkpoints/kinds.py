@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from pipeline.checkpoints.companions import ADAPTER, DISTRIBUTED, IN_ONE_FILE
 from pipeline.checkpoints.pickles import Inert, Name
 from pipeline.checkpoints.tensors import SHARDED, NotPlain
 
@@ -16,11 +19,15 @@ _GATHER = (
     "gather it with torch.distributed.checkpoint.state_dict.get_model_state_dict(network, "
     "options=StateDictOptions(full_state_dict=True, cpu_offload=True)), and save that on rank 0"
 )
+_TAR_MAGIC_AT = 257
 # By what their first bytes are.
 _OTHER_FORMATS = {
     b"\x89HDF": "an HDF5 file, as Keras writes it, and holds no network of torch",
     b"GGUF": "a GGUF file, which holds no network of torch as it was trained",
     b"PAR1": "a Parquet file",
+    b"\x1f\x8b": "a gzip file: gunzip it",
+    b"<!DOCTYPE": "an HTML page, as a download that went wrong leaves it",
+    b"<html": "an HTML page, as a download that went wrong leaves it",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: git lfs pull",
 }
 # By the class of the object that a pickle holds.
@@ -35,11 +42,15 @@ _OBJECTS = {
 _NAMES = (
     (
         re.compile(r"(^|\.)lora_|^base_model\.model\.|(^|\.)modules_to_save\."),
-        "an adapter (LoRA) that is not merged into the network: network.merge_and_unload(), then save its state dict",
+        ADAPTER,
     ),
     (
         re.compile(r"_packed_params|(^|\.)(weight_scale|zero_point|qweight|weight_qdata)$"),
         "a quantised network: save the state dict of the network before it is quantised",
+    ),
+    (
+        re.compile(r"\.weight_u$"),
+        "a network under spectral_norm: torch.nn.utils.remove_spectral_norm(module) for each, then save",
     ),
     (
         re.compile(r"\.weight_(orig|mask)$"),
@@ -62,13 +73,28 @@ def explain_bytes(uri: str, data: bytes) -> str | None:
     """What a file is by its name and its first bytes, if it holds no network."""
     name = PurePosixPath(uri).name
     if name.endswith(".distcp") or name == ".metadata":
-        return (
-            "a part of a distributed checkpoint, a folder: "
-            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE"
-        )
+        return f"a part of {DISTRIBUTED}"
     if data[:1] == b"{":
         return _explain_json(data)
+    if data.startswith(b"PK"):
+        return _explain_zip(data)
+    if data[_TAR_MAGIC_AT:].startswith(b"ustar"):
+        return "a tar archive: unpack it, and name the checkpoint in it"
     return next((what for start, what in _OTHER_FORMATS.items() if data.startswith(start)), None)
+
+
+def _explain_zip(data: bytes) -> str | None:
+    try:
+        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    except zipfile.BadZipFile:
+        return None
+    if any(name.endswith("data.pkl") for name in names):
+        return None  # as torch.save writes it
+    if names and all(name.endswith(".npy") for name in names):
+        return "numpy arrays: make them tensors, torch.from_numpy, and save those"
+    if any(name.endswith("archive_format") for name in names):
+        return "a program of torch.export, which is run as it is: save the network's state dict"
+    return "a zip archive of other files: unpack it, and name the checkpoint in it"
 
 
 def _explain_json(data: bytes) -> str | None:
@@ -78,10 +104,7 @@ def _explain_json(data: bytes) -> str | None:
         return None
     if isinstance(content, dict) and isinstance(shards := content.get("weight_map"), dict):
         files = sorted({str(file) for file in shards.values()})
-        return (
-            f"the index of a network in {len(files)} files ({files[0]} ...): "
-            "save it in one, save_pretrained(FOLDER, max_shard_size='100GB')"
-        )
+        return f"the index of a network in {len(files)} files ({files[0]} ...): {IN_ONE_FILE}"
     return "a JSON file with settings, not weights"
 
 
@@ -110,10 +133,7 @@ def explain_tensors(uri: str, branches: Iterable[tuple[str, Mapping[Any, Any]]])
         if any(pattern.search(name) for name in names):
             return what
     if shard := _ONE_SHARD.search(uri):
-        return (
-            f"file {int(shard[1])} of {int(shard[2])} of one network: "
-            "save it in one, save_pretrained(FOLDER, max_shard_size='100GB')"
-        )
+        return f"file {int(shard[1])} of {int(shard[2])} of one network: {IN_ONE_FILE}"
     if dicts and {"state", "param_groups"} <= dicts[0].keys():
         return "the state of an optimizer, not of a network"
     if any(name.startswith("numpy.") for name in _classes(values)):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from pipeline.checkpoints.companions import COMPANIONS, CONFIG
+from pipeline.checkpoints.companions import COMPANIONS, CONFIG, FOLDERS
 from pipeline.config.members import MemberRequest
 from pipeline.errors import StorageError, WeightsError
 from pipeline.models.download import (
@@ -118,7 +118,7 @@ class Locator:
         """
         options = _explain_options(architecture, wanted)
         if request.checkpoint is not None:
-            return self._read_named(request.checkpoint, architecture, options)
+            return self._read_named(request.checkpoint, architecture)
         if (path := self._find_beside(architecture, wanted, by_name=request.weights is not None)) is not None:
             return self._read(path, architecture, options)
         try:
@@ -142,7 +142,7 @@ class Locator:
         """
         options = _explain_options(architecture, wanted)
         if request.checkpoint is not None:
-            self._check_own(request.checkpoint, options)
+            self._check_own(request.checkpoint)
             return
         if wanted.url is None or self.find_local(architecture, wanted, by_name=request.weights is not None) is not None:
             return
@@ -158,14 +158,14 @@ class Locator:
             WeightsError: It is not.
         """
         assert request.checkpoint is not None
-        self._check_own(request.checkpoint, _FOLDER_WANTED)
+        self._check_own(request.checkpoint, f"; {_FOLDER_WANTED}")
 
-    def _check_own(self, path: str, options: str) -> None:
+    def _check_own(self, path: str, advice: str = "") -> None:
         self._check_weights_dir()
         try:
             self._storage.stat(absolute_uri(self._find_in_folder(path)))
         except StorageError as error:
-            raise WeightsError(f"{error}; {options}") from error
+            raise WeightsError(f"{error}{advice}") from error
 
     def find_local(self, architecture: Named, wanted: Weights, *, by_name: bool = False) -> str | None:
         """Find the file of weights in the weights directory or the local caches; None if it is in neither.
@@ -227,27 +227,27 @@ class Locator:
         return frozenset(name for name in uris if "/" not in name)
 
     def _read(self, path: str, architecture: Named, options: str) -> WeightsFile:
-        uri, data = self._read_bytes(path, options)
+        uri, data = self._read_bytes(path, f"; {options}")
         return _check_hash(WeightsFile(uri, data, hashlib.sha256(data).hexdigest()), architecture)
 
-    def _read_named(self, path: str, architecture: Named, options: str) -> WeightsFile:
+    def _read_named(self, path: str, architecture: Named) -> WeightsFile:
         """Read a file that the request names. Unless its name is a published one, digits at its end are no hash."""
-        file = self.read_own(path, options)
+        file = self.read_own(path, "")
         return _check_hash(file, architecture) if architecture.matching(file.name) else file
 
-    def read_own(self, path: str, options: str = _FOLDER_WANTED) -> WeightsFile:
+    def read_own(self, path: str, advice: str = f"; {_FOLDER_WANTED}") -> WeightsFile:
         """Read a user's own file, or the one in a folder of timm's or Hugging Face's, and what describes it beside it.
 
         Args:
             path: Path or URI.
-            options: What to do if it is not there, for the message.
+            advice: What to do if it is not there, as the end of the message.
 
         Raises:
             WeightsError: It cannot be read, the folder holds no file of a usual name, or the weights directory is
                 missing.
         """
         self._check_weights_dir()
-        uri, data = self._read_bytes(path, options, own=True)
+        uri, data = self._read_bytes(path, advice, own=True)
         folder = uri.rpartition("/")[0]
         companions = {name: content for name in COMPANIONS if (content := self._read_small(join(folder, name)))}
         return WeightsFile(uri, data, hashlib.sha256(data).hexdigest(), is_named=True, companions=companions)
@@ -260,19 +260,23 @@ class Locator:
         """
         uri = absolute_uri(path)
         is_folder = path.endswith("/") or os.path.isdir(uri)
+        if not uri.startswith("s3://") and not is_folder and os.path.exists(uri) and not os.path.isfile(uri):
+            raise WeightsError(f"{path}: neither a file nor a folder")
         if not is_folder and not (uri.startswith("s3://") and self._storage.exists(join(uri, CONFIG))):
             return path
         found = next((name for name in HUB_FILES if self._storage.exists(join(uri, name))), None)
         if found is None:
-            raise WeightsError(f"{path}: a folder without {' or '.join(HUB_FILES)}: name the file in it")
+            known = (what for name, what in FOLDERS.items() if self._storage.exists(join(uri, name)))
+            what = next(known, f"a folder without {' or '.join(HUB_FILES)}: name the file in it")
+            raise WeightsError(f"{path}: {what}")
         return join(uri, found)
 
-    def _read_bytes(self, path: str, options: str, *, own: bool = False) -> tuple[str, bytes]:
+    def _read_bytes(self, path: str, advice: str, *, own: bool = False) -> tuple[str, bytes]:
         try:
             uri = absolute_uri(self._find_in_folder(path) if own else path)
             return uri, self._storage.read(uri)
         except StorageError as error:
-            raise WeightsError(f"{error}; {options}") from error
+            raise WeightsError(f"{error}{advice}") from error
 
     def _read_small(self, uri: str) -> bytes:
         """A file that may be there; empty if it is not, or is out of reach."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import pickle
 import zipfile
 from io import BytesIO
@@ -15,6 +16,14 @@ from trainer_files import Hostile, Settings, bystanders, choose, network, saved
 
 from pipeline.checkpoints.reading import read_checkpoint
 from pipeline.errors import WeightsError
+
+
+def zipped(*names: str) -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    return file.getvalue()
 
 
 def test_a_fsdp2_state_dict_of_one_process_is_whole():
@@ -93,6 +102,13 @@ class Command:
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself: git lfs pull"),
         (b'{"weight_map": {"a": "x-00001-of-00002.safetensors"}}', "the index of a network in 1 files"),
         (b"\x89HDF\r\n", "an HDF5 file"),
+        (gzip.compress(b"x"), "a gzip file: gunzip it"),
+        (b"<!DOCTYPE html><title>404</title>", "an HTML page, as a download that went wrong"),
+        (bytes(257) + b"ustar\x0000", "a tar archive: unpack it"),
+        (zipped("a.npy", "b.npy"), "numpy arrays: make them tensors"),
+        (zipped("x/archive_format", "x/models/model.json"), "a program of torch.export"),
+        (zipped("photo.jpg"), "a zip archive of other files"),
+        (saved({"fc.weight_orig": torch.ones(1), "fc.weight_u": torch.ones(1)}), "a network under spectral_norm"),
     ],
 )
 def test_what_is_refused_is_one_line(content, message):

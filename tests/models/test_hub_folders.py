@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 
 import pytest
@@ -310,6 +311,18 @@ def test_folders_without_weights_and_wrong_architectures(tmp_path):
         WeightsError, match=r"a folder without model.safetensors or pytorch_model.bin: name the file in it"
     ):
         get(f"hf:{tmp_path / 'empty'}")
+    for name, message in (
+        (".metadata", "a distributed checkpoint, which is a folder: python -m torch"),
+        ("model.safetensors.index.json", "a network in several files: save it in one"),
+        ("adapter_config.json", "an adapter"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+        with pytest.raises(WeightsError, match=message):
+            get(f"resnet18={tmp_path / name}")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WeightsError, match="pipe: neither a file nor a folder"):
+        get(f"resnet18={tmp_path / 'pipe'}")
     with pytest.raises(WeightsError, match="no such file; hf: takes a folder"):
         get(f"hf:{tmp_path / 'nowhere'}")
     settings = VIT | {"intermediate_size": 768, "hidden_act": "gelu"}

@@ -233,7 +233,7 @@ def test_missing_weights_name_the_file_and_three_ways_at_once(tmp_path, arch):
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path):
-    with pytest.raises(WeightsError, match=rf"nowhere\.pth: no such file; supply it as {SMALL}=PATH"):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth: no such file$"):
         get(f"{SMALL}={tmp_path}/nowhere.pth")
     with pytest.raises(WeightsError, match=r"--weights-dir .*nowhere.*no such file"):
         get(SMALL, tmp_path / "nowhere")
@@ -334,7 +334,7 @@ def test_damaged_files(files, name, damage):
     path = files(name, 3)
     data = path.read_bytes()
     path.write_bytes(
-        {"empty": b"", "cut": data[:-1000], "cut early": data[:50], "text": b"<html>404", "zip": b"PK\3\4" + bytes(99)}[
+        {"empty": b"", "cut": data[:-1000], "cut early": data[:50], "text": b"<404>", "zip": b"PK\3\4" + bytes(99)}[
             damage
         ]
     )
