@@ -121,7 +121,10 @@ def try_recipes(
     given = None if truth is None else read_truth(truth, storage, names)
     images = list(read_known_images(tuple(inputs), given, ClassResolver(names), storage))
     if not images:
-        raise RequestError("of no image of the INPUT the class is known: give --truth, or shards with .cls")
+        why = "give --truth, or shards with .cls"
+        if given is not None:
+            why = "; ".join([f"--truth {truth} names none of them by a class of the network", *given.counts.complaints])
+        raise RequestError(f"of no image of the INPUT the class is known: {why}")
     return run_trial(member, images, watch)
 
 
