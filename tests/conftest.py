@@ -44,6 +44,8 @@ for _name, _folder in (("TORCH_HOME", "torch"), ("HF_HOME", "huggingface"), ("SH
 os.environ["XDG_CACHE_HOME"] = str(REPOSITORY / ".pytest_cache" / "measured")
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+for _name in ("COLUMNS", "LINES"):  # readline, which pytest loads, has given them to pytest's worker processes
+    os.environ.pop(_name, None)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # started in the background: what is started from here would ignore Ctrl-C, too
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -143,3 +143,46 @@ def mmengine_averaged() -> dict[str, Any]:
 def averaged_model() -> dict[str, Any]:
     """torch 2.15, ``AveragedModel.state_dict()`` alone, without the raw weights."""
     return {"n_averaged": torch.tensor(5), **{f"module.{name}": value for name, value in network(1).items()}}
+
+
+def parameters(seed: int, prefix: str = "") -> dict[str, torch.Tensor]:
+    """What training changes, in the order of ``network.parameters()``."""
+    buffers = ("running_mean", "num_batches_tracked")
+    return {f"{prefix}{name}": value for name, value in network(seed).items() if not name.endswith(buffers)}
+
+
+class Averager:
+    """A class for averaging of one's own, saved as an object."""
+
+    def __init__(self) -> None:
+        self.decay, self.shadow, self.backup = 0.99, parameters(1), {}
+
+
+def lit_ema() -> dict[str, torch.Tensor]:
+    """latent-diffusion's ``LitEma``: buffers of the module, whose names lack their full stops."""
+    named = {f"model_ema.{name.replace('.', '')}": value for name, value in parameters(1).items()}
+    raw = {f"model.{name}": value for name, value in network(0).items()}
+    return {"model_ema.decay": torch.tensor(0.9), "model_ema.num_updates": torch.tensor(7), **named, **raw}
+
+
+def averages_of_parameters() -> dict[str, Any]:
+    """Files whose average is of the parameters alone, by the place where that lies."""
+    raw = {"state_dict": network(0), **bystanders()}
+    in_order = list(parameters(1).values())
+    return {
+        "ema": {**raw, "ema": parameters(1)},
+        "state_dict_ema.module": {**raw, "state_dict_ema": parameters(1, "module.")},
+        "ema.shadow": {**raw, "ema": {"decay": 0.9, "shadow": parameters(1), "backup": parameters(0)}},
+        # torch_ema 0.3
+        "ema.shadow_params": {**raw, "ema": {"decay": 0.9, "shadow_params": in_order, "collected_params": in_order}},
+        "callbacks.EMA.ema_state_dict": {**raw, "callbacks": {"EMA": {"ema_state_dict": parameters(1)}}},
+        "state.algorithms.0.1.ema_params": {**raw, "state": {"algorithms": [("EMA", {"ema_params": parameters(1)})]}},
+        "averager.shadow": {**raw, "averager": Averager()},
+        "state_dict.model_ema": {"state_dict": lit_ema()},
+    }
+
+
+def own_averaged() -> dict[str, Any]:
+    """A class of one's own with MMEngine's key for the average, and a counter of that name."""
+    averaged = {f"module.{name}": value for name, value in network(1).items()}
+    return {"state_dict": network(0), "ema_state_dict": {"steps": torch.tensor(3), **averaged}}

@@ -14,7 +14,7 @@ from pipeline.checkpoints.tensors import NotPlain
 _MODULE_PARTS = ("_parameters", "_buffers", "_modules")
 _MOST_DICTS = 1_000
 _MOST_ENTRIES = 200_000  # of all dicts together: some may be the same one again and again
-_LEVELS = 2
+_LEVELS = 3
 
 
 def as_dict(value: object) -> Mapping[Any, Any] | None:
@@ -34,7 +34,7 @@ def is_network(value: object) -> bool:
 
 
 def branches(tree: Mapping[Any, Any]) -> list[tuple[str, Mapping[Any, Any]]]:
-    """The file itself and the dicts in it, two levels deep, by their dotted paths; the first of a path comes first."""
+    """The file itself and the dicts in it, three levels deep, by their dotted paths; the first of a path is first."""
     found: list[tuple[str, Mapping[Any, Any]]] = [("", tree)]
     level, num_entries = found, len(tree)
     for _ in range(_LEVELS):

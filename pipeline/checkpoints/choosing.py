@@ -5,27 +5,32 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from pipeline.checkpoints.averages import (
+    NotWholeError,
+    Tensors,
+    averaged_part,
+    complete,
+    has_weights,
+    hidden_averages,
+    is_averaged,
+)
 from pipeline.checkpoints.branches import branches, has_deep_tensors, tensors_in
 from pipeline.checkpoints.kinds import explain_tensors
 from pipeline.checkpoints.pickles import Inert
 from pipeline.checkpoints.reading import Checkpoint, networks_in
 from pipeline.checkpoints.state import State, make_state, plain_name
-from pipeline.checkpoints.tensors import NotPlain
 from pipeline.errors import WeightsError
 
-# Keys that hold averaged weights, as trainers call them, and what Lightning calls the raw ones beside an average.
-_AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|avg)($|[._])", re.IGNORECASE)
-_RAW_BESIDE_AVERAGE = re.compile(r"(^|\.)online_model$")  # of ema_pytorch, which keeps both under one key
 # Trainers that put the average into ``state_dict``, by the key that has the raw weights then, and who they are.
 _SWAPPED_INTO = "state_dict"
 _LIGHTNING, _MMENGINE = "current_model_state", "ema_state_dict"
 _SWAPPERS = {_LIGHTNING: "Lightning's weight averaging", _MMENGINE: "MMEngine's EMAHook"}
-_MMENGINE_COUNTER = "steps"  # of its averaged models; no other trainer has it beside ``ema_state_dict``
+_MMENGINE_SIGNS = {"meta", "message_hub"}  # in all of its files; classes for averaging of one's own have none of them
 _USUAL_KEYS = ("state_dict", "model", "model_state_dict", "")  # where tensors are expected, without a word
 _USUAL_PREFIXES = re.compile(r"(module\.|model\.)*")
 # What wrappers insert anywhere into names, and what profilers and averages add to a network.
@@ -38,7 +43,6 @@ _DEEPEST_PREFIX = 4
 _NAMES_SHOWN = 4
 
 Fits = Callable[[State], bool]  # whether tensors are those of the requested architecture, whatever its head
-Tensors = Mapping[str, torch.Tensor | NotPlain]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,14 @@ class ChosenState:
         state: The tensors, under plain names.
         key: Where they lie in the file: ``state_dict``, ``model_ema``; empty for the whole file.
         is_one_of_several: Whether the file holds other tensors that fit: then its hash does not tell these.
+        beside: Tensors that lie beside them in the same dict and are not used, by their whole names.
         notes: What a user should know about the choice.
     """
 
     state: State
     key: str = ""
     is_one_of_several: bool = False
+    beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -66,17 +72,19 @@ class _Candidate:
         key: Of the dict in the file; empty for the file itself.
         prefix: Of their names there, with a full stop at its end.
         tensors: By their names without it.
-        others: Names of the tensors beside them.
+        others: What lies beside them, by its whole name.
         versions: Of the modules.
         is_counted: Whether a count of averaged networks lies beside them.
+        buffers_of: Where the rest of the network lies, if these are only its parameters; None if they are all.
     """
 
     key: str
     prefix: str
     tensors: Tensors
-    others: Sequence[str]
+    others: Tensors
     versions: Mapping[str, dict[str, Any]]
     is_counted: bool = False
+    buffers_of: str | None = None
 
     @property
     def place(self) -> str:
@@ -87,6 +95,28 @@ class _Candidate:
     def is_usual(self) -> bool:
         """Whether anybody would look for a network there."""
         return self.key in _USUAL_KEYS and _USUAL_PREFIXES.fullmatch(self.prefix) is not None
+
+    @property
+    def is_average(self) -> bool:
+        """Whether they are averaged weights, by their names; no trainer is known that puts them elsewhere."""
+        return is_averaged(self.place) or (self.is_counted and not self.place.endswith("online_model"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Averages:
+    """What is known of the averaged weights in a file.
+
+    Attributes:
+        swapper: The trainer that put the average where others have the raw weights; empty if it was none of those.
+        unused: Why averages are not used, by the place where they lie.
+    """
+
+    swapper: str = ""
+    unused: Mapping[str, str] = field(default_factory=dict)
+
+    def has(self, one: _Candidate) -> bool:
+        """Whether some tensors are averaged ones."""
+        return one.key == _SWAPPED_INTO if self.swapper else one.is_average
 
 
 def choose_state(checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, ema: bool | None = None) -> ChosenState:
@@ -106,22 +136,31 @@ def choose_state(checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, 
     if not everything:
         raise WeightsError(f"{uri}: {_explain_none(checkpoint)}")
     fitting = [candidate for candidate in everything if fits(_as_state(candidate.tensors))]
+    averages = _Averages(_swapper(checkpoint.tree, fitting))
+    if fitting and not any(averages.has(one) for one in fitting):
+        completed, averages = _complete_averages(checkpoint.tree, everything, fitting)
+        fitting += completed
     is_one_of_several = len(fitting) > 1
     if key is not None:
+        if key in averages.unused:
+            raise WeightsError(f"{uri}: what lies under {key} cannot be used: {averages.unused[key]}")
         fitting = [one for one in fitting or everything if key in {one.place, one.key}]
         if not fitting:
             places = dict.fromkeys(one.place or one.key for one in everything if one.place or one.key)
             raise WeightsError(f"{uri}: has no tensors under the key {key!r}; there are {_few(list(places)) or 'none'}")
         # a prefix is taken along where only one fits, or where it is named
         fitting = [one for one in fitting if one.place == key] or fitting
-    chosen, note = _prefer(uri, fitting or [_most_likely(uri, checkpoint, everything)], ema)
+    chosen, note = _prefer(uri, fitting or [_most_likely(uri, checkpoint, everything)], ema, averages)
     notes = [note] if note else []
+    if key is None and ema is None:
+        notes += [f"the average under {place} is not used: {why}" for place, why in averages.unused.items()]
     if not chosen.is_usual and not note:
         notes.append(f"its weights are those under {chosen.place}")
     if chosen.others and fitting:
-        notes.append(f"passed over beside its weights: {_few(chosen.others)}")
+        notes.append(f"passed over beside its weights: {_few(list(chosen.others))}")
     state = make_state(uri, chosen.tensors, chosen.versions)
-    return ChosenState(state, chosen.place, is_one_of_several, tuple(notes))
+    beside = {name: value for name, value in chosen.others.items() if isinstance(value, torch.Tensor)}
+    return ChosenState(state, chosen.place, is_one_of_several, beside, tuple(notes))
 
 
 def _candidates(tree: Mapping[Any, Any]) -> Iterator[_Candidate]:
@@ -141,7 +180,7 @@ def _candidates(tree: Mapping[Any, Any]) -> Iterator[_Candidate]:
                 for name, value in tensors.items()
                 if name.startswith(prefix) and not _OF_A_LOSS.match(name.removeprefix(prefix))
             }
-            others = [name for name in tensors if name.removeprefix(prefix) not in inside]
+            others = {name: value for name, value in tensors.items() if name.removeprefix(prefix) not in inside}
             own = {
                 name.removeprefix(prefix) if name + "." != prefix else "": version
                 for name, version in versions.items()
@@ -167,7 +206,53 @@ def _as_state(tensors: Tensors) -> State:
     return state
 
 
-def _prefer(uri: str, fitting: Sequence[_Candidate], ema: bool | None) -> tuple[_Candidate, str]:
+def _complete_averages(
+    tree: Mapping[Any, Any], everything: Sequence[_Candidate], raw: Sequence[_Candidate]
+) -> tuple[list[_Candidate], _Averages]:
+    """Find averaged weights that are not a whole network, and put them into the raw weights where that makes one.
+
+    Args:
+        tree: The file.
+        everything: All tensors in it.
+        raw: The networks in it, none of them averaged.
+
+    Returns:
+        The averaged networks, and why other averages make none.
+    """
+    found: list[_Candidate] = []
+    unused: dict[str, str] = {}
+
+    def add(place: str, one: _Candidate, average: Any) -> None:  # noqa: ANN401 - as hidden_averages yields it
+        try:
+            if not _are_equal(raw):
+                raise NotWholeError("several networks could give it its buffers")
+            whole = complete(one.place, average, raw[0].tensors)
+        except NotWholeError as error:
+            unused.setdefault(place, str(error))
+        else:
+            is_mixed = any(value is raw[0].tensors[name] for name, value in whole.items())
+            buffers_of = raw[0].place if is_mixed else None
+            found.append(replace(one, tensors=whole, versions=raw[0].versions, buffers_of=buffers_of))
+
+    names = raw[0].tensors.keys()
+    # behind the prefix that has most of the network's names first: what is wrong with that one is said
+    for one in sorted(everything, key=lambda one: -len(names & one.tensors.keys())):
+        is_inside = any(one.key == net.key and one.prefix.startswith(net.prefix) for net in raw)
+        is_done = any(one.key == other.key and one.prefix.startswith(other.prefix) for other in found)
+        if one.is_average and not is_inside and not is_done and has_weights(one.tensors):
+            add(averaged_part(one.place) if is_averaged(one.place) else one.place, one, one.tensors)
+    for place, average in hidden_averages(tree):
+        add(place, _Candidate(place, "", {}, {}, {}), average)
+    return found, _Averages(
+        unused={place: why for place, why in unused.items() if not any(_is_below(one.place, place) for one in found)}
+    )
+
+
+def _is_below(place: str, top: str) -> bool:
+    return place == top or place.startswith(f"{top}.")
+
+
+def _prefer(uri: str, fitting: Sequence[_Candidate], ema: bool | None, averages: _Averages) -> tuple[_Candidate, str]:
     """Choose between weights that all fit: the averaged ones, unless the raw ones are asked for.
 
     Returns:
@@ -176,15 +261,11 @@ def _prefer(uri: str, fitting: Sequence[_Candidate], ema: bool | None) -> tuple[
     Raises:
         WeightsError: There is more than one choice.
     """
-    swapper = _swapper(fitting)
-
-    def is_average(one: _Candidate) -> bool:
-        if swapper:
-            return one.key == _SWAPPED_INTO
-        named = _AVERAGED.search(one.place) is not None or one.is_counted
-        return named and not _RAW_BESIDE_AVERAGE.search(one.place)
-
-    averaged, raw = [one for one in fitting if is_average(one)], [one for one in fitting if not is_average(one)]
+    averaged = [one for one in fitting if averages.has(one)]
+    raw = [one for one in fitting if not averages.has(one)]
+    if ema and not averaged and averages.unused:
+        place, why = next(iter(averages.unused.items()))
+        raise WeightsError(f"{uri}: ema=true, but the average under {place} cannot be used: {why}")
     if ema and not averaged:
         raise WeightsError(f"{uri}: ema=true, but it has no averaged weights, only {_few(_places(raw))}")
     if ema is False and not raw:
@@ -195,22 +276,28 @@ def _prefer(uri: str, fitting: Sequence[_Candidate], ema: bool | None) -> tuple[
             f"{uri}: {len(left)} networks in it fit, under {_few(_places(left))}: say which, FILE?key={left[0].place}"
         )
     chosen = left[0]
-    if ema is not None or not averaged or not raw:
+    if ema is False and averaged and _are_equal([chosen, averaged[0]]):
+        return chosen, f"its raw weights ({_places(raw)[0]}) are the same numbers as the averaged ones"
+    if chosen.buffers_of is None and (ema is not None or not averaged or not raw):
         return chosen, ""
-    where = chosen.place + (f", where {swapper} puts them" if swapper else "")
-    return chosen, f"its averaged weights are taken ({where}); FILE?ema=false takes the raw ones"
+    where = chosen.place + (f", where {averages.swapper} puts them" if averages.swapper else "")
+    if chosen.buffers_of is not None:
+        where += f"; its buffers are those of {chosen.buffers_of or 'the file itself'}"
+    advice = "; FILE?ema=false takes the raw ones" if ema is None and raw else ""
+    return chosen, f"its averaged weights are taken ({where}){advice}"
 
 
-def _swapper(fitting: Sequence[_Candidate]) -> str:
+def _swapper(tree: Mapping[Any, Any], fitting: Sequence[_Candidate]) -> str:
     """The trainer that put the average where others have the raw weights; empty if it was none of those.
 
     Source: Lightning's ``WeightAveraging.on_save_checkpoint`` (``findings/lightning-average-in-state-dict.sh``),
     MMEngine's ``EMAHook._swap_ema_state_dict``.
     """
-    if all(one.key != _SWAPPED_INTO for one in fitting):
+    keys = {one.key for one in fitting}
+    signs = {_LIGHTNING: True, _MMENGINE: tree.keys() >= _MMENGINE_SIGNS}
+    if _SWAPPED_INTO not in keys:
         return ""
-    raw = (one.key for one in fitting if one.key == _LIGHTNING or _MMENGINE_COUNTER in one.others)
-    return next((_SWAPPERS[key] for key in raw if key in _SWAPPERS), "")
+    return next((_SWAPPERS[key] for key, is_it in signs.items() if is_it and key in keys), "")
 
 
 def _are_equal(candidates: Sequence[_Candidate]) -> bool:

@@ -46,7 +46,7 @@ def choose_recipe(
         facts: What the file says of itself.
         published: Weights whose recipe fills what is left open.
         input_px: Side of the network's input, pixels: what the request or the file says, or what its tensors tell.
-        is_guess: Whether nothing is known but the architecture.
+        is_guess: Whether nothing is known of its sizes but the architecture.
         where: The file, for messages.
 
     Raises:
@@ -72,12 +72,12 @@ def choose_recipe(
         mean=facts_used.mean or base.mean,
         std=facts_used.std or base.std,
     )
-    if is_guess and not facts.source and not words:
+    if is_guess and not words:
         note = (
             f"its preprocessing is not known; that of {published.name} is taken, as FILE?{describe(recipe)} says it; "
             "if it was trained with another, say that"
         )
-        return ChosenRecipe(recipe, f"a guess: {published.name}", note)
+        return ChosenRecipe(recipe, "; ".join(filter(None, (facts.source, f"a guess: {published.name}"))), note)
     sources = [f"{', '.join(words)} as requested"] if words else []
     sources += [facts.source] if facts.source else []
     sources += [] if facts_used.is_complete else [published.name]

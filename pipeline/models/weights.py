@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from torch import nn
 
 from pipeline.checkpoints.choosing import choose_state
+from pipeline.checkpoints.own_recipe import merge
 from pipeline.checkpoints.reading import read_checkpoint
 from pipeline.checkpoints.self_description import SelfDescription, describe_itself
 from pipeline.config.member_options import MemberOptions
@@ -30,6 +31,7 @@ from pipeline.models.locate import Locator, WeightsFile, has_hash_of
 from pipeline.models.networks import NetworkOptions, NetworkShape, as_classifier, from_blob, load_network, to_blob
 from pipeline.models.preprocessing import Recipe
 from pipeline.models.recipes import choose_recipe
+from pipeline.models.surroundings import facts_of_layer_before, refuse_layer_behind
 from pipeline.storage import Storage
 
 _USUAL = NetworkOptions()
@@ -224,7 +226,11 @@ def open_weights(
     if itself.hub_network is not None:
         checkpoint = checkpoint.renamed(itself.hub_network.rename)
     # what lies in --weights-dir under an architecture's name stands for its published weights
-    is_guess = known is None and (file.is_named or len({entry.recipe for entry in architecture.published}) > 1)
+    is_guess = (
+        known is None
+        and not itself.recipe.source
+        and (file.is_named or len({entry.recipe for entry in architecture.published}) > 1)
+    )
     published = known or _trained_like(architecture, itself)
     wanted = WantedNetwork(
         architecture,
@@ -237,9 +243,16 @@ def open_weights(
     chosen = choose_state(checkpoint, tell_fit(wanted), key=requested.key, ema=requested.ema)
     fitted = fit_network(wanted, chosen.state, file.uri)
     input_px = fitted.shape.input_px
-    recipe = choose_recipe(requested, itself.recipe, published, input_px=input_px, is_guess=is_guess, where=file.uri)
+    outputs = 1 if fitted.shape.options.is_binary else fitted.shape.num_classes
+    refuse_layer_behind(chosen.beside, chosen.state, outputs, file.uri)
+    layer = facts_of_layer_before(chosen.beside)
+    facts = merge(layer, itself.recipe)
+    facts = replace(facts, source="; ".join(filter(None, (layer.source, itself.recipe.source))))
+    recipe = choose_recipe(requested, facts, published, input_px=input_px, is_guess=is_guess, where=file.uri)
     says_imagenet = itself.is_imagenet or _IMAGENET_IN_NAME.search(file.name) is not None
     notes = [*chosen.notes, *fitted.notes, *([recipe.note] if recipe.note else [])]
+    if layer.source and requested.mean is not None:
+        notes.append(f"{layer.source}, is left out, because another mean is requested")
     if known is None and not file.is_named and fitted.shape.num_classes == IMAGENET_CLASSES and not says_imagenet:
         notes.append(f"{file.name} is taken for published weights, with ImageNet's classes; --labels FILE names others")
     origin = MemberOrigin(

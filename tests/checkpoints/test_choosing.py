@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from trainer_files import (
     averaged_model,
+    averages_of_parameters,
     choose,
     ema_pytorch,
     lightning,
     lightning_averaged,
     mmengine_averaged,
     network,
+    own_averaged,
+    parameters,
     timm_train,
     torchvision_train,
 )
@@ -32,6 +37,7 @@ def is_seed(found, seed: int) -> bool:
         (lightning_averaged, "state_dict.net", "current_model_state.net"),
         (ema_pytorch, "ema.ema_model", "model"),
         (mmengine_averaged, "state_dict", "ema_state_dict.module"),
+        (own_averaged, "ema_state_dict.module", "state_dict"),
     ],
 )
 def test_averaged_weights_are_taken_and_said(make, average, raw):
@@ -49,6 +55,52 @@ def test_averaged_weights_are_taken_and_said(make, average, raw):
     assert not any("averaged" in note for note in other.notes)
     assert is_seed(choose(make(), key=raw), 0)
     assert is_seed(choose(make(), ema=True), 1)
+
+
+@pytest.mark.parametrize("place", averages_of_parameters())
+def test_averaged_parameters_get_the_buffers_of_the_raw_network(place):
+    content = averages_of_parameters()[place]
+    raw = "state_dict.model" if place == "state_dict.model_ema" else "state_dict"
+    for options in ({}, {"ema": True}, {"key": place}):
+        found = choose(content, **options)
+        assert found.key == place
+        assert f"its averaged weights are taken ({place}; its buffers are those of {raw})" in found.notes[0]
+        wanted = network(0) | parameters(1)
+        assert found.state.keys() == wanted.keys()
+        assert all(torch.equal(found.state[name], value) for name, value in wanted.items())
+    assert is_seed(choose(content, ema=False), 0)
+
+
+SHORT = {name: value for name, value in parameters(1).items() if name != "conv1.weight"}
+
+
+@pytest.mark.parametrize(
+    ("place", "beside", "why"),
+    [
+        ("ema", {"ema": SHORT}, r"it lacks 1 tensor of the network \(conv1.weight\)"),
+        ("ema", {"ema": {**parameters(1), "x": torch.ones(2)}}, r"it has tensors that the network has not \(x\)"),
+        ("ema", {"ema": parameters(1) | {"bn1.weight": torch.ones(9)}}, r"other sizes than the network's \(bn1.weight"),
+        ("ema.shadow_params", {"ema": {"shadow_params": list(SHORT.values())}}, "a list of 2 tensors without names"),
+        ("opt.0.ema", {"opt": [{"ema": tuple(parameters(1).values())}]}, "in the order of an optimizer"),
+        ("ema", {"ema": torch.nn.Linear(2, 2)}, "it is a network in a pickle .*, whose code is not run; save its"),
+    ],
+)
+def test_an_average_that_is_not_used_is_said(place, beside, why):
+    content = {"model": network(0), **beside}
+    found = choose(content)
+    assert is_seed(found, 0)
+    assert len(found.notes) == 1
+    assert re.match(rf"the average under {place} is not used: .*{why}", found.notes[0])
+    with pytest.raises(WeightsError, match=rf"ema=true, but the average under {place} cannot be used: .*{why}"):
+        choose(content, ema=True)
+    with pytest.raises(WeightsError, match=f"what lies under {place} cannot be used: "):
+        choose(content, key=place)
+    assert choose(content, ema=False).notes == choose(content, key="model").notes == ()
+
+
+def test_counters_of_averages_and_moments_of_optimizers_are_no_average():
+    moments = {"state": {"exp_avg": [torch.ones(2, 2)]}, "ema": {"loss": torch.ones(3)}, "swa_n": torch.ones(1)}
+    assert choose({"model": network(0), "optimizer": moments}).notes == ()
 
 
 def test_an_average_that_is_not_there():
@@ -71,7 +123,7 @@ def test_a_loss_in_the_network_itself_is_passed_over():
     assert found.notes == ("passed over beside its weights: criterion.weight",)
 
 
-@pytest.mark.parametrize("content", [{"a": {"b": {"c": network()}}}, {"models": [network()]}])
+@pytest.mark.parametrize("content", [{"a": {"b": {"c": {"d": network()}}}}, {"models": [network()]}])
 def test_tensors_that_are_not_looked_for_are_not_denied(content):
     with pytest.raises(WeightsError, match=r"its tensors lie in lists or too deep .*, below (a|models); save"):
         choose(content)
@@ -92,15 +144,7 @@ USUAL_PREFIXES = ["", *"module. model. _orig_mod. module._orig_mod. _orig_mod.mo
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict"])
 def test_usual_wrappers_and_prefixes_need_no_note(wrapper):
-    for prefix in (
-        "",
-        "module.",
-        "model.",
-        "_orig_mod.",
-        "module._orig_mod.",
-        "_orig_mod.module.",
-        "_fsdp_wrapped_module.",
-    ):
+    for prefix in USUAL_PREFIXES:
         found = choose({wrapper: {prefix + name: value for name, value in network().items()}})
         assert is_seed(found, 0)
         assert found.notes == ()
