@@ -36,7 +36,7 @@ def refuse_layer_behind(beside: Mapping[str, torch.Tensor], state: State, output
             layer = name.rpartition(".")[0] or name
             raise WeightsError(
                 f"{uri}: the network is only a part of what was trained: {layer} takes its {outputs:,} outputs and "
-                f"gives {value.shape[0]:,}, which is not computed here; train the architecture with a head of as many classes"
+                f"gives {value.shape[0]:,}, which is not computed here; train the architecture with as many classes"
             )
 
 
