@@ -69,20 +69,19 @@ class WantedNetwork:
 def tell_fit(wanted: WantedNetwork) -> Fits:
     """Make the test of whether tensors are those of an architecture, whatever their head and their input."""
     anatomy = wanted.anatomy
-    roots = list(anatomy.roots) or [anatomy.head]
 
     def has_all(state: State, root: str) -> bool:
         heads = (key.startswith(f"{root}.") and key.endswith("weight") for key in state)
         return all(key in state for key in anatomy.body(root)) and any(heads)
 
     def fits(state: State) -> bool:
-        if any(has_all(state, root) for root in roots):
+        if any(has_all(state, root) for root in anatomy.places):
             return True
         if len(state) < len(anatomy.shapes) / 2:
             return False
         usual = NetworkShape(wanted.architecture, _PROBE_CLASSES, wanted.input_px, wanted.built)
         converted = _convert_names(usual, state)
-        return any(has_all(converted, root) for root in roots)
+        return any(has_all(converted, root) for root in anatomy.places)
 
     return fits
 
@@ -181,14 +180,21 @@ def _find_own_head(wanted: WantedNetwork, state: State, uri: str) -> Head | None
     anatomy, activation = wanted.anatomy, wanted.options.head
     head = None
     if not _has_usual_head(anatomy, state):
-        for root, features in anatomy.roots.items():
-            if all(key in state for key in anatomy.body(root)):
-                head = find_head(state, root, features, activation)
+        for root in anatomy.roots:
+            if _is_all_but(anatomy, root.name, state):
+                head = find_head(state, root, activation)
             if head is not None:
                 break
     if activation is not None and not (head and head.activations):
         raise WeightsError(f"{uri}: head={activation} is no use: its head has no linear layers with room between them")
     return head
+
+
+def _is_all_but(anatomy: Anatomy, root: str, state: State) -> bool:
+    """Whether the body is there, and nothing else of the head lies around the module that another head may be in."""
+    body, outermost = anatomy.body(root), f"{anatomy.places[-1]}."
+    around = {key for key in state if key.startswith(outermost) and not key.startswith(f"{root}.")}
+    return all(key in state for key in body) and around <= {*body}
 
 
 def _has_usual_head(anatomy: Anatomy, state: State) -> bool:
@@ -198,7 +204,7 @@ def _has_usual_head(anatomy: Anatomy, state: State) -> bool:
     """
     if not anatomy.roots:
         return all(key in state and state[key].ndim == ndim for key, ndim in anatomy.heads.items())
-    start = f"{list(anatomy.roots)[-1]}."  # the outermost
+    start = f"{anatomy.places[-1]}."
 
     def sizes(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
         found = {key: shape for key, shape in shapes.items() if key.startswith(start) and not is_counter(key)}
@@ -211,6 +217,8 @@ def _describe_head(head: Head, options: MemberOptions) -> str:
     note = f"its head is {head.describe()}"
     if head.begins_late:
         note += "; what stands before it without tensors is taken for dropout"
+    if head.has_layer_norm:
+        note += "; a norm without statistics is taken for a layer norm, and may be a group norm"
     if head.activations and options.head is None:
         note += "; a state dict does not name activations, and ReLU is assumed: FILE?head=gelu says another"
         if head.has_two_places:

@@ -93,6 +93,18 @@ HEADS = {
         "classifier",
         lambda n: head(linear(n, 16), nn.ReLU(), nn.Dropout(), linear(16, 5)),
     ),
+    "last of it longer": (
+        "mobilenet_v2",
+        "classifier",
+        lambda n: head(nn.Dropout(), linear(n, 16), nn.ReLU(), nn.Dropout(), linear(16, 5)),
+    ),
+    "norm first": ("mobilenet_v2", "classifier", lambda n: head(norm(n), linear(n, 5))),
+    "norm last": ("shufflenet_v2_x0_5", "fc", lambda n: head(linear(n, 5), norm(5))),
+    "flattened": (
+        "convnext_tiny",
+        "classifier",
+        lambda n: head(nn.Flatten(), nn.LayerNorm(n), linear(n, 9), nn.ReLU(), linear(9, 5)),
+    ),
     "a bias more": ("maxvit_t", "classifier.5", lambda n: linear(n, 5)),
     "timm": ("timm/mobilenetv3_small_050", "classifier", lambda n: head(nn.Dropout(), linear(n, 5))),
 }
@@ -115,6 +127,8 @@ def test_a_head_is_built_again_from_names_and_sizes(kind, tmp_path):
     assert same(network, loaded, 224 if arch == "maxvit_t" else 64)
     (note,) = [note for note in member.origin.notes if note.startswith("its head is")]
     assert ("ReLU is assumed" in note) == any(isinstance(module, nn.ReLU) for module in new.modules())
+    assert ("may be a group norm" in note) == any(isinstance(module, nn.LayerNorm) for module in new.modules())
+    assert ("is taken for dropout" in note) == isinstance(next(iter(new.children()), None), nn.Dropout)
 
 
 def test_where_an_activation_is_assumed_is_said_if_it_may_be_elsewhere(tmp_path):
