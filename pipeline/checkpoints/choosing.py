@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,10 +32,11 @@ _USUAL_PREFIXES = re.compile(r"(module\.|model\.)*")
 _INSERTED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGE_COUNTER = "n_averaged"  # of torch's AveragedModel
 _COUNTERS = re.compile(rf"(?<![^.])(total_ops|total_params|{_AVERAGE_COUNTER})$")
-# Tensors of a loss that lies in the network itself.
-_OF_A_LOSS = re.compile(r"\w*(criterion|loss|loss_fn|loss_func)\.")
+# Tensors in the network itself that are of a loss, or that it normalises its input with.
+_NO_WEIGHTS = re.compile(r"\w*(criterion|loss|loss_fn|loss_func)\.|(\w+_)?(mean|std)$")
 _DEEPEST_PREFIX = 4
 _NAMES_SHOWN = 4
+_MOST_BESIDE = 40  # tensors of a head that has a dict of its own beside the network's
 
 Fits = Callable[[State], bool]  # whether tensors are those of the requested architecture, whatever its head
 Tensors = Mapping[str, torch.Tensor | NotPlain]
@@ -49,11 +50,29 @@ class ChosenState:
         state: The tensors, under plain names.
         key: Where they lie in the file: ``state_dict``, ``model_ema``; empty for the whole file.
         notes: What a user should know about the choice.
+        beside: The tensors beside them, by name.
     """
 
     state: State
     key: str = ""
     notes: tuple[str, ...] = ()
+    beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A network whose head lay apart.
+
+    Attributes:
+        tensors: Of both, by the names that the network has for them.
+        head: Where the head lay.
+    """
+
+    tensors: Tensors
+    head: str
+
+
+Join = Callable[[State, Mapping[str, torch.Tensor]], Joined | None]  # of tensors, and those beside them
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +86,8 @@ class _Candidate:
         others: Names of the tensors beside them.
         versions: Of the modules.
         is_counted: Whether a count of averaged networks lies beside them.
+        beside: Those others, and those of small dicts beside theirs, by name.
+        head: Where their head lay, if that was elsewhere.
     """
 
     key: str
@@ -75,6 +96,8 @@ class _Candidate:
     others: Sequence[str]
     versions: Mapping[str, dict[str, Any]]
     is_counted: bool = False
+    beside: Tensors = field(default_factory=dict)
+    head: str = ""
 
     @property
     def place(self) -> str:
@@ -87,7 +110,9 @@ class _Candidate:
         return self.key in _USUAL_KEYS and _USUAL_PREFIXES.fullmatch(self.prefix) is not None
 
 
-def choose_state(checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, ema: bool | None = None) -> ChosenState:
+def choose_state(
+    checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, ema: bool | None = None, join: Join | None = None
+) -> ChosenState:
     """Find the tensors of a network in a checkpoint.
 
     Args:
@@ -95,6 +120,7 @@ def choose_state(checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, 
         fits: Tells whether tensors are those of the requested architecture.
         key: Where to take them from, as requested: the key of a dict, and maybe a prefix of names; None to find them.
         ema: Whether to take averaged weights; None for those that the file's own tool would take.
+        join: Puts a network and its head that lie apart together.
 
     Raises:
         WeightsError: There are none, several fit equally well, or they cannot be weights.
@@ -104,6 +130,8 @@ def choose_state(checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, 
     if not everything:
         raise WeightsError(f"{uri}: {_explain_none(checkpoint)}")
     fitting = [candidate for candidate in everything if fits(_as_state(candidate.tensors))]
+    if not fitting and join is not None:
+        fitting = [joined for one in everything if (joined := _join_head(one, join)) is not None]
     if key is not None:
         fitting = [one for one in fitting or everything if key in {one.place, one.key}]
         if not fitting:
@@ -115,14 +143,33 @@ def choose_state(checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, 
     notes = [note] if note else []
     if not chosen.is_usual and not note:
         notes.append(f"its weights are those under {chosen.place}")
+    if chosen.head:
+        where = f"the one under {chosen.head}, apart from its body"
+        notes.append(f"its head is {where}; what stands between them without tensors is taken for dropout")
     if chosen.others and fitting:
         notes.append(f"passed over beside its weights: {_few(chosen.others)}")
-    return ChosenState(make_state(uri, chosen.tensors, chosen.versions), chosen.place, tuple(notes))
+    state = make_state(uri, chosen.tensors, chosen.versions)
+    return ChosenState(state, chosen.place, tuple(notes), _as_state(chosen.beside))
+
+
+def _join_head(one: _Candidate, join: Join) -> _Candidate | None:
+    """Tensors with the head that lies beside them."""
+    if (joined := join(_as_state(one.tensors), _as_state(one.beside))) is None:
+        return None
+    start = f"{joined.head}."
+    return replace(
+        one,
+        tensors=joined.tensors,
+        head=joined.head,
+        others=[name for name in one.others if not name.startswith(start)],
+        beside={name: value for name, value in one.beside.items() if not name.startswith(start)},
+    )
 
 
 def _candidates(tree: Mapping[Any, Any]) -> Iterator[_Candidate]:
     """The dicts of tensors in a file, each behind each prefix that some of its names have."""
-    for key, branch in branches(tree):
+    found = branches(tree)
+    for key, branch in found:
         tensors = {
             plain_name(_INSERTED.sub("", name)): value
             for name, value in tensors_in(branch).items()
@@ -131,19 +178,32 @@ def _candidates(tree: Mapping[Any, Any]) -> Iterator[_Candidate]:
         if not tensors:
             continue
         versions = _versions(getattr(branch, "metadata", None))
+        in_other_dicts = _in_small_dicts(found, key)
         for prefix in _prefixes(tensors):
             inside = {
                 name.removeprefix(prefix): value
                 for name, value in tensors.items()
-                if name.startswith(prefix) and not _OF_A_LOSS.match(name.removeprefix(prefix))
+                if name.startswith(prefix) and not _NO_WEIGHTS.match(name.removeprefix(prefix))
             }
-            others = [name for name in tensors if name.removeprefix(prefix) not in inside]
+            others = [name for name in tensors if name[: len(prefix)] != prefix or name[len(prefix) :] not in inside]
             own = {
                 name.removeprefix(prefix) if name + "." != prefix else "": version
                 for name, version in versions.items()
                 if f"{name}.".startswith(prefix)
             }
-            yield _Candidate(key, prefix, inside, others, own, is_counted=_AVERAGE_COUNTER in branch)
+            beside = {name: tensors[name] for name in others} | in_other_dicts
+            yield _Candidate(key, prefix, inside, others, own, _AVERAGE_COUNTER in branch, beside)
+
+
+def _in_small_dicts(found: Sequence[tuple[str, Mapping[Any, Any]]], key: str) -> dict[str, torch.Tensor | NotPlain]:
+    """The tensors of the dicts beside one of a network that are small enough to be layers more, by name."""
+    above = key.rpartition(".")[0]
+    return {
+        f"{other.rpartition('.')[2]}.{name}": value
+        for other, branch in found
+        if key and other not in {"", key} and other.rpartition(".")[0] == above and len(branch) <= _MOST_BESIDE
+        for name, value in tensors_in(branch).items()
+    }
 
 
 def _prefixes(tensors: Tensors) -> list[str]:
@@ -234,8 +294,8 @@ def _most_likely(uri: str, checkpoint: Checkpoint, everything: Sequence[_Candida
     keys = {one.key for one in everything}
     largest = max(everything, key=lambda one: len(one.tensors)).key
     key = next((place for place in _USUAL_KEYS if place in keys), largest)
-    usual = (one for one in everything if one.key == key and not one.others and _USUAL_PREFIXES.fullmatch(one.prefix))
-    return max(usual, key=lambda one: len(one.prefix))
+    whole, *behind = (one for one in everything if one.key == key and _USUAL_PREFIXES.fullmatch(one.prefix))
+    return max((one for one in behind if not one.others), key=lambda one: len(one.prefix), default=whole)
 
 
 def _explain_none(checkpoint: Checkpoint) -> str:

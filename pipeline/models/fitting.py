@@ -39,6 +39,11 @@ class FittedNetwork:
     network: nn.Module
     notes: tuple[str, ...] = ()
 
+    @property
+    def outputs(self) -> int:
+        """Of the network: numbers for an image."""
+        return 1 if self.shape.options.is_binary else self.shape.num_classes
+
 
 @dataclass(frozen=True, slots=True)
 class WantedNetwork:

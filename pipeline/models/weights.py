@@ -31,6 +31,7 @@ from pipeline.models.locate import Locator, WeightsFile, has_hash_of
 from pipeline.models.networks import NetworkOptions, NetworkShape, as_classifier, from_blob, load_network, to_blob
 from pipeline.models.preprocessing import Recipe
 from pipeline.models.recipes import choose_recipe, fill
+from pipeline.models.surroundings import check_beside, normalisation_beside, tell_join, with_normalisation
 from pipeline.storage import Storage
 
 _USUAL = NetworkOptions()
@@ -223,8 +224,12 @@ def open_weights(
         options=requested,
         built=_built_with(architecture, itself.model_args, file),
     )
-    chosen = choose_state(checkpoint, tell_fit(wanted), key=requested.key, ema=requested.ema)
+    chosen = choose_state(checkpoint, tell_fit(wanted), key=requested.key, ema=requested.ema, join=tell_join(wanted))
     fitted = fit_network(wanted, chosen.state, file.uri)
+    if requested.key != chosen.key:
+        check_beside(wanted.anatomy, fitted.outputs, chosen.beside, chosen.key, file.uri)
+    if None in {requested.mean, requested.std}:
+        recipe = with_normalisation(recipe, normalisation_beside(chosen.beside, file.uri), itself.recipe, file.uri)
     own_px = RecipeFacts(crop_px=fitted.shape.input_px)
     says_imagenet = itself.is_imagenet or _IMAGENET_IN_NAME.search(file.name) is not None
     notes = [*chosen.notes, *fitted.notes, *([recipe.note] if recipe.note else [])]
