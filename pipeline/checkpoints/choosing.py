@@ -24,6 +24,7 @@ from pipeline.checkpoints.kinds import explain_tensors
 from pipeline.checkpoints.pickles import Inert
 from pipeline.checkpoints.reading import Checkpoint, networks_in
 from pipeline.checkpoints.state import State, make_state, plain_name
+from pipeline.checkpoints.tensors import NotPlain
 from pipeline.errors import WeightsError
 
 # Trainers that put the average into ``state_dict``, by the key that has the raw weights then, and who they are.
@@ -37,10 +38,11 @@ _USUAL_PREFIXES = re.compile(r"(module\.|model\.)*")
 _INSERTED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGE_COUNTER = "n_averaged"  # of torch's AveragedModel
 _COUNTERS = re.compile(rf"(?<![^.])(total_ops|total_params|{_AVERAGE_COUNTER})$")
-# Tensors of a loss that lies in the network itself.
-_OF_A_LOSS = re.compile(r"\w*(criterion|loss|loss_fn|loss_func)\.")
+# Tensors in the network itself that are of a loss, or that it normalises its input with.
+_NO_WEIGHTS = re.compile(r"\w*(criterion|loss|loss_fn|loss_func)\.|(\w+_)?(mean|std)$")
 _DEEPEST_PREFIX = 4
 _NAMES_SHOWN = 4
+_MOST_BESIDE = 40  # tensors of a head that has a dict of its own beside the network's
 
 Fits = Callable[[State], bool]  # whether tensors are those of the requested architecture, whatever its head
 
@@ -53,15 +55,31 @@ class ChosenState:
         state: The tensors, under plain names.
         key: Where they lie in the file: ``state_dict``, ``model_ema``; empty for the whole file.
         is_one_of_several: Whether the file holds other tensors that fit: then its hash does not tell these.
-        beside: Tensors that lie beside them in the same dict and are not used, by their whole names.
         notes: What a user should know about the choice.
+        beside: The tensors beside them, by name.
     """
 
     state: State
     key: str = ""
     is_one_of_several: bool = False
-    beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A network whose head lay apart.
+
+    Attributes:
+        tensors: Of both, by the names that the network has for them.
+        head: Where the head lay.
+    """
+
+    tensors: Tensors
+    head: str
+
+
+Join = Callable[[State, Mapping[str, torch.Tensor]], Joined | None]  # of tensors, and those beside them
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +90,23 @@ class _Candidate:
         key: Of the dict in the file; empty for the file itself.
         prefix: Of their names there, with a full stop at its end.
         tensors: By their names without it.
-        others: What lies beside them, by its whole name.
+        others: Names of the tensors beside them.
         versions: Of the modules.
         is_counted: Whether a count of averaged networks lies beside them.
         buffers_of: Where the rest of the network lies, if these are only its parameters; None if they are all.
+        beside: Those others, and those of small dicts beside theirs, by name.
+        head: Where their head lay, if that was elsewhere.
     """
 
     key: str
     prefix: str
     tensors: Tensors
-    others: Tensors
+    others: Sequence[str]
     versions: Mapping[str, dict[str, Any]]
     is_counted: bool = False
     buffers_of: str | None = None
+    beside: Tensors = field(default_factory=dict)
+    head: str = ""
 
     @property
     def place(self) -> str:
@@ -119,7 +141,9 @@ class _Averages:
         return one.key == _SWAPPED_INTO if self.swapper else one.is_average
 
 
-def choose_state(checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, ema: bool | None = None) -> ChosenState:
+def choose_state(
+    checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, ema: bool | None = None, join: Join | None = None
+) -> ChosenState:
     """Find the tensors of a network in a checkpoint.
 
     Args:
@@ -127,6 +151,7 @@ def choose_state(checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, 
         fits: Tells whether tensors are those of the requested architecture.
         key: Where to take them from, as requested: the key of a dict, and maybe a prefix of names; None to find them.
         ema: Whether to take averaged weights; None for those that the file's own tool would take.
+        join: Puts a network and its head that lie apart together.
 
     Raises:
         WeightsError: There are none, several fit equally well, or they cannot be weights.
@@ -136,6 +161,8 @@ def choose_state(checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, 
     if not everything:
         raise WeightsError(f"{uri}: {_explain_none(checkpoint)}")
     fitting = [candidate for candidate in everything if fits(_as_state(candidate.tensors))]
+    if not fitting and join is not None:
+        fitting = [joined for one in everything if (joined := _join_head(one, join)) is not None]
     averages = _Averages(_swapper(checkpoint.tree, fitting))
     if fitting and not any(averages.has(one) for one in fitting):
         completed, averages = _complete_averages(checkpoint.tree, everything, fitting)
@@ -156,16 +183,33 @@ def choose_state(checkpoint: Checkpoint, fits: Fits, *, key: str | None = None, 
         notes += [f"the average under {place} is not used: {why}" for place, why in averages.unused.items()]
     if not chosen.is_usual and not note:
         notes.append(f"its weights are those under {chosen.place}")
+    if chosen.head:
+        where = f"the one under {chosen.head}, apart from its body"
+        notes.append(f"its head is {where}; what stands between them without tensors is taken for dropout")
     if chosen.others and fitting:
-        notes.append(f"passed over beside its weights: {_few(list(chosen.others))}")
+        notes.append(f"passed over beside its weights: {_few(chosen.others)}")
     state = make_state(uri, chosen.tensors, chosen.versions)
-    beside = {name: value for name, value in chosen.others.items() if isinstance(value, torch.Tensor)}
-    return ChosenState(state, chosen.place, is_one_of_several, beside, tuple(notes))
+    return ChosenState(state, chosen.place, is_one_of_several, tuple(notes), _as_state(chosen.beside))
+
+
+def _join_head(one: _Candidate, join: Join) -> _Candidate | None:
+    """Tensors with the head that lies beside them."""
+    if (joined := join(_as_state(one.tensors), _as_state(one.beside))) is None:
+        return None
+    start = f"{joined.head}."
+    return replace(
+        one,
+        tensors=joined.tensors,
+        head=joined.head,
+        others=[name for name in one.others if not name.startswith(start)],
+        beside={name: value for name, value in one.beside.items() if not name.startswith(start)},
+    )
 
 
 def _candidates(tree: Mapping[Any, Any]) -> Iterator[_Candidate]:
     """The dicts of tensors in a file, each behind each prefix that some of its names have."""
-    for key, branch in branches(tree):
+    found = branches(tree)
+    for key, branch in found:
         tensors = {
             plain_name(_INSERTED.sub("", name)): value
             for name, value in tensors_in(branch).items()
@@ -174,19 +218,33 @@ def _candidates(tree: Mapping[Any, Any]) -> Iterator[_Candidate]:
         if not tensors:
             continue
         versions = _versions(getattr(branch, "metadata", None))
+        in_other_dicts = _in_small_dicts(found, key)
         for prefix in _prefixes(tensors):
             inside = {
                 name.removeprefix(prefix): value
                 for name, value in tensors.items()
-                if name.startswith(prefix) and not _OF_A_LOSS.match(name.removeprefix(prefix))
+                if name.startswith(prefix) and not _NO_WEIGHTS.match(name.removeprefix(prefix))
             }
-            others = {name: value for name, value in tensors.items() if name.removeprefix(prefix) not in inside}
+            others = [name for name in tensors if name[: len(prefix)] != prefix or name[len(prefix) :] not in inside]
             own = {
                 name.removeprefix(prefix) if name + "." != prefix else "": version
                 for name, version in versions.items()
                 if f"{name}.".startswith(prefix)
             }
-            yield _Candidate(key, prefix, inside, others, own, is_counted=_AVERAGE_COUNTER in branch)
+            beside = {name: tensors[name] for name in others} | in_other_dicts
+            is_counted = _AVERAGE_COUNTER in branch
+            yield _Candidate(key, prefix, inside, others, own, is_counted=is_counted, beside=beside)
+
+
+def _in_small_dicts(found: Sequence[tuple[str, Mapping[Any, Any]]], key: str) -> dict[str, torch.Tensor | NotPlain]:
+    """The tensors of the dicts beside one of a network that are small enough to be layers more, by name."""
+    above = key.rpartition(".")[0]
+    return {
+        f"{other.rpartition('.')[2]}.{name}": value
+        for other, branch in found
+        if key and other not in {"", key} and other.rpartition(".")[0] == above and len(branch) <= _MOST_BESIDE
+        for name, value in tensors_in(branch).items()
+    }
 
 
 def _prefixes(tensors: Tensors) -> list[str]:
@@ -242,7 +300,7 @@ def _complete_averages(
         if one.is_average and not is_inside and not is_done and has_weights(one.tensors):
             add(averaged_part(one.place) if is_averaged(one.place) else one.place, one, one.tensors)
     for place, average in hidden_averages(tree):
-        add(place, _Candidate(place, "", {}, {}, {}), average)
+        add(place, _Candidate(place, "", {}, (), {}), average)
     return found, _Averages(
         unused={place: why for place, why in unused.items() if not any(_is_below(one.place, place) for one in found)}
     )
@@ -325,8 +383,8 @@ def _most_likely(uri: str, checkpoint: Checkpoint, everything: Sequence[_Candida
     keys = {one.key for one in everything}
     largest = max(everything, key=lambda one: len(one.tensors)).key
     key = next((place for place in _USUAL_KEYS if place in keys), largest)
-    usual = (one for one in everything if one.key == key and not one.others and _USUAL_PREFIXES.fullmatch(one.prefix))
-    return max(usual, key=lambda one: len(one.prefix))
+    whole, *behind = (one for one in everything if one.key == key and _USUAL_PREFIXES.fullmatch(one.prefix))
+    return max((one for one in behind if not one.others), key=lambda one: len(one.prefix), default=whole)
 
 
 def _explain_none(checkpoint: Checkpoint) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.errors import WeightsError
 from pipeline.models.catalog import Architecture
-from pipeline.models.heads import head_roots
+from pipeline.models.heads import HeadRoot, head_roots
 from pipeline.models.networks import NetworkOptions, NetworkShape, empty_network
 
 _UNUSUAL_CLASSES = 1009  # a prime number that is no width of any layer
@@ -25,8 +25,8 @@ class Anatomy:
     Attributes:
         shapes: Of its tensors, by name; with 1,009 classes.
         heads: Numbers of dimensions of the tensors that depend on the number of classes, by name.
-        roots: Modules that people replace by another head, each with the features that it is given; the head's last
-            layer first. Empty where its last layer is not linear, or where it has several heads.
+        roots: Modules that people replace by another head; the head's last layer first. Empty where its last layer is
+            not linear, or where it has several heads.
         fixed_px: Side of the only input that it takes, pixels; None if it takes others.
         prefix_tokens: Rows of timm's position table that are no patches.
         window_size: Of timm's Swin, patches; None for others.
@@ -34,10 +34,15 @@ class Anatomy:
 
     shapes: Mapping[str, torch.Size]
     heads: Mapping[str, int]
-    roots: Mapping[str, int]
+    roots: tuple[HeadRoot, ...]
     fixed_px: int | None = None
     prefix_tokens: int | None = None
     window_size: int | None = None
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Names of the modules that the head may be in; the innermost first."""
+        return tuple(root.name for root in self.roots) or (self.head,)
 
     def body(self, root: str) -> list[str]:
         """Names of the tensors outside of a head that any file of the architecture has."""
@@ -76,11 +81,9 @@ def study(architecture: Architecture, input_px: int, options: NetworkOptions = _
     shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
     heads = {key: len(shape) for key, shape in shapes.items() if _UNUSUAL_CLASSES in shape}
     layers = list(dict.fromkeys(key.rpartition(".")[0] for key in heads))
-    roots: dict[str, int] = {}
+    roots: tuple[HeadRoot, ...] = ()
     if len(layers) == 1 and isinstance(network.get_submodule(layers[0]), nn.Linear):
-        for root in head_roots(network, layers[0]):
-            linear = (module for module in network.get_submodule(root).modules() if isinstance(module, nn.Linear))
-            roots[root] = next(linear).in_features
+        roots = tuple(head_roots(network, layers[0]))
     patches = getattr(network, "patch_embed", None)
     size = getattr(patches, "img_size", None)
     fixed_px = int(size[0]) if size is not None and getattr(patches, "strict_img_size", False) else None

@@ -39,6 +39,11 @@ class FittedNetwork:
     network: nn.Module
     notes: tuple[str, ...] = ()
 
+    @property
+    def outputs(self) -> int:
+        """Of the network: numbers for an image."""
+        return 1 if self.shape.options.is_binary else self.shape.num_classes
+
 
 @dataclass(frozen=True, slots=True)
 class WantedNetwork:
@@ -69,20 +74,19 @@ class WantedNetwork:
 def tell_fit(wanted: WantedNetwork) -> Fits:
     """Make the test of whether tensors are those of an architecture, whatever their head and their input."""
     anatomy = wanted.anatomy
-    roots = list(anatomy.roots) or [anatomy.head]
 
     def has_all(state: State, root: str) -> bool:
         heads = (key.startswith(f"{root}.") and key.endswith("weight") for key in state)
         return all(key in state for key in anatomy.body(root)) and any(heads)
 
     def fits(state: State) -> bool:
-        if any(has_all(state, root) for root in roots):
+        if any(has_all(state, root) for root in anatomy.places):
             return True
         if len(state) < len(anatomy.shapes) / 2:
             return False
         usual = NetworkShape(wanted.architecture, _PROBE_CLASSES, wanted.input_px, wanted.built)
         converted = _convert_names(usual, state)
-        return any(has_all(converted, root) for root in roots)
+        return any(has_all(converted, root) for root in anatomy.places)
 
     return fits
 
@@ -181,9 +185,9 @@ def _find_own_head(wanted: WantedNetwork, state: State, uri: str) -> Head | None
     anatomy, activation = wanted.anatomy, wanted.options.head
     head = None
     if not _has_usual_head(anatomy, state):
-        for root, features in anatomy.roots.items():
-            if all(key in state for key in anatomy.body(root)) and not _has_more_beside(anatomy, state, root):
-                head = find_head(state, root, features, activation)
+        for root in anatomy.roots:
+            if _is_all_but(anatomy, root.name, state):
+                head = find_head(state, root, activation)
             if head is not None:
                 break
     if activation is not None and not (head and head.activations):
@@ -191,11 +195,11 @@ def _find_own_head(wanted: WantedNetwork, state: State, uri: str) -> Head | None
     return head
 
 
-def _has_more_beside(anatomy: Anatomy, state: State, root: str) -> bool:
-    """Whether the module around a head has other layers than the architecture's own: then all of it is the head."""
-    around = f"{list(anatomy.roots)[-1]}."
-    others = (key for key in state if key.startswith(around) and not key.startswith(f"{root}.") and not is_counter(key))
-    return any(key not in anatomy.shapes for key in others)
+def _is_all_but(anatomy: Anatomy, root: str, state: State) -> bool:
+    """Whether the body is there, and nothing else of the head lies around the module that another head may be in."""
+    body, outermost = anatomy.body(root), f"{anatomy.places[-1]}."
+    around = {key for key in state if key.startswith(outermost) and not key.startswith(f"{root}.")}
+    return all(key in state for key in body) and around <= {*body}
 
 
 def _has_usual_head(anatomy: Anatomy, state: State) -> bool:
@@ -205,7 +209,7 @@ def _has_usual_head(anatomy: Anatomy, state: State) -> bool:
     """
     if not anatomy.roots:
         return all(key in state and state[key].ndim == ndim for key, ndim in anatomy.heads.items())
-    start = f"{list(anatomy.roots)[-1]}."  # the outermost
+    start = f"{anatomy.places[-1]}."
 
     def sizes(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
         found = {key: shape for key, shape in shapes.items() if key.startswith(start) and not is_counter(key)}
@@ -219,7 +223,7 @@ def _describe_head(head: Head, options: MemberOptions) -> str:
     if head.begins_late:
         note += "; what stands before it without tensors is taken for dropout"
     if head.has_layer_norm:
-        note += "; a norm that keeps no statistics is taken for a layer norm"
+        note += "; a norm without statistics is taken for a layer norm, and may be a group norm"
     if head.activations and options.head is None:
         note += "; a state dict does not name activations, and ReLU is assumed: FILE?head=gelu says another"
         if head.has_two_places:

@@ -32,6 +32,8 @@ _ACTIVATIONS: Mapping[str, type[nn.Module]] = {
 _USUAL_ACTIVATION = "relu"
 # What may stand in a Sequential whose last layer is an architecture's own head, so that people replace all of it.
 _PLAIN = (nn.Linear, nn.Dropout, nn.Identity, nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish)
+# And what else, where the head is given a map of one pixel: ConvNeXt's norm of it is a layer norm of its features.
+_FLATTENING = (nn.Flatten, nn.LayerNorm)
 _PLACE = re.compile(r"\d+")
 
 
@@ -70,17 +72,20 @@ class Head:
     Attributes:
         root: Name of the module that it replaces.
         layers: Its layers in order, without those that do nothing in evaluation.
+        flattens: Whether it is given a map of one pixel.
     """
 
     root: str
     layers: tuple[HeadLayer, ...]
+    flattens: bool = False
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Head:
         """Inverse of ``dataclasses.asdict``."""
         layers = values["layers"]
         assert isinstance(layers, Sequence)
-        return cls(str(values["root"]), tuple(HeadLayer(**layer) for layer in layers))
+        flattens = bool(values.get("flattens", False))
+        return cls(str(values["root"]), tuple(HeadLayer(**layer) for layer in layers), flattens)
 
     @property
     def num_classes(self) -> int:
@@ -99,22 +104,25 @@ class Head:
     @property
     def begins_late(self) -> bool:
         """Whether modules without tensors stand before its first layer."""
-        return self.layers[0].name.isdecimal() and int(self.layers[0].name) > 0
-
-    @property
-    def has_layer_norm(self) -> bool:
-        """Whether a norm in it keeps no statistics: a layer norm, or another kind with the same tensors."""
-        return any(layer.kind == "layer_norm" for layer in self.layers)
+        places = int(self.layers[0].name) if self.layers[0].name.isdecimal() else 0
+        return places > (1 if self.flattens else 0)
 
     @property
     def activations(self) -> list[str]:
         """The activations in it, which are assumed."""
         return [layer.activation for layer in self.layers if layer.kind == "activation"]
 
+    @property
+    def has_layer_norm(self) -> bool:
+        """Whether a norm without statistics is in it, which a group norm may be as well."""
+        return any(layer.kind == "layer_norm" for layer in self.layers)
+
     def replace_in(self, network: nn.Module) -> None:
         """Put it, with random weights, in the place of the network's own head."""
         first = self.layers[0]
         made = OrderedDict((layer.name, layer.build()) for layer in self.layers)
+        if self.flattens:
+            made = OrderedDict({"flatten": nn.Flatten(1), **made})
         network.set_submodule(self.root, first.build() if not first.name else _sequential(made))
 
     def describe(self) -> str:
@@ -133,33 +141,53 @@ def _sequential(modules: OrderedDict[str, nn.Module]) -> nn.Module:
     return nn.Sequential(OrderedDict({first: _sequential(OrderedDict({inner: next(iter(modules.values()))}))}))
 
 
-def head_roots(network: nn.Module, own_head: str) -> list[str]:
-    """Names of the modules that people replace by another head.
+@dataclass(frozen=True, slots=True)
+class HeadRoot:
+    """A module that people replace by another head. Plain data.
+
+    Attributes:
+        name: Its name.
+        inputs: Features that it is given.
+        flattens: Whether it is given them as a map of one pixel.
+    """
+
+    name: str
+    inputs: int
+    flattens: bool = False
+
+
+def head_roots(network: nn.Module, own_head: str) -> list[HeadRoot]:
+    """The modules that people replace by another head.
 
     Args:
         network: With the architecture's own head.
         own_head: Name of its last linear layer.
 
     Returns:
-        That layer, and the Sequential around it, if it holds nothing but the head.
+        That layer, and the Sequential around it, if it holds nothing but the head; the innermost first.
     """
-    roots = [own_head]
+    roots = [HeadRoot(own_head, _inputs(network.get_submodule(own_head)))]
     parent = own_head.rpartition(".")[0]
     while parent and type(around := network.get_submodule(parent)) is nn.Sequential:
-        if not all(isinstance(module, _PLAIN) for module in around):
+        if not all(isinstance(module, (*_PLAIN, *_FLATTENING)) for module in around):
             break
-        roots.append(parent)
+        flattens = any(isinstance(module, nn.Flatten) for module in around)
+        roots.append(HeadRoot(parent, _inputs(around), flattens))
         parent = parent.rpartition(".")[0]
     return roots
 
 
-def find_head(state: Mapping[str, torch.Tensor], root: str, inputs: int, activation: Activation | None) -> Head | None:
+def _inputs(head: nn.Module) -> int:
+    """Features that the first linear layer of a head takes."""
+    return next(module.in_features for module in head.modules() if isinstance(module, nn.Linear))
+
+
+def find_head(state: Mapping[str, torch.Tensor], place: HeadRoot, activation: Activation | None) -> Head | None:
     """Find a head in a state dict, if its names and sizes leave one reading.
 
     Args:
         state: The tensors of the whole network.
-        root: Name of the module that it replaces.
-        inputs: Features that the network gives it.
+        place: The module that it replaces.
         activation: Between its linear layers; None for ReLU, which is usual.
 
     Returns:
@@ -167,8 +195,8 @@ def find_head(state: Mapping[str, torch.Tensor], root: str, inputs: int, activat
     """
     modules: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in state.items():
-        if key.startswith(f"{root}."):
-            name, _, tensor = key.removeprefix(f"{root}.").rpartition(".")
+        if key.startswith(f"{place.name}."):
+            name, _, tensor = key.removeprefix(f"{place.name}.").rpartition(".")
             modules.setdefault(name, {})[tensor] = value
     names = list(modules)
     if len(names) > 1:
@@ -176,7 +204,7 @@ def find_head(state: Mapping[str, torch.Tensor], root: str, inputs: int, activat
             return None  # a module with names of its own computes as its code says
         names.sort(key=int)
     layers: list[HeadLayer] = []
-    features = inputs
+    features = place.inputs
     for name in names:
         layer = _read_layer(name, modules[name], features)
         if layer is None:
@@ -184,7 +212,15 @@ def find_head(state: Mapping[str, torch.Tensor], root: str, inputs: int, activat
         layers += _activation_before(layers, layer, activation or _USUAL_ACTIVATION)
         layers.append(layer)
         features = layer.outputs
-    return Head(root, tuple(layers)) if any(layer.kind == "linear" for layer in layers) else None
+    if place.flattens and "" in names:
+        return None
+    return Head(place.name, tuple(layers), place.flattens) if _is_whole(layers) else None
+
+
+def _is_whole(layers: Sequence[HeadLayer]) -> bool:
+    """Whether layers end as a head does: with a linear layer, maybe with a norm directly behind it."""
+    kinds = [layer.kind for layer in layers]
+    return kinds[-1:] == ["linear"] or (kinds[-2:-1] == ["linear"] and kinds[-1].endswith("norm"))
 
 
 def _read_layer(name: str, tensors: Mapping[str, torch.Tensor], features: int) -> HeadLayer | None:

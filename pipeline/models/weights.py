@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 from torch import nn
 
 from pipeline.checkpoints.choosing import choose_state
-from pipeline.checkpoints.own_recipe import merge
 from pipeline.checkpoints.reading import read_checkpoint
 from pipeline.checkpoints.self_description import SelfDescription, describe_itself
 from pipeline.config.member_options import MemberOptions
@@ -31,7 +30,13 @@ from pipeline.models.locate import Locator, WeightsFile, has_hash_of
 from pipeline.models.networks import NetworkOptions, NetworkShape, as_classifier, from_blob, load_network, to_blob
 from pipeline.models.preprocessing import Recipe
 from pipeline.models.recipes import choose_recipe
-from pipeline.models.surroundings import facts_of_layer_before, refuse_layer_behind
+from pipeline.models.surroundings import (
+    add_normalisation,
+    check_beside,
+    has_normalisation,
+    normalisation_beside,
+    tell_join,
+)
 from pipeline.storage import Storage
 
 _USUAL = NetworkOptions()
@@ -240,19 +245,19 @@ def open_weights(
         options=requested,
         built=_built_with(architecture, itself.model_args, file),
     )
-    chosen = choose_state(checkpoint, tell_fit(wanted), key=requested.key, ema=requested.ema)
+    chosen = choose_state(checkpoint, tell_fit(wanted), key=requested.key, ema=requested.ema, join=tell_join(wanted))
     fitted = fit_network(wanted, chosen.state, file.uri)
+    if requested.key != chosen.key:
+        check_beside(wanted.anatomy, fitted.outputs, chosen.beside, chosen.key, file.uri)
+    facts = itself.recipe
+    if requested.mean is None:
+        facts = add_normalisation(normalisation_beside(chosen.beside, file.uri), facts, file.uri)
     input_px = fitted.shape.input_px
-    outputs = 1 if fitted.shape.options.is_binary else fitted.shape.num_classes
-    refuse_layer_behind(chosen.beside, chosen.state, outputs, file.uri)
-    layer = facts_of_layer_before(chosen.beside)
-    facts = merge(layer, itself.recipe)
-    facts = replace(facts, source="; ".join(filter(None, (layer.source, itself.recipe.source))))
     recipe = choose_recipe(requested, facts, published, input_px=input_px, is_guess=is_guess, where=file.uri)
     says_imagenet = itself.is_imagenet or _IMAGENET_IN_NAME.search(file.name) is not None
     notes = [*chosen.notes, *fitted.notes, *([recipe.note] if recipe.note else [])]
-    if layer.source and requested.mean is not None:
-        notes.append(f"{layer.source}, is left out, because another mean is requested")
+    if requested.mean is not None and has_normalisation(chosen.beside):
+        notes.append("a layer in it normalises the input; it is left out, because a mean is requested")
     if known is None and not file.is_named and fitted.shape.num_classes == IMAGENET_CLASSES and not says_imagenet:
         notes.append(f"{file.name} is taken for published weights, with ImageNet's classes; --labels FILE names others")
     origin = MemberOrigin(

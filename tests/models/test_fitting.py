@@ -93,13 +93,18 @@ HEADS = {
         "classifier",
         lambda n: head(linear(n, 16), nn.ReLU(), nn.Dropout(), linear(16, 5)),
     ),
-    "more than the usual layers": (
+    "last of it longer": (
         "mobilenet_v2",
         "classifier",
         lambda n: head(nn.Dropout(), linear(n, 16), nn.ReLU(), nn.Dropout(), linear(16, 5)),
     ),
-    "a norm before the usual one": ("mobilenet_v2", "classifier", lambda n: head(norm(n), linear(n, 5))),
-    "a norm at the end": ("shufflenet_v2_x0_5", "fc", lambda n: head(linear(n, 5), norm(5))),
+    "norm first": ("mobilenet_v2", "classifier", lambda n: head(norm(n), linear(n, 5))),
+    "norm last": ("shufflenet_v2_x0_5", "fc", lambda n: head(linear(n, 5), norm(5))),
+    "flattened": (
+        "convnext_tiny",
+        "classifier",
+        lambda n: head(nn.Flatten(), nn.LayerNorm(n), linear(n, 9), nn.ReLU(), linear(9, 5)),
+    ),
     "a bias more": ("maxvit_t", "classifier.5", lambda n: linear(n, 5)),
     "timm": ("timm/mobilenetv3_small_050", "classifier", lambda n: head(nn.Dropout(), linear(n, 5))),
 }
@@ -122,6 +127,8 @@ def test_a_head_is_built_again_from_names_and_sizes(kind, tmp_path):
     assert same(network, loaded, 224 if arch == "maxvit_t" else 64)
     (note,) = [note for note in member.origin.notes if note.startswith("its head is")]
     assert ("ReLU is assumed" in note) == any(isinstance(module, nn.ReLU) for module in new.modules())
+    assert ("may be a group norm" in note) == any(isinstance(module, nn.LayerNorm) for module in new.modules())
+    assert ("is taken for dropout" in note) == isinstance(next(iter(new.children()), None), nn.Dropout)
 
 
 def test_where_an_activation_is_assumed_is_said_if_it_may_be_elsewhere(tmp_path):
@@ -249,3 +256,114 @@ def test_googlenet_may_take_its_input_as_it_is(tmp_path):
     assert "FILE?transform_input=false" in str(member.origin.notes)
     with pytest.raises(WeightsError, match="shufflenet_v2_x0_5 has no transform_input"):
         load(torchvision("shufflenet_v2_x0_5"), "shufflenet_v2_x0_5", tmp_path / "x.pth", "?transform_input=false")
+
+
+class Normalise(nn.Module):
+    """A layer in front of a network: numbers on 0-1, or on 0-255."""
+
+    def __init__(self, mean: float, std: float, *shape: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full(shape, mean))
+        self.register_buffer("std", torch.full(shape, std))
+
+
+def opened(content, path, options: str = "", arch: str = "shufflenet_v2_x0_5"):
+    torch.save(content, path)
+    return resolve(MemberRequest.parse(f"{arch}={path}{options}"), None, Storage())
+
+
+def mean_of(member) -> tuple[float, float]:
+    return member.spec.recipe.mean[0], member.spec.recipe.std[0]
+
+
+@pytest.fixture(scope="module")
+def small() -> nn.Module:
+    """With 12 outputs."""
+    return seeded(tv.get_model("shufflenet_v2_x0_5", weights=None, num_classes=12))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda net: nn.ModuleDict({"backbone": net, "classifier": linear(12, 5)}),
+        lambda net: head(net, nn.ReLU(), linear(12, 5)),
+        lambda net: head(net, norm(12)),
+        lambda net: nn.ModuleDict({"net": net, "fc": linear(1024, 5)}),
+    ],
+)
+def test_a_network_that_is_only_a_part_of_a_model_is_refused_unless_it_is_named(make, small, tmp_path):
+    with pytest.raises(WeightsError, match=r"x\.pth: \w+ beside the network under (\w+) takes .*, say FILE\?key=\1, "):
+        opened(make(small).state_dict(), tmp_path / "x.pth")
+    key = next(name for name, _ in make(small).named_children())
+    assert opened(make(small).state_dict(), tmp_path / "x.pth", f"?key={key}").spec.num_classes == 12
+
+
+def test_a_layer_in_a_dict_of_its_own_is_found_as_well(small, tmp_path):
+    content = {"net": small.state_dict(), "last": linear(12, 5).state_dict(), "epoch": 1}
+    with pytest.raises(WeightsError, match="last beside the network under net takes as many numbers"):
+        opened(content, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("layer", "numbers"),
+    [
+        (Normalise(0.5, 0.25, 1, 3, 1, 1), (0.5, 0.25)),
+        (Normalise(127.5, 51.0, 3), (0.5, 0.2)),
+        (Normalise(0.4, 0.25, 1), (0.4, 0.25)),
+    ],
+)
+def test_a_layer_that_normalises_the_input_gives_mean_and_deviation(layer, numbers, small, tmp_path):
+    content = head(layer, small).state_dict()
+    member = opened(content, tmp_path / "x.pth")
+    assert mean_of(member) == pytest.approx(numbers, abs=1e-6)
+    assert member.origin.recipe == "0.mean and 0.std in it; a guess: IMAGENET1K_V1"
+    requested = opened(content, tmp_path / "x.pth", "?mean=0.1&std=0.2")
+    assert mean_of(requested) == (0.1, 0.2)
+    assert requested.origin.notes[-1].endswith("it is left out, because a mean is requested")
+
+
+def test_a_layer_of_the_network_itself_may_normalise_and_odd_numbers_are_not_guessed(small, tmp_path):
+    content = small.state_dict() | Normalise(0.5, 0.25, 3).state_dict()
+    assert mean_of(opened(content, tmp_path / "x.pth")) == (0.5, 0.25)
+    content["std"] = -content["std"]
+    with pytest.raises(WeightsError, match=r"mean and std beside the network are no mean and deviation of pixels"):
+        opened(content, tmp_path / "x.pth")
+    assert mean_of(opened(content, tmp_path / "x.pth", "?mean=0.1&std=0.2")) == (0.1, 0.2)
+
+
+def without_head(arch: str) -> nn.Module:
+    network = torchvision(arch)
+    network.set_submodule("classifier" if arch == "mobilenet_v2" else "fc", nn.Identity())
+    return network
+
+
+APART = {
+    "linear": ("shufflenet_v2_x0_5", "head", lambda: linear(1024, 5)),
+    "mlp": ("shufflenet_v2_x0_5", "fc", lambda: head(nn.Dropout(), linear(1024, 8), nn.ReLU(), linear(8, 5))),
+    "in a module": ("mobilenet_v2", "head", lambda: nn.ModuleDict({"last": linear(1280, 5)})),
+}
+
+
+@pytest.mark.parametrize("kind", APART)
+@pytest.mark.parametrize("layout", ["modules", "dicts", "another name"])
+def test_a_head_apart_from_its_body_is_put_there(kind, layout, tmp_path):
+    arch, name, make = APART[kind]
+    body, own = seeded(without_head(arch)), seeded(make())
+    if layout == "modules":
+        content = nn.ModuleDict({"backbone": body, name: own}).state_dict()
+    elif layout == "dicts":
+        content = {"model": {"backbone": body.state_dict(), name: own.state_dict()}}
+    else:  # pretrainedmodels 0.7.4
+        content = {**body.state_dict(), **{f"last_linear.{key}": value for key, value in own.state_dict().items()}}
+    member = opened(content, tmp_path / "x.pth", arch=arch)
+    inner = own["last"] if isinstance(own, nn.ModuleDict) else own
+    assert same(head(body, inner).eval(), build_network(member.spec, member.blob), 64)
+    assert "apart from its body" in str(member.origin.notes)
+
+
+def test_of_two_heads_apart_none_is_taken(tmp_path):
+    network = nn.ModuleDict(
+        {"backbone": without_head("shufflenet_v2_x0_5"), "a": linear(1024, 5), "b": linear(1024, 3)}
+    )
+    with pytest.raises(WeightsError, match="does not fit shufflenet_v2_x0_5"):
+        load(network, "shufflenet_v2_x0_5", tmp_path / "x.pth")

@@ -203,25 +203,6 @@ def test_what_is_advised_against_a_refusal_settles_it(checkpoint, beside, words,
     assert get(f"{ARCH}={path}?{words}").origin.recipe
 
 
-def test_a_network_that_is_a_part_of_a_larger_one_is_refused(state, tmp_path):
-    whole = {f"backbone.{key}": value for key, value in state.items()} | {"fc.weight": torch.ones(5, 1000)}
-    with pytest.raises(WeightsError, match="only a part of what was trained: fc takes its 1,000 outputs and gives 5"):
-        get(f"{ARCH}={trained(tmp_path / 'x.pth', whole)}")
-    teacher = {f"teacher.{key}": value for key, value in state.items()} | {"criterion.weight": torch.ones(1000)}
-    get(f"{ARCH}={trained(tmp_path / 'y.pth', {f'student.{key}': value for key, value in state.items()} | teacher)}")
-
-
-def test_a_layer_that_normalises_in_front_of_the_network_is_its_preprocessing(state, tmp_path):
-    front = {"0.mean": torch.full((3, 1, 1), 0.5), "0.std": torch.full((1, 3, 1, 1), 0.25)}
-    path = trained(tmp_path / "x.pth", front | {f"1.{key}": value for key, value in state.items()})
-    found = get(f"{ARCH}={path}")
-    assert (found.spec.recipe.mean, found.spec.recipe.std) == ((0.5,) * 3, (0.25,) * 3)
-    assert found.origin.recipe == "the layer 0 in it, which normalises; a guess: IMAGENET1K_V1"
-    requested = get(f"{ARCH}={path}?mean=none")
-    assert requested.spec.recipe.mean == (0.0, 0.0, 0.0)
-    assert "is left out, because another mean is requested" in requested.origin.notes[-1]
-
-
 @pytest.mark.parametrize("size", [128, [3, 128, 128]])
 def test_settings_of_somebody_s_own_may_say_the_input_as_one_number(checkpoint, size):
     path = checkpoint(config={"architecture": ARCH, "input_size": size, "num_classes": 1000})
