@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from pipeline.checkpoints.companions import COMPANIONS, CONFIG
+from pipeline.checkpoints.companions import COMPANIONS, CONFIG, FOLDERS_OF_PARTS
 from pipeline.config.members import MemberRequest
 from pipeline.errors import StorageError, WeightsError
 from pipeline.models.download import (
@@ -118,7 +118,7 @@ class Locator:
         """
         options = _explain_options(architecture, wanted)
         if request.checkpoint is not None:
-            return self._read_named(request.checkpoint, architecture, options)
+            return self._read_named(request.checkpoint, architecture)
         if (path := self._find_beside(architecture, wanted, by_name=request.weights is not None)) is not None:
             return self._read(path, architecture, options)
         try:
@@ -142,7 +142,7 @@ class Locator:
         """
         options = _explain_options(architecture, wanted)
         if request.checkpoint is not None:
-            self._check_own(request.checkpoint, options)
+            self._check_own(request.checkpoint, _explain_named(architecture))
             return
         if wanted.url is None or self.find_local(architecture, wanted, by_name=request.weights is not None) is not None:
             return
@@ -224,9 +224,9 @@ class Locator:
         uri, data = self._read_bytes(path, options)
         return _check_hash(WeightsFile(uri, data, hashlib.sha256(data).hexdigest()), architecture)
 
-    def _read_named(self, path: str, architecture: Named, options: str) -> WeightsFile:
+    def _read_named(self, path: str, architecture: Named) -> WeightsFile:
         """Read a file that the request names. Unless its name is a published one, digits at its end are no hash."""
-        file = self.read_own(path, options)
+        file = self.read_own(path, _explain_named(architecture))
         return _check_hash(file, architecture) if architecture.matching(file.name) else file
 
     def read_own(self, path: str, options: str = _FOLDER_WANTED) -> WeightsFile:
@@ -248,14 +248,19 @@ class Locator:
         """The file of weights in a folder; what is no folder stays as it is.
 
         Raises:
-            WeightsError: There is none of a usual name.
+            WeightsError: There is none of a usual name, or the path is neither.
         """
         uri = absolute_uri(path)
+        if os.path.exists(uri) and not os.path.isfile(uri) and not os.path.isdir(uri):
+            raise WeightsError(f"{path}: neither a file nor a folder (a pipe or a device); copy it to a file first")
         is_folder = path.endswith("/") or os.path.isdir(uri)
         if not is_folder and not (uri.startswith("s3://") and self._storage.exists(join(uri, CONFIG))):
             return path
         found = next((name for name in HUB_FILES if self._storage.exists(join(uri, name))), None)
         if found is None:
+            for name, what in FOLDERS_OF_PARTS.items():
+                if self._storage.exists(join(uri, name)):
+                    raise WeightsError(f"{path}: {what}")
             raise WeightsError(f"{path}: a folder without {' or '.join(HUB_FILES)}: name the file in it")
         return join(uri, found)
 
@@ -287,6 +292,11 @@ class Locator:
 def _not_downloaded(wanted: Weights, error: DownloadError, options: str) -> WeightsError:
     name = wanted.file_name if wanted.hub_id is None else wanted.hub_id
     return WeightsError(f"{name} is not here and could not be downloaded ({error}); {options}")
+
+
+def _explain_named(architecture: Named) -> str:
+    """What to do where a named file cannot be read."""
+    return f"name a file or folder that is there; -m {architecture.name} alone takes published weights"
 
 
 def _explain_options(architecture: Named, wanted: Weights) -> str:

@@ -37,7 +37,14 @@ from pipeline.storage import Storage
 _USUAL = NetworkOptions()
 # Arguments of timm's constructors in a config.json: those that change how a network computes, and those that do not, or
 # that its tensors tell.
-_BUILT_WITH = ("global_pool", "act_layer")
+_BUILT_WITH = {
+    "global_pool": str,
+    "act_layer": str,
+    "window_size": int,
+    "class_token": bool,
+    "no_embed_class": bool,
+    "fc_norm": bool,
+}
 _TOLD_OTHERWISE = ("num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate", "drop_block_rate")
 _IMAGENET_IN_NAME = re.compile(r"(?<![a-z])(imagenet|in1k)", re.IGNORECASE)  # what a file's name may say of its classes
 
@@ -291,7 +298,7 @@ def _built_with(architecture: Architecture, model_args: Mapping[str, Any], file:
         WeightsError: One of them is not known here, or cannot be.
     """
     told = {name: value for name, value in model_args.items() if name not in _TOLD_OTHERWISE}
-    odd = [name for name, value in told.items() if name not in _BUILT_WITH or not isinstance(value, str)]
+    odd = [name for name, value in told.items() if type(value) is not _BUILT_WITH.get(name)]
     if odd or (told and not architecture.name.startswith(TIMM_PREFIX)):
         what = ", ".join(odd or told)
         raise WeightsError(f"{file.uri}: its config.json has model_args that are not read here: {what}")

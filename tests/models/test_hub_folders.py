@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline import label
+from pipeline.checkpoints.companions import FOLDERS_OF_PARTS
 from pipeline.checkpoints.huggingface import find_hub_network
 from pipeline.checkpoints.state import State
 from pipeline.config.members import MemberRequest, parse_members
@@ -133,6 +134,7 @@ def timm(arch: str, **options) -> nn.Module:
 
 
 VIT = {"model_type": "vit", "hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "patch_size": 16}
+VIT_WHOLE = VIT | {"intermediate_size": 768, "hidden_act": "gelu"}
 SWIN = {
     "depths": [2, 2, 6, 2],
     "embed_dim": 96,
@@ -152,7 +154,7 @@ KINDS = {
         "timm/vit_tiny_patch16_224",
         lambda: timm("vit_tiny_patch16_224"),
         hub_vit,
-        VIT | {"intermediate_size": 768, "hidden_act": "gelu"},
+        VIT_WHOLE,
     ),
     "convnextv2": (
         "timm/convnextv2_atto",
@@ -257,6 +259,8 @@ def test_what_a_network_of_timm_was_built_with_counts(model_args, tmp_path):
     [
         ({"checkpoint_path": "/x"}, "has model_args that are not read here: checkpoint_path"),
         ({"global_pool": 3}, "has model_args that are not read here: global_pool"),
+        ({"window_size": 4}, r"timm/resnet18 cannot be built with \{'window_size': 4\}"),
+        ({"window_size": True}, "has model_args that are not read here: window_size"),
         ({"act_layer": "no-such"}, r"timm/resnet18 cannot be built with \{'act_layer': 'no-such'\}"),
     ],
 )
@@ -264,6 +268,21 @@ def test_other_arguments_of_timm_are_refused(model_args, message, tmp_path):
     settings = {"architecture": "resnet18", "num_classes": 6, "model_args": model_args, "pretrained_cfg": {}}
     with pytest.raises(WeightsError, match=message):
         get(f"hf:{write(tmp_path / 'x', {'a.weight': torch.zeros(1)}, settings, None)}")
+
+
+def test_a_transformer_of_timm_is_built_as_its_folder_says(tmp_path):
+    model_args = {"class_token": False, "global_pool": "avg", "fc_norm": False}
+    with torch.device("meta"):
+        wanted = timm("vit_tiny_patch16_224", **model_args).state_dict()
+    settings = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 6,
+        "model_args": model_args,
+        "pretrained_cfg": {"input_size": [3, 224, 224]},
+    }
+    state = {name: torch.zeros(value.shape) for name, value in wanted.items()}
+    found = get(f"hf:{write(tmp_path / 'x', state, settings, None)}")
+    assert {name: getattr(found.spec.network, name) for name in model_args} == model_args
 
 
 def test_a_folder_is_labelled_with(tmp_path, sample_data):
@@ -292,6 +311,7 @@ RESNET = {"model_type": "resnet", "hidden_act": "relu"} | KINDS["resnet"][3]
         ({"model_type": "swin"} | SWIN | {"image_size": 256}, r"of a kind or size \(swin\)"),  # its windows are padded
         (RESNET | {"downsample_in_first_stage": True}, r"of a kind or size \(resnet\)"),
         (RESNET | {"problem_type": "multi_label_classification"}, "is trained for multi_label_classification"),
+        (VIT_WHOLE | {"layer_norm_eps": 0.1}, "config.json beside it: layer_norm_eps of 0.1 is not supported"),
         (RESNET | {"id2label": {"0": "LABEL_0"}}, "one label, for which transformers trains a regression"),
         ({"model_type": "beit"}, r"of a kind or size \(beit\) that is not read"),
         ({"model_type": "resnet", "layer_type": "basic", "depths": [1, 1, 1, 1]}, r"of a kind or size \(resnet\)"),
@@ -310,10 +330,14 @@ def test_folders_without_weights_and_wrong_architectures(tmp_path):
         WeightsError, match=r"a folder without model.safetensors or pytorch_model.bin: name the file in it"
     ):
         get(f"hf:{tmp_path / 'empty'}")
+    for name, message in FOLDERS_OF_PARTS.items():
+        (tmp_path / "empty" / name).write_text("{}")
+        with pytest.raises(WeightsError, match=re.escape(f"empty: {message}")):
+            get(f"resnet18={tmp_path / 'empty'}")
+        (tmp_path / "empty" / name).unlink()
     with pytest.raises(WeightsError, match="no such file; hf: takes a folder"):
         get(f"hf:{tmp_path / 'nowhere'}")
-    settings = VIT | {"intermediate_size": 768, "hidden_act": "gelu"}
-    folder = write(tmp_path / "x", {"a.weight": torch.zeros(1)}, settings)
+    folder = write(tmp_path / "x", {"a.weight": torch.zeros(1)}, VIT_WHOLE)
     with pytest.raises(
         WeightsError, match=r"says that it is vit_tiny_patch16_224, not vit_b_16: -m timm/vit_tiny_patch16_224=FILE"
     ):

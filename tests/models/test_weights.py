@@ -233,8 +233,11 @@ def test_missing_weights_name_the_file_and_three_ways_at_once(tmp_path, arch):
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path):
-    with pytest.raises(WeightsError, match=rf"nowhere\.pth: no such file; supply it as {SMALL}=PATH"):
+    with pytest.raises(WeightsError, match=rf"nowhere\.pth: no such file; name a file .*; -m {SMALL} alone"):
         get(f"{SMALL}={tmp_path}/nowhere.pth")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WeightsError, match=r"pipe: neither a file nor a folder"):
+        get(f"{SMALL}={tmp_path}/pipe")
     with pytest.raises(WeightsError, match=r"--weights-dir .*nowhere.*no such file"):
         get(SMALL, tmp_path / "nowhere")
     with pytest.raises(WeightsError, match=r"ftp://host/x\.pth: unknown scheme"):
@@ -330,9 +333,13 @@ def test_damaged_files(files, name, damage):
     path = files(name, 3)
     data = path.read_bytes()
     path.write_bytes(
-        {"empty": b"", "cut": data[:-1000], "cut early": data[:50], "text": b"<html>404", "zip": b"PK\3\4" + bytes(99)}[
-            damage
-        ]
+        {
+            "empty": b"",
+            "cut": data[:-1000],
+            "cut early": data[:50],
+            "text": b"404 not found",
+            "zip": b"PK\3\4" + bytes(99),
+        }[damage]
     )
     with pytest.raises(WeightsError, match=rf"{name}: damaged, or no (checkpoint|safetensors file)[^\n]*$"):
         get(f"{SMALL}={path}")
