@@ -49,6 +49,7 @@ _CONVNEXTS_V2: Mapping[tuple[tuple[int, ...], int], str] = {
     ((3, 3, 27, 3), 192): "large",
     ((3, 3, 27, 3), 352): "huge",
 }
+_LARGEST_EPSILON = 1e-5  # in norms; that of the networks here is 1e-6 or this, and a smaller one makes no difference
 _SWIN_STRIDE = 32  # pixels of the input for one of its last stage
 _SWINS: Mapping[tuple[tuple[int, ...], int], str] = {
     ((2, 2, 6, 2), 96): "tiny",
@@ -142,6 +143,14 @@ def find_hub_network(settings: Mapping[str, Any]) -> HubNetwork | None:
             return _find_swin(settings)
         case _:
             return None
+
+
+def explain_epsilon(settings: Mapping[str, Any]) -> str:
+    """Why a network of transformers computes something else than the architecture here; empty if it does not."""
+    epsilon = settings.get("layer_norm_eps")
+    if not isinstance(epsilon, int | float) or epsilon <= _LARGEST_EPSILON:
+        return ""
+    return f"layer_norm_eps of {epsilon:g} is not supported, only up to {_LARGEST_EPSILON:g}"
 
 
 def _find_resnet(settings: Mapping[str, Any]) -> HubNetwork | None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.checkpoints.companions import ADAPTER, DISTRIBUTED, IN_ONE_FILE
+from pipeline.checkpoints.companions import GATHER_PARTS, MERGE_ADAPTER, SAVE_IN_ONE
 from pipeline.checkpoints.pickles import Inert, Name
 from pipeline.checkpoints.tensors import SHARDED, NotPlain
 
@@ -19,15 +17,25 @@ _GATHER = (
     "gather it with torch.distributed.checkpoint.state_dict.get_model_state_dict(network, "
     "options=StateDictOptions(full_state_dict=True, cpu_offload=True)), and save that on rank 0"
 )
-_TAR_MAGIC_AT = 257
+_NUMPY = "numpy arrays: make them tensors, torch.from_numpy, and save those"
+_PAGE_BEGINS = re.compile(rb"\s*<(!doctype|!--|html|\?xml)", re.IGNORECASE)
+_PAGE = "a page of the web or its error, saved in the place of the file: download it again"
+_ONNX = re.compile(rb"\x08[\x03-\x14](\x12.[\x20-\x7e]+|:)", re.DOTALL)  # the version of its format, then its producer
+_TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
+_EXPORTED = re.compile(r"(^|/)(archive_format|serialized_exported_program\.json|models/\w+\.json)$")
 # By what their first bytes are.
 _OTHER_FORMATS = {
     b"\x89HDF": "an HDF5 file, as Keras writes it, and holds no network of torch",
     b"GGUF": "a GGUF file, which holds no network of torch as it was trained",
     b"PAR1": "a Parquet file",
-    b"\x1f\x8b": "a gzip file: gunzip it",
-    b"<!DOCTYPE": "an HTML page, as a download that went wrong leaves it",
-    b"<html": "an HTML page, as a download that went wrong leaves it",
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"BZh": "a bzip2 archive: unpack it first",
+    b"\xfd7zXZ": "an xz archive: unpack it first",
+    b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it first",
+    b"7z\xbc\xaf": "a 7z archive: unpack it first",
+    b"\x93NUMPY": _NUMPY,
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG": "a PNG image",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: git lfs pull",
 }
 # By the class of the object that a pickle holds.
@@ -42,7 +50,7 @@ _OBJECTS = {
 _NAMES = (
     (
         re.compile(r"(^|\.)lora_|^base_model\.model\.|(^|\.)modules_to_save\."),
-        ADAPTER,
+        MERGE_ADAPTER,
     ),
     (
         re.compile(r"_packed_params|(^|\.)(weight_scale|zero_point|qweight|weight_qdata)$"),
@@ -50,7 +58,7 @@ _NAMES = (
     ),
     (
         re.compile(r"\.weight_u$"),
-        "a network under spectral_norm: torch.nn.utils.remove_spectral_norm(module) for each, then save",
+        "a network with spectral_norm: torch.nn.utils.remove_spectral_norm(module) for each that has it, then save",
     ),
     (
         re.compile(r"\.weight_(orig|mask)$"),
@@ -73,28 +81,28 @@ def explain_bytes(uri: str, data: bytes) -> str | None:
     """What a file is by its name and its first bytes, if it holds no network."""
     name = PurePosixPath(uri).name
     if name.endswith(".distcp") or name == ".metadata":
-        return f"a part of {DISTRIBUTED}"
+        return f"a part of a distributed checkpoint, a folder: {GATHER_PARTS}"
     if data[:1] == b"{":
         return _explain_json(data)
-    if data.startswith(b"PK"):
-        return _explain_zip(data)
-    if data[_TAR_MAGIC_AT:].startswith(b"ustar"):
-        return "a tar archive: unpack it, and name the checkpoint in it"
+    if data[_TAR_MAGIC_AT : _TAR_MAGIC_AT + len(_TAR_MAGIC)] == _TAR_MAGIC:
+        return "a tar archive: unpack it first"
+    if _ONNX.match(data[:64]):
+        return "an ONNX file, a graph without torch's names of tensors: save the state dict of the network"
+    if _PAGE_BEGINS.match(data[:64]):
+        return _PAGE
     return next((what for start, what in _OTHER_FORMATS.items() if data.startswith(start)), None)
 
 
-def _explain_zip(data: bytes) -> str | None:
-    try:
-        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
-    except zipfile.BadZipFile:
+def explain_archive(names: Iterable[str]) -> str | None:
+    """What a zip file is that torch.save has not written, by the names of its files."""
+    listed = list(names)
+    if any(_EXPORTED.search(name) for name in listed):
+        return "what torch.export writes (.pt2), a graph: save the state dict of the network, torch.save"
+    if listed and all(name.endswith(".npy") for name in listed):
+        return _NUMPY
+    if any(PurePosixPath(name).name == "data.pkl" for name in listed):
         return None
-    if any(name.endswith("data.pkl") for name in names):
-        return None  # as torch.save writes it
-    if names and all(name.endswith(".npy") for name in names):
-        return "numpy arrays: make them tensors, torch.from_numpy, and save those"
-    if any(name.endswith("archive_format") for name in names):
-        return "a program of torch.export, which is run as it is: save the network's state dict"
-    return "a zip archive of other files: unpack it, and name the checkpoint in it"
+    return f"a zip archive of other files ({', '.join(listed[:3])}): unpack it first" if listed else None
 
 
 def _explain_json(data: bytes) -> str | None:
@@ -104,7 +112,7 @@ def _explain_json(data: bytes) -> str | None:
         return None
     if isinstance(content, dict) and isinstance(shards := content.get("weight_map"), dict):
         files = sorted({str(file) for file in shards.values()})
-        return f"the index of a network in {len(files)} files ({files[0]} ...): {IN_ONE_FILE}"
+        return f"the index of a network in {len(files)} files ({files[0]} ...): {SAVE_IN_ONE}"
     return "a JSON file with settings, not weights"
 
 
@@ -133,11 +141,11 @@ def explain_tensors(uri: str, branches: Iterable[tuple[str, Mapping[Any, Any]]])
         if any(pattern.search(name) for name in names):
             return what
     if shard := _ONE_SHARD.search(uri):
-        return f"file {int(shard[1])} of {int(shard[2])} of one network: {IN_ONE_FILE}"
+        return f"file {int(shard[1])} of {int(shard[2])} of one network: {SAVE_IN_ONE}"
     if dicts and {"state", "param_groups"} <= dicts[0].keys():
         return "the state of an optimizer, not of a network"
     if any(name.startswith("numpy.") for name in _classes(values)):
-        return "numpy arrays: make them tensors, torch.from_numpy, and save those"
+        return _NUMPY
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import torch
 
 from pipeline.checkpoints.branches import as_dict, branches, is_network
 from pipeline.checkpoints.containers import TorchScriptError, load_torch_file
-from pipeline.checkpoints.kinds import explain_bytes, explain_object
+from pipeline.checkpoints.kinds import explain_archive, explain_bytes, explain_object
 from pipeline.checkpoints.pickles import CodeInPickleError, Inert, MalformedPickleError
 from pipeline.errors import WeightsError
 
@@ -107,5 +108,16 @@ def _load_pickle(uri: str, data: bytes) -> object:
         what = f"a pickle that carries code ({error})"
         raise WeightsError(f"{uri}: refused, because it is {what}; save the state dict alone") from error
     except _DAMAGES as error:
+        if kind := explain_archive(_names_in_zip(data)):
+            raise WeightsError(f"{uri}: {kind}") from error
         raise WeightsError(f"{uri}: damaged, or no checkpoint ({type(error).__name__})") from error
     return loaded
+
+
+def _names_in_zip(data: bytes) -> list[str]:
+    """Names of the files in a zip file; none of what is no zip file."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return []

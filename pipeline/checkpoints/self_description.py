@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.checkpoints.companions import COMPANIONS, CONFIG, PROCESSOR
-from pipeline.checkpoints.huggingface import HubNetwork, find_hub_network
+from pipeline.checkpoints.huggingface import HubNetwork, explain_epsilon, find_hub_network
 from pipeline.checkpoints.own_recipe import (
     RecipeFacts,
     facts_of_arguments,
@@ -151,6 +151,8 @@ def _describe_hub_network(settings: Mapping[str, Any]) -> SelfDescription:
         refusal = f"{CONFIG} beside it says that it is trained for {problem}, and classes are labelled one an image"
     elif network and problem is None and isinstance(labels, Mapping) and len(labels) == 1:
         refusal = f"{CONFIG} beside it has one label, for which transformers trains a regression"
+    elif network and (reason := explain_epsilon(settings)):
+        refusal = f"{CONFIG} beside it: {reason}"
     return SelfDescription(
         architecture=network.arch if network else "",
         named_in=f"{CONFIG} beside it" if network else "",

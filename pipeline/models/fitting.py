@@ -16,7 +16,7 @@ from pipeline.models.anatomy import Anatomy, is_counter, study
 from pipeline.models.catalog import Architecture
 from pipeline.models.heads import Head, find_head
 from pipeline.models.networks import NetworkOptions, NetworkShape, empty_network, load_network
-from pipeline.models.sizes import find_input_size
+from pipeline.models.sizes import check_tables, find_input_size
 
 _PROBE_CLASSES = 1000
 _NAMES_SHOWN = 3
@@ -102,6 +102,7 @@ def fit_network(wanted: WantedNetwork, state: State, uri: str) -> FittedNetwork:
     Raises:
         WeightsError: They do not fit.
     """
+    check_tables(state, wanted.anatomy, uri)
     shape, notes = _fit_input(wanted, state, uri)
     state = _convert_names(shape, state)
     state, note = _spread_channel(wanted.anatomy, state)
@@ -144,7 +145,7 @@ def _fit_input(wanted: WantedNetwork, state: State, uri: str) -> tuple[NetworkSh
         wanted.built,
         transform_input=transform_input,
         img_size=input_px if anatomy.fixed_px not in {None, input_px} else None,
-        window_size=None if found is None else found.window_size,
+        window_size=found.window_size if found and found.window_size else wanted.built.window_size,
     )
     return NetworkShape(architecture, _PROBE_CLASSES, input_px, options), notes
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from pipeline.checkpoints.companions import COMPANIONS, CONFIG, FOLDERS
+from pipeline.checkpoints.companions import COMPANIONS, CONFIG, FOLDERS_OF_PARTS
 from pipeline.config.members import MemberRequest
 from pipeline.errors import StorageError, WeightsError
 from pipeline.models.download import (
@@ -256,17 +256,17 @@ class Locator:
         """The file of weights in a folder; what is no folder stays as it is.
 
         Raises:
-            WeightsError: There is none of a usual name.
+            WeightsError: There is none of a usual name, or the path is neither.
         """
         uri = absolute_uri(path)
+        if os.path.exists(uri) and not os.path.isfile(uri) and not os.path.isdir(uri):
+            raise WeightsError(f"{path}: neither a file nor a folder (a pipe or a device); copy it to a file first")
         is_folder = path.endswith("/") or os.path.isdir(uri)
-        if not uri.startswith("s3://") and not is_folder and os.path.exists(uri) and not os.path.isfile(uri):
-            raise WeightsError(f"{path}: neither a file nor a folder")
         if not is_folder and not (uri.startswith("s3://") and self._storage.exists(join(uri, CONFIG))):
             return path
         found = next((name for name in HUB_FILES if self._storage.exists(join(uri, name))), None)
         if found is None:
-            known = (what for name, what in FOLDERS.items() if self._storage.exists(join(uri, name)))
+            known = (what for name, what in FOLDERS_OF_PARTS.items() if self._storage.exists(join(uri, name)))
             what = next(known, f"a folder without {' or '.join(HUB_FILES)}: name the file in it")
             raise WeightsError(f"{path}: {what}")
         return join(uri, found)

@@ -32,6 +32,8 @@ class NetworkOptions:
         global_pool, act_layer: Of a timm network: how it pools its last features, and its activation.
         img_size: Side of the input that a timm network is built for, pixels.
         window_size: Of timm's Swin: side of the windows, patches.
+        class_token, no_embed_class, fc_norm: Of timm's ViT: whether it has a class token, whether its table of
+            positions lacks one for it, and whether its last norm comes after pooling.
         is_binary: Whether its head has one output, the logit of the second of two classes.
         head: Another head than its own.
     """
@@ -41,6 +43,9 @@ class NetworkOptions:
     act_layer: str | None = None
     img_size: int | None = None
     window_size: int | None = None
+    class_token: bool | None = None
+    no_embed_class: bool | None = None
+    fc_norm: bool | None = None
     is_binary: bool | None = None
     head: Head | None = None
 
@@ -53,8 +58,9 @@ class NetworkOptions:
     @property
     def constructor(self) -> dict[str, Any]:
         """What the constructor of the network takes of it."""
-        names = ("transform_input", "global_pool", "act_layer", "img_size", "window_size")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        others = ("is_binary", "head")
+        values = {name: getattr(self, name) for name in self.__slots__ if name not in others}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 _USUAL = NetworkOptions()

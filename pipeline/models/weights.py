@@ -42,16 +42,15 @@ from pipeline.storage import Storage
 _USUAL = NetworkOptions()
 # Arguments of timm's constructors that a file names: those that change how a network computes, and those that do not or
 # that its tensors tell.
-_BUILT_WITH = ("global_pool", "act_layer")
-_TOLD_OTHERWISE = (
-    "num_classes",
-    "in_chans",
-    "img_size",
-    "window_size",
-    "drop_rate",
-    "drop_path_rate",
-    "drop_block_rate",
-)
+_BUILT_WITH = {
+    "global_pool": str,
+    "act_layer": str,
+    "window_size": int,
+    "class_token": bool,
+    "no_embed_class": bool,
+    "fc_norm": bool,
+}
+_TOLD_OTHERWISE = ("num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate", "drop_block_rate")
 _IMAGENET_IN_NAME = re.compile(r"(?<![a-z])(imagenet|in1k)", re.IGNORECASE)  # what a file's name may say of its classes
 
 
@@ -325,7 +324,7 @@ def _built_with(architecture: Architecture, model_args: Mapping[str, Any], file:
         WeightsError: One of them is not known here, or cannot be.
     """
     told = {name: value for name, value in model_args.items() if name not in _TOLD_OTHERWISE}
-    odd = [name for name, value in told.items() if name not in _BUILT_WITH or not isinstance(value, str)]
+    odd = [name for name, value in told.items() if type(value) is not _BUILT_WITH.get(name)]
     if odd or (told and not architecture.name.startswith(TIMM_PREFIX)):
         what = ", ".join(odd or told)
         raise WeightsError(f"{file.uri}: its network was built with arguments that are not known here: {what}")

@@ -204,6 +204,7 @@ def test_the_same_network_twice_is_no_question():
             {"fc.weight_orig": "fc.weight", "fc.weight_mask": None},
             "a network under pruning: torch.nn.utils.prune.remove",
         ),
+        ({"fc.weight_orig": "fc.weight", "fc.weight_u": None, "fc.weight_v": None}, "a network with spectral_norm"),
         ({"fc.weight_g": None, "fc.weight_v": "fc.weight"}, "a network whose weights are computed from others"),
         ({"fc.parametrizations.weight.original0": "fc.weight"}, "a network whose weights are computed from others"),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import pickle
+import tarfile
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -16,14 +17,6 @@ from trainer_files import Hostile, Settings, bystanders, choose, network, saved
 
 from pipeline.checkpoints.reading import read_checkpoint
 from pipeline.errors import WeightsError
-
-
-def zipped(*names: str) -> bytes:
-    file = BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name in names:
-            archive.writestr(name, b"")
-    return file.getvalue()
 
 
 def test_a_fsdp2_state_dict_of_one_process_is_whole():
@@ -74,6 +67,21 @@ def test_nothing_is_run(place, options, tmp_path):
     assert b"touch" in pickle_file  # the file asks for it
 
 
+def zipped(*names: str) -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    return file.getvalue()
+
+
+def tarred() -> bytes:
+    file = BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a"))
+    return file.getvalue()
+
+
 class Command:
     def __reduce__(self):
         return eval, ("1 + 1",)
@@ -102,13 +110,14 @@ class Command:
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself: git lfs pull"),
         (b'{"weight_map": {"a": "x-00001-of-00002.safetensors"}}', "the index of a network in 1 files"),
         (b"\x89HDF\r\n", "an HDF5 file"),
-        (gzip.compress(b"x"), "a gzip file: gunzip it"),
-        (b"<!DOCTYPE html><title>404</title>", "an HTML page, as a download that went wrong"),
-        (bytes(257) + b"ustar\x0000", "a tar archive: unpack it"),
-        (zipped("a.npy", "b.npy"), "numpy arrays: make them tensors"),
-        (zipped("x/archive_format", "x/models/model.json"), "a program of torch.export"),
-        (zipped("photo.jpg"), "a zip archive of other files"),
-        (saved({"fc.weight_orig": torch.ones(1), "fc.weight_u": torch.ones(1)}), "a network under spectral_norm"),
+        (gzip.compress(b"x", mtime=0), "a gzip archive: unpack it first"),
+        (b"\n<!DOCTYPE html><html>", "a page of the web or its error"),
+        (b"\x08\x07\x12\x07pytorch\x1a\x052.1.0:", "an ONNX file"),
+        (zipped("x/archive_format", "x/data/weights/weight_0"), r"what torch.export writes \(.pt2\)"),
+        (zipped("a.npy"), "numpy arrays: make them tensors"),
+        (zipped("a/b.txt"), r"a zip archive of other files \(a/b.txt\): unpack it first"),
+        (tarred(), "a tar archive: unpack it first"),
+        (saved({"fc.weight_orig": torch.ones(1), "fc.weight_u": torch.ones(1)}), "a network with spectral_norm"),
     ],
 )
 def test_what_is_refused_is_one_line(content, message):

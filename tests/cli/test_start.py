@@ -45,7 +45,7 @@ def test_help_counting_and_wrong_requests_are_answered_without_torch_and_ray(sam
         "label a.tar -o o -m resnet5O": "unknown model 'resnet5O'; did you mean resnet50",
         "label a.tar -o o -m timm/resnet5O": "unknown model 'timm/resnet5O'; did you mean timm/resnet50",
         "label a.tar -o o -m resnet50@V9": "no weights called 'V9'; it has IMAGENET1K_V2, IMAGENET1K_V1",
-        "label a.tar -o o -m resnet50=here.pth": "here.pth: no such file; supply it as resnet50=PATH",
+        "label a.tar -o o -m resnet50=here.pth": "here.pth: no such file",
         "label b.tar -o o": "b.tar: no such file",
         "label a.tar -o o -m resnet18 --weights-dir nowhere": "--weights-dir",
         f"{' '.join(known)} --labels names.txt": "--labels",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import OrderedDict
 
 import pytest
@@ -16,7 +17,8 @@ from pipeline.errors import WeightsError
 from pipeline.models.anatomy import study
 from pipeline.models.catalog import find
 from pipeline.models.fitting import WantedNetwork, _fit_input
-from pipeline.models.sizes import find_input_size
+from pipeline.models.networks import NetworkOptions
+from pipeline.models.sizes import check_tables, find_input_size
 from pipeline.models.weights import MemberSpec, build_network, resolve
 from pipeline.storage import Storage
 from pipeline.vision import timm_package
@@ -233,6 +235,31 @@ def test_the_size_of_the_input_follows_from_the_file(arch, tmp_path):
         resolve(MemberRequest.parse(f"{arch}={tmp_path / 'x.pth'}?resize=224&crop=224"), None, Storage())
 
 
+VIT_ARCH = "timm/vit_tiny_patch16_224"
+
+
+@pytest.mark.parametrize(
+    ("model_args", "rows"),
+    [
+        ({"no_embed_class": True}, None),
+        ({"class_token": False, "global_pool": "avg"}, None),
+        ({"global_pool": "avg"}, None),
+        ({}, 1 + 6 * 9),
+    ],
+)
+def test_a_transformer_that_was_built_otherwise_is_no_usual_one(model_args, rows):
+    """Without values: what is refused here would be resampled by timm's converter, or fail without a reason."""
+    with torch.device("meta"):
+        tensors = any_network(VIT_ARCH, **model_args).state_dict()
+        if rows:
+            tensors["pos_embed"] = torch.empty(1, rows, 192)
+    named = re.escape(f"model_args={model_args}") if model_args else "pos_embed has 54 positions .* no square"
+    with pytest.raises(WeightsError, match=named):
+        check_tables(tensors, study(find(VIT_ARCH), 224), "x")
+    if model_args:
+        check_tables(tensors, study(find(VIT_ARCH), 224, NetworkOptions(**model_args)), "x")
+
+
 def test_torchvision_s_table_of_positions_tells_the_size():
     with torch.device("meta"):
         state = torchvision("vit_b_32", image_size=96).state_dict()
@@ -244,6 +271,8 @@ def test_a_size_that_no_tensor_tells_can_be_said():
     wanted = WantedNetwork(find("timm/swin_tiny_patch4_window7_224"), 112)
     shape, notes = _fit_input(wanted, State(), "x")
     assert (shape.input_px, shape.options.img_size, notes) == (112, 112, [])
+    built = dataclasses.replace(wanted, built=NetworkOptions(window_size=4))
+    assert _fit_input(built, State(), "x")[0].options.window_size == 4
 
 
 def test_googlenet_may_take_its_input_as_it_is(tmp_path):

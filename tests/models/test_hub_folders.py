@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 
 import pytest
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline import label
+from pipeline.checkpoints.companions import FOLDERS_OF_PARTS
 from pipeline.checkpoints.huggingface import find_hub_network
 from pipeline.checkpoints.state import State
 from pipeline.config.members import MemberRequest, parse_members
@@ -134,6 +134,7 @@ def timm(arch: str, **options) -> nn.Module:
 
 
 VIT = {"model_type": "vit", "hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "patch_size": 16}
+VIT_WHOLE = VIT | {"intermediate_size": 768, "hidden_act": "gelu"}
 SWIN = {
     "depths": [2, 2, 6, 2],
     "embed_dim": 96,
@@ -153,7 +154,7 @@ KINDS = {
         "timm/vit_tiny_patch16_224",
         lambda: timm("vit_tiny_patch16_224"),
         hub_vit,
-        VIT | {"intermediate_size": 768, "hidden_act": "gelu"},
+        VIT_WHOLE,
     ),
     "convnextv2": (
         "timm/convnextv2_atto",
@@ -258,6 +259,8 @@ def test_what_a_network_of_timm_was_built_with_counts(model_args, tmp_path):
     [
         ({"checkpoint_path": "/x"}, "arguments that are not known here: checkpoint_path"),
         ({"global_pool": 3}, "arguments that are not known here: global_pool"),
+        ({"window_size": 4}, r"timm/resnet18 cannot be built with \{'window_size': 4\}"),
+        ({"window_size": True}, "arguments that are not known here: window_size"),
         ({"act_layer": "no-such"}, r"timm/resnet18 cannot be built with \{'act_layer': 'no-such'\}"),
     ],
 )
@@ -265,6 +268,21 @@ def test_other_arguments_of_timm_are_refused(model_args, message, tmp_path):
     settings = {"architecture": "resnet18", "num_classes": 6, "model_args": model_args, "pretrained_cfg": {}}
     with pytest.raises(WeightsError, match=message):
         get(f"hf:{write(tmp_path / 'x', {'a.weight': torch.zeros(1)}, settings, None)}")
+
+
+def test_a_transformer_of_timm_is_built_as_its_folder_says(tmp_path):
+    model_args = {"class_token": False, "global_pool": "avg", "fc_norm": False}
+    with torch.device("meta"):
+        wanted = timm("vit_tiny_patch16_224", **model_args).state_dict()
+    settings = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 6,
+        "model_args": model_args,
+        "pretrained_cfg": {"input_size": [3, 224, 224]},
+    }
+    state = {name: torch.zeros(value.shape) for name, value in wanted.items()}
+    found = get(f"hf:{write(tmp_path / 'x', state, settings, None)}")
+    assert {name: getattr(found.spec.network, name) for name in model_args} == model_args
 
 
 def test_a_folder_is_labelled_with(tmp_path, sample_data):
@@ -293,6 +311,7 @@ RESNET = {"model_type": "resnet", "hidden_act": "relu"} | KINDS["resnet"][3]
         ({"model_type": "swin"} | SWIN | {"image_size": 256}, r"of a kind or size \(swin\)"),  # its windows are padded
         (RESNET | {"downsample_in_first_stage": True}, r"of a kind or size \(resnet\)"),
         (RESNET | {"problem_type": "multi_label_classification"}, "is trained for multi_label_classification"),
+        (VIT_WHOLE | {"layer_norm_eps": 0.1}, "config.json beside it: layer_norm_eps of 0.1 is not supported"),
         (RESNET | {"id2label": {"0": "LABEL_0"}}, "one label, for which transformers trains a regression"),
         ({"model_type": "beit"}, r"of a kind or size \(beit\) that is not read"),
         ({"model_type": "resnet", "layer_type": "basic", "depths": [1, 1, 1, 1]}, r"of a kind or size \(resnet\)"),
@@ -311,22 +330,14 @@ def test_folders_without_weights_and_wrong_architectures(tmp_path):
         WeightsError, match=r"a folder without model.safetensors or pytorch_model.bin: name the file in it"
     ):
         get(f"hf:{tmp_path / 'empty'}")
-    for name, message in (
-        (".metadata", "a distributed checkpoint, which is a folder: python -m torch"),
-        ("model.safetensors.index.json", "a network in several files: save it in one"),
-        ("adapter_config.json", "an adapter"),
-    ):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-        with pytest.raises(WeightsError, match=message):
-            get(f"resnet18={tmp_path / name}")
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(WeightsError, match="pipe: neither a file nor a folder"):
-        get(f"resnet18={tmp_path / 'pipe'}")
+    for name, message in FOLDERS_OF_PARTS.items():
+        (tmp_path / "empty" / name).write_text("{}")
+        with pytest.raises(WeightsError, match=re.escape(f"empty: {message}")):
+            get(f"resnet18={tmp_path / 'empty'}")
+        (tmp_path / "empty" / name).unlink()
     with pytest.raises(WeightsError, match="no such file; hf: takes a folder"):
         get(f"hf:{tmp_path / 'nowhere'}")
-    settings = VIT | {"intermediate_size": 768, "hidden_act": "gelu"}
-    folder = write(tmp_path / "x", {"a.weight": torch.zeros(1)}, settings)
+    folder = write(tmp_path / "x", {"a.weight": torch.zeros(1)}, VIT_WHOLE)
     with pytest.raises(
         WeightsError, match=r"says that it is vit_tiny_patch16_224, not vit_b_16: -m timm/vit_tiny_patch16_224=FILE"
     ):

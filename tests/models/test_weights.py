@@ -235,6 +235,9 @@ def test_missing_weights_name_the_file_and_three_ways_at_once(tmp_path, arch):
 def test_a_checkpoint_that_is_not_there(tmp_path):
     with pytest.raises(WeightsError, match=r"nowhere\.pth: no such file$"):
         get(f"{SMALL}={tmp_path}/nowhere.pth")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WeightsError, match=r"pipe: neither a file nor a folder"):
+        get(f"{SMALL}={tmp_path}/pipe")
     with pytest.raises(WeightsError, match=r"--weights-dir .*nowhere.*no such file"):
         get(SMALL, tmp_path / "nowhere")
     (tmp_path / "there.pth").write_bytes(b"what it holds is not looked at")
@@ -334,9 +337,13 @@ def test_damaged_files(files, name, damage):
     path = files(name, 3)
     data = path.read_bytes()
     path.write_bytes(
-        {"empty": b"", "cut": data[:-1000], "cut early": data[:50], "text": b"<404>", "zip": b"PK\3\4" + bytes(99)}[
-            damage
-        ]
+        {
+            "empty": b"",
+            "cut": data[:-1000],
+            "cut early": data[:50],
+            "text": b"404 not found",
+            "zip": b"PK\3\4" + bytes(99),
+        }[damage]
     )
     with pytest.raises(WeightsError, match=rf"{name}: damaged, or no (checkpoint|safetensors file)[^\n]*$"):
         get(f"{SMALL}={path}")
