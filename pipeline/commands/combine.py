@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import shlex
 from typing import Unpack
 
 from pipeline.config.call_options import CombineOptions
@@ -38,6 +39,7 @@ from pipeline.output.ledger import Ledger
 from pipeline.output.opening import open_ledger
 from pipeline.output.parts import Progress
 from pipeline.output.probabilities import StoredProbs, find_stored_probs, find_stored_top_k, stored_aliases
+from pipeline.records import Reason
 from pipeline.text import fmt
 
 
@@ -95,6 +97,13 @@ def run_combine(config: CombineConfig, reporter: Reporter | None = None) -> Labe
         run = JobRun(config, job, ledger, storage, engine, shown)
         work = _plan(older, source, run)
         summary = run.complete(work, functools.partial(_workload, config, run, source, work))
+        not_finite = summary.quarantined_by_reason.get(Reason.NOT_FINITE, 0)
+        if not_finite and len(source.aliases) < len(stored_aliases(content)):
+            images = fmt.plural(not_finite, "image has", "images have")
+            shown.note(
+                f"{images} no label, because the numbers of some member of {source.out} are not finite there; "
+                f"where it is one that is left out here: label them with --reuse {shlex.quote(config.source)}"
+            )
         shown.finish(summary.to_dict())
     return summary
 

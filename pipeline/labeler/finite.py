@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -35,6 +35,17 @@ def split_not_finite(
         rows.append(QuarantineRow.picture(pictures[int(place)], Reason.NOT_FINITE, message))
     kept = [picture for picture, finite in zip(pictures, finite_B, strict=True) if finite]
     return kept, predictions.take(finite_B) if kept else None, rows
+
+
+def is_of_another_member(reason: str, message: str, aliases: Collection[str]) -> bool:
+    """Whether a quarantined image may be labelled by these members: numbers of other ones are not finite for it.
+
+    Args:
+        reason: Of its row.
+        message: Of its row, as :func:`split_not_finite` writes it.
+        aliases: Of the members, as they were called there.
+    """
+    return reason == Reason.NOT_FINITE and not {*message.partition(": ")[0].split(", ")} & {*aliases}
 
 
 def insert_in_order(rows: list[QuarantineRow], more: Sequence[QuarantineRow]) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline.errors import PublishError, StorageError
 from pipeline.labeler.attempts import Attempts
 from pipeline.labeler.config import LabelerConfig
-from pipeline.labeler.finite import insert_in_order, split_not_finite
+from pipeline.labeler.finite import insert_in_order, is_of_another_member, split_not_finite
 from pipeline.labeler.metering import UnitMeter
 from pipeline.labeler.rescored import rescore
 from pipeline.labeler.reused import combine_members
@@ -92,11 +92,14 @@ class Replayer:
                 if receipt.finished or stopping():
                     break
                 part = read_stored_part(self._stored, self._source, name, len(self._config.class_names))
+                if self._config.replayed and (message := self._not_labelled_there(part)):
+                    receipt.failure, receipt.message = UNAVAILABLE, message  # the caller can read the images
+                    break
                 self._publish(unit, part, receipt)
                 receipt.finished = name.last
                 metered.take(receipt)
                 yield receipt
-            if not receipt.finished and not stored.complete and not stopping():
+            if not receipt.finished and not receipt.failure and not stored.complete and not stopping():
                 receipt.failure = UNAVAILABLE
                 receipt.message = (
                     f"{self._source.out} holds {stored.num_parts} parts of it and not yet the rest; finish that job"
@@ -107,6 +110,13 @@ class Replayer:
             receipt.failure, receipt.message = UNWRITABLE, str(error)
         metered.end(receipt)
         yield receipt
+
+    def _not_labelled_there(self, part: StoredPart) -> str:
+        """Why a part does not hold all that these members give; empty if it does."""
+        rows = [] if part.rejected is None else part.rejected.select(["key", "reason", "message"]).to_pylist()
+        kept_out = (row for row in rows if is_of_another_member(row["reason"], row["message"], self._source.aliases))
+        row = next(kept_out, None)
+        return "" if row is None else f"{self._source.out} has no probabilities for {row['key']!r}: {row['message']}"
 
     def close(self) -> None:
         """Let go of the threads; no unit is being published any more."""

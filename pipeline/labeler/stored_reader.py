@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import NotAsStored, StorageError
+from pipeline.labeler.finite import is_of_another_member
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
 from pipeline.output.probabilities import StoredPart, StoredProbs, read_stored_part
@@ -129,4 +130,6 @@ class StoredReader:
         for row in part.rejected.select(["index", "key", "sha256", "stage", "reason", "message"]).to_pylist():
             index = row.pop("index")
             if index is not None and index >= self._first_index:
+                if is_of_another_member(row["reason"], row["message"], self._source.aliases):
+                    raise NotAsStored(f"{self._source.out} has no probabilities for {row['key']!r}: {row['message']}")
                 self._rows[index] = StoredRow(**row, width=0, height=0, part=part, row=None)

@@ -96,6 +96,19 @@ def test_whatever_the_way(run, huge, labelled, tmp_path, monkeypatch, members, m
     assert np.isfinite(rows(tmp_path / "out")["score"].to_numpy()).all()
 
 
+def test_a_member_that_is_sound_alone_labels_what_another_one_kept_out(run, huge, labelled, tmp_path, capsys):
+    run(tmp_path / "both", huge, OTHER, keep_probs=True)
+    assert outcome(tmp_path / "both") == outcome(labelled)
+    for members in ((OTHER,), (OTHER, ONE)):  # with and without a member that is new
+        out, plain = tmp_path / f"again-{len(members)}", tmp_path / f"plain-{len(members)}"
+        run(out, *members, reuse=tmp_path / "both")
+        run(plain, *members)
+        assert rows(out)["label"].equals(rows(plain)["label"])
+        assert "not_finite" not in {reason for _, _, reason, _ in outcome(out)}
+    combine(tmp_path / "both", tmp_path / "pooled", engine="inline", model=(OTHER,), progress="plain")
+    assert "because the numbers of some member of" in capsys.readouterr().err
+
+
 def test_reused_they_stay_in_quarantine(run, huge, labelled, tmp_path):
     run(tmp_path / "more", huge, OTHER, reuse=labelled)
     assert outcome(tmp_path / "more") == outcome(labelled)
