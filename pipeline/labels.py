@@ -57,6 +57,8 @@ def parse_names(text: str, source: str) -> tuple[str, ...]:
             raise InputError(f"--labels {source}: the JSON list must hold strings only")
         if any(_SURROGATE.search(name) for name in names):
             raise InputError(f"--labels {source}: a name holds half a surrogate pair, which is no text")
+    elif text.lstrip().startswith("{"):
+        raise InputError(f"--labels {source}: a JSON object; give a list of names, or one name a line")
     else:
         names = text.splitlines()
         while names and not names[-1].strip():

@@ -76,7 +76,10 @@ def choose_names(
         )
         return imagenet_names(), note if unknown else ""
     if named:
-        return named[0].origin.class_names, f"class names are those in the file of {named[0].spec.alias}"
+        note = f"class names are those in the file of {named[0].spec.alias}"
+        if unknown := [member.spec.alias for member in members if member not in named]:
+            note += f"; the classes of {', '.join(unknown)} are taken to be the same"
+        return named[0].origin.class_names, note
     names = tuple(str(index) for index in range(num_classes))
     if num_classes != IMAGENET_CLASSES:
         return names, ""

@@ -9,7 +9,7 @@ driver as safetensors bytes. So they need neither the files nor the internet, an
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -38,6 +38,7 @@ from pipeline.models.surroundings import (
     tell_join,
 )
 from pipeline.storage import Storage
+from pipeline.text import fmt
 
 _USUAL = NetworkOptions()
 # Arguments of timm's constructors that a file names: those that change how a network computes, and those that do not or
@@ -257,8 +258,8 @@ def open_weights(
     notes = [*chosen.notes, *fitted.notes, *([recipe.note] if recipe.note else [])]
     if requested.mean is not None and has_normalisation(chosen.beside):
         notes.append("a layer in it normalises the input; it is left out, because a mean is requested")
-    if known is None and not file.is_named and fitted.shape.num_classes == IMAGENET_CLASSES and not says_imagenet:
-        notes.append(f"{file.name} is taken for published weights, with ImageNet's classes; --labels FILE names others")
+    if known is None:
+        notes += _notes_on_classes(fitted.shape.num_classes, itself, file, says_imagenet=says_imagenet)
     origin = MemberOrigin(
         key=chosen.key,
         recipe=recipe.source,
@@ -268,6 +269,21 @@ def open_weights(
     )
     tensors = chosen.key if chosen.is_one_of_several else ""
     return OpenedWeights(fitted.shape, recipe.recipe, to_blob(fitted.network), origin, tensors)
+
+
+def _notes_on_classes(
+    num_classes: int, itself: SelfDescription, file: WeightsFile, *, says_imagenet: bool
+) -> Iterator[str]:
+    """What a user should know of where the names of a network's classes come from."""
+    if itself.class_names and len(itself.class_names) != num_classes:
+        there = fmt.plural(len(itself.class_names), "class", "classes")
+        yield f"its file names {there}, and it has {num_classes:,}: these names are not used"
+    elif num_classes == IMAGENET_CLASSES and not itself.class_names:
+        if not file.is_named and not says_imagenet:
+            yield f"{file.name} is taken for published weights, with ImageNet's classes; --labels FILE names others"
+        elif file.is_named and says_imagenet:
+            why = "its tag" if itself.is_imagenet else "the name of its file"
+            yield f"its 1,000 classes are taken for ImageNet's, because {why} says so; --labels FILE names others"
 
 
 def _trained_like(architecture: Architecture, itself: SelfDescription) -> PublishedWeights:

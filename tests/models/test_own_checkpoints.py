@@ -255,12 +255,16 @@ def test_an_own_thousand_classes_are_not_taken_for_imagenet_s(checkpoint):
 
 @pytest.mark.parametrize("name", ["squeezenet-imagenet.safetensors", "net_in1k.safetensors", "ImageNet.safetensors"])
 def test_a_name_may_say_that_they_are(checkpoint, name):
-    assert names(get(f"{ARCH}={checkpoint(name)}")) == (imagenet_names(), "")
+    found = get(f"{ARCH}={checkpoint(name)}")
+    assert names(found) == (imagenet_names(), "")
+    assert "its 1,000 classes are taken for ImageNet's, because the name of its file says so" in found.origin.notes[-1]
 
 
 def test_a_tag_of_timm_says_it(checkpoint):
     config = {"architecture": ARCH, "num_classes": 1000, "pretrained_cfg": SMALL | {"tag": "tv_in1k"}}
-    assert names(get(f"{ARCH}={checkpoint(config=config)}")) == (imagenet_names(), "")
+    found = get(f"{ARCH}={checkpoint(config=config)}")
+    assert names(found) == (imagenet_names(), "")
+    assert "because its tag says so" in found.origin.notes[-1]
 
 
 def test_so_does_a_request_for_published_weights(checkpoint):
@@ -298,11 +302,17 @@ def test_names_in_the_file_are_taken(checkpoint, config):
     found, note = names(get(f"{ARCH}={checkpoint(config=config)}"))
     assert found == tuple(OWN)
     assert note == f"class names are those in the file of {ARCH}"
+    unnamed = get(f"b:{ARCH}={checkpoint('b.safetensors', config='{}')}")
+    assert names(get(f"{ARCH}={checkpoint(config=config)}"), unnamed)[1].endswith(
+        "; the classes of b are taken to be the same"
+    )
 
 
 @pytest.mark.parametrize("ids", [{"0": "LABEL_0"}, {"1": "a"}, {"0": 3}, ["a"]])
 def test_placeholders_and_gaps_are_no_names(checkpoint, ids):
     assert get(f"{ARCH}={checkpoint(config={'id2label': ids})}").origin.class_names == ()
+    found = get(f"{ARCH}={checkpoint(config={'id2label': {'0': 'a', '1': 'b'}})}")
+    assert "its file names 2 classes, and it has 1,000: these names are not used" in found.origin.notes
 
 
 def test_files_that_name_their_classes_differently_do_not_go_together(checkpoint):
