@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.help import examples
+from pipeline.cli.next_steps import after_combine, print_next
 from pipeline.cli.options import (
     CalibrationFile,
     Combine,
@@ -23,6 +24,7 @@ from pipeline.cli.options import (
     Workers,
 )
 from pipeline.cli.summaries import configure_logging, print_failures, print_summary
+from pipeline.text.commands import store_words
 
 EXAMPLES = examples(
     "shardlabel combine labels --out fewer -m resnet50 -m densenet121*0.5",
@@ -73,5 +75,7 @@ def combine(
     summary = run_combine(settings)
     if settings.progress not in {"json", "none"}:
         print_summary(summary)
+        store = store_words(s3_endpoint, no_sign_request, request_payer)
+        print_next(*after_combine(summary), store=store)
     print_failures(summary)
     return summary.exit_code

@@ -88,9 +88,9 @@ def after_evaluate(found: Evaluation, truth: str | None) -> list[Words]:
         share = suggest_hold_out(num_fit)
         held = [] if share is None else ["--hold-out", f"{share:g}"]
         steps.append(["calibrate", found.out, *given, *held, "--save", free_name(_CALIBRATION)])
-    if (worst := _worst_member(found)) is not None and found.can_combine:
+    if (worst := _worst_member(found)) is not None and (source := found.probabilities_in):
         kept = ",".join(alias for alias in found.members if alias != worst)
-        steps.append(["combine", found.out, "-m", kept, "--out", free_name(f"{found.out.rstrip('/')}-combined")])
+        steps.append(["combine", source, "-m", kept, "--out", free_name(f"{found.out.rstrip('/')}-combined")])
     if found.consensus.top1 < 1:
         steps.append(["gallery", found.out, *given, "--where", "truth <> label", "--order", "score desc"])
     return steps
@@ -110,8 +110,9 @@ def advise_members(found: Evaluation) -> list[str]:
         return []
     how = "is worse than" if found.gain.interval[1] < 0 else "is no better than"
     first = f"the consensus {how} {found.gain.over} alone, on these images"
-    if found.can_combine:
-        return [first, f"weights fitted to truth may help (`calibrate --method stack`), or to leave {worst} out"]
+    if source := found.probabilities_in:
+        stack = command_line("calibrate", source, "--method", "stack")
+        return [first, f"weights fitted to truth may help (`{stack}`), or to leave {worst} out"]
     return [first, f"to weigh the members by truth, or to leave {worst} out, label with --keep-probs first"]
 
 
@@ -138,4 +139,12 @@ def after_export(summary: ExportSummary, out: str, options: Mapping[str, Any]) -
     print_line(f"{summary.to}/README.md says how to load it")
     if summary.promise is None and not options.get("target_precision"):
         return _draw_sample(out)
-    return []
+    truth = options.get("truth")
+    return [["report", out, *([] if truth is None else ["--truth", str(truth)])]]
+
+
+def after_combine(summary: LabelSummary) -> list[Words]:
+    """After another consensus."""
+    if summary.exit_code or summary.units_done < summary.units_total:
+        return []
+    return [["verify", summary.out], ["report", summary.out]]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pipeline.errors import RequestError
 from pipeline.output.ledger import Ledger
 from pipeline.output.opening import open_ledger
-from pipeline.output.probabilities import stored_aliases
+from pipeline.output.probabilities import combined_from, stored_aliases
 from pipeline.text.commands import store_words
 from pipeline.trust.calibration import Calibration, write_calibration
 from pipeline.trust.fitted import held_out_mask
@@ -96,10 +96,11 @@ def calibrate_and_count(
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     obstacle = temperature_obstacle(ledger.out, job)
     if method == "stack" and not stored_aliases(job):
-        raise RequestError(
-            f"{ledger.out}: holds no probabilities; they are stored by `label` with --keep-probs. "
-            "--method temperature needs none"
+        source = combined_from(job)
+        mend = (
+            f"they are in {source}, that it was combined from" if source else "they are stored by `label --keep-probs`"
         )
+        raise RequestError(f"{ledger.out}: holds no probabilities; {mend}. --method temperature needs none")
     store = store_words(s3_endpoint, no_sign_request, request_payer)
     advise = functools.partial(_advise, ledger, job, given, hold_out, store)
     use_stack = method == "stack" or (method == "auto" and len(stored_aliases(job)) > 1)

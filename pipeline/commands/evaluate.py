@@ -53,6 +53,6 @@ def _why_no_truth(out: str, counts: TruthCounts) -> str:
         return f"{out}: of {fmt.plural(counts.given, 'truth')} none can be used: {'; '.join(counts.complaints)}"
     return (
         f"{out}: no labelled sample has a .cls, so there is nothing to compare with. "
-        f"`{command_line('sample', out, '--save', free_name('truth.csv'))}` lists images for "
+        f"`{command_line('sample', out, '--unique', '--save', free_name('truth.csv'))}` lists images for "
         "people to label; give the filled-in list to --truth"
     )

@@ -64,7 +64,7 @@ def gallery(
         out: Directory or ``s3://`` prefix of a job's output.
         of_class: One class or several, each by index, name or WordNet id; none for all.
         where: SQL condition over the columns of the predictions, as DuckDB understands it.
-        order: SQL order, such as ``score`` or ``entropy DESC``; a random choice without one.
+        order: SQL order, such as ``score`` or ``entropy DESC``; a random choice without one, or for ``random``.
         num: Number of pictures at most, 1 to 2,000. Of images with the same bytes one is shown.
         seed: Of the random choice.
         truth: As for :func:`pipeline.evaluate`; it takes the place of the column ``truth``.
@@ -83,6 +83,7 @@ def gallery(
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
+    order = "" if order.strip().lower() == "random" else order
     query = Query(_find_classes(of_class, job["class_names"]), where, order, num, seed)
     try:
         found = run_query(ledger, str(job["fingerprint"]), query, given)

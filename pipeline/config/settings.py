@@ -6,6 +6,7 @@ What changes results goes into the fingerprint, which is compared on resume.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import sys
@@ -153,7 +154,9 @@ class LabelConfig(EnsembleConfig):
     @classmethod
     def _known_reasons(cls, retry: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [reason for reason in retry if reason not in set(Reason)]:
-            raise ValueError(f"{', '.join(unknown)}: no reason for quarantine; they are {', '.join(Reason)}")
+            near = difflib.get_close_matches(unknown[0], list(Reason), n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"no reason for quarantine; {hint}they are {', '.join(Reason)}")
         return tuple(dict.fromkeys(retry))
 
     @model_validator(mode="after")

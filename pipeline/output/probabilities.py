@@ -112,6 +112,13 @@ def find_stored_top_k(ledger: Ledger, job: Mapping[str, Any]) -> StoredProbs:
     return StoredProbs(ledger.out, str(job["fingerprint"]), ())
 
 
+def combined_from(job: Mapping[str, Any]) -> str:
+    """The output with probabilities that an output was combined from, by its ``job.json``; empty for others."""
+    source = job.get("combined_from")
+    found = source.get("out") if isinstance(source, dict) and len(job["results"]["members"]) > 1 else None
+    return found if isinstance(found, str) else ""
+
+
 def find_stored_probs(ledger: Ledger, job: Mapping[str, Any]) -> StoredProbs:
     """Find the stored probabilities of an output.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.output.probabilities import stored_aliases
+from pipeline.output.probabilities import combined_from, stored_aliases
 from pipeline.text import fmt
 from pipeline.text.result import Result
 from pipeline.trust.fitted import NOT_FITTED, fitted_truths
@@ -69,6 +69,7 @@ class Evaluation(Result):
         weights: Of the members, by alias, in a fitted log-stack; None elsewhere.
         fitted: Images with known truth that the calibration of this output was fitted on; None if it does not tell.
         can_combine: Whether the output holds the members' probabilities.
+        combined_from: The output with the probabilities that it was combined from; empty for others.
     """
 
     out: str
@@ -89,6 +90,12 @@ class Evaluation(Result):
     weights: dict[str, float] | None = None
     fitted: int | None = 0
     can_combine: bool = False
+    combined_from: str = ""
+
+    @property
+    def probabilities_in(self) -> str:
+        """The output that holds the members' probabilities; empty if none is known."""
+        return self.out if self.can_combine else self.combined_from
 
     @property
     def caveats(self) -> tuple[str, ...]:
@@ -159,6 +166,7 @@ def compute_evaluation(out: str, job: Mapping[str, Any], matched: MatchedImages)
         kept=find_operating_points(matched.scores_PN[0], right_PN[0]),
         weights=dict(zip(aliases, stack, strict=True)) if stack else None,
         can_combine=bool(stored_aliases(job)),
+        combined_from=combined_from(job),
         fitted=None if fitted_on is None else int((fitted_on.find(matched.hashes_N) != NOT_FITTED).sum()),
     )
 

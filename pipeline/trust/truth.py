@@ -17,6 +17,7 @@ from pipeline.output.parts import num_no_class, truths_not_understood
 from pipeline.records import Counted
 from pipeline.storage import absolute_uri
 from pipeline.text import fmt
+from pipeline.text.commands import command_line
 from pipeline.trust.truth_keys import NUM_LEVELS, KeyIndex
 
 # In place of a class, besides NO_CLASS, which is a truth: there is none, it is not understood, people do not agree.
@@ -289,6 +290,8 @@ class TruthMatcher:
                 f"It has {_list(found.unknown_key_examples)}; the output has {_list(self._image_examples)}"
             )
         why = "; ".join(found.complaints) or "it is empty"
+        if found.blank and found.blank == found.given:
+            why += f": `{command_line('annotate', found.source)}` fills a list in"
         raise InputError(f"--truth {found.source}: of its {fmt.plural(found.given, 'truth')} none can be used: {why}")
 
     def _spelled(self, joined: str) -> str:

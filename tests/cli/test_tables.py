@@ -77,7 +77,7 @@ def test_each_command_ends_with_commands_that_run(tmp_path: Path, sample_data: P
         done = shardlabel(*step, *(["--no-browser"] if step[0] == "annotate" else []), cwd=tmp_path)
         assert done.returncode == 0, (step, done.stderr)
         waiting += [further for further in steps(done.stdout) if further[0] not in ran]
-    assert sorted(ran) == ["annotate", "calibrate", "combine", "gallery", "sample", "verify"]
+    assert sorted(ran) == ["annotate", "calibrate", "combine", "gallery", "report", "sample", "verify"]
     assert (tmp_path / "labels of mine-calibrated" / "_SUCCESS").exists()
     exported = shardlabel("export", out, "--to", "to", "--format", "csv", "--engine", "inline", cwd=tmp_path)
     assert steps(exported.stdout) == [["sample", str(out), "--unique", "--save", "truth-2.csv"]]

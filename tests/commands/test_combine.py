@@ -127,7 +127,8 @@ def test_a_combination_equals_a_full_run(labelled, run, tmp_path, words, models)
     assert names(tmp_path / "out") == names(tmp_path / "full")
     assert verify(tmp_path / "out").exit_code == 0
     assert status(tmp_path / "out").finished
-    assert evaluate(tmp_path / "out").images == 63
+    judged = evaluate(tmp_path / "out")
+    assert (judged.images, judged.probabilities_in) == (63, str(labelled / "stored"))
     again = run(tmp_path / "out", *models, **{name: word for name, word in words.items() if name != "model"})
     assert again.images == 0  # `label` takes it for its own, and finds it done
 

@@ -111,7 +111,7 @@ def test_a_person_and_a_script_read_the_same(out):
     [
         (None, "no labelled sample has a .cls, so there is nothing to compare with. `shardlabel sample "),
         ([], "t.csv: of its 0 truths none can be used: it is empty"),
-        ([("00000", "")], "of its 1 truth none can be used: 1 without a label"),
+        ([("00000", "")], "of its 1 truth none can be used: 1 without a label: `shardlabel annotate "),
         (
             [(f"x/{at}", 1) for at in range(5)],
             "t.csv: of its 5 keys none is among the labelled images. It has x/0, x/1, x/2; the output has "

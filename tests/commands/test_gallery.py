@@ -33,6 +33,7 @@ def out(tmp_path_factory, sample_data: Path) -> Path:
 def test_pictures_are_enlarged_and_turned_by_keyboard(out: Path):
     made = gallery(out, order="key")
     assert (made.matching, made.shown, made.pictures, made.note) == (11, 10, 10, "")  # two have the same bytes
+    assert gallery(out, order="random", num=1, save=str(out / "one.html")).shown == 1  # as `--help` calls the default
     trouble = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
