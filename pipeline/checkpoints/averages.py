@@ -64,11 +64,15 @@ def hidden_averages(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Tensors | Un
         Their dotted path, and tensors by name, or in order, or a network in a pickle.
     """
     known = {id(branch) for _, branch in branches(tree)}
+    seen: set[int] = set()  # what lies in many places is looked at once
     waiting: list[tuple[str, object, int]] = [("", tree, 0)]
     for _ in range(_MOST_PLACES):
         if not waiting:
             return
         path, value, depth = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
         if is_averaged(path) and (found := _weights_in(value, known)) is not None:
             yield path, found
         elif depth < _DEEPEST and not is_network(value):

@@ -21,6 +21,7 @@ from trainer_files import (
     torchvision_train,
 )
 
+from pipeline.checkpoints import averages
 from pipeline.errors import WeightsError
 
 
@@ -245,3 +246,15 @@ def test_a_network_in_another_form_is_named(change, message):
 def test_a_part_of_a_checkpoint_is_named(name, content, message):
     with pytest.raises(WeightsError, match=message):
         choose(content, name)
+
+
+def test_what_lies_in_many_places_is_looked_at_once(monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(
+        averages, "_inside", lambda value, inside=averages._inside: looked_at.append(value) or inside(value)
+    )
+    nested = {"x": 1}
+    for _ in range(6):
+        nested = {f"k{place}": nested for place in range(30)}
+    assert choose({"state_dict": network(), "more": nested}).key == "state_dict"
+    assert len(looked_at) < 20
