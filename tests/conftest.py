@@ -60,7 +60,8 @@ LONGEST_FIRST = """
     commands/test_report models/test_catalog annotation_page/test_browser commands/test_label_s3 models/test_weights
     commands/test_bench stages/test_read_damage stages/test_read_model commands/test_relocate
     commands/test_label_moved trust/test_promise commands/test_label_samples models/test_preprocessing page/test_page
-    commands/test_models faults/test_kills exporting/test_export verifying/test_advice
+    commands/test_models faults/test_kills exporting/test_export verifying/test_advice models/test_fitting
+    stages/test_decode_damage security/test_security labeler/test_labeler models/test_surroundings
 """.split()
 
 
