@@ -39,6 +39,7 @@ from pipeline.cli.loading import leave_if_loading
 from pipeline.cli.printing import print_stderr, set_up_streams
 from pipeline.config.problems import on_command_line
 from pipeline.errors import ShardlabelError
+from pipeline.text.commands import command_under_way
 from pipeline.text.safe import printable, redacted
 
 _EXIT_CODES = """\b
@@ -100,7 +101,8 @@ def main() -> NoReturn:
     # SIGTERM, as a spot machine sends it, is handled like Ctrl-C; a running job handles both itself
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = app(prog_name="shardlabel", standalone_mode=False)
+        with command_under_way(sys.argv[1:]):
+            code = app(prog_name="shardlabel", standalone_mode=False)
         sys.stdout.flush()
     except ShardlabelError as error:
         print_stderr(f"shardlabel: {error}")

@@ -57,8 +57,11 @@ def _draw_sample(out: str) -> list[Words]:
 def after_status(found: Status) -> list[Words]:
     """After the status of a job."""
     if not found.finished:
-        print_line("the same `shardlabel label` command goes on where it stopped")
-        return []
+        if not found.command:
+            print_line("the same `shardlabel label` command goes on where it stopped")
+            return []
+        print_line("the same command, from the same folder, goes on where it stopped")
+        return [list(found.command)]
     return [["verify", found.out], ["report", found.out]]
 
 

@@ -63,10 +63,9 @@ def status(
     print_rows(found.out, rows)
     for uri in found.unreadable:
         print_line(f"unreadable: {uri}")
-    print_next(
-        *after_status(found),
-        store=store_words(s3_endpoint, no_sign_request, request_payer),
-    )
+    # a command that is run again has its own
+    store = store_words(s3_endpoint, no_sign_request, request_payer) if found.finished else []
+    print_next(*after_status(found), store=store)
     return 0
 
 

@@ -15,7 +15,7 @@ from pipeline.inputs.units import read_plan
 from pipeline.output.ledger import JOB, PREDICTIONS, QUARANTINE, SUCCESS
 from pipeline.output.opening import open_ledger
 from pipeline.output.parts import PartName, unit_of
-from pipeline.output.runs import known_rate
+from pipeline.output.runs import known_rate, last_command
 from pipeline.records import Counted, Omitted
 from pipeline.storage import Storage, absolute_uri
 from pipeline.text.result import Result
@@ -57,6 +57,7 @@ class Status(Result):
         truth_examples: What stands in some of these.
         comparisons: Planned and actual values; empty without a plan.
         under_way: Whether the rate is that of a run that has not ended.
+        command: The words of the command that ran last, without ``shardlabel``; empty for a call from Python.
         other_images, other_images_example, separate_images, passed_over, passed_over_example, repeated_keys,
             repeated_keys_example: See :class:`pipeline.records.Omitted`, summed over the parts.
     """
@@ -83,6 +84,7 @@ class Status(Result):
     repeated_keys: int = 0
     repeated_keys_example: str = ""
     under_way: bool = False
+    command: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -150,6 +152,7 @@ def status(
         events=dict(events),
         images_per_s=rate,
         under_way=under_way,
+        command=last_command(job),
         unreadable=tuple(unreadable),
         finished=ledger.read_json(SUCCESS) is not None,
         num_bytes=sum(entry.size_bytes for _, entry in listing),

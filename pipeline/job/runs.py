@@ -15,6 +15,7 @@ from pipeline.errors import OutputError, StorageError
 from pipeline.job.summary import LabelSummary
 from pipeline.output.ledger import JOB, Ledger, to_json
 from pipeline.output.runs import RUNS
+from pipeline.text.commands import words_under_way
 
 _MOST_KEPT = 20
 _MAX_TRIES = 20
@@ -28,7 +29,9 @@ def with_new_run(content: dict[str, Any], owner: Mapping[str, Any] | None, run: 
         owner: What it holds now, if it is of the same job.
         run: Name of the run.
     """
-    begun = {"run": run, "started_at": round(time.time(), 3)}
+    begun: dict[str, Any] = {"run": run, "started_at": round(time.time(), 3)}
+    if words := words_under_way():
+        begun["command"] = list(words)
     return {**content, RUNS: [*_runs_of(owner or {}), begun][-_MOST_KEPT:]}
 
 

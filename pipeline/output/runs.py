@@ -7,7 +7,8 @@ from typing import Any
 
 from pipeline.storage import Entry
 
-RUNS = "runs"  # in job.json: each with run, started_at, and once it has ended: ended_at, images, seconds
+# in job.json: each with run, started_at, of a command line its words, and once it has ended: ended_at, images, seconds
+RUNS = "runs"
 _SAME_MOMENT_S = 60.0  # between the clocks of a machine and of a store
 
 
@@ -43,3 +44,9 @@ def known_rate(
 def _number(run: Mapping[str, Any], name: str) -> float | None:
     value = run.get(name)
     return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def last_command(job: Mapping[str, Any]) -> tuple[str, ...]:
+    """The words of the command that ran last, as they were typed, without ``shardlabel``; empty where none is known."""
+    words = next((run.get("command") for run in reversed(job.get(RUNS, ())) if isinstance(run, Mapping)), None)
+    return tuple(words) if isinstance(words, list) and all(isinstance(word, str) for word in words) else ()

@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shlex
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+
+from pipeline.text.safe import redacted
+
+_MOST_KEPT = 4000  # characters: a pattern that a shell has spelled out is no command to paste
+_under_way: ContextVar[tuple[str, ...]] = ContextVar("command", default=())
+
+
+@contextlib.contextmanager
+def command_under_way(words: Sequence[str]) -> Iterator[None]:
+    """Remember the words of the command that runs in here, without ``shardlabel``; not if there are secrets in them."""
+    is_kept = sum(map(len, words)) <= _MOST_KEPT and all(redacted(word) == word for word in words)
+    token = _under_way.set(tuple(words) if is_kept else ())
+    try:
+        yield
+    finally:
+        _under_way.reset(token)
+
+
+def words_under_way() -> tuple[str, ...]:
+    """The words of the command that runs; empty for a call from Python."""
+    return _under_way.get()
 
 
 def command_line(*words: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from rich.table import Table
 from small_jobs import options
 
-from pipeline import label
+from pipeline import label, status
 from pipeline.cli.tables import fold, print_tables
 
 
@@ -93,3 +93,12 @@ def test_a_job_that_is_not_finished_is_to_be_run_again(tmp_path: Path, sample_da
     done = shardlabel("status", tmp_path / "out")
     assert "next:" not in done.stdout
     assert "goes on where it stopped" in done.stdout
+    words = ["label", "my photos", "--out", "labels", "-m", "squeezenet1_1", "--engine", "inline", "--limit", "2"]
+    words += ["--weights-dir", str(sample_data / "weights"), "--labels", str(sample_data / "classes.txt")]
+    (tmp_path / "my photos").symlink_to(sample_data)
+    shardlabel(*words, cwd=tmp_path)
+    (tmp_path / "labels" / "_SUCCESS").unlink()
+    done = shardlabel("status", "labels", cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == f"next: shardlabel {shlex.join(words)}"
+    assert label(str(sample_data), tmp_path / "out", **options(sample_data, limit=10, rows_per_part=5)).exit_code == 0
+    assert status(tmp_path / "out").command == ()

@@ -93,7 +93,7 @@ def test_shards_on_s3_are_estimated(s3, sample_data, tmp_path):
 
 def test_wrong_requests_are_refused(sample_data, tmp_path):
     make_tar(tmp_path / "a.tar", sample_members(2))
-    with pytest.raises(WeightsError, match="none.pth: no such file"):
+    with pytest.raises(WeightsError, match=r"none\.pth: no such file"):
         plan(tmp_path / "a.tar", model=f"resnet18={tmp_path}/none.pth")
     with pytest.raises(InputError, match="no such file"):
         plan(tmp_path / "b.tar", **words(sample_data))
