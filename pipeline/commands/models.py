@@ -81,7 +81,12 @@ def inspect(
     member, file = resolve_with_file(Locator(weights_dir, storage), _one_member(spec))
     names, note = choose_names(member.spec.num_classes, given_names(labels, storage), [member])
     known = "ImageNet's" if names == imagenet_names() else "their indices: nothing names them"
-    return make_member_card(member, file, names, f"from --labels {labels}" if labels else note or known)
+    return make_member_card(member, file, names, _say_names(labels, note) or known)
+
+
+def _say_names(labels: str | None, note: str) -> str:
+    """Where names of classes come from, if that is known."""
+    return "; ".join([f"from --labels {labels}"] * bool(labels) + [note] * bool(note))
 
 
 def try_recipes(

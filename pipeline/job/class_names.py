@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # torch takes seconds to load, and names are checked before
     from pipeline.models.weights import ResolvedMember
 
 IMAGENET = "imagenet"  # what --labels takes besides a file
+_LINES_SHOWN = 3
 
 
 def given_names(path: str | None, storage: Storage) -> tuple[str, ...] | None:
@@ -56,9 +57,9 @@ def choose_names(
         if len(given) != num_classes:
             raise InputError(
                 f"--labels has {fmt.plural(len(given), 'name')}, but the models have "
-                f"{fmt.plural(num_classes, 'class', 'classes')}"
+                f"{fmt.plural(num_classes, 'class', 'classes')}{_doubts(given, '; of its lines ')}"
             )
-        return given, ""
+        return given, _doubts(given, "--labels: of its lines ")
     named = [member for member in members if len(member.origin.class_names) == num_classes]
     known = [member for member in members if num_classes == IMAGENET_CLASSES and _has_imagenet(member)]
     for member in named:
@@ -87,6 +88,19 @@ def choose_names(
         "the classes are called 0 to 999, because nothing says that they are ImageNet's: "
         "--labels FILE names them, --labels imagenet takes its names"
     )
+
+
+def _doubts(given: Sequence[str], begin: str) -> str:
+    """What may be no names among those of a file: blank lines and comments; empty if all look like names."""
+    blank = [str(line) for line, name in enumerate(given, 1) if not name.strip()]
+    comments = [str(line) for line, name in enumerate(given, 1) if name.startswith("# ")]
+    kinds = (("empty", blank), ("a comment", comments))
+    said = [f"{_few(lines)} {'is' if len(lines) == 1 else 'are'} {what}" for what, lines in kinds if lines]
+    return f"{begin}{', '.join(said)}, and each is taken for a class" if said else ""
+
+
+def _few(lines: Sequence[str]) -> str:
+    return ", ".join(lines[:_LINES_SHOWN]) + (", ..." if len(lines) > _LINES_SHOWN else "")
 
 
 def _has_imagenet(member: ResolvedMember) -> bool:

@@ -325,3 +325,19 @@ def test_files_that_name_their_classes_differently_do_not_go_together(checkpoint
         assert names(*pair, given=tuple(OWN)) == (tuple(OWN), "")
     with pytest.raises(InputError, match="has 2 names, but the models have 1,000 classes"):
         names(own, given=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("first", "note"),
+    [
+        (["# animals", ""], "--labels: of its lines 2 is empty, 1 is a comment, and each is taken for a class"),
+        (["", "#1", "", "", ""], "--labels: of its lines 1, 3, 4, ... are empty, and each is taken for a class"),
+        (["#hashtag"], ""),
+    ],
+)
+def test_lines_of_labels_that_are_no_names_are_said(checkpoint, first, note):
+    own, given = get(f"{ARCH}={checkpoint()}"), tuple([*first, *OWN][:1000])
+    assert names(own, given=given) == (given, note)
+    if note:
+        with pytest.raises(InputError, match=r"has 999 names, but the models have 1,000 classes; of its lines \d"):
+            names(own, given=given[:999])
