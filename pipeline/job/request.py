@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.config.members import HUGGING_FACE
 from pipeline.config.settings import EnsembleConfig, LabelConfig
-from pipeline.errors import OutputError
+from pipeline.errors import OutputError, StorageError
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.given_names import refuse_as_input
 from pipeline.job.class_names import given_names
@@ -22,7 +22,7 @@ from pipeline.job.reuse import OlderOutput, open_older_output
 from pipeline.models.known_names import shipped_names
 from pipeline.models.locate import Locator
 from pipeline.output.ledger import Ledger
-from pipeline.storage import Storage
+from pipeline.storage import Storage, join
 from pipeline.trust.calibration import read_calibration
 
 
@@ -62,7 +62,10 @@ def open_request(config: LabelConfig) -> LabelRequest:
     ledger = Ledger(config.out, storage)
     refuse_as_input(config.inputs, ledger.out)
     earlier = ledger.owner()
-    _check_writable(ledger.out)
+    if ledger.out.startswith("s3://"):
+        _check_bucket(ledger.out, storage)
+    else:
+        _check_writable(ledger.out)
     older = None if config.reuse is None else open_older_output(config.reuse, ledger, storage)
     inputs = find_inputs(config.inputs, storage, prune=config.prune, out=ledger.out)
     given_names(config.labels, storage)
@@ -101,14 +104,24 @@ def check_weights(config: EnsembleConfig, storage: Storage) -> None:
             locator.check(member, architecture, architecture.choose(member.weights))
 
 
+def _check_bucket(out: str, storage: Storage) -> None:
+    """Refuse an OUT on S3 that cannot be listed, as a job has to: its bucket is missing, or another's.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    try:
+        next(iter(storage.list(join(out, ""), any_order=True)), None)
+    except StorageError as error:
+        raise OutputError(str(error)) from error
+
+
 def _check_writable(out: str) -> None:
     """Refuse a local OUT that certainly cannot be written.
 
     Raises:
         OutputError: The nearest folder that there is is none of this user's, or is no folder.
     """
-    if out.startswith("s3://"):
-        return
     folder = out
     while not os.path.lexists(folder) and folder != os.path.dirname(folder):
         folder = os.path.dirname(folder)

@@ -81,10 +81,10 @@ def check_beside(anatomy: Anatomy, outputs: int, beside: Mapping[str, torch.Tens
             what = f"takes the {features} features of the network beside its own head"
         else:
             continue
-        where, insist = (f" under {key}", f"say FILE?key={key}") if key else ("", f"leave {module} out of the file")
         raise WeightsError(
-            f"{uri}: {module} beside the network{where} {what}: the network may be a part of a larger model, and its "
-            f"classes not the model's; if they are, {insist}, else save the network with {module} as its last layer"
+            f"{uri}: {module} beside the network under {key} {what}: the network may be a part of a larger model, and "
+            f"its classes not the model's; if they are, say FILE?key={key}, else save the network with {module} as its "
+            "last layer"
         )
 
 

@@ -96,6 +96,7 @@ def test_a_shard_uploaded_in_pieces(s3, bucket, tmp_path):
         ("shards/none.tar", "out", r"INPUT s3://\S+/shards/none\.tar: no such object"),
         ("none/", "out", r"no images found"),
         ("shards/", "s3://no-such-bucket/out", r"s3://no-such-bucket/out\S*: no such bucket"),
+        ("none/", "s3://no-such-bucket/out", r"s3://no-such-bucket/out\S*: no such bucket"),  # OUT is looked at first
     ],
 )
 def test_a_missing_bucket_or_key_is_one_line_and_exit_2(s3, bucket, inputs, out, says):

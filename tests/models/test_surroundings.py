@@ -54,12 +54,6 @@ def test_a_network_that_is_only_a_part_of_a_model_is_refused_unless_it_is_named(
     assert opened(make(small).state_dict(), tmp_path / "x.pth", f"?key={key}").spec.num_classes == 12
 
 
-def test_of_a_network_that_is_the_file_itself_the_line_says_another_way(small, tmp_path):
-    content = small.state_dict() | {f"projection.{key}": value for key, value in linear(1024, 8).state_dict().items()}
-    with pytest.raises(WeightsError, match=r"projection beside the network takes .*, leave projection out of the file"):
-        opened(content, tmp_path / "x.pth")
-
-
 def test_a_layer_in_a_dict_of_its_own_is_found_as_well(small, tmp_path):
     content = {"net": small.state_dict(), "last": linear(12, 5).state_dict(), "epoch": 1}
     with pytest.raises(WeightsError, match="last beside the network under net takes as many numbers"):
