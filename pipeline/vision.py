@@ -31,7 +31,7 @@ def _not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.cache
     def disabled() -> Callable[..., Any]:
-        outside_graphs: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+        outside_graphs: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]  # torch's own
         return outside_graphs
 
     @functools.wraps(function)
@@ -48,10 +48,10 @@ def _without_compiler() -> Iterator[None]:
         return
     package, utils = ModuleType(_COMPILER), ModuleType(f"{_COMPILER}.utils")
     package.__path__ = []
-    package.utils, utils.is_compile_supported = utils, _is_compile_supported  # type: ignore[attr-defined]
+    package.utils, utils.is_compile_supported = utils, _is_compile_supported  # type: ignore[attr-defined]  # made here
     disable = torch.compiler.disable
     sys.modules |= {package.__name__: package, utils.__name__: utils}
-    torch.compiler.disable = _not_compiled  # type: ignore[assignment]
+    torch.compiler.disable = _not_compiled  # type: ignore[assignment]  # put back below
     try:
         yield
     finally:

@@ -32,7 +32,6 @@ _BUFFER = re.compile(
 )
 _DEEPEST = 8
 _MOST_PLACES = 20_000
-_NAMES_SHOWN = 3
 
 
 class NotWholeError(ValueError):
@@ -123,10 +122,10 @@ def complete(place: str, average: Tensors | Unnamed | Inert, raw: Tensors) -> di
     named = _name(place, average, raw) if not isinstance(average, Mapping) else _rename(average, raw)
     missing = [name for name in raw if name not in named and not _BUFFER.search(name)]
     if missing:
-        raise NotWholeError(f"it lacks {fmt.plural(len(missing), 'tensor')} of the network ({_few(missing)})")
+        raise NotWholeError(f"it lacks {fmt.plural(len(missing), 'tensor')} of the network ({fmt.few(missing)})")
     odd = [name for name, value in named.items() if _shape(value) != _shape(raw[name])]
     if odd:
-        raise NotWholeError(f"its tensors have other sizes than the network's ({_few(odd)})")
+        raise NotWholeError(f"its tensors have other sizes than the network's ({fmt.few(odd)})")
     return {**raw, **named}
 
 
@@ -149,13 +148,9 @@ def _rename(average: Tensors, raw: Tensors) -> dict[str, torch.Tensor | NotPlain
     renamed = {name if name in raw else plain.get(name, name): value for name, value in average.items()}
     foreign = [name for name, value in renamed.items() if name not in raw and value.ndim]
     if foreign:
-        raise NotWholeError(f"it has tensors that the network has not ({_few(foreign)})")
+        raise NotWholeError(f"it has tensors that the network has not ({fmt.few(foreign)})")
     return {name: value for name, value in renamed.items() if name in raw}
 
 
 def _shape(value: torch.Tensor | NotPlain) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else (value.ndim,)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")

@@ -105,7 +105,7 @@ def find_inputs(names: Sequence[str], storage: Storage, *, prune: bool = False, 
     inputs.left_out = Counter(total_left_out(inputs.left_out_of))
     if names and not inputs.any_readable:
         unread = itertools.chain(inputs.tars, (entry.uri for _, listing in inputs.loose for entry in listing))
-        shown = _shorten(list(unread))
+        shown = fmt.few(list(unread))
         lines = [f"none of the inputs can be read: {shown}{_describe_refusal(inputs, shown)}", *inputs.notes]
         raise InputError("; ".join(lines))
     return inputs
@@ -170,7 +170,7 @@ def _find_listed(names: list[str], storage: Storage, inputs: Inputs) -> None:
             loose.setdefault(_bucket_of(uri), []).append(entries[uri])
     images = [entry for listing in loose.values() for entry in listing]
     if images and not inputs.tars and not inputs.loose and all(entry.size_bytes < 0 for entry in images):
-        unread = _shorten([entry.uri for entry in images])
+        unread = fmt.few([entry.uri for entry in images])
         inputs.notes.append(f"missing or forbidden: {unread}{_describe_refusal(inputs, unread)}")
         return
     for listing in loose.values():
@@ -351,8 +351,3 @@ def _find_in_directory(folder: str, storage: Storage, inputs: Inputs) -> None:
             inputs.notes.append(f"{folder} holds {tars} and {images}: both are labelled")
     elif not found.tars and not found.unreadable:
         inputs.notes.append(f"{folder} holds neither tars nor image files")
-
-
-def _shorten(names: list[str]) -> str:
-    """The first three names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

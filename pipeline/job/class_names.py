@@ -14,7 +14,6 @@ if TYPE_CHECKING:  # torch takes seconds to load, and names are checked before
     from pipeline.models.weights import ResolvedMember
 
 IMAGENET = "imagenet"  # what --labels takes besides a file
-_LINES_SHOWN = 3
 
 
 def given_names(path: str | None, storage: Storage) -> tuple[str, ...] | None:
@@ -95,12 +94,8 @@ def _doubts(given: Sequence[str], begin: str) -> str:
     blank = [str(line) for line, name in enumerate(given, 1) if not name.strip()]
     comments = [str(line) for line, name in enumerate(given, 1) if name.startswith("# ")]
     kinds = (("empty", blank), ("a comment", comments))
-    said = [f"{_few(lines)} {'is' if len(lines) == 1 else 'are'} {what}" for what, lines in kinds if lines]
+    said = [f"{fmt.few(lines)} {'is' if len(lines) == 1 else 'are'} {what}" for what, lines in kinds if lines]
     return f"{begin}{', '.join(said)}, and each is taken for a class" if said else ""
-
-
-def _few(lines: Sequence[str]) -> str:
-    return ", ".join(lines[:_LINES_SHOWN]) + (", ..." if len(lines) > _LINES_SHOWN else "")
 
 
 def _has_imagenet(member: ResolvedMember) -> bool:

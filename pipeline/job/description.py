@@ -23,6 +23,7 @@ from pipeline.models.consensus import Rule
 from pipeline.models.memory import FittedBatch, WorkerMemory, fit_batch_size
 from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
 from pipeline.storage import Storage
+from pipeline.text import fmt
 
 PART_SIZES = "part_sizes"  # in job.json: ``auto`` where each unit has a size of its own in the plan
 FIELD_COLUMN = "field_column"  # in job.json: whether the predictions have the column ``field``
@@ -243,8 +244,4 @@ def note_added_inputs(earlier: Mapping[str, Any] | None, job: Job) -> list[str]:
     added = [word for word in job.content["inputs"] if word not in older]
     if not older or not added:
         return []
-    return [f"OUT holds labels of {_few(older)}; added to them: {_few(added)}"]
-
-
-def _few(words: Sequence[str]) -> str:
-    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+    return [f"OUT holds labels of {fmt.few(older)}; added to them: {fmt.few(added)}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,9 +17,9 @@ from pipeline.models.catalog import Architecture
 from pipeline.models.heads import Head, find_head
 from pipeline.models.networks import NetworkOptions, NetworkShape, empty_network, load_network
 from pipeline.models.sizes import check_tables, find_input_size
+from pipeline.text import fmt
 
 _PROBE_CLASSES = 1000
-_NAMES_SHOWN = 3
 _UNCLEAR_HEAD = "how its head computes is not told: only linear layers and norms in one nn.Sequential are built again"
 _NOTHING_SAID = MemberOptions()
 _USUAL = NetworkOptions()
@@ -239,15 +239,10 @@ def _num_classes(anatomy: Anatomy, name: str, state: State, uri: str) -> int:
         missing = [key for key in anatomy.shapes if key not in state]
         surplus = [key for key in state if key not in anatomy.shapes]
         what = (
-            f"of its {len(anatomy.shapes)} tensors {len(missing)} are missing ({_few(missing)}), and {len(surplus)} "
-            f"others are there ({_few(surplus)})"
+            f"of its {len(anatomy.shapes)} tensors {len(missing)} are missing ({fmt.few(missing) or 'none'}), "
+            f"and {len(surplus)} others are there ({fmt.few(surplus) or 'none'})"
         )
         if all(key in state for key in anatomy.body(anatomy.head)):
             what += "; the body is there, but " + (_UNCLEAR_HEAD if surplus else "no head: classes cannot be told")
         raise WeightsError(f"{uri}: does not fit {name}: {what}")
     return int(sizes.pop())
-
-
-def _few(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:_NAMES_SHOWN]) + (", ..." if len(listed) > _NAMES_SHOWN else "") if listed else "none"

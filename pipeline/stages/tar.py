@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pipeline.records import Reason, ShardEvent
 from pipeline.stages.byte_streams import PushbackStream
 from pipeline.stages.compression import FIRST_BYTES, InflatedStream, find_compression, name_foreign
+from pipeline.stages.member_names import shorten
 from pipeline.stages.tar_headers import (
     MAX_MEMBER_BYTES,
     Header,
@@ -42,7 +43,6 @@ _MAX_NAME_BYTES = 4096  # limit of a path on Linux; a part holds all its names i
 _MAX_PAYLOAD_BYTES = 1 << 30
 _MAX_END_BLOCKS = 1 << 12  # the marker and the padding after it; 20 are usual, a preallocated file has many more
 _SCAN_BYTES = 1 << 16
-_MAX_SHOWN_CHARS = 80  # of a link's target in a message
 _AFTER_END = "what follows the end-of-archive marker is no tar"
 _LONG_NAME = f"a member whose name or link has more than {_MAX_NAME_BYTES:,} bytes is passed over"
 _DAMAGED_MAP = "whose map is damaged"
@@ -313,7 +313,7 @@ class TarReader:
         """A link, of which the target is looked for if it is a hard one, or a device or directory."""
         special = _SPECIAL_TYPES.get(header.kind, f"a member of type {header.kind!r}")
         link = name_text(header.link) if header.kind in {tarfile.LNKTYPE, tarfile.SYMTYPE} else ""
-        member = Member(name, start, self._size, f"{special} to {_shorten(link)}" if link else special)
+        member = Member(name, start, self._size, f"{special} to {shorten(link)}" if link else special)
         if header.kind == tarfile.LNKTYPE and link:
             member.link = link
             found = self._links.find(member) if self._links is not None else NOT_FOLLOWED
@@ -376,7 +376,3 @@ class TarReader:
     def close(self) -> None:
         """Close the stream."""
         self._stream.close()
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= _MAX_SHOWN_CHARS else name[: _MAX_SHOWN_CHARS - 3] + "..."

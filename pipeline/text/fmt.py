@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+from collections.abc import Iterable
 
 NONE = "-"
 _SIZES = ("bytes", "kB", "MB", "GB", "TB", "PB")
@@ -71,3 +72,9 @@ def moment(unix_s: float) -> str:
 def plural(number: int, one: str, many: str | None = None) -> str:
     """A number and its noun, singular or plural; without ``many`` that takes an s."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def few(names: Iterable[str], shown: int = 3) -> str:
+    """The first of some names, and how many more there are; empty for none."""
+    listed = list(names)
+    return ", ".join(listed[:shown]) + (f" and {len(listed) - shown:,} more" if len(listed) > shown else "")

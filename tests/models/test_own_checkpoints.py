@@ -331,7 +331,7 @@ def test_files_that_name_their_classes_differently_do_not_go_together(checkpoint
     ("first", "note"),
     [
         (["# animals", ""], "--labels: of its lines 2 is empty, 1 is a comment, and each is taken for a class"),
-        (["", "#1", "", "", ""], "--labels: of its lines 1, 3, 4, ... are empty, and each is taken for a class"),
+        (["", "#1", "", "", ""], "--labels: of its lines 1, 3, 4 and 1 more are empty, and each is taken for a class"),
         (["#hashtag"], ""),
     ],
 )
