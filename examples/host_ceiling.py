@@ -14,9 +14,11 @@ import argparse
 import dataclasses
 import io
 import json
+import math
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # an uninstalled checkout
 
 from pipeline.config.settings import StorageConfig
+from pipeline.errors import ShardlabelError
 from pipeline.inputs.find import find_inputs
 from pipeline.labeler.config import LabelerConfig
 from pipeline.models.preprocessing import Geometry, Recipe
@@ -65,16 +68,32 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=16, help="threads that decode (default: %(default)s)")
-    parser.add_argument("--decode-ms", type=float, default=1.6, help="instead of decoding (default: %(default)s)")
-    parser.add_argument("--resize-ms", type=float, default=0.43, help="instead of resizing (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="about how long to measure (default: %(default)s)")
+    numbers = {
+        "threads": (int, 16, "threads that decode"),
+        "decode-ms": (float, 1.6, "a sleep instead of decoding"),
+        "resize-ms": (float, 0.43, "a sleep instead of resizing"),
+        "seconds": (float, 5.0, "about how long to measure"),
+        "num-images": (int, 4096, "photographs in the tars that are made"),
+        "num-tars": (int, 2, "how many tars are made"),
+        "kilobytes": (int, 100, "size of each photograph"),
+    }
+    for name, (kind, default, what) in numbers.items():
+        parser.add_argument(f"--{name}", type=positive(kind), default=default, help=f"{what} (default: {default})")
     parser.add_argument("--images", help="a directory of tars; default: photographs are made")
-    parser.add_argument("--num-images", type=int, default=4096, help="in the tars that are made (default: %(default)s)")
-    parser.add_argument("--num-tars", type=int, default=2, help="how many are made (default: %(default)s)")
-    parser.add_argument("--kilobytes", type=int, default=100, help="of each photograph (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()
+
+
+def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """A type for argparse: a number above 0."""
+
+    def parse(text: str) -> float:
+        number = kind(text)
+        if not 0 < number < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return number
+
+    return parse
 
 
 def make_tars(folder: Path, num_images: int, num_tars: int, kilobytes: int) -> Path:
@@ -120,4 +139,9 @@ def labeler_config(out: str, num_threads: int) -> LabelerConfig:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ShardlabelError as error:
+        sys.exit(f"host_ceiling.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -132,6 +132,16 @@ def test_the_host_side_of_a_labeler_is_measured(example):
     assert "possible   667 images/s, if only the sleeps took time" in example("host_ceiling.py", *words.split())
 
 
+@pytest.mark.parametrize(
+    ("words", "says"), [("--threads 0", "0 is not above 0"), ("--images nowhere", "host_ceiling.py: INPUT .*nowhere")]
+)
+def test_wrong_words_for_it_are_one_line(words, says, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["host_ceiling.py", *words.split()])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(EXAMPLES / "host_ceiling.py"), run_name="__main__")
+    assert re.search(says, f"{left.value.code}{capsys.readouterr().err}")
+
+
 def test_a_folder_is_labelled_and_then_nothing_is_left_to_do(example, labels):
     again = example("label_folder.py")
     assert again.startswith("0 images in this run")
