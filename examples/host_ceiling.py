@@ -14,11 +14,9 @@ import argparse
 import dataclasses
 import io
 import json
-import math
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # an uninstalled checkout
 
+from pipeline.config.option_types import above_zero
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import ShardlabelError
 from pipeline.inputs.find import find_inputs
@@ -78,22 +77,10 @@ def parse_options() -> argparse.Namespace:
         "kilobytes": (int, 100, "size of each photograph"),
     }
     for name, (kind, default, what) in numbers.items():
-        parser.add_argument(f"--{name}", type=positive(kind), default=default, help=f"{what} (default: {default})")
+        parser.add_argument(f"--{name}", type=above_zero(kind), default=default, help=f"{what} (default: {default})")
     parser.add_argument("--images", help="a directory of tars; default: photographs are made")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()
-
-
-def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
-    """A type for argparse: a number above 0."""
-
-    def parse(text: str) -> float:
-        number = kind(text)
-        if not 0 < number < math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is not above 0")
-        return number
-
-    return parse
 
 
 def make_tars(folder: Path, num_images: int, num_tars: int, kilobytes: int) -> Path:

@@ -42,8 +42,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # an uninstalled checkout
 
 from pipeline.config.members import parse_members
+from pipeline.config.option_types import above_zero
 from pipeline.config.settings import StorageConfig
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, ShardlabelError
 from pipeline.inputs.find import find_inputs
 from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
@@ -134,14 +135,16 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--members", default=MEMBERS, help="the ensemble; the first is measured alone as well")
     parser.add_argument("--weights-dir", help="checkpoints, as for shardlabel label; default: random networks")
     parser.add_argument("--images", help="a directory of tars; default: photographs are made")
-    parser.add_argument("--num-images", type=int, default=8192, help="samples held in memory, and in the tars made")
-    parser.add_argument("--num-tars", type=int, default=8, help="how many tars are made")
+    parser.add_argument(
+        "--num-images", type=above_zero(int), default=8192, help="samples held in memory, and in the tars made"
+    )
+    parser.add_argument("--num-tars", type=above_zero(int), default=8, help="how many tars are made")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("mixed", "fp16", "bf16", "fp32"), default="mixed")
     parser.add_argument("--decode", choices=("exact", "fast", "gpu"), default="exact")
-    parser.add_argument("--batch-size", type=int, help="images in a batch; default: what suits the device")
-    parser.add_argument("--threads", type=int, default=num_local_cpus(), help="threads that decode")
-    parser.add_argument("--minutes", type=float, default=7.0, help="what it may take, about")
+    parser.add_argument("--batch-size", type=above_zero(int), help="images in a batch; default: what suits the device")
+    parser.add_argument("--threads", type=above_zero(int), default=num_local_cpus(), help="threads that decode")
+    parser.add_argument("--minutes", type=above_zero(float), default=7.0, help="what it may take, about")
     parser.add_argument("--json", help="a file for the figures")
     return parser.parse_args()
 
@@ -397,4 +400,9 @@ def table(found: Mapping[str, object]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ShardlabelError as error:
+        sys.exit(f"measure_gpu.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

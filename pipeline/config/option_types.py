@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
@@ -87,3 +89,19 @@ AutoBool = Annotated[
     WithJsonSchema({"anyOf": [{"type": "boolean"}, {"const": "auto"}, {"type": "null"}]}),
 ]
 InputList = Annotated[tuple[Text, ...], BeforeValidator(make_paths), Field(min_length=1), _ONE_OR_MORE]
+
+
+def above_zero(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """A type for the arguments of a script: a number above 0.
+
+    Args:
+        kind: ``int`` or ``float``.
+    """
+
+    def parse(text: str) -> float:
+        number = kind(text)
+        if not 0 < number < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return number
+
+    return parse

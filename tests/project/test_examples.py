@@ -128,17 +128,18 @@ def test_the_host_side_of_a_labeler_is_measured(example):
     assert found["share"] == pytest.approx(found["images_per_s"] / found["possible_per_s"])
     assert 0 < found["share"] < 1  # each image sleeps
     assert found["cpu_us_per_image"] > 0
-    assert found["images"] >= 64
+    assert found["images"] >= 32  # a tar at least
     assert "possible   667 images/s, if only the sleeps took time" in example("host_ceiling.py", *words.split())
 
 
+@pytest.mark.parametrize("script", ["host_ceiling.py", "measure_gpu.py"])
 @pytest.mark.parametrize(
-    ("words", "says"), [("--threads 0", "0 is not above 0"), ("--images nowhere", "host_ceiling.py: INPUT .*nowhere")]
+    ("words", "says"), [("--threads 0", "0 is not above 0"), ("--images nowhere", "INPUT .*nowhere")]
 )
-def test_wrong_words_for_it_are_one_line(words, says, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["host_ceiling.py", *words.split()])
+def test_wrong_words_for_a_measurement_are_one_line(script, words, says, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [script, *words.split()])
     with pytest.raises(SystemExit) as left:
-        runpy.run_path(str(EXAMPLES / "host_ceiling.py"), run_name="__main__")
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
     assert re.search(says, f"{left.value.code}{capsys.readouterr().err}")
 
 
