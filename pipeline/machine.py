@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +56,29 @@ def num_local_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def start_python(module: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+    """Start a new interpreter on this machine that can import what this one can, and whose output goes nowhere.
+
+    Ctrl-C goes to this process only.
+
+    Args:
+        module: What it runs, as with ``python -m``.
+        arguments: Of the module.
+        pass_fds: Descriptors that it inherits.
+
+    Raises:
+        OSError: No process can be started.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=pass_fds,
+        start_new_session=True,
+    )
+
+
 def process_started_at(root: Path = Path("/")) -> float:
     """When this process was started, Unix seconds; the time of this call where the system does not report it.
 
@@ -81,6 +106,19 @@ def device_memory_bytes() -> tuple[int, int]:
 
     free, total = torch.cuda.mem_get_info()
     return total - free, total
+
+
+def process_cpu_s(pid: int, root: Path = Path("/")) -> float:
+    """CPU time that a process has taken, user and system, seconds; 0 where the system does not report it.
+
+    Args:
+        pid: Its number.
+        root: Directory that holds ``proc``.
+    """
+    for line in _lines(root / f"proc/{pid}/stat"):
+        fields = line.rpartition(")")[2].split()  # the name before it may hold anything
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def process_memory_bytes(root: Path = Path("/")) -> int | None:

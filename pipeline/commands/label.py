@@ -15,6 +15,7 @@ from pipeline.config.parse import parse_label_config
 from pipeline.config.settings import LabelConfig
 from pipeline.config.signatures import takes_options
 from pipeline.engines.workload import Engine, Workload
+from pipeline.hosts.worker import LabelerFactory
 from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs
 from pipeline.inputs.left_out import total_left_out
@@ -35,8 +36,6 @@ from pipeline.job.running import JobRun
 from pipeline.job.summary import LabelSummary, add_changes
 from pipeline.job.unread import retry_unread
 from pipeline.job.unread_images import find_unread_images
-from pipeline.labeler.labeler import UNITS_AT_ONCE
-from pipeline.labeler.worker import LabelerWorker
 from pipeline.metrics import job_labels
 from pipeline.models.cost import member_cost
 from pipeline.models.tuning import is_worth_tuning
@@ -192,14 +191,22 @@ def _workload(
     settings["may_tune"] = job.device == "cpu" and _is_long(work, specs, run.engine)
     if shared is not None and shared.aliases:
         settings |= {"reused": shared.aliases, "reused_from": shared.source, "replayed": shared.whole}
+    num_workers = None if config.workers == "auto" else config.workers
+    on_gpu = job.device == "cuda"
+    items = work.items()
+    factory = LabelerFactory(settings, -(-len(items) // (num_workers or (run.engine.num_gpus() if on_gpu else 1))))
+    num_threads = None if config.decode_threads == "auto" else config.decode_threads
+    share = run.engine.share(on_gpu=on_gpu, num_workers=num_workers)
     return Workload(
-        factory=functools.partial(LabelerWorker, settings),
+        factory=factory,
         blobs={member.spec.alias: member.blob for member in members},
-        items=work.items(),
-        items_at_once=UNITS_AT_ONCE,
-        on_gpu=job.device == "cuda",
-        num_workers=None if config.workers == "auto" else config.workers,
-        num_threads=None if config.decode_threads == "auto" else config.decode_threads,
+        items=items,
+        items_at_once=factory.units_at_once(
+            share.num_cpus if config.decode_threads == "auto" else config.decode_threads
+        ),
+        on_gpu=on_gpu,
+        num_workers=num_workers,
+        num_threads=num_threads,
         is_progress=is_progress,
         labels=job_labels(job.fingerprint),
     )

@@ -23,7 +23,6 @@ from pipeline.metrics import Meter
 from pipeline.records import Receipt
 
 _CHUNKS_READ_AHEAD = 4
-_CHUNKS_ON_DEVICE = 4  # one that waits, three in the steps of a device queue
 
 PrepareStep = Callable[[Piece], None]
 ForwardStep = Callable[[ChunkTask, ChunkResult], None]
@@ -38,8 +37,8 @@ class Executor:
         prepare: Called with each piece of a chunk, in a worker thread.
         forward: Called with each chunk when all its pieces are prepared, in the thread that prepared the last one.
         on_start: Called once in each worker thread, first.
-        feeds_device: Whether a device computes the predictions. Then chunks are cut into pieces small enough that all
-            threads work on the older unit, and there are chunks enough that the device never waits.
+        device_chunks: Chunks of a unit that wait for a device or are on it; 0 if no device computes the predictions.
+            For a device chunks are cut into pieces small enough that all threads work on the older unit.
     """
 
     def __init__(
@@ -50,15 +49,15 @@ class Executor:
         forward: ForwardStep,
         *,
         on_start: Callable[[], object],
-        feeds_device: bool,
+        device_chunks: int,
     ) -> None:
         self.chunk_images = chunk_images
         self._prepare = prepare
         self._forward = forward
-        self._piece_images = PIECE_IMAGES if feeds_device else None
+        self._piece_images = PIECE_IMAGES if device_chunks else None
         self.chunks_ahead = num_threads + 1
-        if feeds_device:
-            self.chunks_ahead = _CHUNKS_ON_DEVICE + -(-num_threads * PIECE_IMAGES // chunk_images)
+        if device_chunks:
+            self.chunks_ahead = chunks_ahead_of_device(num_threads, chunk_images, device_chunks)
         self._workers = Workers(num_threads, on_start=on_start)
         self._priorities = itertools.count()  # an earlier unit goes first
         self._reading: set[ReadAhead[Chunk | PartEnd]] = set()
@@ -182,3 +181,14 @@ class ChunkStream:
         result = item.done.result()
         self._steps.predictor.finish(result)
         return result
+
+
+def chunks_ahead_of_device(num_threads: int, chunk_images: int, device_chunks: int) -> int:
+    """Chunks of a unit that are under way beside the one that is waited for, so that no thread is idle.
+
+    Args:
+        num_threads: Worker threads.
+        chunk_images: Samples in a chunk.
+        device_chunks: Chunks that wait for the device or are on it.
+    """
+    return device_chunks + -(-num_threads * PIECE_IMAGES // chunk_images)

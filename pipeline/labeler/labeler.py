@@ -23,6 +23,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pipeline import metrics
 from pipeline.errors import MembersApart, NotAsStored, PublishError, StorageError
 from pipeline.labeler.attempts import DEATHS_BEFORE_ISOLATION, Attempts
+from pipeline.labeler.backends import InProcessBackend
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.earlier_keys import keys_before
 from pipeline.labeler.image_path import UnitRun, label_unit
@@ -67,7 +68,7 @@ class Labeler:
         device_thread: Whether forward passes run in a thread of their own, as a GPU needs it, or in the threads
             that decode, as is fastest on a CPU; None for what suits the device.
         meter: Where its metrics go; None for nowhere.
-        make_steps: Makes the steps of its units; another one than StepFactory measures what they leave to the rest.
+        make_steps: Makes the steps of its units; None for the usual ones, with the ensemble in this process.
     """
 
     def __init__(
@@ -77,11 +78,15 @@ class Labeler:
         *,
         device_thread: bool | None = None,
         meter: Meter | None = None,
-        make_steps: MakeSteps = StepFactory,
+        make_steps: MakeSteps | None = None,
     ) -> None:
         self._config = config
         self._storage = Storage(config.storage)
-        self._factory: UnitSteps = make_steps(config, blobs, device_thread=device_thread)
+        self._factory: UnitSteps
+        if make_steps is None:
+            self._factory = StepFactory(config, InProcessBackend(config, blobs, device_thread=device_thread))
+        else:
+            self._factory = make_steps(config)
         self._writer = Writer(
             config.out,
             self._storage,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
+
 from pipeline.labeler.tasks import ChunkResult, ChunkTask
-from pipeline.models.device_queue import DeviceQueue
+from pipeline.models.device_queue import BatchResult, Crops
 from pipeline.models.ensemble import Ensemble
 
 
@@ -31,18 +34,15 @@ class DevicePredictor:
     """Queues the crops for a device.
 
     Args:
-        queue: Of the device.
-        ensemble: The members on it.
+        submit: Queues a batch; batches of a lower turn go first.
     """
 
-    def __init__(self, queue: DeviceQueue, ensemble: Ensemble) -> None:
-        self._queue = queue
-        self._ensemble = ensemble
+    def __init__(self, submit: Callable[[int, Crops], Future[BatchResult]]) -> None:
+        self._submit = submit
 
     def predict(self, task: ChunkTask, result: ChunkResult) -> None:
         """Queue the crops of a chunk; its batch is given back when the device has read it."""
-        crops = task.batch().packed(result.slots)
-        result.answer = self._queue.submit(task.priority, crops, self._ensemble)
+        result.answer = self._submit(task.priority, task.batch().packed(result.slots))
         result.answer.add_done_callback(task.release)
 
     def finish(self, result: ChunkResult) -> None:

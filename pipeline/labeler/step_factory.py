@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import torch
+
 from pipeline import metrics
-from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES
+from pipeline.labeler.backends import ForwardBackend
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.decoders import ChildDecoder, GpuDecoder, WatchedDecoder
 from pipeline.labeler.executor import Executor
 from pipeline.labeler.image_path import forward, prepare
-from pipeline.labeler.predictors import DevicePredictor, InPlacePredictor
 from pipeline.labeler.reused import ReusingPredictor, StoredLookup
 from pipeline.labeler.stored_reader import StoredReader
-from pipeline.labeler.tasks import Decoder, Predictor, Steps
+from pipeline.labeler.tasks import Decoder, Steps
 from pipeline.labeler.threads import one_torch_thread
 from pipeline.labels import ClassResolver
 from pipeline.metrics import Meter
-from pipeline.models.device_queue import DeviceQueue
-from pipeline.models.ensemble import Ensemble, EnsembleOptions
-from pipeline.stages.crop import BatchPool
+from pipeline.models.weights import MemberSpec
 from pipeline.stages.nvjpeg import make_checked_decoder
 
 
@@ -40,72 +39,50 @@ class UnitSteps(Protocol):
         """Wait for the threads to end."""
 
 
-class MakeSteps(Protocol):
-    """The constructor of a :class:`UnitSteps`."""
-
-    def __call__(
-        self, config: LabelerConfig, blobs: Mapping[str, bytes], /, *, device_thread: bool | None
-    ) -> UnitSteps:
-        """Make the steps of a labeler."""
+MakeSteps = Callable[[LabelerConfig], UnitSteps]
 
 
 class StepFactory:
-    """Holds the ensemble, the threads and the device of a labeler, and makes the steps of its units.
+    """Holds the threads of a labeler and the backend of its forward passes, and makes the steps of its units.
 
     Args:
         config: What the labeler does.
-        blobs: The members' tensors by alias, as safetensors bytes.
-        device_thread: Whether a thread of its own feeds the device, as a GPU needs it, or forward passes run in the
-            threads that decode, as is fastest on a CPU; None for what suits the device.
+        backend: Where the forward passes run.
 
     Attributes:
         executor: Its worker threads.
     """
 
-    def __init__(self, config: LabelerConfig, blobs: Mapping[str, bytes], *, device_thread: bool | None) -> None:
+    def __init__(self, config: LabelerConfig, backend: ForwardBackend) -> None:
         self._config = config
-        self._on_cpu = config.device == "cpu"
-        self._ensemble = Ensemble(
-            config.members,
-            blobs,
-            EnsembleOptions(
-                device=config.device,
-                precision=config.precision,
-                rule=config.rule,
-                top_k=config.top_k,
-                temperature=config.temperature,
-                compiled=config.compiled,
-                batch_size=config.batch_size,
-                tuning=config.tuning,
-                keep_probs=config.keep_probs,
-            ),
-        )
-        feeds_device = device_thread if device_thread is not None else not self._on_cpu
-        self._queue = DeviceQueue(self._ensemble) if feeds_device else None
-        self._on_gpu = make_checked_decoder(self._ensemble.device) if config.decode == "gpu" else None
+        self._backend = backend
+        self._on_gpu = make_checked_decoder(torch.device(config.device)) if config.decode == "gpu" else None
         self.executor = Executor(
             config.num_threads,
-            config.batch_size or (CPU_CHUNK_IMAGES if self._on_cpu else GPU_CHUNK_IMAGES),
+            backend.chunk_images,
             prepare,
             forward,
             on_start=self._begin_thread,
-            feeds_device=feeds_device,
+            device_chunks=backend.device_chunks,
         )
-        largest_px = max(geometry.resize_px for geometry in self._ensemble.geometries)
-        fast_to_px = largest_px if config.decode == "fast" else None
-        self._child = ChildDecoder(fast_to_px)
-        self._watched = WatchedDecoder(fast_to_px, self._child, config.num_threads, self.executor)
+        largest_px = max(spec.recipe.geometry.resize_px for spec in config.members)
+        self._fast_to_px = largest_px if config.decode == "fast" else None
+        self._child = ChildDecoder(self._fast_to_px)
+        self._watched = self._make_watched(self._child)
         self._classes = ClassResolver(config.class_names)
-        self._plain = self._steps(self._ensemble)
+        self._plain = self._steps(config.members, None)
         # members that no older output has
-        new = [member.alias for member in config.members if member.alias not in config.reused]
-        self._new = self._steps(self._ensemble.subset(new)) if new and config.reused else None
+        new = [member for member in config.members if member.alias not in config.reused]
+        self._new = self._steps(new, [member.alias for member in new]) if new and config.reused else None
 
-    def _steps(self, ensemble: Ensemble) -> Steps:
+    def _make_watched(self, child: ChildDecoder) -> WatchedDecoder:
+        return WatchedDecoder(self._fast_to_px, child, self._config.num_threads, self.executor)
+
+    def _steps(self, members: Sequence[MemberSpec], new: Sequence[str] | None) -> Steps:
         decoder: Decoder = GpuDecoder(self._on_gpu, self._watched) if self._on_gpu else self._watched
-        predictor: Predictor = DevicePredictor(self._queue, ensemble) if self._queue else InPlacePredictor(ensemble)
-        batches = BatchPool(ensemble.geometries, self.executor.chunk_images, pinned=not self._on_cpu)
-        return Steps(decoder, predictor, batches, self._classes, tuple(member.alias for member in ensemble.specs))
+        batches = self._backend.batches(tuple(dict.fromkeys(member.recipe.geometry for member in members)))
+        aliases = tuple(member.alias for member in members)
+        return Steps(decoder, self._backend.predictor(new), batches, self._classes, aliases)
 
     def steps(self, *, isolated: bool, stored: StoredReader | None) -> Steps:
         """The steps of a unit.
@@ -127,15 +104,14 @@ class StepFactory:
     def sample_gauges(self, meter: Meter) -> None:
         """Have a meter sample how much waits in the queues, and what hangs."""
         self.executor.sample_gauges(meter)
-        meter.sample(metrics.QUEUE_DEPTH, lambda: self._queue.depth if self._queue else 0, queue="device")
+        meter.sample(metrics.QUEUE_DEPTH, lambda: self._backend.depth, queue="device")
 
     def close(self) -> None:
         """Wait for the threads to end; no unit is being labelled any more."""
         self._child.close()
         self.executor.close()
         self._watched.close()
-        if self._queue:
-            self._queue.close()
+        self._backend.close()
 
     def _begin_thread(self) -> None:
         one_torch_thread()

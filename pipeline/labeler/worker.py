@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pipeline.engines.workload import Item
 from pipeline.labeler.config import LabelerConfig
-from pipeline.labeler.labeler import Labeler
+from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
 from pipeline.labeler.replay import Replayer
+from pipeline.labeler.step_factory import MakeSteps
 from pipeline.metrics import Meter
 from pipeline.output.parts import Progress
 from pipeline.records import UNAVAILABLE, Unit
@@ -17,16 +19,22 @@ from pipeline.records import UNAVAILABLE, Unit
 class LabelerWorker:
     """Labels the units of items, or publishes again what an older output holds of them.
 
+    Attributes:
+        units_at_once: Items that it is to be called with at a time.
+
     Args:
-        settings: Of the :class:`pipeline.labeler.config.LabelerConfig`, without the number of threads.
+        config: What it does.
         blobs: The members' tensors by alias, as safetensors bytes.
-        num_threads: Worker threads.
         meter: Where its metrics go.
+        make_steps: See :class:`pipeline.labeler.labeler.Labeler`.
     """
 
-    def __init__(self, settings: Mapping[str, Any], blobs: Mapping[str, bytes], num_threads: int, meter: Meter) -> None:
-        config = LabelerConfig(num_threads=num_threads, **settings)
-        self._labeler = Labeler(config, blobs, meter=meter)
+    units_at_once = UNITS_AT_ONCE
+
+    def __init__(
+        self, config: LabelerConfig, blobs: Mapping[str, bytes], meter: Meter, *, make_steps: MakeSteps | None = None
+    ) -> None:
+        self._labeler = Labeler(config, blobs, meter=meter, make_steps=make_steps)
         self._replayer = Replayer(config, meter) if config.replayed else None
 
     def __call__(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]:
@@ -43,6 +51,10 @@ class LabelerWorker:
                 return
         for receipt in self._labeler(unit, done, stopping, stored, retried, complete=complete):
             yield receipt.to_dict()
+
+    def cpu_s(self) -> float:
+        """CPU time of this process, seconds."""
+        return time.process_time()
 
     def close(self) -> None:
         """Wait for the threads to end."""

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.errors import ImageError, InputError
 from pipeline.models.preprocessing import Geometry
-from pipeline.stages.crop import Batch
+from pipeline.stages.crop import Batch, new_crops
 from pipeline.stages.decode import decode
 from pipeline.stages.write import Picture
 from pipeline.text import fmt
@@ -56,7 +56,7 @@ class DecodedSample:
                 )
         if not self.decodable:
             raise InputError(f"of {fmt.plural(len(images), 'image')} from the inputs none can be decoded")
-        batch = Batch(geometries, len(self.pixels), pinned=pinned)
+        batch = Batch(new_crops(geometries, len(self.pixels), pinned=pinned))
         for slot, pixels in enumerate(self.pixels):
             batch.put(slot, pixels)
         self.crops = batch.packed(range(len(self.pixels)))

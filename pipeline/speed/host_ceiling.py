@@ -10,31 +10,29 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES
+from pipeline.hosts.host import RemoteBackend, RemoteDevice
+from pipeline.hosts.worker import HostedWorker, LabelingWorker, hosts_for
+from pipeline.labeler.backends import ForwardBackend, InProcessBackend, chunk_images
+from pipeline.labeler.chunks import GPU_CHUNK_IMAGES
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.decoders import ChildDecoder, WatchedDecoder
 from pipeline.labeler.executor import Executor
-from pipeline.labeler.image_path import forward, prepare
-from pipeline.labeler.labeler import Labeler
-from pipeline.labeler.predictors import DevicePredictor, InPlacePredictor
-from pipeline.labeler.stored_reader import StoredReader
-from pipeline.labeler.tasks import EncodedImage, Steps
-from pipeline.labeler.threads import one_torch_thread
+from pipeline.labeler.step_factory import StepFactory
+from pipeline.labeler.tasks import EncodedImage
 from pipeline.labeler.watchdog import Clock
-from pipeline.labels import ClassResolver
-from pipeline.metrics import Meter
-from pipeline.models.device_queue import DeviceQueue
+from pipeline.labeler.worker import LabelerWorker
+from pipeline.metrics import Meter, NoMeter
 from pipeline.models.ensemble import Ensemble, FirstPass, MemberPredictions, Predictions
 from pipeline.models.preprocessing import Geometry
 from pipeline.models.weights import MemberSpec
 from pipeline.speed.input_sample import InputSample
 from pipeline.speed.whole_job import WholeJob
-from pipeline.stages.crop import Batch, BatchPool
+from pipeline.stages.crop import Batch
 from pipeline.stages.decode import Decoded
 from pipeline.storage import Storage
 
@@ -74,17 +72,18 @@ def measure_host_ceiling(
         resize_s: The same for resizing and cropping it.
         seconds: Approximate duration.
     """
-    labeler = make_host_labeler(config, decode_s=decode_s, resize_s=resize_s, feeds_device=True)
-    job = WholeJob(config, labeler, sample, Storage(config.storage), GPU_CHUNK_IMAGES)
+    labeler = make_host_labeler(config, Sleeps(decode_s, resize_s), feeds_device=True)
+    job = WholeJob(labeler, config.out, sample, Storage(config.storage), GPU_CHUNK_IMAGES)
     possible = config.num_threads / (decode_s + resize_s)
     try:
+        job.label(labeler.units_at_once * len(sample.images) // 4)  # every process has begun
         begun = time.perf_counter()
-        tried = job.label(1)
+        tried = job.label(len(sample.images))
         rate = tried / (time.perf_counter() - begun)
-        begun, cpu = time.perf_counter(), time.process_time()
+        begun, cpu = time.perf_counter(), labeler.cpu_s()
         images = job.label(max(tried, round(seconds * rate)))
         images_per_s = images / (time.perf_counter() - begun)
-        cpu_s = time.process_time() - cpu
+        cpu_s = labeler.cpu_s() - cpu
     finally:
         job.close()
     return HostCeiling(
@@ -92,24 +91,75 @@ def measure_host_ceiling(
     )
 
 
-def make_host_labeler(
-    config: LabelerConfig, *, decode_s: float = 0.0, resize_s: float = 0.0, feeds_device: bool
-) -> Labeler:
+@dataclass(frozen=True, slots=True)
+class Sleeps:
+    """What takes the place of work.
+
+    Attributes:
+        decode_s: Of decoding an image, seconds.
+        resize_s: Of resizing and cropping it, for all geometries together.
+    """
+
+    decode_s: float = 0.0
+    resize_s: float = 0.0
+
+
+def make_host_labeler(config: LabelerConfig, sleeps: Sleeps, *, feeds_device: bool) -> LabelingWorker:
     """A labeler whose decoding and resizing are sleeps, and whose members answer at once.
 
     Args:
         config: What it does; its ``out`` is a scratch directory.
-        decode_s: How long decoding an image takes, seconds.
-        resize_s: The same for resizing and cropping it.
-        feeds_device: Whether a thread of its own asks the members, as for a GPU, or each thread that decodes.
+        sleeps: Instead of decoding and resizing.
+        feeds_device: Whether a device asks the members, as a GPU would, or each thread that decodes.
     """
-    make = functools.partial(_SleepingSteps, decode_s=decode_s, resize_s=resize_s, feeds_device=feeds_device)
-    return Labeler(config, {}, make_steps=make)
+    if not feeds_device:
+        return _labeler(config, sleeps, _make_backend(config, sleeps, feeds_device=False), NoMeter())
+    config = replace(config, device="cpu", batch_size=config.batch_size or GPU_CHUNK_IMAGES)
+    make_backend = functools.partial(_make_backend, config, sleeps, feeds_device=True)
+    hosts = hosts_for(config.num_threads)
+    if hosts == 1:
+        return _labeler(config, sleeps, make_backend(), NoMeter())
+    return HostedWorker(config, hosts, functools.partial(_labeler_in_host, config, sleeps), make_backend, NoMeter())
+
+
+def _make_backend(config: LabelerConfig, sleeps: Sleeps, *, feeds_device: bool) -> InProcessBackend:
+    ensemble = _FreeEnsemble(config.members, config.top_k, chunk_images(config))
+    make_batch = functools.partial(_SleepingBatch, seconds=sleeps.resize_s)
+    return InProcessBackend(config, {}, device_thread=feeds_device, ensemble=ensemble, make_batch=make_batch)
+
+
+def _labeler_in_host(
+    config: LabelerConfig,
+    sleeps: Sleeps,
+    device: RemoteDevice,
+    *,
+    num_threads: int,
+    device_chunks: int,
+    meter: Meter,
+) -> LabelerWorker:
+    make_batch = functools.partial(_SleepingBatch, seconds=sleeps.resize_s)
+    backend = RemoteBackend(device, device_chunks, make_batch)
+    return _labeler(replace(config, num_threads=num_threads), sleeps, backend, meter)
+
+
+def _labeler(config: LabelerConfig, sleeps: Sleeps, backend: ForwardBackend, meter: Meter) -> LabelerWorker:
+    return LabelerWorker(config, {}, meter, make_steps=lambda own: _SleepingSteps(own, backend, sleeps.decode_s))
 
 
 def _sleep(seconds: float) -> None:
     if seconds:
         time.sleep(seconds)
+
+
+class _SleepingSteps(StepFactory):
+    """Steps whose decoding is a sleep."""
+
+    def __init__(self, config: LabelerConfig, backend: ForwardBackend, decode_s: float) -> None:
+        self._decode_s = decode_s
+        super().__init__(config, backend)
+
+    def _make_watched(self, child: ChildDecoder) -> WatchedDecoder:
+        return _SleepingDecoder(child, self._config.num_threads, self.executor, self._decode_s)
 
 
 class _SleepingDecoder(WatchedDecoder):
@@ -129,24 +179,13 @@ class _SleepingDecoder(WatchedDecoder):
 class _SleepingBatch(Batch):
     """Sleeps in the place of resizing; the crop is copied into its slot as ever."""
 
-    seconds = 0.0
+    def __init__(self, crops: Mapping[Geometry, torch.Tensor], *, seconds: float) -> None:
+        super().__init__(crops)
+        self._seconds = seconds / len(crops)
 
     def _crop(self, pixels_CHW: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-        _sleep(self.seconds)
+        _sleep(self._seconds)
         return pixels_CHW[:, : geometry.crop_px, : geometry.crop_px]
-
-
-class _SleepingBatches(BatchPool):
-    """Batches that sleep, for all their geometries together, as long as one resize takes."""
-
-    def __init__(self, geometries: Sequence[Geometry], num_slots: int, seconds: float) -> None:
-        super().__init__(geometries, num_slots, pinned=False)
-        self._seconds = seconds / len(geometries)
-
-    def _make(self) -> Batch:
-        batch = _SleepingBatch(self._geometries, self._num_slots, pinned=False)
-        batch.seconds = self._seconds
-        return batch
 
 
 class _FreeEnsemble(Ensemble):
@@ -183,54 +222,3 @@ class _FreeEnsemble(Ensemble):
     def unpack(self, packed: np.ndarray) -> Predictions:
         """The same for each."""
         return self._answer.take(np.arange(len(packed)))
-
-
-class _SleepingSteps:
-    """The steps of a labeler, as :class:`pipeline.labeler.step_factory.StepFactory` makes them."""
-
-    def __init__(
-        self,
-        config: LabelerConfig,
-        _blobs: Mapping[str, bytes],
-        *,
-        device_thread: bool | None,
-        decode_s: float,
-        resize_s: float,
-        feeds_device: bool,
-    ) -> None:
-        chunk_images = config.batch_size or (GPU_CHUNK_IMAGES if feeds_device else CPU_CHUNK_IMAGES)
-        ensemble = _FreeEnsemble(config.members, config.top_k, chunk_images)
-        geometries = tuple(dict.fromkeys(spec.recipe.geometry for spec in config.members))
-        self._queue = DeviceQueue(ensemble) if feeds_device else None
-        self.executor = Executor(
-            config.num_threads,
-            chunk_images,
-            prepare,
-            forward,
-            on_start=one_torch_thread,
-            feeds_device=feeds_device,
-        )
-        self._child = ChildDecoder(None)
-        self._decoder = _SleepingDecoder(self._child, config.num_threads, self.executor, decode_s)
-        batches = _SleepingBatches(geometries, self.executor.chunk_images, resize_s)
-        predictor = DevicePredictor(self._queue, ensemble) if self._queue else InPlacePredictor(ensemble)
-        classes = ClassResolver(config.class_names)
-        aliases = tuple(spec.alias for spec in config.members)
-        self._steps = Steps(self._decoder, predictor, batches, classes, aliases)
-
-    def steps(self, *, isolated: bool, stored: StoredReader | None) -> Steps:
-        """They are the same for each unit."""
-        if isolated or stored is not None:
-            raise ValueError("a ceiling is measured on plain units")
-        return self._steps
-
-    def sample_gauges(self, meter: Meter) -> None:
-        """Nothing is sampled."""
-
-    def close(self) -> None:
-        """Wait for the threads to end."""
-        self.executor.close()
-        self._decoder.close()
-        self._child.close()
-        if self._queue:
-            self._queue.close()

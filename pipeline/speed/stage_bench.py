@@ -19,21 +19,23 @@ from typing import Any
 import torch
 
 from pipeline.errors import ImageError
+from pipeline.hosts.worker import make_labeler_worker
 from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES, PIECE_IMAGES
 from pipeline.labeler.config import LabelerConfig
-from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
+from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.threads import Workers, one_torch_thread
+from pipeline.metrics import NoMeter
 from pipeline.models.classifier import Classifier, Precision
 from pipeline.models.ensemble import Ensemble, EnsembleOptions, Predictions
 from pipeline.models.preprocessing import Geometry, crop
 from pipeline.models.weights import MemberSpec
 from pipeline.speed.decoded_sample import DecodedSample
-from pipeline.speed.host_ceiling import make_host_labeler
+from pipeline.speed.host_ceiling import Sleeps, make_host_labeler
 from pipeline.speed.input_sample import InputSample
 from pipeline.speed.rates import StageRate
 from pipeline.speed.whole_job import WholeJob
 from pipeline.speed.write_bench import WRITTEN_ROWS, WriteBench
-from pipeline.stages.crop import Batch, BatchPool
+from pipeline.stages.crop import Batch, BatchPool, new_crops
 from pipeline.stages.decode import decode
 from pipeline.stages.nvjpeg import DeviceDecoder, make_checked_decoder
 from pipeline.stages.write import Picture
@@ -108,14 +110,17 @@ class StageBench:
         # on a GPU, its decoder is measured beside the cores
         self._gpu_decoder = make_checked_decoder(self.ensemble.device) if self._on_gpu else None
         self._decoded = DecodedSample(self.images, self.ensemble.geometries, self._fast_px, pinned=self._on_gpu)
-        self._batches = BatchPool(self.ensemble.geometries, self._piece, pinned=self._on_gpu)
+        self._batches = BatchPool(self._new_batch)
         self._workers = Workers(config.num_threads, on_start=one_torch_thread)
-        self._whole = WholeJob(config, Labeler(config, blobs), sample, self._storage, self._chunk)
+        labeler = make_labeler_worker(config, blobs, NoMeter())
+        self._whole = WholeJob(labeler, config.out, sample, self._storage, self._chunk)
         host = dataclasses.replace(config, out=os.path.join(config.out, "host"))
-        self._host = WholeJob(
-            host, make_host_labeler(host, feeds_device=self._on_gpu), sample, self._storage, self._chunk
-        )
+        free = make_host_labeler(host, Sleeps(), feeds_device=self._on_gpu)
+        self._host = WholeJob(free, host.out, sample, self._storage, self._chunk)
         self.write_bench = WriteBench(config, self._storage, self._predict())
+
+    def _new_batch(self) -> Batch:
+        return Batch(new_crops(self.ensemble.geometries, self._piece, pinned=self._on_gpu))
 
     def __enter__(self) -> StageBench:
         return self

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.errors import InputError
-from pipeline.labeler.config import LabelerConfig
-from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
+from pipeline.hosts.worker import LabelingWorker
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE
 from pipeline.records import Sample, Unit
 from pipeline.speed.input_sample import InputSample
@@ -24,17 +23,15 @@ class WholeJob:
     """Reads or labels units that hold the samples, again and again.
 
     Args:
-        config: Of the labeler; its ``out`` is a scratch directory.
-        labeler: It.
+        labeler: As an engine calls it.
+        out: Its OUT, a scratch directory.
         sample: The samples.
         storage: How to reach them.
-        chunk: Samples that a labeler processes at a time.
+        chunk: Samples that it processes at a time.
     """
 
-    def __init__(
-        self, config: LabelerConfig, labeler: Labeler, sample: InputSample, storage: Storage, chunk: int
-    ) -> None:
-        self._config = config
+    def __init__(self, labeler: LabelingWorker, out: str, sample: InputSample, storage: Storage, chunk: int) -> None:
+        self._out = out
         self._sample = sample
         self._storage = storage
         self._chunk = chunk
@@ -52,7 +49,7 @@ class WholeJob:
 
     def _units(self, number: int) -> list[Unit]:
         """Units of at least so many samples in all, each with a new id, because done units are not labelled again."""
-        units = self._sample.units(number, self._chunk, self._config.out, self._storage)
+        units = self._sample.units(number, self._chunk, self._out, self._storage)
         sizes = [unit.num_samples or unit.max_samples or 1 for unit in units]
         found: list[Unit] = []
         held = 0
@@ -65,7 +62,7 @@ class WholeJob:
 
     def _over_units(self, number: int, call: Callable[[Unit], int]) -> int:
         """Call a function for units, several at once as an engine does; returns the number of samples."""
-        with ThreadPoolExecutor(UNITS_AT_ONCE, thread_name_prefix="unit") as pool:
+        with ThreadPoolExecutor(self._labeler.units_at_once, thread_name_prefix="unit") as pool:
             try:
                 return sum(pool.map(call, self._units(number)))
             except BaseException:
@@ -84,12 +81,12 @@ class WholeJob:
         """Label units of at least so many samples, and remove the published parts; returns how many samples."""
 
         def call(unit: Unit) -> int:
-            receipts = list(self._labeler(unit, 0, self._stopping.is_set))
-            if receipts and receipts[-1].failure:
-                raise InputError(f"{unit.uri}: {receipts[-1].message}")
-            return receipts[-1].num_samples if receipts else 0
+            receipts = list(self._labeler({"unit": unit.to_dict(), "parts_done": 0}, self._stopping.is_set))
+            if receipts and receipts[-1]["failure"]:
+                raise InputError(f"{unit.uri}: {receipts[-1]['message']}")
+            return int(receipts[-1]["num_samples"]) if receipts else 0
 
         done = self._over_units(number, call)
         for folder in (PREDICTIONS, QUARANTINE):
-            shutil.rmtree(os.path.join(self._config.out, folder), ignore_errors=True)
+            shutil.rmtree(os.path.join(self._out, folder), ignore_errors=True)
         return done

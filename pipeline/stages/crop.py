@@ -7,7 +7,7 @@ memory is pinned, so that it is copied while other work goes on.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -18,18 +18,13 @@ class Batch:
     """The crops of a batch of pictures: a slot for each, filled in any order and by any thread.
 
     Args:
-        geometries: The crops that the ensemble needs of each picture; members of one geometry share a crop.
-        num_slots: Number of pictures it can hold.
-        pinned: Whether to use pinned memory, for a GPU.
+        crops: For each geometry that the ensemble needs uint8, (slots, 3, S, S): where its crops are put. Members of
+            one geometry share a crop.
     """
 
-    def __init__(self, geometries: Sequence[Geometry], num_slots: int, *, pinned: bool) -> None:
-        self._crops = {
-            geometry: torch.empty(
-                (num_slots, 3, geometry.crop_px, geometry.crop_px), dtype=torch.uint8, pin_memory=pinned
-            )
-            for geometry in geometries
-        }
+    def __init__(self, crops: Mapping[Geometry, torch.Tensor]) -> None:
+        self._crops = crops
+        self._slots = {geometry: slots.unbind() for geometry, slots in crops.items()}
 
     def put(self, slot: int, pixels_CHW: torch.Tensor) -> None:
         """Resize and crop one picture, for each geometry.
@@ -38,8 +33,8 @@ class Batch:
             slot: Number of the picture in the batch.
             pixels_CHW: uint8, (3, H, W), 0-255, RGB.
         """
-        for geometry, crops in self._crops.items():
-            crops[slot].copy_(self._crop(pixels_CHW, geometry))
+        for geometry, slots in self._slots.items():
+            slots[slot].copy_(self._crop(pixels_CHW, geometry))
 
     def _crop(self, pixels_CHW: torch.Tensor, geometry: Geometry) -> torch.Tensor:
         return crop(pixels_CHW, geometry)
@@ -60,13 +55,29 @@ class Batch:
         return {geometry: crops[: len(slots)] for geometry, crops in self._crops.items()}
 
 
-class BatchPool:
-    """Reuses batches of one size, because pinning memory takes longer than filling it."""
+def new_crops(geometries: Sequence[Geometry], num_slots: int, *, pinned: bool) -> Mapping[Geometry, torch.Tensor]:
+    """New memory for the crops of a batch: for each geometry uint8, (num_slots, 3, S, S).
 
-    def __init__(self, geometries: Sequence[Geometry], num_slots: int, *, pinned: bool) -> None:
-        self._geometries = tuple(geometries)
-        self._num_slots = num_slots
-        self._pinned = pinned
+    Args:
+        geometries: Of the crops.
+        num_slots: Number of pictures it can hold.
+        pinned: Whether to use pinned memory, for a GPU.
+    """
+    return {
+        geometry: torch.empty((num_slots, 3, geometry.crop_px, geometry.crop_px), dtype=torch.uint8, pin_memory=pinned)
+        for geometry in geometries
+    }
+
+
+class BatchPool:
+    """Reuses batches of one size, because pinning memory takes longer than filling it.
+
+    Args:
+        make: Makes one more.
+    """
+
+    def __init__(self, make: Callable[[], Batch]) -> None:
+        self._make = make
         self._free: list[Batch] = []
         self._lock = threading.Lock()
 
@@ -76,9 +87,6 @@ class BatchPool:
             if self._free:
                 return self._free.pop()
         return self._make()
-
-    def _make(self) -> Batch:
-        return Batch(self._geometries, self._num_slots, pinned=self._pinned)
 
     def give(self, batch: Batch) -> None:
         """Return a batch; it will be overwritten."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import resource
 import signal
 import socket
@@ -34,6 +33,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import EngineError, ImageError
+from pipeline.machine import start_python
 from pipeline.records import Reason
 from pipeline.stages.decode import Decoded, decode
 
@@ -151,14 +151,8 @@ class _Child:
         self._socket, theirs = socket.socketpair()
         try:
             with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "pipeline.stages.isolation", str(theirs.fileno()), alarm_s],
-                    # the child can import what this process can
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # Ctrl-C goes to the labeler only
+                self._process = start_python(
+                    "pipeline.stages.isolation", str(theirs.fileno()), alarm_s, pass_fds=(theirs.fileno(),)
                 )
         except OSError:
             self._socket.close()
