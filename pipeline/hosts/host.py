@@ -6,6 +6,7 @@ process does, wherever it is then: its units are as if their labeler had died.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import os
@@ -41,6 +42,8 @@ from pipeline.metrics import NoMeter
 from pipeline.models.device_queue import BatchResult, Crops
 from pipeline.models.preprocessing import Geometry
 from pipeline.stages.crop import Batch, BatchPool
+
+_OBJECTS_BEFORE_COLLECTING = 20_000
 
 
 class RemoteDevice:
@@ -148,6 +151,8 @@ class _Service:
         assert isinstance(setup, Setup)
         meter = ForwardedMeter(self._channel) if setup.metered else NoMeter()
         worker: Worker = setup.make_worker(self._device, meter=meter)
+        gc.freeze()  # what is loaded stays, and the rows of a part make no cycles
+        gc.set_threshold(_OBJECTS_BEFORE_COLLECTING)
         self._channel.send(Ready())
         while True:
             message = self._channel.receive()

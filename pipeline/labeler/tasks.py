@@ -6,12 +6,11 @@ the older of two units.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -28,6 +27,23 @@ from pipeline.stages.decode import Decoded
 from pipeline.stages.write import Part, Picture, QuarantineRow
 
 STAGES = ("hash", "decode", "resize", "classify")
+
+
+class _Stopwatch:
+    """Adds the seconds of a ``with`` block to a stage. Several run for each image."""
+
+    __slots__ = ("_begun", "_seconds", "_stage")
+
+    def __init__(self, seconds: dict[str, float], stage: str) -> None:
+        self._seconds = seconds
+        self._stage = stage
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self._seconds[self._stage] += time.perf_counter() - self._begun
 
 
 @dataclass(slots=True)
@@ -58,12 +74,9 @@ class ChunkResult:
     stored: list[StoredRow] = field(default_factory=list)
     answer: Future[BatchResult] | None = None
 
-    @contextlib.contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> _Stopwatch:
         """Add the seconds that pass in here to a stage, unless it raises: another thread may have the result then."""
-        begun = time.perf_counter()
-        yield
-        self.seconds[stage] += time.perf_counter() - begun
+        return _Stopwatch(self.seconds, stage)
 
     def append(self, following: ChunkResult) -> None:
         """Append the piece that follows."""
@@ -228,6 +241,8 @@ class ChunkTask:
 
     def batch(self) -> Batch:
         """Its batch, taken from the pool when the first thread needs it."""
+        if (batch := self._batch) is not None:
+            return batch
         with self._lock:
             if self._batch is None:
                 self._batch = self.steps.batches.take()

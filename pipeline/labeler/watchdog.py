@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -29,25 +29,40 @@ class Overtaken(Exception):  # noqa: N818 - an event, not an error
 
 
 class Clock(Generic[T]):
-    """The time of one call."""
+    """The time of one call; a context manager around it. See :meth:`Watchdog.over`.
 
-    def __init__(self, task: T, lock: threading.Lock) -> None:
+    No lock is taken, because each image has a clock: whoever removes it from the set, the call or the watchdog, has
+    decided what becomes of the call, and only one of them can.
+    """
+
+    __slots__ = ("_running", "stopped", "task", "thread", "ticks")
+
+    def __init__(self, task: T, running: set[Clock[T]]) -> None:
         self.task = task
         self.thread = threading.current_thread()
         self.ticks = 0
         self.stopped = False
-        self._lock = lock
+        self._running = running
+
+    def __enter__(self) -> Self:
+        self._running.add(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self._running.remove(self)
+        except KeyError:
+            raise Overtaken from None
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Do not count what happens in here; begin anew after it."""
-        with self._lock:
-            self.stopped = True
+        self.stopped = True
         try:
             yield
         finally:
-            with self._lock:
-                self.stopped, self.ticks = False, 0
+            self.ticks = 0
+            self.stopped = False
 
 
 class Watchdog(Generic[T]):
@@ -62,30 +77,17 @@ class Watchdog(Generic[T]):
         self._tick_s = min(_TICK_S, limit_s / _MIN_TICKS)
         self._limit = round(limit_s / self._tick_s)
         self._take_over = take_over
-        self._clocks: set[Clock[T]] = set()
-        self._lock = threading.Lock()
+        self._running: set[Clock[T]] = set()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="watch", daemon=True)
         self._thread.start()
 
-    @contextlib.contextmanager
-    def over(self, task: T) -> Iterator[Clock[T]]:
-        """Watch over what happens in here.
+    def over(self, task: T) -> Clock[T]:
+        """Watch over what happens in the context that is returned.
 
-        Raises:
-            Overtaken: At the end, in place of whatever else it raises, if the task was handed over.
+        At its end it raises :class:`Overtaken`, in place of whatever else was raised, if the task was handed over.
         """
-        clock = Clock(task, self._lock)
-        with self._lock:
-            self._clocks.add(clock)
-        try:
-            yield clock
-        finally:
-            with self._lock:
-                overtaken = clock not in self._clocks
-                self._clocks.discard(clock)
-            if overtaken:
-                raise Overtaken
+        return Clock(task, self._running)
 
     def _loop(self) -> None:
         while not self._closed.wait(self._tick_s):
@@ -93,12 +95,15 @@ class Watchdog(Generic[T]):
                 self._take_over(clock.task, clock.thread)
 
     def _overdue(self) -> list[Clock[T]]:
-        with self._lock:
-            running = [clock for clock in self._clocks if not clock.stopped]
-            for clock in running:
-                clock.ticks += 1
-            overdue = [clock for clock in running if clock.ticks > self._limit]
-            self._clocks.difference_update(overdue)
+        overdue = []
+        for clock in tuple(self._running):
+            if clock.stopped:
+                continue
+            clock.ticks += 1
+            if clock.ticks > self._limit:
+                with contextlib.suppress(KeyError):  # it has ended just now
+                    self._running.remove(clock)
+                    overdue.append(clock)
         return overdue
 
     def close(self) -> None:
