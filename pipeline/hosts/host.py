@@ -1,7 +1,6 @@
 """The host process: a worker whose forward passes another process runs.
 
-It is a new interpreter, because a process that has begun with CUDA must not be forked. It ends when the labeler's
-process does, wherever it is then: its units are as if their labeler had died.
+It ends when the labeler's process does, wherever it is then: its units are as if their labeler had died.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import gc
 import itertools
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -43,7 +41,7 @@ from pipeline.models.device_queue import BatchResult, Crops
 from pipeline.models.preprocessing import Geometry
 from pipeline.stages.crop import Batch, BatchPool
 
-_OBJECTS_BEFORE_COLLECTING = 20_000
+_OBJECTS_BEFORE_COLLECTING = 20_000  # rows of a part are many, and make no cycles
 
 
 class RemoteDevice:
@@ -151,7 +149,6 @@ class _Service:
         assert isinstance(setup, Setup)
         meter = ForwardedMeter(self._channel) if setup.metered else NoMeter()
         worker: Worker = setup.make_worker(self._device, meter=meter)
-        gc.freeze()  # what is loaded stays, and the rows of a part make no cycles
         gc.set_threshold(_OBJECTS_BEFORE_COLLECTING)
         self._channel.send(Ready())
         while True:
@@ -180,18 +177,19 @@ class _Service:
         yield from worker(item, stopping)
 
 
-def main() -> None:
-    """Run a host process; its arguments are the descriptors of the connection and of the crop memory."""
-    channel = Channel(Connection(int(sys.argv[1])))
+def serve(connection: int, memory: int) -> None:
+    """Run a host process.
+
+    Args:
+        connection: Descriptor of its end of the connection to the labeler's process.
+        memory: Descriptor of its :class:`pipeline.hosts.crop_memory.CropMemory`.
+    """
+    channel = Channel(Connection(connection))
     try:
         layout = channel.receive()
         assert isinstance(layout, CropLayout)
         logging.getLogger("pipeline").addHandler(_LogSender(channel))
         exit_when_stuck()
-        _Service(channel, RemoteDevice(channel, CropMemory(layout, int(sys.argv[2])))).run()
+        _Service(channel, RemoteDevice(channel, CropMemory(layout, memory))).run()
     except (EOFError, OSError):
         os._exit(1)  # whatever its threads are at
-
-
-if __name__ == "__main__":
-    main()

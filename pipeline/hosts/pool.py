@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import os
 import queue
+import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from pipeline.engines.workload import Item
@@ -32,16 +35,32 @@ from pipeline.hosts.messages import (
     portable,
 )
 from pipeline.hosts.meters import HostMetrics
-from pipeline.machine import process_cpu_s, start_python
+from pipeline.machine import process_cpu_s
 from pipeline.models.device_queue import BatchResult, Crops
 
 _POLL_S = 0.2
 _CLOSE_S = 30.0
 _START_S = 300.0
+_KILL_S = 10.0
 
 Submit = Callable[[int, Crops, "tuple[str, ...] | None"], "Future[BatchResult]"]
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedDevice:
+    """What all host processes of a labeler share.
+
+    Attributes:
+        submit: Queues a batch for the device; see :meth:`pipeline.labeler.backends.InProcessBackend.submit`.
+        pinned: Whether crops are pinned for a GPU.
+        metrics: Where metrics go.
+    """
+
+    submit: Submit
+    pinned: bool
+    metrics: HostMetrics
 
 
 class HostDied(Exception):  # noqa: N818 - what happened
@@ -52,30 +71,24 @@ class Host:
     """One host process, which is started again after it died.
 
     Args:
+        fork: Forks a process, from descriptors of its connection and its crop memory; returns its process id.
         setup: What it is for.
         layout: Of its crops.
-        metrics: Where its metrics go.
+        device: What it shares with others: the device, and the meter.
     """
 
-    def __init__(self, setup: Setup, layout: CropLayout, metrics: HostMetrics) -> None:
+    def __init__(self, fork: Callable[[int, int], int], setup: Setup, layout: CropLayout, device: SharedDevice) -> None:
+        self._fork = fork
         self._setup = setup
         self._memory = CropMemory.make(layout)
-        self._metrics = metrics
+        self._device = device
         self._pinned: set[int] = set()
-        self._process = _Process(setup, self._memory)
+        self._process = self._start()
 
-    def serve(self, submit: Submit, *, pinned: bool) -> None:
-        """Have its batches predicted from now on.
-
-        Args:
-            submit: Queues a batch for the device; see :meth:`pipeline.labeler.backends.InProcessBackend.submit`.
-            pinned: Whether its crops are pinned for a GPU.
-        """
-        self._submit, self._pins = submit, pinned
-        self._begin(self._process)
-
-    def _begin(self, process: _Process) -> None:
+    def _start(self) -> _Process:
+        process = _Process(self._fork, self._setup, self._memory)
         threading.Thread(target=self._receive, args=(process,), name="host", daemon=True).start()
+        return process
 
     def run(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]:
         """Have it work on an item.
@@ -117,24 +130,24 @@ class Host:
                 elif isinstance(message, Result | Ended):
                     process.streams[message.number].put(message)
                 elif isinstance(message, Reading | Gauges):
-                    self._metrics.take(self, message)
+                    self._device.metrics.take(self, message)
                 elif isinstance(message, Log):
                     logging.getLogger(message.logger).log(message.level, "%s", message.text)
                 elif isinstance(message, Ready):
                     process.ready.set_result(None)
         except (EOFError, OSError):
-            self._metrics.forget(self)
+            self._device.metrics.forget(self)
             process.lose()
 
     def _predict(self, process: _Process, message: Predict) -> None:
-        if self._pins and message.batch not in self._pinned:
+        if self._device.pinned and message.batch not in self._pinned:
             self._pinned.add(message.batch)
             try:
                 self._memory.pin(message.batch)
             except RuntimeError as error:
                 _log.warning("crops cannot be pinned, so that copies to the GPU wait: %s", error)
         crops = {geometry: slots[: message.num_images] for geometry, slots in self._memory.batch(message.batch).items()}
-        future = self._submit(message.turn, crops, message.new)
+        future = self._device.submit(message.turn, crops, message.new)
         future.add_done_callback(lambda done: process.send(Answer(message.number, _outcome(done))))
 
     def restart(self) -> bool:
@@ -142,8 +155,7 @@ class Host:
         if not self._process.gone:
             return False
         self._process.end(0.0)
-        self._process = _Process(self._setup, self._memory)
-        self._begin(self._process)
+        self._process = self._start()
         return True
 
     def cpu_s(self) -> float:
@@ -169,23 +181,26 @@ class _Process:
         channel: To it.
         ready: Done when it can work.
         streams: What it says of each item that it is at.
-        gone: Whether it is.
     """
 
-    def __init__(self, setup: Setup, memory: CropMemory) -> None:
+    def __init__(self, fork: Callable[[int, int], int], setup: Setup, memory: CropMemory) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            descriptors = (theirs.fileno(), memory.descriptor)
-            self._popen = start_python("pipeline.hosts.host", *map(str, descriptors), pass_fds=descriptors)
+            self._pid = fork(theirs.fileno(), memory.descriptor)
         self.channel = Channel(Connection(ours.detach()))
         self.ready: Future[None] = Future()
         self.streams: dict[int, queue.SimpleQueue[Result | Ended]] = {}
-        self.gone = False
+        self._ended = threading.Event()
         self._numbers = itertools.count()
         self._outbox: queue.SimpleQueue[object | None] = queue.SimpleQueue()
         self.send(memory.layout)
         self.send(setup)
         threading.Thread(target=self._post, name="to-host", daemon=True).start()
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.is_set()
 
     def send(self, message: object) -> None:
         """Send a message soon; a device must not wait until a busy process has taken it."""
@@ -203,13 +218,13 @@ class _Process:
         number, stream = next(self._numbers), queue.SimpleQueue[Result | Ended]()
         self.streams[number] = stream
         self.send(Work(number, item))
-        if self.gone:
+        if self.gone:  # and has not seen this item's stream
             stream.put(Ended(number, HostDied()))
         return number, stream
 
     def lose(self) -> None:
         """It is gone: say so to all who wait."""
-        self.gone = True
+        self._ended.set()
         if not self.ready.done():
             self.ready.set_exception(HostDied())
         for number, stream in tuple(self.streams.items()):
@@ -217,13 +232,12 @@ class _Process:
 
     def cpu_s(self) -> float:
         """CPU time so far, seconds."""
-        return process_cpu_s(self._popen.pid)
+        return process_cpu_s(self._pid)
 
     def end(self, grace_s: float) -> None:
         """Wait until it has ended; kill it after a grace period, seconds."""
-        try:
-            self._popen.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            self._popen.wait()
+        if not self._ended.wait(grace_s):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            self._ended.wait(_KILL_S)
         self._outbox.put(None)

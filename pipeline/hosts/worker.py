@@ -19,7 +19,8 @@ from pipeline.hosts.crop_memory import CropLayout
 from pipeline.hosts.host import RemoteBackend, RemoteDevice
 from pipeline.hosts.messages import Setup
 from pipeline.hosts.meters import HostMetrics
-from pipeline.hosts.pool import Host, HostDied, Submit
+from pipeline.hosts.pool import Host, HostDied, SharedDevice, Submit
+from pipeline.hosts.template import Template
 from pipeline.labeler.backends import CHUNKS_ON_DEVICE, InProcessBackend, chunk_images
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.executor import chunks_ahead_of_device
@@ -157,20 +158,20 @@ class HostedWorker:
         shares = [config.num_threads // hosts + (place < config.num_threads % hosts) for place in range(hosts)]
         device_chunks = min(_MAX_DEVICE_CHUNKS, CHUNKS_ON_DEVICE)
         layout = crop_layout(config, max(shares), device_chunks)
-        host_metrics = HostMetrics(meter)
         metered = not isinstance(meter, NoMeter)
+        self.units_at_once = UNITS_AT_ONCE * hosts
+        self._template = Template()  # imports while the members are loaded
+        self._backend = make_backend()
+        device = SharedDevice(self._backend.submit, config.device == "cuda", HostMetrics(meter))
         self._hosts = [
             Host(
+                self._template.fork,
                 Setup(functools.partial(make_worker, num_threads=share, device_chunks=device_chunks), metered),
                 layout,
-                host_metrics,
+                device,
             )
             for share in shares
         ]
-        self.units_at_once = UNITS_AT_ONCE * hosts
-        self._backend = make_backend()
-        for host in self._hosts:
-            host.serve(self._backend.submit, pinned=config.device == "cuda")
         self._running = collections.Counter[Host]()
         self._deaths = collections.Counter[str]()
         self._limit = DeathLimit()
@@ -229,6 +230,7 @@ class HostedWorker:
         """End the host processes, and let go of the device."""
         for host in self._hosts:
             host.close()
+        self._template.close()
         self._backend.close()
 
 

@@ -46,7 +46,7 @@ class Workers:
     @property
     def num_lost(self) -> int:
         """Threads that were replaced and have not come back since."""
-        return sum(thread.is_alive() for thread in self._lost)
+        return sum(thread.is_alive() for thread in self._lost) if self._lost else 0
 
     @property
     def depth(self) -> int:

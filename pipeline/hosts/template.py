@@ -1,0 +1,88 @@
+"""The template of host processes: it has imported all they need, and is forked for each of them.
+
+So the libraries are loaded once, beside the members, and their memory is shared: a process that has imported them by
+itself takes 340 MB and 2 s of a core, a forked one some 30 MB. The labeler's own process must not be forked, because it
+has threads and may have begun with CUDA; the template has neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+
+from pipeline.errors import EngineError
+from pipeline.machine import start_python
+
+_PID = struct.Struct("<I")
+_START_S = 300.0
+
+
+class Template:
+    """A template, started in the background."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(_START_S)
+        with theirs:
+            self._process = start_python("pipeline.hosts.template", str(theirs.fileno()), pass_fds=(theirs.fileno(),))
+
+    def fork(self, connection: int, memory: int) -> int:
+        """Fork a host process; returns its process id.
+
+        Args:
+            connection: Descriptor of its end of the connection to this process.
+            memory: Descriptor of its :class:`pipeline.hosts.crop_memory.CropMemory`.
+
+        Raises:
+            EngineError: The template does not answer.
+        """
+        try:
+            socket.send_fds(self._socket, [b"\0"], [connection, memory])
+            answer = self._socket.recv(_PID.size, socket.MSG_WAITALL)
+        except OSError as error:
+            raise EngineError(f"no process can be started to decode images in: {error}") from error
+        if len(answer) < _PID.size:
+            raise EngineError("the process that those which decode images are forked from has ended")
+        return int(_PID.unpack(answer)[0])
+
+    def close(self) -> None:
+        """End it; what it has forked goes on."""
+        self._socket.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0)
+            return
+        self._process.kill()
+        self._process.wait()
+
+
+def main(descriptor: int) -> None:
+    """Run a template."""
+    from pipeline.hosts.host import serve
+    from pipeline.hosts.worker import LabelerFactory  # noqa: F401 - what host processes will need
+
+    gc.collect()
+    gc.freeze()  # objects that are not looked at stay shared
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    with socket.socket(fileno=descriptor) as control:
+        while True:
+            asked, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+            if not asked:
+                return
+            pid = os.fork()
+            if pid == 0:
+                break
+            for number in descriptors:
+                os.close(number)
+            control.sendall(_PID.pack(pid))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    serve(*descriptors)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
