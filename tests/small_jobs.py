@@ -51,8 +51,8 @@ def predictions(s3, bucket: str, out: str) -> list[dict]:
     return sorted(pa.concat_tables(tables, promote_options="default").to_pylist(), key=lambda row: row["sha256"])
 
 
-def labeler(members, out, *, device_thread: bool, num_classes: int = 14, **more) -> Labeler:
-    """A labeler of 14 classes and parts of 25 rows, on the CPU, with two threads."""
+def labeler_config(members, out, *, num_classes: int = 14, **more) -> LabelerConfig:
+    """Of a labeler of 14 classes and parts of 25 rows, on the CPU, with two threads."""
     settings = {
         "out": str(out),
         "fingerprint": "0" * 64,
@@ -72,5 +72,10 @@ def labeler(members, out, *, device_thread: bool, num_classes: int = 14, **more)
         "num_threads": 2,
         "storage": StorageConfig(),
     }
+    return LabelerConfig(**(settings | more))
+
+
+def labeler(members, out, *, device_thread: bool, num_classes: int = 14, **more) -> Labeler:
+    """A labeler, configured as above."""
     blobs = {member.spec.alias: member.blob for member in members}
-    return Labeler(LabelerConfig(**(settings | more)), blobs, device_thread=device_thread)
+    return Labeler(labeler_config(members, out, num_classes=num_classes, **more), blobs, device_thread=device_thread)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pipeline.hosts.messages import Channel, Gauges, Labels, Reading
 from pipeline.metrics import AVAILABLE_MEMORY, Meter, Metric
 
-_SAMPLE_S = 2.0
+_SAMPLE_S = 1.0
 
 
 class ForwardedMeter:
@@ -57,10 +57,12 @@ class HostMetrics:
 
     Args:
         meter: Where to.
+        own: Gauges of this process that are added to theirs.
     """
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, own: Mapping[Metric, Callable[[], float | None]]) -> None:
         self._meter = meter
+        self._own = own
         self._gauges: dict[tuple[Metric, Labels], dict[object, float]] = {}
         self._lock = threading.Lock()
 
@@ -73,11 +75,6 @@ class HostMetrics:
         for (metric, labels), value in message.values.items():
             self._sources(metric, labels)[source] = value
 
-    def sample(self, source: object, metric: Metric, read: Callable[[], float | None]) -> None:
-        """Add what this process itself reads to a gauge of the host processes."""
-        sources = self._sources(metric, ())
-        self._meter.sample(metric, lambda: sum(sources.values()) + (read() or 0.0))
-
     def forget(self, source: object) -> None:
         """A host process is gone."""
         with self._lock:
@@ -89,5 +86,6 @@ class HostMetrics:
             if (metric, labels) not in self._gauges:
                 found: dict[object, float] = {}
                 self._gauges[metric, labels] = found
-                self._meter.sample(metric, lambda: sum(found.values()), **dict(labels))
+                read = self._own.get(metric, float)
+                self._meter.sample(metric, lambda: sum(found.values()) + (read() or 0.0), **dict(labels))
             return self._gauges[metric, labels]

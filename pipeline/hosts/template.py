@@ -27,28 +27,39 @@ class Template:
     """A template, started in the background."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(_START_S)
         with theirs:
             self._process = start_python("pipeline.hosts.template", str(theirs.fileno()), pass_fds=(theirs.fileno(),))
 
     def fork(self, connection: int, memory: int) -> int:
-        """Fork a host process; returns its process id.
+        """Fork a host process; returns its process id. A template that is gone is started again first.
 
         Args:
             connection: Descriptor of its end of the connection to this process.
             memory: Descriptor of its :class:`pipeline.hosts.crop_memory.CropMemory`.
 
         Raises:
-            EngineError: The template does not answer.
+            EngineError: No process can be started.
         """
         try:
-            socket.send_fds(self._socket, [b"\0"], [connection, memory])
-            answer = self._socket.recv(_PID.size, socket.MSG_WAITALL)
-        except OSError as error:
-            raise EngineError(f"no process can be started to decode images in: {error}") from error
+            try:
+                return self._ask(connection, memory)
+            except (ConnectionError, EOFError):
+                self.close()
+                self._start()
+                return self._ask(connection, memory)
+        except (OSError, EOFError) as error:
+            raise EngineError(f"no process can be started to decode images in: {error or 'it ends at once'}") from error
+
+    def _ask(self, connection: int, memory: int) -> int:
+        socket.send_fds(self._socket, [b"\0"], [connection, memory])
+        answer = self._socket.recv(_PID.size, socket.MSG_WAITALL)
         if len(answer) < _PID.size:
-            raise EngineError("the process that those which decode images are forked from has ended")
+            raise EOFError
         return int(_PID.unpack(answer)[0])
 
     def close(self) -> None:

@@ -25,9 +25,10 @@ from pipeline.labeler.backends import CHUNKS_ON_DEVICE, InProcessBackend, chunk_
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.executor import chunks_ahead_of_device
 from pipeline.labeler.labeler import UNITS_AT_ONCE
-from pipeline.labeler.metering import sample_memory
+from pipeline.labeler.metering import sample_machine_memory
 from pipeline.labeler.step_factory import StepFactory
 from pipeline.labeler.worker import LabelerWorker
+from pipeline.machine import process_memory_bytes
 from pipeline.metrics import Meter, NoMeter
 
 THREADS_PER_HOST = 4  # measured: see the speed guide
@@ -119,13 +120,23 @@ def make_labeler_worker(
     hosts = num_hosts(config, num_units)
     if hosts == 1:
         return LabelerWorker(config, blobs, meter)
-    make_worker = functools.partial(_labeler_in_host, config)
+    make_worker = functools.partial(labeler_in_host, config)
     return HostedWorker(config, hosts, make_worker, lambda: InProcessBackend(config, blobs, device_thread=True), meter)
 
 
-def _labeler_in_host(
+def labeler_in_host(
     config: LabelerConfig, device: RemoteDevice, *, num_threads: int, device_chunks: int, meter: Meter
 ) -> LabelerWorker:
+    """Make the labeler of a host process, there.
+
+    Args:
+        config: Of the whole labeler.
+        device: Of the labeler's process.
+        num_threads: Worker threads of this process.
+        device_chunks: Chunks of a unit that wait for the device or are on it.
+        meter: Where its metrics go.
+    """
+
     def make_steps(own: LabelerConfig) -> StepFactory:
         return StepFactory(own, RemoteBackend(device, device_chunks))
 
@@ -160,9 +171,10 @@ class HostedWorker:
         layout = crop_layout(config, max(shares), device_chunks)
         metered = not isinstance(meter, NoMeter)
         self.units_at_once = UNITS_AT_ONCE * hosts
-        self._template = Template()  # imports while the members are loaded
+        self._template = Template()  # which imports while the members are loaded
         self._backend = make_backend()
-        device = SharedDevice(self._backend.submit, config.device == "cuda", HostMetrics(meter))
+        host_metrics = HostMetrics(meter, {metrics.PROCESS_MEMORY: process_memory_bytes})
+        device = SharedDevice(self._backend.submit, config.device == "cuda", host_metrics)
         self._hosts = [
             Host(
                 self._template.fork,
@@ -177,7 +189,7 @@ class HostedWorker:
         self._limit = DeathLimit()
         self._lock = threading.Lock()
         meter.sample(metrics.QUEUE_DEPTH, lambda: self._backend.depth, queue="device")
-        sample_memory(meter, on_gpu=config.device == "cuda")
+        sample_machine_memory(meter, on_gpu=config.device == "cuda")
 
     def __call__(self, item: Item, stopping: Callable[[], bool]) -> Iterator[Item]:
         """Have a host process work on an item; if it dies, another one begins again.

@@ -84,8 +84,13 @@ class UnitMeter:
 
 
 def sample_memory(meter: Meter, *, on_gpu: bool) -> None:
-    """Have this process's memory sampled, and its GPU's."""
+    """Have this process's memory sampled, its machine's and its GPU's."""
     meter.sample(metrics.PROCESS_MEMORY, process_memory_bytes)
+    sample_machine_memory(meter, on_gpu=on_gpu)
+
+
+def sample_machine_memory(meter: Meter, *, on_gpu: bool) -> None:
+    """Have the memory of this machine and of its GPU sampled."""
     meter.sample(metrics.AVAILABLE_MEMORY, available_memory_bytes)
     if on_gpu:
         meter.sample(metrics.DEVICE_MEMORY, lambda: device_memory_bytes()[0])

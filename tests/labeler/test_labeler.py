@@ -114,7 +114,7 @@ def test_a_unit_that_is_given_up_leaves_the_labeler_fit_for_the_next(members, un
 def test_an_ensemble_that_fails_ends_the_unit_and_not_the_threads(members, units, tmp_path, monkeypatch):
     made = labeler(members, tmp_path / "out", device_thread=True)
     with monkeypatch.context() as broken:
-        broken.setattr(made._factory._ensemble, "second_pass", lambda *_: 1 / 0)
+        broken.setattr(made._factory._backend._ensemble, "second_pass", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             list(made(units[1]))
     assert list(made(units[1]))[-1].num_labelled == 7
