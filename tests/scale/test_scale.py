@@ -20,7 +20,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import pipeline.commands.label
+import pipeline.hosts.worker
 import pipeline.job.request
 import pipeline.job.totals
 from pipeline import label
@@ -59,8 +59,8 @@ class IdleLabeler:
 
     num_calls = 0
 
-    def __init__(self, settings, blobs, num_threads, meter) -> None:
-        self._fingerprint = settings["fingerprint"]
+    def __init__(self, config, blobs, meter, num_units) -> None:
+        self._fingerprint = config.fingerprint
 
     def __call__(self, item, stopping):
         IdleLabeler.num_calls += 1
@@ -103,7 +103,7 @@ def run(num_units: int, share_done: float, out: Path):
     IdleLabeler.num_calls = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.job.request, "Storage", lambda config: ListedStorage(config))
-        patch.setattr(pipeline.commands.label, "LabelerWorker", IdleLabeler)
+        patch.setattr(pipeline.hosts.worker, "make_labeler_worker", IdleLabeler)
         # of parts of earlier runs, for _SUCCESS: two requests each, to files that are only names here
         footer = SimpleNamespace(num_rows=SHARD_SAMPLES - 1, omitted=Omitted())
         patch.setattr(Ledger, "footers", lambda self, folder, names: dict.fromkeys(names, footer))

@@ -7,7 +7,7 @@ import threading
 import torch
 
 from pipeline.models.preprocessing import Geometry, crop
-from pipeline.stages.crop import Batch, BatchPool
+from pipeline.stages.crop import Batch, BatchPool, new_crops
 
 GEOMETRIES = (Geometry(40, 32), Geometry(24, 24, "bicubic"))
 
@@ -18,7 +18,7 @@ def pictures(number: int) -> list[torch.Tensor]:
 
 
 def test_each_picture_is_in_its_slot_in_any_order():
-    batch, some = Batch(GEOMETRIES, 8, pinned=False), pictures(8)
+    batch, some = Batch(new_crops(GEOMETRIES, 8, pinned=False)), pictures(8)
     threads = [threading.Thread(target=batch.put, args=(slot, some[slot])) for slot in (5, 2, 7, 0, 1, 6, 3, 4)]
     for thread in threads:
         thread.start()
@@ -30,7 +30,7 @@ def test_each_picture_is_in_its_slot_in_any_order():
 
 
 def test_slots_without_a_picture_are_closed_up_in_order():
-    batch, some = Batch(GEOMETRIES, 8, pinned=False), pictures(8)
+    batch, some = Batch(new_crops(GEOMETRIES, 8, pinned=False)), pictures(8)
     sound = [1, 2, 4, 7]
     for slot in sound:
         batch.put(slot, some[slot])
@@ -40,7 +40,7 @@ def test_slots_without_a_picture_are_closed_up_in_order():
 
 
 def test_a_batch_is_used_again_when_it_was_handed_back():
-    pool = BatchPool(GEOMETRIES, 2, pinned=False)
+    pool = BatchPool(lambda: Batch(new_crops(GEOMETRIES, 2, pinned=False)))
     first, second = pool.take(), pool.take()
     assert first is not second
     pool.give(first)
