@@ -56,7 +56,8 @@ class Forward:
         self._compiled: Network | None = None
         self._graph: CapturedGraph | None = None
         network = _channels_last(network.to(device))
-        if not compiled and device.type == "cpu" and isinstance(network, fx.GraphModule) and packed_conv.is_available():
+        packs = not compiled and device.type == "cpu" and packed_conv.is_available(dtype)
+        if packs and isinstance(network, fx.GraphModule):
             network = self._pack(network, input_px)
         elif not self._autocast:
             packed_conv.cast(network, dtype)

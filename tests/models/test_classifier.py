@@ -21,6 +21,8 @@ from pipeline.models.tuning import Tuning
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
 
+pytestmark = pytest.mark.usefixtures("with_bfloat16")
+
 CPU = torch.device("cpu")
 OPTIONS = {
     # as the published weights make torchvision build them
@@ -240,6 +242,22 @@ def test_what_mixed_means_depends_on_the_device(near_ties_member):
         assert classifier.low_precision == dtype
     classifier.device = torch.device("cuda")
     assert classifier.low_precision == torch.float16
+
+
+def test_on_a_cpu_without_bfloat16_mixed_is_fp32(near_ties_member, monkeypatch, caplog):
+    _, resolved = near_ties_member
+    monkeypatch.setattr(module, "is_in_hardware", lambda precision, device: (precision, device) != ("mixed", "cpu"))
+    with caplog.at_level(logging.INFO):
+        classifier = Classifier(resolved.spec, resolved.blob, CPU, "mixed")
+    assert [record.getMessage() for record in caplog.records] == [
+        "resnet18 runs in fp32: this CPU does not compute in bfloat16"
+    ]
+    images = crops(2, 96)
+    with torch.inference_mode():
+        logits, again = classifier.first_pass(images)
+        assert torch.equal(logits, classifier_of(resolved, "fp32").logits(images))
+    assert again is None
+    assert classifier.low_precision is None
 
 
 def test_without_a_compiler_it_goes_on_and_warns_once(near_ties_member, monkeypatch, caplog):
