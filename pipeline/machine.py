@@ -32,16 +32,15 @@ def has_bfloat16(root: Path = Path("/")) -> bool:
 
 
 def cpu_name(root: Path = Path("/")) -> str:
-    """Model name of this CPU; empty where the system does not report it.
+    """Model name of this CPU, on Arm its implementer and part; empty where the system does not report it.
 
     Args:
         root: Directory that holds ``proc``.
     """
-    for line in _lines(root / "proc/cpuinfo"):
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return ""
+    entries = [line.partition(":") for line in _lines(root / "proc/cpuinfo")]
+    found = {name.strip(): value.strip() for name, _, value in reversed(entries)}  # of the first core
+    arm = [found[name] for name in ("CPU implementer", "CPU part") if name in found]
+    return found.get("model name") or " ".join(arm)
 
 
 def cache_folder() -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.machine import available_memory_bytes, cache_folder, has_bfloat16, num_local_cpus
+from pipeline.machine import available_memory_bytes, cache_folder, cpu_name, has_bfloat16, num_local_cpus
 
 GB = 1 << 30
 
@@ -100,3 +100,17 @@ def test_measurements_are_kept_where_the_user_keeps_caches_and_not_there_by_test
     assert cache_folder() == tmp_path / "shardlabel"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache/shardlabel"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("processor\t: 0\nmodel name\t: One\n\nprocessor\t: 1\nmodel name\t: Two\n", "One"),
+        ("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n", "0x41 0xd40"),
+        ("processor\t: 0\n", ""),
+    ],
+)
+def test_cpus_have_names(tmp_path, lines, expected):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(lines)
+    assert cpu_name(tmp_path) == expected

@@ -18,9 +18,9 @@ from pipeline.engines.workload import Engine
 from pipeline.errors import InputError
 from pipeline.job.class_names import choose_names, given_names
 from pipeline.job.pooling import choose_pooling
-from pipeline.machine import has_bfloat16
 from pipeline.models.consensus import Rule
 from pipeline.models.memory import FittedBatch, WorkerMemory, fit_batch_size
+from pipeline.models.number_formats import Precision, first_format, is_in_hardware
 from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
 from pipeline.storage import Storage
 from pipeline.text import fmt
@@ -154,6 +154,7 @@ def describe_job(
     compiled = bool(config.compile)
     combined = (pooling.rule, pooling.factors, pooling.temperature)
     notes = (*(f"{m.spec.alias}: {text}" for m in members for text in m.origin.notes), *([note] if note else []))
+    notes += tuple(_note_on_precision(precision, device))
     return Job(content, job_fingerprint, class_names, device, precision, compiled, rows_per_part, *combined, notes)
 
 
@@ -196,9 +197,18 @@ def _device(config: LabelConfig, engine: Engine) -> str:
     return device
 
 
-def _auto_precision(device: str) -> str:
+def _auto_precision(device: str) -> Precision:
     """``mixed`` keeps fp32's labels at a higher rate wherever low precision is computed in hardware."""
-    return "mixed" if device == "cuda" or has_bfloat16() else "fp32"
+    return "mixed" if is_in_hardware("mixed", device) else "fp32"
+
+
+def _note_on_precision(precision: Precision, device: str) -> list[str]:
+    """A line on a precision that this machine does not compute in hardware; of others nothing is known here."""
+    if is_in_hardware(precision, device):
+        return []
+    number_format = str(first_format(precision, device)).removeprefix("torch.")
+    result = "networks run in fp32 here" if precision == "mixed" else "it is slow here; fp32 is faster, and exact"
+    return [f"--precision {precision}: this machine's CPU does not compute in {number_format}, so {result}"]
 
 
 def fit_memory(config: LabelConfig, members: list[ResolvedMember], job: Job, engine: Engine) -> FittedBatch:

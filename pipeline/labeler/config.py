@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pipeline.config.option_types import Decoding, Images
 from pipeline.config.settings import StorageConfig
 from pipeline.machine import cache_folder
-from pipeline.models.classifier import Precision
 from pipeline.models.consensus import Rule
+from pipeline.models.number_formats import Precision
 from pipeline.models.tuning import Tuning
 from pipeline.models.weights import MemberSpec
 from pipeline.output.probabilities import StoredProbs

@@ -8,13 +8,13 @@ import functools
 import logging
 import math
 import time
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from pipeline.models.forward import Forward, fold_batch_norms
+from pipeline.models.number_formats import Precision, first_format, is_in_hardware
 from pipeline.models.preprocessing import Recipe
 from pipeline.models.tuning import (
     CPU_BATCH_SIZES,
@@ -26,8 +26,6 @@ from pipeline.models.tuning import (
     usual_batch_size,
 )
 from pipeline.models.weights import MemberSpec, build_network
-
-Precision = Literal["fp32", "mixed", "bf16", "fp16"]
 
 # With ``mixed``, images whose low-precision top-1 leads by less than a margin are computed again in fp32. The error of
 # the lead can change a top-1, so the margin is a multiple of that error's standard deviation, measured for each network
@@ -57,7 +55,8 @@ class Classifier:
         blob: Its tensors, as safetensors bytes.
         device: Device to run on.
         precision: ``fp32``; ``bf16`` or ``fp16``; ``mixed``: the device's low precision first, and fp32 again for
-            near ties. Images that overflow in fp16 are computed again in fp32 too.
+            near ties; fp32 alone on a CPU that lacks bfloat16. Images that overflow in fp16 are computed again in
+            fp32 too.
         compiled: Whether to run it through torch.compile.
         batch_size: Images in one forward pass at most; None for what suits the network and the device, measured on
             a GPU. There it is also halved when memory runs out.
@@ -80,6 +79,9 @@ class Classifier:
     ) -> None:
         self.spec = spec
         self.device = device
+        if precision == "mixed" and not is_in_hardware(precision, device.type):
+            _log.info("%s runs in fp32: this CPU does not compute in bfloat16", spec.alias)
+            precision = "fp32"
         self.precision = precision
         network = fold_batch_norms(build_network(spec, blob))
         dtype = self.low_precision or torch.float32
@@ -159,11 +161,7 @@ class Classifier:
     @property
     def low_precision(self) -> torch.dtype | None:
         """Type of the first pass; None for fp32."""
-        if self.precision == "fp32":
-            return None
-        if self.precision == "mixed":
-            return torch.float16 if self.device.type == "cuda" else torch.bfloat16
-        return torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return None if self.precision == "fp32" else first_format(self.precision, self.device.type)
 
     @torch.inference_mode()
     def logits(self, crops_BCHW: torch.Tensor) -> torch.Tensor:

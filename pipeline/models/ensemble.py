@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
-from pipeline.models.classifier import Classifier, Precision
+from pipeline.models.classifier import Classifier
 from pipeline.models.consensus import Rule, combine, stable_topk
+from pipeline.models.number_formats import Precision
 from pipeline.models.preprocessing import Geometry
 from pipeline.models.tuning import Tuning
 from pipeline.models.weights import MemberSpec

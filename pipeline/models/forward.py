@@ -16,6 +16,8 @@ from pipeline.models.graphs import CapturedGraph
 # Largest difference of a packed network from the plain one, as a share of its largest logit. Rounding causes 1e-6.
 _TOLERANCE = 1e-3
 
+_SIMD_BITS = {"AVX2": 256, "AVX512": 512}  # of a register, by what torch calls these CPUs
+
 _log = logging.getLogger(__name__)
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -56,7 +58,8 @@ class Forward:
         self._compiled: Network | None = None
         self._graph: CapturedGraph | None = None
         network = _channels_last(network.to(device))
-        if not compiled and device.type == "cpu" and isinstance(network, fx.GraphModule) and packed_conv.is_available():
+        packs = not compiled and device.type == "cpu" and packed_conv.is_available(dtype)
+        if packs and isinstance(network, fx.GraphModule):
             network = self._pack(network, input_px)
         elif not self._autocast:
             packed_conv.cast(network, dtype)
@@ -125,11 +128,21 @@ class Forward:
 
     def _compile(self, network: nn.Module, input_px: int) -> None:
         """Compile now, for one batch size, and not during the first batch."""
-        options: dict[str, Any] = {"freezing": True} if self._device.type == "cpu" else {}
+        options: dict[str, Any] = _cpu_options() if self._device.type == "cpu" else {}
         self._compiled = torch.compile(network, dynamic=False, options=options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self(_noise(self.batch_size, input_px).to(self._device))
+
+
+def _cpu_options() -> dict[str, Any]:
+    """Options of torch.compile on this CPU.
+
+    The width of its registers is what would be chosen anyway, but makes the cache of compiled code, which machines may
+    share, keep AVX2 and AVX-512 apart. Without, they compute each other's loops (findings/torch-compile-cache-cpu).
+    """
+    width = _SIMD_BITS.get(torch.backends.cpu.get_cpu_capability())
+    return {"freezing": True} | ({} if width is None else {"cpp.simdlen": width})
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from pipeline.errors import ModelError
-from pipeline.models.classifier import Precision
 from pipeline.models.cost import member_cost
+from pipeline.models.number_formats import Precision
 from pipeline.models.tuning import CPU_BATCH_SIZES, usual_batch_size
 from pipeline.models.weights import ResolvedMember
 

@@ -13,6 +13,8 @@ network, and was no faster (within 4 % on ResNet-18 and MobileNet v2). The opera
 from __future__ import annotations
 
 import copy
+import functools
+import logging
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,6 +52,8 @@ _IDENTITY_FUNCTIONS = {F.dropout, stochastic_depth}
 _METHODS: Mapping[str, Epilogue] = {"relu": _RELU, "relu_": _RELU, "sigmoid": _MODULES[nn.Sigmoid]}
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
 _AFTER_ADDITION = {"none", "relu"}  # what oneDNN can fuse after an addition
+
+_log = logging.getLogger(__name__)
 
 Sizes = Mapping[str, torch.Size]
 Module = TypeVar("Module", bound=nn.Module)
@@ -110,9 +114,26 @@ class PackedConv2d(nn.Module):
         return result
 
 
-def is_available() -> bool:
-    """Whether this build of torch has the operators for packing."""
-    return bool(torch.backends.mkldnn.enabled) and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+def is_available(dtype: torch.dtype) -> bool:
+    """Whether convolutions can be packed in a number format, with this build of torch and on this CPU.
+
+    There are builds without oneDNN. oneDNN itself refuses bfloat16 on an x86 CPU without AVX-512, and float16 on most.
+    """
+    return bool(torch.backends.mkldnn.enabled) and _can_convolve(dtype)
+
+
+@functools.cache
+def _can_convolve(dtype: torch.dtype) -> bool:
+    """Whether a small packed convolution is computed, and right; its numbers are exact in any format."""
+    conv = nn.Conv2d(8, 8, 3, bias=False, device="meta").to_empty(device="cpu")  # which takes no random numbers
+    nn.init.ones_(conv.weight)
+    ones = torch.ones(1, 8, 3, 3)
+    try:
+        found = PackedConv2d(conv, dtype, ones.shape, _RELU, adds=False)(ones.to(dtype))
+    except (AttributeError, RuntimeError) as error:
+        _log.debug("convolutions cannot be packed in %s: %s", dtype, str(error).partition("\n")[0])
+        return False
+    return bool((found == ones.sum()).all())
 
 
 def pack(network: fx.GraphModule, dtype: torch.dtype, sizes: Sizes) -> fx.GraphModule:

@@ -115,16 +115,26 @@ def crop(pixels_CHW: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     if new_height * new_width > _MAX_RESIZED_PIXELS:
         return _crop_with_pillow(pixels_CHW, geometry, (new_height, new_width))
     if (height, width) != (new_height, new_width):
-        # torchvision's v2: bicubic of uint8 by v1 is ten levels off (findings/torchvision-bicubic-uint8)
-        pixels_CHW = F.resize(
-            pixels_CHW,
-            [new_height, new_width],
-            # Tensors' own "nearest" rounds down; "nearest-exact" takes the pixels that Pillow takes.
-            interpolation=InterpolationMode(geometry.interpolation.replace("nearest", "nearest-exact")),
-            antialias=geometry.interpolation != "nearest",
-        )
+        pixels_CHW = _resize(pixels_CHW, [new_height, new_width], geometry.interpolation)
     cropped_CHW: torch.Tensor = F.center_crop(pixels_CHW, [geometry.crop_px, geometry.crop_px])
     return cropped_CHW
+
+
+def _resize(pixels_CHW: torch.Tensor, size: list[int], interpolation: str) -> torch.Tensor:
+    """Resize one picture, to the same pixels on every CPU."""
+    has_avx2 = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
+    if interpolation == "bilinear" and pixels_CHW.device.type == "cpu" and not has_avx2:
+        # here torchvision goes by way of float32: slower, and in many places a grey level off Pillow's pixels
+        return torch.nn.functional.interpolate(pixels_CHW[None], size, mode=interpolation, antialias=True)[0]
+    # torchvision's v2: bicubic of uint8 by v1 is ten levels off (findings/torchvision-bicubic-uint8)
+    resized_CHW: torch.Tensor = F.resize(
+        pixels_CHW,
+        size,
+        # Tensors' own "nearest" rounds down; "nearest-exact" takes the pixels that Pillow takes.
+        interpolation=InterpolationMode(interpolation.replace("nearest", "nearest-exact")),
+        antialias=interpolation != "nearest",
+    )
+    return resized_CHW
 
 
 def _crop_with_pillow(pixels_CHW: torch.Tensor, geometry: Geometry, resized: tuple[int, int]) -> torch.Tensor:

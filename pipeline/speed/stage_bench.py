@@ -25,8 +25,9 @@ from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.threads import Workers, one_torch_thread
 from pipeline.metrics import NoMeter
-from pipeline.models.classifier import Classifier, Precision
+from pipeline.models.classifier import Classifier
 from pipeline.models.ensemble import Ensemble, EnsembleOptions, Predictions
+from pipeline.models.number_formats import Precision, is_in_hardware
 from pipeline.models.preprocessing import Geometry, crop
 from pipeline.models.weights import MemberSpec
 from pipeline.speed.decoded_sample import DecodedSample
@@ -297,7 +298,8 @@ class StageBench:
         configured = (config.precision, config.compiled)
         tried = [configured]
         if alternatives:
-            tried += [(precision, False) for precision in PRECISIONS[config.device] if (precision, False) != configured]
+            others = [(other, False) for other in PRECISIONS[config.device] if is_in_hardware(other, config.device)]
+            tried += [other for other in others if other != configured]
         crops = self._decoded.crops[spec.recipe.geometry]
         for precision, compiled in tried:
             yield self._forward_stage(spec, crops, precision, compiled, configured=(precision, compiled) == configured)

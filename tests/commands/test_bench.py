@@ -18,6 +18,7 @@ from conftest import jpeg, make_tar, sample_members
 from pipeline import bench
 from pipeline.cli.speed_tables import print_benchmark
 from pipeline.errors import InputError, Interrupted
+from pipeline.models.number_formats import is_in_hardware
 from pipeline.speed.bottleneck import find_bottleneck
 
 QUICK = {"seconds": 0.2, "batch_size": 4, "decode_threads": 2, "device": "cpu"}
@@ -61,7 +62,8 @@ def test_every_stage_is_measured_in_the_same_rounds(measured):
         *("read", "hash", "decode", "resize", "forward", "forward", "ensemble", "write", "host", "limit", "job")
     ]
     assert {s.member for s in stages if s.stage == "forward"} == {"shufflenet_v2_x0_5", "squeezenet1_1"}
-    assert {s.what for s in stages if s.stage == "forward"} == {"fp32", "mixed", "bf16"}
+    tried = {"fp32", "mixed", "bf16"} if is_in_hardware("mixed", "cpu") else {"fp32"}  # others are slower, and inexact
+    assert {s.what for s in stages if s.stage == "forward"} == tried
     lengths = {len(s.rounds) for s in stages if s.configured}
     assert len(lengths) == 1
     assert lengths.pop() >= 3

@@ -353,10 +353,15 @@ def test_out_of_another_job_is_refused_without_overwrite(sample_data, tmp_path):
     assert verify(out).exit_code == 0
 
 
-def test_precision_and_part_size_of_the_first_run_are_kept(sample_data, tmp_path):
+def test_precision_and_part_size_of_the_first_run_are_kept(sample_data, tmp_path, monkeypatch):
     shard = make_tar(tmp_path / "a.tar", sample_members(2))
     out = tmp_path / "out"
-    label(str(shard), out, **options(sample_data, precision="bf16", rows_per_part=7))
+    monkeypatch.setattr("pipeline.job.description.is_in_hardware", lambda precision, _device: precision == "fp32")
+    summary = label(str(shard), out, **options(sample_data, precision="bf16", rows_per_part=7))
+    assert (
+        "--precision bf16: this machine's CPU does not compute in bfloat16, "
+        "so it is slow here; fp32 is faster, and exact" in summary.notes
+    )
     assert label(str(shard), out, **options(sample_data, precision="auto")).images == 0
     with pytest.raises(OutputError, match="precision"):
         label(str(shard), out, **options(sample_data, precision="fp32"))

@@ -21,6 +21,8 @@ from pipeline.models.tuning import Tuning
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
 
+pytestmark = pytest.mark.usefixtures("with_bfloat16")
+
 CPU = torch.device("cpu")
 OPTIONS = {
     # as the published weights make torchvision build them
@@ -167,9 +169,10 @@ def with_larger_logits(network, factor, tmp_path):
 
 def test_the_margin_follows_what_rounding_does_to_a_network(near_ties_member, tmp_path):
     network, _ = near_ties_member
-    members = [with_larger_logits(network, factor, tmp_path) for factor in (0.1, 1, 100)]
+    # of small logits a share of their spread; of large ones the error, which differs from CPU to CPU by some times
+    members = [with_larger_logits(network, factor, tmp_path) for factor in (0.1, 1, 1000)]
     leads = [Classifier(item.spec, item.blob, CPU, "mixed").near_tie_margin for item in members]
-    assert 0.001 < leads[0] < leads[1] < leads[2] < 3
+    assert 0.001 < leads[0] < leads[1] < leads[2]
 
 
 def test_a_network_that_rounds_too_badly_runs_in_fp32(near_ties_member, tmp_path):
@@ -240,6 +243,22 @@ def test_what_mixed_means_depends_on_the_device(near_ties_member):
         assert classifier.low_precision == dtype
     classifier.device = torch.device("cuda")
     assert classifier.low_precision == torch.float16
+
+
+def test_on_a_cpu_without_bfloat16_mixed_is_fp32(near_ties_member, monkeypatch, caplog):
+    _, resolved = near_ties_member
+    monkeypatch.setattr(module, "is_in_hardware", lambda precision, device: (precision, device) != ("mixed", "cpu"))
+    with caplog.at_level(logging.INFO):
+        classifier = Classifier(resolved.spec, resolved.blob, CPU, "mixed")
+    assert [record.getMessage() for record in caplog.records] == [
+        "resnet18 runs in fp32: this CPU does not compute in bfloat16"
+    ]
+    images = crops(2, 96)
+    with torch.inference_mode():
+        logits, again = classifier.first_pass(images)
+        assert torch.equal(logits, classifier_of(resolved, "fp32").logits(images))
+    assert again is None
+    assert classifier.low_precision is None
 
 
 def test_without_a_compiler_it_goes_on_and_warns_once(near_ties_member, monkeypatch, caplog):
@@ -349,8 +368,9 @@ def test_what_cannot_be_captured_runs_as_it_is(near_ties_member, monkeypatch):
     torch.testing.assert_close(classifier.logits(images), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_on_a_cpu_the_size_that_was_found_is_used(near_ties_member):
+def test_on_a_cpu_the_size_that_was_found_is_used(near_ties_member, monkeypatch):
     network, resolved = near_ties_member
+    monkeypatch.setattr("pipeline.models.tuning._TOO_SLOW_S", math.inf)  # a slow machine measures, too
     tuning = FoundTuning()
     classifier = Classifier(resolved.spec, resolved.blob, CPU, "mixed", tuning=tuning)
     assert (classifier.batch_size, classifier._second.batch_size) == (16, 4)

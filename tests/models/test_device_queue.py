@@ -19,6 +19,8 @@ from pipeline.models.ensemble import Ensemble, EnsembleOptions
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
 
+pytestmark = pytest.mark.usefixtures("with_bfloat16")
+
 NUM_BATCHES = 5
 
 

@@ -106,6 +106,7 @@ def test_tiny_factors_do_not_vanish(members, crops):
     np.testing.assert_allclose(predictions.scores_Bk, expected, atol=1e-4)
 
 
+@pytest.mark.usefixtures("with_bfloat16")
 def test_only_members_that_have_a_second_pass_get_one(members, crops, monkeypatch):
     """One member may run in fp32 alone while its neighbours look at near ties again."""
     resolved, networks = members

@@ -198,6 +198,23 @@ def test_batch_norms_keep_their_numbers():
     assert [layer.weight.dtype for layer in network] == [torch.bfloat16, torch.float32, torch.bfloat16]
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("AVX2", {"freezing": True, "cpp.simdlen": 256}),
+        ("AVX512", {"freezing": True, "cpp.simdlen": 512}),
+        ("DEFAULT", {"freezing": True}),
+    ],
+)
+def test_code_compiled_for_one_kind_of_cpu_is_not_used_by_another(monkeypatch, kind, options):
+    """torch's own cache does not tell them apart; the options are part of its keys."""
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda network, **given: seen.append(given["options"]) or network)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kind)
+    form(nn.Sequential(nn.Conv2d(3, 4, 3)), compiled=True)
+    assert seen == [options]
+
+
 def test_short_batches_are_filled_up_for_compiled_code():
     few = images(3)
     filled = module._pad(few, 8)

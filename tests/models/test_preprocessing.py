@@ -129,3 +129,12 @@ def test_the_resized_shape_is_torchvisions(height, width):
     resized = F.resize(Image.new("RGB", (width, height)), [256])
     assert Geometry(256, 224).resized(height, width) == (resized.height, resized.width)
     assert Geometry(256, 224, fit="squash").resized(height, width) == (256, 256)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_crops_are_the_same_on_a_cpu_without_avx2(monkeypatch, layout):
+    noise = torch.randint(0, 256, (1, 3, 90, 61), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    (picture,) = noise.to(memory_format=layout)
+    expected = crop(picture, Geometry(40, 32))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert torch.equal(crop(picture, Geometry(40, 32)), expected)
