@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from pipeline.engines.ray_resources import WorkerSize, alive_nodes, share_of_clu
 from pipeline.engines.ray_start import announce, limits_of_time, set_environment, start_ray, stdout_untouched
 from pipeline.engines.supervisor import Supervisor
 from pipeline.engines.workload import MAX_DEATHS, DeathLimit, Item, Share, WorkerFactory, Workload
-from pipeline.errors import EngineError
+from pipeline.errors import DeviceError, EngineError
 from pipeline.machine import num_local_gpus
 from pipeline.metrics import LABELER_DEATHS, Kind, Meter
 
@@ -246,6 +247,16 @@ def _meter(labels: Mapping[str, str]) -> RayMeter:
     return RayMeter(makers, labels)
 
 
+@contextlib.contextmanager
+def _ended_by_device_errors() -> Iterator[None]:
+    """End this process if its GPU fails: an error would end the job, a death only costs a new process."""
+    try:
+        yield
+    except DeviceError as error:
+        print(f"this labeler ends: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
 class _RayWorker:
     """A worker inside an actor of Ray Data's pool."""
 
@@ -288,8 +299,9 @@ class _RayWorker:
         # each item, or the last ones of a second try that has less to do are lost. What comes before takes another way.
         for text in batch.column("json").to_pylist():
             last = None
-            for result in self._worker(json.loads(text), self._stop.is_set):
-                if last is not None:
-                    self._supervisor.report.remote(json.dumps(last))
-                last = result
+            with _ended_by_device_errors():
+                for result in self._worker(json.loads(text), self._stop.is_set):
+                    if last is not None:
+                        self._supervisor.report.remote(json.dumps(last))
+                    last = result
             yield pa.table({"json": [json.dumps(last)]})

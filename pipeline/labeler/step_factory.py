@@ -136,6 +136,7 @@ class StepFactory:
         self._watched.close()
         if self._queue:
             self._queue.close()
+        self._ensemble.close()
 
     def _begin_thread(self) -> None:
         one_torch_thread()

@@ -31,6 +31,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from pipeline.models.device_errors import is_out_of_memory
 from pipeline.models.ensemble import Array, Ensemble, FirstPass, Predictions
 from pipeline.models.preprocessing import Geometry
 
@@ -216,14 +217,7 @@ class DeviceQueue:
 
     def _start(self, crops: Crops, future: Future[BatchResult], ensemble: Ensemble) -> None:
         try:
-            try:
-                first = ensemble.first_pass(self._transfer.upload(crops))
-            except torch.OutOfMemoryError:
-                if not (self._started or self._recomputed):
-                    raise
-                self._drain()  # without other batches it may fit
-                torch.cuda.empty_cache()
-                first = ensemble.first_pass(self._transfer.upload(crops))
+            first = self._first_pass(crops, ensemble)
             wait_flags = None if first.recompute_MB is None else self._transfer.download(first.recompute_MB)
         except BaseException as error:  # noqa: BLE001 - raised to the caller by result()
             future.set_exception(error)
@@ -233,6 +227,17 @@ class DeviceQueue:
             self._recompute(batch)  # there is nothing to wait for
         else:
             self._started.append(batch)
+
+    def _first_pass(self, crops: Crops, ensemble: Ensemble) -> FirstPass:
+        try:
+            return ensemble.first_pass(self._transfer.upload(crops))
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or not (self._started or self._recomputed):
+                raise
+        # Without other batches it may fit. Not before the error is gone: its traceback holds the tensors of this one.
+        self._drain()
+        torch.cuda.empty_cache()
+        return ensemble.first_pass(self._transfer.upload(crops))
 
     def _recompute(self, batch: _InFlightBatch) -> None:
         try:

@@ -12,6 +12,7 @@ from conftest import jpeg, make_tar
 from small_jobs import labeler
 
 from pipeline.config.members import parse_members
+from pipeline.errors import DeviceError
 from pipeline.inputs.find import find_inputs
 from pipeline.inputs.units import tar_unit
 from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
@@ -119,6 +120,25 @@ def test_an_ensemble_that_fails_ends_the_unit_and_not_the_threads(members, units
             list(made(units[1]))
     assert list(made(units[1]))[-1].num_labelled == 7
     made.close()
+
+
+def test_a_device_that_fails_for_good_counts_as_a_death(members, units, tmp_path, monkeypatch, caplog):
+    """So an image that does it is decoded apart after two, and one bad GPU does not end the job of many."""
+
+    def fail(*_):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    made = labeler(members[1:], tmp_path / "out", device_thread=True)
+    with monkeypatch.context() as broken:
+        broken.setattr(made._factory._ensemble, "first_pass", fail)
+        for _ in range(2):
+            with pytest.raises(DeviceError, match="the GPU failed, .*: CUDA error: an illegal memory access was .* on"):
+                list(made(units[1]))
+    marks = sorted(path.name for path in (tmp_path / "out" / "attempts").iterdir())
+    assert marks == [f"{units[1].id}-1.json", f"{units[1].id}-2.json"]
+    assert list(made(units[1]))[-1].num_labelled == 7
+    made.close()
+    assert "2 labelers died while they labelled it; its images are decoded in a child" in caplog.text
 
 
 def test_what_a_device_has_decoded_is_not_decoded_again(both, members, units, tmp_path, monkeypatch):
