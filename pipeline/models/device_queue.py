@@ -145,10 +145,13 @@ class _InFlightBatch:
 
 
 class DeviceQueue:
-    """Feeds the device of an ensemble from its own thread.
+    """Feeds the device of an ensemble from its own thread, in which the members are warmed up first.
 
     Args:
         ensemble: The members on their device.
+
+    Raises:
+        RuntimeError: The device has failed.
     """
 
     def __init__(self, ensemble: Ensemble) -> None:
@@ -159,8 +162,10 @@ class DeviceQueue:
         self._started: deque[_InFlightBatch] = deque()
         self._recomputed: deque[_InFlightBatch] = deque()
         self._free_since = 0.0
-        self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
+        self._ready.result()
 
     def submit(self, turn: int, crops: Crops, ensemble: Ensemble | None = None) -> Future[BatchResult]:
         """Predict a batch.
@@ -184,6 +189,15 @@ class DeviceQueue:
         """Finish all submitted batches, and end the thread."""
         self._tasks.put(_Task(_LAST_TURN, next(self._order), None, Future(), self._ensemble))
         self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._ensemble.warm_up()
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
+            self._ready.set_exception(error)
+        else:
+            self._ready.set_result(None)
+            self._loop()
 
     def _loop(self) -> None:
         while True:

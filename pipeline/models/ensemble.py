@@ -150,6 +150,16 @@ class Ensemble:
         self._temperature = options.temperature
         self._keep_probs = options.keep_probs
 
+    def warm_up(self) -> None:
+        """On a GPU, prepare the members in the thread that will compute; see :meth:`Classifier.warm_up`.
+
+        Raises:
+            RuntimeError: The device has failed.
+        """
+        if self.device.type == "cuda":
+            for member in self._members:
+                member.warm_up()
+
     def close(self) -> None:
         """Give the process its setting of TF32 back; the ensemble, and no subset of it, is used any more."""
         if self.device.type == "cuda":

@@ -8,6 +8,7 @@ process, not to a network.
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import torch
 
@@ -42,7 +43,12 @@ FULL_FP32 = FullFp32()
 
 def tf32_in_force() -> tuple[bool, bool]:
     """Whether TF32 is on, by whichever switch: for convolutions, and for matrix products."""
-    return torch.backends.cudnn.conv.fp32_precision == "tf32", torch.backends.cuda.matmul.fp32_precision == "tf32"
+    convolutions, matmul = _newer_switches()
+    return convolutions.fp32_precision == "tf32", matmul.fp32_precision == "tf32"
+
+
+def _newer_switches() -> tuple[Any, Any]:
+    return torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]  # set when torch loads
 
 
 def _switch(*, convolutions: bool, matmul: bool) -> None:
@@ -50,6 +56,6 @@ def _switch(*, convolutions: bool, matmul: bool) -> None:
     # the older one may do nothing for convolutions then (findings/torch-tf32-switches), so what is in force decides.
     torch.backends.cudnn.allow_tf32 = convolutions
     torch.backends.cuda.matmul.allow_tf32 = matmul
-    for backend, wanted in ((torch.backends.cudnn.conv, convolutions), (torch.backends.cuda.matmul, matmul)):
-        if (backend.fp32_precision == "tf32") != wanted:
-            backend.fp32_precision = "tf32" if wanted else "ieee"
+    for switch, wanted in zip(_newer_switches(), (convolutions, matmul), strict=True):
+        if (switch.fp32_precision == "tf32") != wanted:
+            switch.fp32_precision = "tf32" if wanted else "ieee"

@@ -235,6 +235,16 @@ def test_a_batch_that_does_not_fit_beside_others_is_tried_alone(members, feed, e
     assert ensemble.steps[:4] == [("start", 1), ("recompute", 1), ("finish", 1), ("start", 2)]
 
 
+def test_the_members_are_warmed_up_in_the_thread_that_computes(members, monkeypatch):
+    ensemble, threads = make(members, "fp32"), []
+    monkeypatch.setattr(ensemble, "warm_up", lambda: threads.append(threading.current_thread().name))
+    DeviceQueue(ensemble).close()
+    assert threads == ["device"]
+    monkeypatch.setattr(ensemble, "warm_up", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        DeviceQueue(ensemble)
+
+
 def test_too_little_memory_for_one_batch_is_an_error(members, feed):
     ensemble = make(members, "fp32")
     ensemble.failures.append(torch.OutOfMemoryError("out of memory"))
