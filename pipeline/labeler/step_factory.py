@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from pipeline import metrics
-from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES
+from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, gpu_chunk_images
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.decoders import ChildDecoder, GpuDecoder, WatchedDecoder
 from pipeline.labeler.executor import Executor
@@ -85,7 +85,7 @@ class StepFactory:
         self._on_gpu = make_checked_decoder(self._ensemble.device) if config.decode == "gpu" else None
         self.executor = Executor(
             config.num_threads,
-            config.batch_size or (CPU_CHUNK_IMAGES if self._on_cpu else GPU_CHUNK_IMAGES),
+            config.batch_size or (CPU_CHUNK_IMAGES if self._on_cpu else gpu_chunk_images(self._ensemble.geometries)),
             prepare,
             forward,
             on_start=self._begin_thread,

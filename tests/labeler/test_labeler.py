@@ -15,7 +15,9 @@ from pipeline.config.members import parse_members
 from pipeline.errors import DeviceError
 from pipeline.inputs.find import find_inputs
 from pipeline.inputs.units import tar_unit
+from pipeline.labeler.chunks import gpu_chunk_images
 from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
+from pipeline.models.preprocessing import Geometry
 from pipeline.models.weights import resolve
 from pipeline.stages.decode import decode
 from pipeline.stages.nvjpeg import DeviceDecoder
@@ -122,6 +124,11 @@ def test_an_ensemble_that_fails_ends_the_unit_and_not_the_threads(members, units
     made.close()
 
 
+def test_less_host_memory_is_pinned_where_crops_are_large():
+    sizes = {(224,): 256, (380,): 256, (384, 224): 128, (600,): 64, (3000,): 16}
+    assert {px: gpu_chunk_images([Geometry(side, side) for side in px]) for px in sizes} == sizes
+
+
 def test_a_device_that_fails_for_good_counts_as_a_death(members, units, tmp_path, monkeypatch, caplog):
     """So an image that does it is decoded apart after two, and one bad GPU does not end the job of many."""
 
@@ -159,7 +166,8 @@ def test_what_a_device_has_decoded_is_not_decoded_again(both, members, units, tm
     stand_in = DeviceDecoder(torch.device("cpu"), decode_many)
     monkeypatch.setattr("pipeline.labeler.step_factory.make_checked_decoder", lambda device: stand_in)
     made = labeler(members, tmp_path / "out", device_thread=True, decode="gpu")
-    run(made, units)
+    receipts = run(made, units)
+    assert [receipt.num_decoded_on_gpu for receipt in receipts] == [60 - 6, 7, 0]
     assert len(asked) == 60 - 6 + 7
     assert set(on_cpu) == {b"no picture"}
     assert rows(tmp_path / "out") == rows(both[0][True])
