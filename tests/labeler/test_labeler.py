@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import jpeg, make_tar
-from small_jobs import labeler
+from PIL import Image
+from small_jobs import labeler, options
 
+from pipeline import label
 from pipeline.config.members import parse_members
 from pipeline.errors import DeviceError
 from pipeline.inputs.find import find_inputs
@@ -171,3 +174,19 @@ def test_what_a_device_has_decoded_is_not_decoded_again(both, members, units, tm
     assert len(asked) == 60 - 6 + 7
     assert set(on_cpu) == {b"no picture"}
     assert rows(tmp_path / "out") == rows(both[0][True])
+
+
+def test_a_run_says_which_decoder_it_had(sample_data, tmp_path, monkeypatch):
+    """The GPU is a stand-in, which takes the plain picture and leaves the other; or there is none that is trusted."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    make_tar(tmp_path / "a.tar", [("0.jpg", jpeg(0)), ("1.jpg", jpeg(1, exif=turned))])
+    decoder = DeviceDecoder(torch.device("cpu"), lambda images: [decode(image).pixels_CHW for image in images])
+    monkeypatch.setattr("pipeline.job.description._device", lambda *_: "cpu")
+    for number, (made, note) in enumerate([(decoder, "a GPU decoded 1 of 2 labelled"), (None, "decoded on CPUs")]):
+        monkeypatch.setattr("pipeline.labeler.step_factory.make_checked_decoder", lambda _device, made=made: made)
+        out = tmp_path / f"out-{number}"
+        summary = label(tmp_path / "a.tar", out, **options(sample_data, decode="gpu"))
+        assert any(note in said for said in summary.notes)
+        (run,) = json.loads((out / "job.json").read_text())["runs"]
+        assert run["decoded_on_gpu"] == summary.decoded_on_gpu == 1 - number
