@@ -14,6 +14,7 @@ from pipeline.config.call_options import LabelOptions
 from pipeline.config.parse import parse_label_config
 from pipeline.config.settings import LabelConfig
 from pipeline.config.signatures import takes_options
+from pipeline.engines.choice import unused_gpus_note
 from pipeline.engines.workload import Engine, Workload
 from pipeline.inputs.changes import ChangedInputs, Changes
 from pipeline.inputs.find import Inputs
@@ -108,6 +109,7 @@ def run_label(
             *inputs.notes,
             *note_added_inputs(earlier, job),
             *([fitting.note] if fitting.note else []),
+            *([idle] if (idle := unused_gpus_note(config.engine, job.device, engine.num_gpus)) else []),
         )
         with claimed(ledger, job, overwrite=config.overwrite):
             ledger.sweep()

@@ -13,7 +13,7 @@ from pipeline.records import Cursor, Item, Sample
 CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES = 16, 256
 PIECE_IMAGES = 16  # of a chunk for a GPU: what a thread prepares at a time
 _CHUNK_BYTES = 32 << 20
-# Crops of a chunk lie in pinned memory, of which a labeler holds a dozen chunks, each rounded up to a power of two.
+# Crops of a chunk lie in pinned memory, of which a labeler holds a dozen chunks; torch rounds it up to powers of two.
 _PINNED_BYTES = 128 << 20
 
 Chunk = list[Item]
@@ -38,9 +38,9 @@ def gpu_chunk_images(geometries: Iterable[Geometry]) -> int:
     Args:
         geometries: The crops of each image.
     """
-    crops_bytes = sum(3 * geometry.crop_px**2 for geometry in geometries)
+    crop_bytes = [3 * geometry.crop_px**2 for geometry in geometries]
     images = GPU_CHUNK_IMAGES
-    while images > PIECE_IMAGES and images * crops_bytes > _PINNED_BYTES:
+    while images > PIECE_IMAGES and sum(1 << (images * size - 1).bit_length() for size in crop_bytes) > _PINNED_BYTES:
         images //= 2
     return images
 

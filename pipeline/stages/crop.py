@@ -39,6 +39,7 @@ class Batch:
             pixels_CHW: uint8, (3, H, W), 0-255, RGB, in host memory or on a GPU.
         """
         for geometry, crops in self._crops.items():
+            # waits for a GPU whose pixels these are: until then neither they nor the slot are anybody else's
             crops[slot].copy_(self._crop(pixels_CHW, geometry))
 
     def _crop(self, pixels_CHW: torch.Tensor, geometry: Geometry) -> torch.Tensor:
