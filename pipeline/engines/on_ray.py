@@ -24,6 +24,7 @@ from pipeline.machine import num_local_gpus
 from pipeline.metrics import LABELER_DEATHS, Kind, Meter
 
 _POLL_S = 0.5
+_LAST_WORDS_S = 5.0
 _MAX_CONSTRUCTOR_DEATHS = 3
 _ONE_ITEM_BLOCKS = 20_000
 
@@ -141,17 +142,17 @@ class RayEngine:
                 ended.set()
 
         def poll_supervisor(emit: Callable[[Item], None]) -> None:
+            why = "what kills it is in Ray's logs and the kernel's (too little memory, as a rule)"
             while not ended.wait(_POLL_S):
                 if stop.is_set():
                     supervisor.request_stop.remote()
-                reports, deaths = ray.get(supervisor.take_reports.remote())
+                reports, failures, deaths = ray.get(supervisor.take_reports.remote())
                 emit_all(reports, emit)
+                for why in failures:
+                    self._note(f"a worker ends, and another one takes its place: {why}")
                 meter.count_to(LABELER_DEATHS, sum(deaths.values()))
                 if death_limit.is_reached(deaths):
-                    raise EngineError(
-                        f"a worker died {MAX_DEATHS} times with nothing done in between; what kills it is in "
-                        "Ray's logs and the kernel's (too little memory, as a rule)"
-                    )
+                    raise EngineError(f"a worker died {MAX_DEATHS} times with nothing done in between; {why}")
 
         def watch(_emit: Callable[[Item], None]) -> None:
             watch_head(ray.get_runtime_context().gcs_address, ended, self._note)
@@ -248,12 +249,16 @@ def _meter(labels: Mapping[str, str]) -> RayMeter:
 
 
 @contextlib.contextmanager
-def _ended_by_device_errors() -> Iterator[None]:
+def _ended_by_device_errors(supervisor: Any) -> Iterator[None]:  # noqa: ANN401 - an actor's handle
     """End this process if its GPU fails: an error would end the job, a death only costs a new process."""
+    import ray
+
     try:
         yield
     except DeviceError as error:
-        print(f"this labeler ends: {error}", file=sys.stderr, flush=True)
+        print(f"this worker ends: {error}", file=sys.stderr, flush=True)
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(supervisor.note_failure.remote(str(error)), timeout=_LAST_WORDS_S)
         os._exit(1)
 
 
@@ -299,7 +304,7 @@ class _RayWorker:
         # each item, or the last ones of a second try that has less to do are lost. What comes before takes another way.
         for text in batch.column("json").to_pylist():
             last = None
-            with _ended_by_device_errors():
+            with _ended_by_device_errors(self._supervisor):
                 for result in self._worker(json.loads(text), self._stop.is_set):
                     if last is not None:
                         self._supervisor.report.remote(json.dumps(last))

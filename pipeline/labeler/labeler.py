@@ -256,7 +256,4 @@ class Labeler:
 
 def _device_error(error: RuntimeError) -> DeviceError:
     found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return DeviceError(
-        f"the GPU failed, and this process cannot use it any more: {found}; what is published stays, and the same "
-        "command goes on from there"
-    )
+    return DeviceError(f"the GPU failed, and this process cannot use it any more: {found}")
