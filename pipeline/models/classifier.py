@@ -188,11 +188,6 @@ class Classifier:
         return self._first.batch_size
 
     @property
-    def is_captured(self) -> bool:
-        """Whether its forward passes are replayed as CUDA graphs."""
-        return self._first.is_captured
-
-    @property
     def low_precision(self) -> torch.dtype | None:
         """Type of the first pass; None for fp32."""
         if self.precision == "fp32":

@@ -143,11 +143,6 @@ class Forward:
                 if size not in self._captured:
                     self._compute(self._graphs.inputs(size, self._input_px))
 
-    @property
-    def is_captured(self) -> bool:
-        """Whether passes of the batch size are replayed as a CUDA graph."""
-        return self.batch_size in self._captured
-
     def shrink(self) -> None:
         """Halve the batch size, because memory has run out, and drop larger graphs."""
         self.batch_size = (self.batch_size + 1) // 2

@@ -335,7 +335,6 @@ class StageBench:
             )
         batch = _repeat(crops, size).to(device)
         recompute_B = member.first_pass(batch)[1]
-        what += "" if member.is_captured else ", no CUDA graph"
         where_b = None if recompute_B is None else recompute_B.nonzero()[:, 0]
 
         def on_device() -> None:
