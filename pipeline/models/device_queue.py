@@ -147,6 +147,8 @@ class _InFlightBatch:
 class DeviceQueue:
     """Feeds the device of an ensemble from its own thread, in which the members are warmed up first.
 
+    To be made before other threads of the process use the device: warming up refuses what waits for it.
+
     Args:
         ensemble: The members on their device.
 

@@ -117,7 +117,7 @@ class Forward:
 
     @torch.inference_mode()
     def capture(self) -> None:
-        """On a GPU, capture a CUDA graph for each size; where that fails, run each once, so that cuDNN has its plans.
+        """On a GPU, capture a CUDA graph for each size. Where that fails, cuDNN has at least its plans for this size.
 
         It must be called in the thread that will compute, because the plans are that thread's own.
 
@@ -126,22 +126,16 @@ class Forward:
         """
         if self._graphs is None:
             return
-        network, sizes = (
-            self._compiled or self._network,
-            self.sizes[::-1],
-        )  # smaller graphs fit in a larger one's memory
-        try:
-            for size in sizes:
+        network = self._compiled or self._network
+        for size in reversed(self.sizes):  # smaller graphs fit in the memory of larger ones
+            try:
                 self._captured[size] = CapturedGraph(
                     lambda inputs: self._run(network, inputs), self._graphs, size, self._input_px
                 )
-        except RuntimeError as error:
-            self._graphs.check_device()
-            reason = str(error).strip().partition("\n")[0]
-            _log.info("%s is not captured as a CUDA graph: %s", self._name, reason)
-            for size in sizes:
-                if size not in self._captured:
-                    self._compute(self._graphs.inputs(size, self._input_px))
+            except RuntimeError as error:
+                self._graphs.check_device()
+                reason = str(error).strip().partition("\n")[0]
+                _log.info("%s, %d images: not captured as a CUDA graph: %s", self._name, size, reason)
 
     def shrink(self) -> None:
         """Halve the batch size, because memory has run out, and drop larger graphs."""

@@ -149,7 +149,8 @@ def _waiting_refused() -> Iterator[None]:
     """Let what waits for the device raise RuntimeError.
 
     In a capture it would fail as well, but torch 2.11 and 2.12 do not get over that: their allocator takes the capture
-    for unfinished, and frees nothing that was used on two streams (pytorch#180395, pytorch#190348).
+    for unfinished, and frees nothing that was used on two streams (pytorch#180395, pytorch#190348). The mode is that of
+    the process, so nobody else may use the device meanwhile.
     """
     mode = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
