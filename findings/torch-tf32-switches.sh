@@ -9,7 +9,7 @@
 # float32 convolutions have 10 bits of mantissa, as float16 has.
 # Seen: after both lines cudnn.conv "tf32", cuda.matmul "ieee"; without the newer switch before, cudnn.conv "none".
 # Upstream: pytorch#179445 (closed): the newer switch that did not reach cudnn.conv, and the getter that raises.
-# Depends on it: pipeline/models/ensemble.py, which wants float32 where near ties are computed again.
+# Depends on it: pipeline/models/full_fp32.py, which wants float32 where near ties are computed again.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -11,6 +11,7 @@
     |-- BudgetError              3   too many samples were quarantined
     |-- Interrupted            130   SIGINT or SIGTERM; published parts stay
     |-- EngineError              1   the engine itself failed (for example, the cluster is gone)
+    |   `-- DeviceError              a GPU failed, and its process cannot use it any more
     |-- PublishError             1   OUT can no longer be written (full, forbidden); published parts stay
     |-- NotAsStored                  an older output does not hold what was expected; callers run the unit in full
     `-- StorageError                 an object could not be read or written; callers turn it into one of the above
@@ -86,6 +87,10 @@ class Interrupted(ShardlabelError):
 
 class EngineError(ShardlabelError):
     """The engine that runs the workers failed."""
+
+
+class DeviceError(EngineError):
+    """A GPU failed, and its process cannot use it any more; a worker in a process of its own ends that process."""
 
 
 class PublishError(ShardlabelError):

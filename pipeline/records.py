@@ -277,6 +277,7 @@ class Receipt(_Json):
         wait_s: Seconds that the unit waited, by source: see :data:`pipeline.metrics.WAIT_SECONDS`.
         omitted: What of the unit has no row, as far as it was read in this run.
         started_at, committed_at: Unix seconds of the first read and of the last commit.
+        num_decoded_on_gpu: Of the labelled samples, those that a GPU has decoded.
     """
 
     unit_id: str
@@ -296,6 +297,7 @@ class Receipt(_Json):
     started_at: float = 0.0
     committed_at: float = 0.0
     omitted: Omitted = field(default_factory=Omitted)
+    num_decoded_on_gpu: int = 0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -14,6 +14,7 @@ from pipeline.config.call_options import LabelOptions
 from pipeline.config.parse import parse_label_config
 from pipeline.config.settings import LabelConfig
 from pipeline.config.signatures import takes_options
+from pipeline.engines.choice import unused_gpus_note
 from pipeline.engines.workload import Engine, Workload
 from pipeline.hosts.worker import LabelerFactory
 from pipeline.inputs.changes import ChangedInputs, Changes
@@ -40,6 +41,7 @@ from pipeline.metrics import job_labels
 from pipeline.models.cost import member_cost
 from pipeline.models.tuning import is_worth_tuning
 from pipeline.models.weights import MemberSpec, ResolvedMember, resolve
+from pipeline.text import fmt
 from pipeline.text.omissions import advise_images_all
 
 _COUNT_BUDGET_S = 2.0
@@ -106,6 +108,7 @@ def run_label(
             *inputs.notes,
             *note_added_inputs(earlier, job),
             *([fitting.note] if fitting.note else []),
+            *([idle] if (idle := unused_gpus_note(config.engine, job.device, engine.num_gpus)) else []),
         )
         with claimed(ledger, job, overwrite=config.overwrite):
             ledger.sweep()
@@ -124,6 +127,9 @@ def run_label(
         if (advice := advise_images_all(summary)) and config.images == "auto":
             shown.note(advice)
             notes = (*notes, advice)
+        if decoder := _say_decoder(config, summary):
+            shown.note(decoder)
+            notes = (*notes, decoder)
         summary = add_changes(_with_inputs(summary, work, run, notes), changes)
         shown.finish(summary.to_dict())
     return summary
@@ -141,6 +147,15 @@ def _with_inputs(summary: LabelSummary, work: PendingWork, run: JobRun, notes: t
         left_out=total_left_out(work.plan.left_out_of),
         notes=notes,
     )
+
+
+def _say_decoder(config: LabelConfig, summary: LabelSummary) -> str:
+    """One line about what ``--decode gpu`` came to; or none."""
+    if config.decode != "gpu" or not summary.labelled:
+        return ""
+    if summary.decoded_on_gpu:
+        return f"a GPU decoded {fmt.count(summary.decoded_on_gpu)} of {fmt.count(summary.labelled)} labelled images"
+    return "--decode gpu: all images were decoded on CPUs; what labelers log says why"
 
 
 def _part_sizes(

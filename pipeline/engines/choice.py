@@ -43,6 +43,13 @@ class EngineChoice:
         return f"engine {self.engine}: {self.reason}"
 
 
+def unused_gpus_note(engine: str, device: str, num_gpus: Callable[[], int]) -> str:
+    """One line where a job leaves GPUs idle, because one process uses one; else none."""
+    if engine != "inline" or device != "cuda" or (found := num_gpus()) < 2:
+        return ""
+    return f"--engine inline uses one of {found} GPUs; --engine ray uses all of them"
+
+
 def choose_engine(
     address: str | None,
     num_workers: int | None,

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 
 from pipeline.engines.merge import merge_streams
 from pipeline.engines.workload import Item, Share, Workload
+from pipeline.errors import DeviceError
 from pipeline.machine import available_memory_bytes, num_local_cpus, num_local_gpus
 from pipeline.metrics import Meter, NoMeter
+
+_GO_ON = "what is published stays, and the same command goes on from there"
 
 
 class InlineEngine:
@@ -37,8 +40,11 @@ class InlineEngine:
                     item = next(waiting, None)
                 if item is None:
                     return
-                for result in worker(item, stop.is_set):
-                    emit(result)
+                try:
+                    for result in worker(item, stop.is_set):
+                        emit(result)
+                except DeviceError as error:
+                    raise DeviceError(f"{error}; {_GO_ON}") from error
 
         try:
             yield from merge_streams([work] * min(workload.items_at_once, len(workload.items)), stop)

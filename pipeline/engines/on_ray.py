@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,11 +19,12 @@ from pipeline.engines.ray_resources import WorkerSize, alive_nodes, share_of_clu
 from pipeline.engines.ray_start import announce, limits_of_time, set_environment, start_ray, stdout_untouched
 from pipeline.engines.supervisor import Supervisor
 from pipeline.engines.workload import MAX_DEATHS, DeathLimit, Item, Share, WorkerFactory, Workload
-from pipeline.errors import EngineError
+from pipeline.errors import DeviceError, EngineError
 from pipeline.machine import num_local_gpus
 from pipeline.metrics import LABELER_DEATHS, Kind, Meter
 
 _POLL_S = 0.5
+_LAST_WORDS_S = 5.0
 _MAX_CONSTRUCTOR_DEATHS = 3
 _ONE_ITEM_BLOCKS = 20_000
 
@@ -140,17 +142,17 @@ class RayEngine:
                 ended.set()
 
         def poll_supervisor(emit: Callable[[Item], None]) -> None:
+            why = "what kills it is in Ray's logs and the kernel's (too little memory, as a rule)"
             while not ended.wait(_POLL_S):
                 if stop.is_set():
                     supervisor.request_stop.remote()
-                reports, deaths = ray.get(supervisor.take_reports.remote())
+                reports, failures, deaths = ray.get(supervisor.take_reports.remote())
                 emit_all(reports, emit)
+                for why in failures:
+                    self._note(f"a worker ends, and another one takes its place: {why}")
                 meter.count_to(LABELER_DEATHS, sum(deaths.values()))
                 if death_limit.is_reached(deaths):
-                    raise EngineError(
-                        f"a worker died {MAX_DEATHS} times with nothing done in between; what kills it is in "
-                        "Ray's logs and the kernel's (too little memory, as a rule)"
-                    )
+                    raise EngineError(f"a worker died {MAX_DEATHS} times with nothing done in between; {why}")
 
         def watch(_emit: Callable[[Item], None]) -> None:
             watch_head(ray.get_runtime_context().gcs_address, ended, self._note)
@@ -246,6 +248,20 @@ def _meter(labels: Mapping[str, str]) -> RayMeter:
     return RayMeter(makers, labels)
 
 
+@contextlib.contextmanager
+def _ended_by_device_errors(supervisor: Any) -> Iterator[None]:  # noqa: ANN401 - an actor's handle
+    """End this process if its GPU fails: an error would end the job, a death only costs a new process."""
+    import ray
+
+    try:
+        yield
+    except DeviceError as error:
+        print(f"this worker ends: {error}", file=sys.stderr, flush=True)
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(supervisor.note_failure.remote(str(error)), timeout=_LAST_WORDS_S)
+        os._exit(1)
+
+
 class _RayWorker:
     """A worker inside an actor of Ray Data's pool."""
 
@@ -288,8 +304,9 @@ class _RayWorker:
         # each item, or the last ones of a second try that has less to do are lost. What comes before takes another way.
         for text in batch.column("json").to_pylist():
             last = None
-            for result in self._worker(json.loads(text), self._stop.is_set):
-                if last is not None:
-                    self._supervisor.report.remote(json.dumps(last))
-                last = result
+            with _ended_by_device_errors(self._supervisor):
+                for result in self._worker(json.loads(text), self._stop.is_set):
+                    if last is not None:
+                        self._supervisor.report.remote(json.dumps(last))
+                    last = result
             yield pa.table({"json": [json.dumps(last)]})

@@ -12,6 +12,7 @@ class Supervisor:
     def __init__(self) -> None:
         self._stop_requested = False
         self._reports: list[str] = []
+        self._failures: list[str] = []
         self._processes: dict[str, set[str]] = {}
 
     def request_stop(self) -> None:
@@ -30,7 +31,12 @@ class Supervisor:
         """Keep a result until the driver takes it."""
         self._reports.append(text)
 
-    def take_reports(self) -> tuple[list[str], dict[str, int]]:
-        """The results since the last call, and how often each worker has died."""
+    def note_failure(self, text: str) -> None:
+        """Keep why a worker ends its process until the driver takes it."""
+        self._failures.append(text)
+
+    def take_reports(self) -> tuple[list[str], list[str], dict[str, int]]:
+        """The results since the last call, why workers have ended since then, and how often each worker has died."""
         reports, self._reports = self._reports, []
-        return reports, {worker: len(processes) - 1 for worker, processes in self._processes.items()}
+        failures, self._failures = self._failures, []
+        return reports, failures, {worker: len(processes) - 1 for worker, processes in self._processes.items()}

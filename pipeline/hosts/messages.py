@@ -164,9 +164,11 @@ class Channel:
 
 
 def portable(error: BaseException) -> BaseException:
-    """An error as it is, if it can be sent to another process; otherwise one with its type and text."""
+    """An error as it is, if it can be sent to another process; otherwise a plainer one with its text."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - its own
     except Exception:  # noqa: BLE001 - whatever an error's own methods raise
+        if isinstance(error, RuntimeError):  # of a device, as a rule: its text tells what it means
+            return RuntimeError(str(error))
         return EngineError(f"{type(error).__name__}: {error}")
     return error

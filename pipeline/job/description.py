@@ -22,6 +22,7 @@ from pipeline.models.consensus import Rule
 from pipeline.models.memory import FittedBatch, WorkerMemory, fit_batch_size
 from pipeline.models.number_formats import Precision, first_format, is_in_hardware
 from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
+from pipeline.stages.limits import GPU_THREAD_BYTES
 from pipeline.storage import Storage
 from pipeline.text import fmt
 
@@ -223,7 +224,8 @@ def fit_memory(config: LabelConfig, members: list[ResolvedMember], job: Job, eng
     if share.memory_bytes is None:
         return FittedBatch(requested)
     num_threads = share.num_cpus if config.decode_threads == "auto" else config.decode_threads
-    place = WorkerMemory(job.device, share.memory_bytes, num_threads, share.own_process)
+    decoding = num_threads * GPU_THREAD_BYTES if config.decode == "gpu" else 0
+    place = WorkerMemory(job.device, share.memory_bytes, num_threads, share.own_process, decoding)
     return fit_batch_size(members, job.precision, place, requested)
 
 

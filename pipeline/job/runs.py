@@ -49,6 +49,8 @@ def note_end(ledger: Ledger, fingerprint: str, run: str, summary: LabelSummary) 
             own = [found for found in _runs_of(content) if found.get("run") == run]
             if summary.images:
                 done = {"ended_at": round(time.time(), 3), "images": summary.images}
+                if content["results"]["decode"] == "gpu":  # which it may not have been, where nvJPEG is not trusted
+                    done["decoded_on_gpu"] = summary.decoded_on_gpu
                 runs += [found | done | {"seconds": round(summary.seconds, 3)} for found in own]
             if ledger.write_if_unchanged(JOB, to_json({**content, RUNS: runs}), version):
                 return

@@ -45,6 +45,7 @@ def settle_unfinished(
             wait_s=reported.wait_s,
             started_at=reported.started_at,
             committed_at=reported.committed_at,
+            num_decoded_on_gpu=reported.num_decoded_on_gpu,
         )
         published = progress.get(reported.unit_id, Progress())
         before = work.parts_done.get(reported.unit_id, 0)

@@ -63,6 +63,7 @@ class LabelSummary(Result):
             where it is finished, else of this run.
         gone: Planned shards and images that are no longer there.
         pruned: Of these, those that were let go of.
+        decoded_on_gpu: Of ``images``, those that a GPU has decoded.
     """
 
     out: str
@@ -102,6 +103,7 @@ class LabelSummary(Result):
     starting_s: float = 0.0
     labelled_in_out: int | None = None
     quarantined_in_out: int | None = None
+    decoded_on_gpu: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -209,6 +211,7 @@ def sum_up(
         stage_s=stage_s,
         truths_not_understood=truths.count,
         truth_examples=tuple(truths.examples),
+        decoded_on_gpu=sum(receipt.num_decoded_on_gpu for receipt in receipts),
         **omitted.to_dict(),
     )
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES
+from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, gpu_chunk_images
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.predictors import DevicePredictor, InPlacePredictor
 from pipeline.labeler.tasks import Predictor
@@ -116,11 +116,15 @@ class InProcessBackend:
         """Finish what was submitted."""
         if self._queue:
             self._queue.close()
+        self._ensemble.close()
 
 
 def chunk_images(config: LabelerConfig) -> int:
     """Samples in a chunk at most."""
-    return config.batch_size or (CPU_CHUNK_IMAGES if config.device == "cpu" else GPU_CHUNK_IMAGES)
+    if config.batch_size:
+        return config.batch_size
+    geometries = {member.recipe.geometry for member in config.members}
+    return CPU_CHUNK_IMAGES if config.device == "cpu" else gpu_chunk_images(geometries)
 
 
 def ensemble_options(config: LabelerConfig) -> EnsembleOptions:

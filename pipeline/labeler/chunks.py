@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from pipeline.models.preprocessing import Geometry
 from pipeline.records import Cursor, Item, Sample
 
 # On a GPU near ties are computed again chunk by chunk, so that many are worth more than one forward pass.
 CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES = 16, 256
 PIECE_IMAGES = 16  # of a chunk for a GPU: what a thread prepares at a time
 _CHUNK_BYTES = 32 << 20
+# Crops of a chunk lie in pinned memory, of which a labeler holds a dozen chunks; torch rounds it up to powers of two.
+_PINNED_BYTES = 128 << 20
 
 Chunk = list[Item]
 
@@ -27,6 +30,19 @@ class SampleReader(Protocol):
         """Where a part begins whose first sample is this one, which the reader has yielded."""
 
     def __iter__(self) -> Iterator[Item]: ...
+
+
+def gpu_chunk_images(geometries: Iterable[Geometry]) -> int:
+    """Samples in a chunk for a GPU at most: fewer where crops are large, because host memory is pinned for them.
+
+    Args:
+        geometries: The crops of each image.
+    """
+    crop_bytes = [3 * geometry.crop_px**2 for geometry in geometries]
+    images = GPU_CHUNK_IMAGES
+    while images > PIECE_IMAGES and sum(1 << (images * size - 1).bit_length() for size in crop_bytes) > _PINNED_BYTES:
+        images //= 2
+    return images
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ class LabelerConfig:
         batch_size: Images in one forward pass at most; None for the best of each member.
         may_tune: Whether batch sizes that are not cached may be measured, on a CPU.
         decode: ``exact``; ``fast``: large JPEGs may be decoded at a reduced scale; ``gpu``: plain JPEGs on the device,
-            where that was seen to give the CPU's pixels.
+            where its pixels were seen to be near the CPU's.
         rows_per_part: Samples in a part at most, for units without a size of their own.
         keep: Fields copied through.
         images: Which images of a sample are labelled: the first, or all.

@@ -79,7 +79,7 @@ class WatchedDecoder:
 
 
 class GpuDecoder:
-    """Has a GPU decode all it can of a piece when the first of its images is needed.
+    """Has a GPU decode what it can of a piece, many images at once, when the first of them is needed.
 
     Args:
         on_device: Decodes many images at once.
@@ -92,15 +92,19 @@ class GpuDecoder:
 
     def decode(self, image: EncodedImage) -> Decoded:
         """Decode one image, unless it is decoded already."""
-        if image.piece.decoded_ahead is None:
-            image.piece.decoded_ahead = self._decode_all(image)
-        decoded = image.piece.decoded_ahead.pop(image.slot, None)
-        return decoded if decoded is not None else self._otherwise.decode(image)
+        ahead = image.piece.decoded_ahead
+        if image.slot not in ahead:
+            ahead.update(self._decode_ahead(image))
+        decoded = ahead.pop(image.slot)
+        if decoded is None:
+            return self._otherwise.decode(image)
+        image.piece.result.num_on_gpu += 1
+        return decoded
 
-    def _decode_all(self, first: EncodedImage) -> dict[int, Decoded]:
+    def _decode_ahead(self, first: EncodedImage) -> dict[int, Decoded | None]:
         images = [(first.slot, first.data)]
         for slot, item in first.piece.remaining:
             if isinstance(item, Sample) and item.image:
                 images.append((slot, item.image))
         found = self._on_device.decode([data for _, data in images])
-        return {slot: decoded for (slot, _), decoded in zip(images, found, strict=True) if decoded is not None}
+        return {slot: decoded for (slot, _), decoded in zip(images, found, strict=False)}

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 
 from pipeline import metrics
-from pipeline.errors import MembersApart, NotAsStored, PublishError, StorageError
+from pipeline.errors import DeviceError, MembersApart, NotAsStored, PublishError, StorageError
 from pipeline.labeler.attempts import DEATHS_BEFORE_ISOLATION, Attempts
 from pipeline.labeler.backends import InProcessBackend
 from pipeline.labeler.config import LabelerConfig
@@ -34,6 +34,7 @@ from pipeline.labeler.retrying import PartRetry, Retried
 from pipeline.labeler.step_factory import MakeSteps, StepFactory, UnitSteps
 from pipeline.labeler.stored_reader import StoredReader
 from pipeline.metrics import Meter, NoMeter
+from pipeline.models.device_errors import is_device_failure
 from pipeline.output.ledger import Ledger, translate_out_errors
 from pipeline.output.parts import Progress
 from pipeline.records import CRASHING, UNAVAILABLE, UNWRITABLE, Cursor, Receipt, Unit, UnitKind
@@ -187,6 +188,7 @@ class Labeler:
         with translate_out_errors():
             deaths = self._attempts.begin(unit.id)
             hopeless = self._attempts.is_hopeless(unit.id, deaths)
+        died = False
         try:
             if hopeless:
                 receipt.failure = CRASHING
@@ -212,8 +214,14 @@ class Labeler:
             publisher = PartPublisher(unit, receipt, self._uploads)
             rows_per_part = unit.rows_per_part or self._config.rows_per_part
             yield from label_unit(run, rows_per_part, self._factory.executor, publisher)
+        except RuntimeError as error:
+            if not is_device_failure(error):
+                raise
+            died = True  # as far as the device goes; the mark tells the next attempt, for an image may have done it
+            raise _device_error(error) from error
         finally:
-            self._attempts.end(unit.id, deaths)
+            if not died:
+                self._attempts.end(unit.id, deaths)
 
     def _prepare_run(self, request: _Request, cursor: Cursor, receipt: Receipt, *, isolated: bool) -> UnitRun:
         reader = UnitReader(
@@ -249,3 +257,8 @@ class Labeler:
         """Wait for the threads to end; no unit is being labelled any more."""
         self._factory.close()
         self._uploads.close()
+
+
+def _device_error(error: RuntimeError) -> DeviceError:
+    found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return DeviceError(f"the GPU failed, and this process cannot use it any more: {found}")

@@ -61,6 +61,7 @@ class ChunkResult:
         slots: Where the crops of the pictures lie in the batch; empty where no crops are needed.
         stored: The rows of an older output for the pictures, where one is used.
         answer: The device's predictions, where a device computes them.
+        num_on_gpu: Pictures that a GPU has decoded.
     """
 
     pictures: list[Picture] = field(default_factory=list)
@@ -73,6 +74,7 @@ class ChunkResult:
     slots: list[int] = field(default_factory=list)
     stored: list[StoredRow] = field(default_factory=list)
     answer: Future[BatchResult] | None = None
+    num_on_gpu: int = 0
 
     def timed(self, stage: str) -> _Stopwatch:
         """Add the seconds that pass in here to a stage, unless it raises: another thread may have the result then."""
@@ -87,6 +89,7 @@ class ChunkResult:
         self.omitted.add(following.omitted)
         self.slots += following.slots
         self.stored += following.stored
+        self.num_on_gpu += following.num_on_gpu
         for stage, seconds in following.seconds.items():
             self.seconds[stage] += seconds
 
@@ -108,6 +111,7 @@ class ChunkResult:
         """Count what it holds."""
         receipt.num_samples += self.num_samples
         receipt.num_labelled += len(self.pictures)
+        receipt.num_decoded_on_gpu += self.num_on_gpu
         receipt.truths_not_understood.merge(self.truths_not_understood)
         receipt.omitted.add(self.omitted)
         for row in self.rejected:
@@ -281,11 +285,12 @@ class Piece:
         number: Its place there.
         remaining: Items that no thread has begun, each with its slot.
         result: What came of the others.
-        decoded_ahead: Pixels of remaining images by slot, where a GPU has decoded them; None before it has tried.
+        decoded_ahead: Pixels of remaining images by slot, where a GPU has decoded them; None for those that are left
+            to the CPU.
     """
 
     task: ChunkTask
     number: int
     remaining: deque[tuple[int, Item]]
     result: ChunkResult = field(default_factory=ChunkResult)
-    decoded_ahead: dict[int, Decoded] | None = None
+    decoded_ahead: dict[int, Decoded | None] = field(default_factory=dict)

@@ -7,22 +7,22 @@ import dataclasses
 import functools
 import logging
 import math
-import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
-from pipeline.models.forward import Forward, fold_batch_norms
+from pipeline.models.device_errors import is_out_of_memory
+from pipeline.models.forward import Forward, fold_batch_norms, pad
+from pipeline.models.graphs import graph_memory_of
 from pipeline.models.number_formats import Precision, first_format, is_in_hardware
 from pipeline.models.preprocessing import Recipe
 from pipeline.models.tuning import (
     CPU_BATCH_SIZES,
-    GPU_BATCH_SIZES,
     Tuning,
     default_batch_size,
     measure_rate,
-    pick_batch_size,
     usual_batch_size,
 )
 from pipeline.models.weights import MemberSpec, build_network
@@ -41,9 +41,6 @@ _STEPS_PER_OCTAVE = (
     4  # margins are rounded up to these steps, so that they are equal on machines that round differently
 )
 
-_TRIALS = 3  # the first of which warms up
-_WORTH_CAPTURING = 1.03  # speed-up; below it, the memory of the graph is not worth it
-
 _log = logging.getLogger(__name__)
 
 
@@ -58,12 +55,13 @@ class Classifier:
             near ties; fp32 alone on a CPU that lacks bfloat16. Images that overflow in fp16 are computed again in
             fp32 too.
         compiled: Whether to run it through torch.compile.
-        batch_size: Images in one forward pass at most; None for what suits the network and the device, measured on
-            a GPU. There it is also halved when memory runs out.
+        batch_size: Images in one forward pass at most; None for what suits the network and the device. On a GPU it
+            is halved when memory runs out.
         tuning: Finds batch sizes on a CPU.
 
     Attributes:
-        near_tie_margin: Lead of a top-1, in logits, below which ``mixed`` computes an image again; else 0.
+        near_tie_margin: Lead of a top-1, in logits, below which ``mixed`` computes an image again; else 0. On a GPU it
+            is measured by :meth:`warm_up`.
     """
 
     def __init__(
@@ -83,6 +81,7 @@ class Classifier:
             _log.info("%s runs in fp32: this CPU does not compute in bfloat16", spec.alias)
             precision = "fp32"
         self.precision = precision
+        self._graphs = graph_memory_of(device)
         network = fold_batch_norms(build_network(spec, blob))
         dtype = self.low_precision or torch.float32
         self._second: Forward | None = None  # None in bf16: it has the range of float32, so nothing overflows
@@ -92,29 +91,60 @@ class Classifier:
         self._first = self._make_tuned_forward(network, dtype, batch_size, tuning or Tuning(), compiled=compiled)
         self._scale, self._shift = _scale_and_shift(spec.recipe, device)
         self.near_tie_margin = 0.0
-        if self._second is not None and precision == "mixed" and spec.num_classes > 1:
-            self.near_tie_margin = self._measure_near_tie_margin(self._second)
-            if self.near_tie_margin > _MAX_MARGIN:
-                _log.info("%s rounds too badly for %s: it runs in fp32", spec.alias, dtype)
-                self._first, self._second = self._second, None
-        if batch_size is None and device.type == "cuda" and not compiled:
-            self._first.batch_size = pick_batch_size(GPU_BATCH_SIZES, self._measure_batch_size)
-            self._capture_if_faster()
+        self._is_warm = self._graphs is None
+        if self._is_warm:
+            self._settle_near_ties()
+
+    def warm_up(self) -> None:
+        """On a GPU, capture the passes as CUDA graphs, and measure the margin with them; elsewhere nothing.
+
+        To be called in the thread that will compute. The first pass does it where nobody has.
+
+        Raises:
+            RuntimeError: The device has failed.
+        """
+        if self._graphs is None:
+            return
+        with self._graphs.lock:
+            if not self._is_warm:
+                self._first.capture()
+                if self._second is not None:
+                    self._second.capture()
+                self._settle_near_ties()
+                self._is_warm = True
+
+    def _settle_near_ties(self) -> None:
+        """Measure the margin, and run in fp32 alone where it would be too wide."""
+        if self._second is None or self.precision != "mixed" or self.spec.num_classes < 2:
+            return
+        self.near_tie_margin = self._measure_near_tie_margin(self._second)
+        if self.near_tie_margin > _MAX_MARGIN:
+            _log.info("%s rounds too badly for %s: it runs in fp32", self.spec.alias, self.low_precision)
+            self._first, self._second = self._second, None
 
     @torch.inference_mode()
     def _measure_near_tie_margin(self, exact: Forward) -> float:
         """Measure the lead of a top-1, in logits, below which low precision may put the wrong class first."""
         pictures = pink_noise(_NUM_PROBES, self.spec.recipe.geometry.crop_px).to(self.device)
-        low_BK, exact_BK = (
-            torch.cat([forward(some) for some in torch.split(pictures, forward.batch_size)])
-            for forward in (self._first, exact)
-        )
+        low_BK, exact_BK = (self._run_full(forward, pictures) for forward in (self._first, exact))
         top = low_BK.topk(2, dim=1).indices
         change_B2 = low_BK.gather(1, top) - exact_BK.gather(1, top)
         error = float((change_B2[:, 0] - change_B2[:, 1]).std())
         spread = min(float(exact_BK.std(dim=1).mean()), _USUAL_SPREAD)
         least = _MIN_ULPS * torch.finfo(self.low_precision or torch.float32).eps * spread
         return round_up_margin(max(_NUM_DEVIATIONS * error, least))
+
+    def _run_full(self, forward: Forward, inputs_BCHW: torch.Tensor) -> torch.Tensor:
+        """Run a few images, on a GPU in full passes: passes of another size may round in another way."""
+
+        def run() -> torch.Tensor:
+            found = []
+            for some in torch.split(inputs_BCHW, forward.batch_size):
+                size = len(some) if self._graphs is None else forward.batch_size
+                found.append(forward(pad(some, size))[: len(some)])
+            return torch.cat(found)
+
+        return self._with_less_at_once(forward, run)
 
     def _make_forward(
         self, network: nn.Module, dtype: torch.dtype, batch_size: int, *, compiled: bool = False
@@ -127,6 +157,7 @@ class Classifier:
             input_px=self.spec.recipe.geometry.crop_px,
             name=self.spec.alias,
             compiled=compiled,
+            graphs=self._graphs,
         )
 
     def _make_tuned_forward(
@@ -192,6 +223,7 @@ class Classifier:
         Returns:
             Logits, float32, (B, K), and a mask, bool, (B,); None for the mask if no image is ever computed again.
         """
+        self.warm_up()
         logits_BK = self._run(self._first, crops_BCHW)
         if self._second is None:
             return logits_BK, None
@@ -213,43 +245,25 @@ class Classifier:
         logits_BK[where_b] = self._run(self._second, crops_BCHW[where_b])
 
     def _run(self, forward: Forward, crops_BCHW: torch.Tensor) -> torch.Tensor:
-        """Run a batch in pieces of ``batch_size`` images, which is halved whenever the GPU runs out of memory."""
+        """Run a batch in passes of at most ``batch_size`` images."""
+
+        def run() -> torch.Tensor:
+            pieces = torch.split(crops_BCHW, forward.split(len(crops_BCHW)))
+            return torch.cat([forward(self._normalise(some)) for some in pieces])
+
+        return self._with_less_at_once(forward, run)
+
+    def _with_less_at_once(self, forward: Forward, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Run a forward pass, again with half the ``batch_size`` whenever the GPU runs out of memory."""
         while True:
             try:
-                return torch.cat(
-                    [forward(self._normalise(some)) for some in torch.split(crops_BCHW, forward.batch_size)]
-                )
-            except torch.OutOfMemoryError:
-                if forward.batch_size == 1:
+                return run()
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or forward.batch_size == 1:
                     raise
-                forward.batch_size = (forward.batch_size + 1) // 2
-                forward.drop_graph()
-                torch.cuda.empty_cache()
-                _log.warning("%s: out of memory; %d images at a time from here on", self.spec.alias, forward.batch_size)
-
-    def _measure_batch_size(self, size: int) -> float:
-        """Measure images per second with a batch size; 0 if it does not fit in memory."""
-        self._first.batch_size = size
-        rate = self._measure_rate()
-        return rate if self._first.batch_size == size else 0.0
-
-    def _measure_rate(self) -> float:
-        """Measure images per second of the first pass on a GPU."""
-        side = self.spec.recipe.geometry.crop_px
-        crops_BCHW = torch.zeros(max(GPU_BATCH_SIZES), 3, side, side, dtype=torch.uint8, device=self.device)
-        seconds = []
-        for _ in range(_TRIALS):
-            start = time.perf_counter()
-            self.first_pass(crops_BCHW)[0].sum().item()  # waits for the device
-            seconds.append(time.perf_counter() - start)
-        return len(crops_BCHW) / min(seconds)
-
-    def _capture_if_faster(self) -> None:
-        """Capture the forward pass as a CUDA graph, and keep the graph if it is faster than single kernels."""
-        usual, side = self._measure_rate(), self.spec.recipe.geometry.crop_px
-        crops_BCHW = torch.zeros(self._first.batch_size, 3, side, side, dtype=torch.uint8, device=self.device)
-        if self._first.capture(self._normalise(crops_BCHW)) and self._measure_rate() < _WORTH_CAPTURING * usual:
-            self._first.drop_graph()
+            forward.shrink()  # when the error is gone, whose traceback holds tensors
+            torch.cuda.empty_cache()
+            _log.warning("%s: out of memory; %d images at a time from here on", self.spec.alias, forward.batch_size)
 
     def _normalise(self, crops_BCHW: torch.Tensor) -> torch.Tensor:
         inputs = crops_BCHW.contiguous(memory_format=torch.channels_last).float()

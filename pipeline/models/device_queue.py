@@ -31,6 +31,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from pipeline.models.device_errors import is_out_of_memory
 from pipeline.models.ensemble import Array, Ensemble, FirstPass, Predictions
 from pipeline.models.preprocessing import Geometry
 
@@ -144,10 +145,15 @@ class _InFlightBatch:
 
 
 class DeviceQueue:
-    """Feeds the device of an ensemble from its own thread.
+    """Feeds the device of an ensemble from its own thread, in which the members are warmed up first.
+
+    To be made before other threads of the process use the device: warming up refuses what waits for it.
 
     Args:
         ensemble: The members on their device.
+
+    Raises:
+        RuntimeError: The device has failed.
     """
 
     def __init__(self, ensemble: Ensemble) -> None:
@@ -158,8 +164,10 @@ class DeviceQueue:
         self._started: deque[_InFlightBatch] = deque()
         self._recomputed: deque[_InFlightBatch] = deque()
         self._free_since = 0.0
-        self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
+        self._ready.result()
 
     def submit(self, turn: int, crops: Crops, ensemble: Ensemble | None = None) -> Future[BatchResult]:
         """Predict a batch.
@@ -183,6 +191,15 @@ class DeviceQueue:
         """Finish all submitted batches, and end the thread."""
         self._tasks.put(_Task(_LAST_TURN, next(self._order), None, Future(), self._ensemble))
         self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._ensemble.warm_up()
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
+            self._ready.set_exception(error)
+        else:
+            self._ready.set_result(None)
+            self._loop()
 
     def _loop(self) -> None:
         while True:
@@ -216,14 +233,7 @@ class DeviceQueue:
 
     def _start(self, crops: Crops, future: Future[BatchResult], ensemble: Ensemble) -> None:
         try:
-            try:
-                first = ensemble.first_pass(self._transfer.upload(crops))
-            except torch.OutOfMemoryError:
-                if not (self._started or self._recomputed):
-                    raise
-                self._drain()  # without other batches it may fit
-                torch.cuda.empty_cache()
-                first = ensemble.first_pass(self._transfer.upload(crops))
+            first = self._first_pass(crops, ensemble)
             wait_flags = None if first.recompute_MB is None else self._transfer.download(first.recompute_MB)
         except BaseException as error:  # noqa: BLE001 - raised to the caller by result()
             future.set_exception(error)
@@ -233,6 +243,17 @@ class DeviceQueue:
             self._recompute(batch)  # there is nothing to wait for
         else:
             self._started.append(batch)
+
+    def _first_pass(self, crops: Crops, ensemble: Ensemble) -> FirstPass:
+        try:
+            return ensemble.first_pass(self._transfer.upload(crops))
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or not (self._started or self._recomputed):
+                raise
+        # Without other batches it may fit. Not before the error is gone: its traceback holds the tensors of this one.
+        self._drain()
+        torch.cuda.empty_cache()
+        return ensemble.first_pass(self._transfer.upload(crops))
 
     def _recompute(self, batch: _InFlightBatch) -> None:
         try:

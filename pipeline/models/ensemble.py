@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from pipeline.models.classifier import Classifier
 from pipeline.models.consensus import Rule, combine, stable_topk
+from pipeline.models.full_fp32 import FULL_FP32
 from pipeline.models.number_formats import Precision
 from pipeline.models.preprocessing import Geometry
 from pipeline.models.tuning import Tuning
@@ -131,9 +132,7 @@ class Ensemble:
     def __init__(self, specs: Sequence[MemberSpec], blobs: Mapping[str, bytes], options: EnsembleOptions) -> None:
         self.device = torch.device(options.device)
         if self.device.type == "cuda":
-            # cuDNN's default, TF32, rounds as coarsely as fp16, so that fp32 would not decide near ties. The newer
-            # switch must not be used besides: after it this one does nothing (findings/torch-tf32-switches).
-            torch.backends.cudnn.allow_tf32 = False
+            FULL_FP32.hold()
         self._members = [
             Classifier(
                 spec,
@@ -151,6 +150,21 @@ class Ensemble:
         self._top_k = options.top_k
         self._temperature = options.temperature
         self._keep_probs = options.keep_probs
+
+    def warm_up(self) -> None:
+        """On a GPU, prepare the members in the thread that will compute; see :meth:`Classifier.warm_up`.
+
+        Raises:
+            RuntimeError: The device has failed.
+        """
+        if self.device.type == "cuda":
+            for member in self._members:
+                member.warm_up()
+
+    def close(self) -> None:
+        """Give the process its setting of TF32 back; the ensemble, and no subset of it, is used any more."""
+        if self.device.type == "cuda":
+            FULL_FP32.release()
 
     def subset(self, aliases: Collection[str]) -> Ensemble:
         """Make an ensemble of some of the members, in shared memory, that returns their full probabilities.

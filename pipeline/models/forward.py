@@ -11,7 +11,8 @@ import torch
 from torch import fx, nn
 
 from pipeline.models import packed_conv
-from pipeline.models.graphs import CapturedGraph
+from pipeline.models.device_errors import is_device_failure, is_out_of_memory
+from pipeline.models.graphs import CapturedGraph, GraphMemory, pass_sizes, split_into_passes
 
 # Largest difference of a packed network from the plain one, as a share of its largest logit. Rounding causes 1e-6.
 _TOLERANCE = 1e-3
@@ -27,7 +28,8 @@ class Forward:
     """Computes a network: float32 in, float32 out, in any number format.
 
     On a CPU, networks that can be traced have packed convolutions (:mod:`pipeline.models.packed_conv`). Those that
-    cannot be traced keep their batch norms and, in low precision, run under autocast.
+    cannot be traced keep their batch norms and, in low precision, run under autocast. On a GPU passes are padded to a
+    few sizes, and captured as CUDA graphs where that works.
 
     Args:
         network: From :func:`fold_batch_norms`. It is changed.
@@ -37,6 +39,7 @@ class Forward:
         input_px: Side of its input, pixels.
         name: For messages.
         compiled: Whether to use torch.compile, if that works.
+        graphs: Memory of CUDA graphs, on a GPU; None elsewhere.
     """
 
     def __init__(
@@ -49,23 +52,42 @@ class Forward:
         input_px: int,
         name: str,
         compiled: bool = False,
+        graphs: GraphMemory | None = None,
     ) -> None:
         self._dtype = dtype
         self.batch_size = batch_size
+        self._input_px = input_px
         self._name = name
         self._device = device
         self._autocast = dtype != torch.float32 and not isinstance(network, fx.GraphModule)
         self._compiled: Network | None = None
-        self._graph: CapturedGraph | None = None
+        self._graphs = graphs
+        self._captured: dict[int, CapturedGraph] = {}
         network = _channels_last(network.to(device))
         packs = not compiled and device.type == "cpu" and packed_conv.is_available(dtype)
         if packs and isinstance(network, fx.GraphModule):
             network = self._pack(network, input_px)
         elif not self._autocast:
             packed_conv.cast(network, dtype)
+        elif graphs is not None:
+            _cast_ahead(network, dtype)
         self._network: Network = network
         if compiled:
             self._compile(network, input_px)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """What passes are padded to, ascending; empty where a pass has as many images as its batch."""
+        if self._compiled is not None:
+            return (self.batch_size,)
+        return () if self._graphs is None else pass_sizes(self.batch_size)
+
+    def split(self, num_images: int) -> list[int]:
+        """Split a batch into calls: the number of images in each."""
+        if self.sizes:
+            return split_into_passes(num_images, self.sizes)
+        rest = num_images % self.batch_size
+        return [self.batch_size] * (num_images // self.batch_size) + [rest] * (rest > 0)
 
     @torch.inference_mode()
     def __call__(self, inputs_BCHW: torch.Tensor) -> torch.Tensor:
@@ -77,32 +99,51 @@ class Forward:
         Returns:
             float32, (B, K).
         """
+        num_images = len(inputs_BCHW)
+        size = next((size for size in self.sizes if size >= num_images), num_images)
+        captured = self._captured.get(size)
+        if captured is not None:
+            return captured(inputs_BCHW)
+        return self._compute(pad(inputs_BCHW, size))[:num_images]
+
+    def _compute(self, inputs_BCHW: torch.Tensor) -> torch.Tensor:
         if self._compiled is not None:
             try:
-                return self._run(self._compiled, _pad(inputs_BCHW, self.batch_size))[: len(inputs_BCHW)]
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # noqa: BLE001 - no compiler, or an unsupported network
+                return self._run(self._compiled, inputs_BCHW)
+            except Exception as error:  # no compiler, or an unsupported network
+                if is_out_of_memory(error) or is_device_failure(error):
+                    raise
                 reason = str(error).strip().partition("\n")[0]
                 _log.warning("%s runs without torch.compile: %s", self._name, reason)
                 self._compiled = None
-        if self._graph is not None and self._graph.batch == len(inputs_BCHW):
-            return self._graph(inputs_BCHW)
         return self._run(self._network, inputs_BCHW)
 
     @torch.inference_mode()
-    def capture(self, inputs_BCHW: torch.Tensor) -> bool:
-        """Capture a CUDA graph for this batch size, and replay it from now on; False if that fails."""
-        try:
-            self._graph = CapturedGraph(lambda inputs: self._run(self._network, inputs), inputs_BCHW)
-        except RuntimeError as error:
-            _log.debug("%s is not captured as a CUDA graph: %s", self._name, error)
-            return False
-        return True
+    def capture(self) -> None:
+        """On a GPU, capture a CUDA graph for each size. Where that fails, cuDNN has at least its plans for this size.
 
-    def drop_graph(self) -> None:
-        """Drop the CUDA graph, and the memory that it holds."""
-        self._graph = None
+        It must be called in the thread that will compute, because the plans are that thread's own.
+
+        Raises:
+            RuntimeError: The device has failed.
+        """
+        if self._graphs is None:
+            return
+        network = self._compiled or self._network
+        for size in reversed(self.sizes):  # smaller graphs fit in the memory of larger ones
+            try:
+                self._captured[size] = CapturedGraph(
+                    lambda inputs: self._run(network, inputs), self._graphs, size, self._input_px
+                )
+            except RuntimeError as error:
+                self._graphs.check_device()
+                reason = str(error).strip().partition("\n")[0]
+                _log.info("%s, %d images: not captured as a CUDA graph: %s", self._name, size, reason)
+
+    def shrink(self) -> None:
+        """Halve the batch size, because memory has run out, and drop larger graphs."""
+        self.batch_size = (self.batch_size + 1) // 2
+        self._captured = {size: graph for size, graph in self._captured.items() if size <= self.batch_size}
 
     def _run(self, network: Network, inputs_BCHW: torch.Tensor) -> torch.Tensor:
         if self._autocast:
@@ -162,6 +203,14 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     return fused.eval().requires_grad_(False)
 
 
+def _cast_ahead(network: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the weights that autocast would cast in each pass; torch does not keep what it casts without gradients."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+            for tensor in module.parameters(recurse=False):
+                tensor.data = tensor.data.to(dtype)
+
+
 def _channels_last(network: nn.Module) -> nn.Module:
     """Lay pictures and kernels out with their channels last; torch's own way refuses tensors of five dimensions.
 
@@ -179,8 +228,8 @@ def _noise(batch: int, input_px: int) -> torch.Tensor:
     return noise.to(memory_format=torch.channels_last)
 
 
-def _pad(inputs_BCHW: torch.Tensor, batch: int) -> torch.Tensor:
-    """Pad a batch to the size that the code was compiled for."""
+def pad(inputs_BCHW: torch.Tensor, batch: int) -> torch.Tensor:
+    """Pad a batch with copies of its last image, up to a size."""
     missing = batch - len(inputs_BCHW)
     if missing <= 0:
         return inputs_BCHW

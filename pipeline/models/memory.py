@@ -2,7 +2,8 @@
 
 A worker needs the weights of its members, the activations of the largest member for each image in a forward pass, and
 on a CPU the memory that loading takes and does not return. On a CPU the estimate was 0.8 to 1.4 times the memory that
-processes took.
+processes took. On a GPU activations count twice: all CUDA graphs share the memory of the largest, and a pass that is
+not captured, or is about to be, runs beside it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ _GPU_LIBRARIES_BYTES = 1 << 30  # the driver's context, cuDNN's and cuBLAS's wor
 _PROCESS_BYTES = 600 << 20  # a process that has imported torch, torchvision, timm and Ray takes 0.5 GB
 _THREAD_BYTES = 64 << 20  # a chunk of encoded images, and a decoded one of 12 megapixels
 _GPU_MULTIPLE = 8
+_GPU_ACTIVATIONS, _GPU_INPUTS = 2, 2  # copies of each: in the graphs and beside them
+_FLOAT_BYTES = 4
+_CROPS_ON_GPU = 8  # for each image in a pass: four chunks of two passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,14 @@ class WorkerMemory:
         memory_bytes: Memory of the worker on that device.
         num_threads: Number of forward passes at a time on a CPU; on a GPU it is always one.
         own_process: Whether the worker is a process that loads its own libraries and checkpoints.
+        decoding_bytes: GPU memory that decoding takes.
     """
 
     device: str
     memory_bytes: int
     num_threads: int
     own_process: bool
+    decoding_bytes: int = 0
 
     @property
     def on_gpu(self) -> bool:
@@ -94,16 +100,19 @@ def estimate_memory(members: Sequence[ResolvedMember], precision: Precision, wor
     sizes = [size for _, size in weights]
     fixed = int(sum(sizes) * (1.0 if precision == "fp32" else _LOW_PRECISION_WEIGHTS))
     if worker.on_gpu:
-        fixed += _GPU_LIBRARIES_BYTES
+        fixed += _GPU_LIBRARIES_BYTES + worker.decoding_bytes
     else:
         # each member is copied while its batch norms are folded, and little of that memory is returned
         fixed += max(sizes) + worker.num_threads * _THREAD_BYTES
         if worker.own_process:
             fixed += _PROCESS_BYTES + 2 * sum(sizes)  # the checkpoints: in the object store, and as received
     geometries = {member.spec.recipe.geometry for member in members}
-    crops = sum(3 * geometry.crop_px**2 for geometry in geometries)
+    crops = [3 * geometry.crop_px**2 for geometry in geometries]
     activations = max(_activation_bytes(member) for member in members)
-    return MemoryNeed(weights, fixed, activations + crops, 1 if worker.on_gpu else worker.num_threads)
+    if worker.on_gpu:
+        inputs = _GPU_INPUTS * _FLOAT_BYTES * max(crops)
+        return MemoryNeed(weights, fixed, _GPU_ACTIVATIONS * activations + inputs + _CROPS_ON_GPU * sum(crops), 1)
+    return MemoryNeed(weights, fixed, activations + sum(crops), worker.num_threads)
 
 
 def _activation_bytes(member: ResolvedMember) -> int:
@@ -156,6 +165,8 @@ def _suggest_fixes(
     fixes = []
     if fits(members, replace(worker, num_threads=1)):
         fixes.append("take fewer --decode-threads")
+    if worker.decoding_bytes and fits(members, replace(worker, decoding_bytes=0)):
+        fixes.append("leave --decode gpu out")
     if len(members) > 1 and any(fits([member], worker) for member in members):
         fixes.append("leave members out, or label with some of them at a time, each into its own --out")
     if worker.on_gpu:

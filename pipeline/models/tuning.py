@@ -1,4 +1,4 @@
-"""The best batch size of a network: by rule, or measured on the machine and cached.
+"""The best batch size of a network: by rule, or on a CPU measured on the machine and cached.
 
 On a CPU the activations of a forward pass should stay in a core's own cache, so small batches are best: 4 images in
 fp32 and 8 in bf16 ran up to 1.5 times as fast as 32, above all with several threads. Networks of large linear layers
@@ -21,8 +21,7 @@ from pipeline.machine import cpu_name
 from pipeline.models.cached import MeasurementCache
 
 CPU_BATCH_SIZES = (4, 8, 16)
-GPU_BATCH_SIZES = (64, 128, 256)
-_GPU_DEFAULT = 128
+_GPU_BATCH_SIZE = 128  # by rule: a stopwatch would choose another one now and then, which rounds in another way
 _NEARLY_BEST = 0.97  # share of the best rate at which the smaller size is chosen
 # A network whose weights are mostly linear layers, larger than this, reads them from memory in every pass. AlexNet runs
 # 1.3 times as fast with 16 images at a time as with 4; VGG, whose convolutions count more, as fast with either.
@@ -49,7 +48,7 @@ def default_batch_size(device: torch.device, dtype: torch.dtype, network: nn.Mod
 def usual_batch_size(device: torch.device, dtype: torch.dtype) -> int:
     """Choose a batch size by rule, for networks without large linear layers."""
     if device.type != "cpu":
-        return _GPU_DEFAULT
+        return _GPU_BATCH_SIZE
     return 4 if dtype == torch.float32 else 8
 
 

@@ -117,7 +117,7 @@ def make_host_labeler(config: LabelerConfig, sleeps: Sleeps, *, feeds_device: bo
     """
     if not feeds_device:
         return _labeler(config, sleeps, _make_backend(config, sleeps, feeds_device=False), NoMeter())
-    config = replace(config, device="cpu", batch_size=config.batch_size or GPU_CHUNK_IMAGES)
+    config = replace(config, device="cpu", batch_size=chunk_images(replace(config, device="cuda")))
     make_backend = functools.partial(_make_backend, config, sleeps, feeds_device=True)
     hosts = hosts_for(config.num_threads)
     if hosts == 1:

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ import torch
 
 from pipeline.errors import ImageError
 from pipeline.hosts.worker import make_labeler_worker
-from pipeline.labeler.chunks import CPU_CHUNK_IMAGES, GPU_CHUNK_IMAGES, PIECE_IMAGES
+from pipeline.labeler.backends import chunk_images
+from pipeline.labeler.chunks import PIECE_IMAGES
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.threads import Workers, one_torch_thread
@@ -37,7 +39,7 @@ from pipeline.speed.rates import StageRate
 from pipeline.speed.whole_job import WholeJob
 from pipeline.speed.write_bench import WRITTEN_ROWS, WriteBench
 from pipeline.stages.crop import Batch, BatchPool, new_crops
-from pipeline.stages.decode import decode
+from pipeline.stages.decode import Decoded, decode
 from pipeline.stages.nvjpeg import DeviceDecoder, make_checked_decoder
 from pipeline.stages.write import Picture
 from pipeline.storage import Storage
@@ -101,7 +103,7 @@ class StageBench:
         self._blobs = blobs
         self._storage = Storage(config.storage)
         self._on_gpu = config.device == "cuda"
-        self._chunk = config.batch_size or (GPU_CHUNK_IMAGES if self._on_gpu else CPU_CHUNK_IMAGES)
+        self._chunk = chunk_images(config)
         self._piece = PIECE_IMAGES if self._on_gpu else self._chunk  # what one thread takes at a time
         self.images = sample.images
         self.ensemble = self._build_ensemble(config.batch_size)
@@ -113,6 +115,9 @@ class StageBench:
         self._decoded = DecodedSample(self.images, self.ensemble.geometries, self._fast_px, pinned=self._on_gpu)
         self._batches = BatchPool(self._new_batch)
         self._workers = Workers(config.num_threads, on_start=one_torch_thread)
+        self._gpu_workers: Workers | None = None
+        if self._gpu_decoder is not None:
+            self._gpu_workers = Workers(config.num_threads, on_start=self._gpu_decoder.use_own_stream)
         labeler = make_labeler_worker(config, blobs, NoMeter())
         self._whole = WholeJob(labeler, config.out, sample, self._storage, self._chunk)
         host = dataclasses.replace(config, out=os.path.join(config.out, "host"))
@@ -130,11 +135,14 @@ class StageBench:
         self._whole.stop()
         self._host.stop()
         self._workers.close()
+        if self._gpu_workers is not None:
+            self._gpu_workers.close()
         self._whole.close()
         self._host.close()
+        self.ensemble.close()
 
     def _build_ensemble(self, batch_size: int | None) -> Ensemble:
-        return Ensemble(
+        ensemble = Ensemble(
             self._config.members,
             self._blobs,
             EnsembleOptions(
@@ -147,6 +155,8 @@ class StageBench:
                 tuning=self._config.tuning,
             ),
         )
+        ensemble.warm_up()
+        return ensemble
 
     def _predict(self) -> list[tuple[Predictions, list[Picture]]]:
         """Predictions of the ensemble for the pictures, in chunks; for fewer pictures if the ensemble is slow."""
@@ -154,8 +164,10 @@ class StageBench:
         pieces = [slice(at, at + size) for at in range(0, len(self._decoded.pictures), size)]
         found: list[tuple[Predictions, list[Picture]]] = []
         deadline = time.monotonic() + _PREDICT_S
-        for at in range(0, len(pieces), self._config.num_threads):
-            wave = pieces[at : at + self._config.num_threads]
+        # one after the other on a GPU
+        at_once = 1 if self._on_gpu else self._config.num_threads
+        for at in range(0, len(pieces), at_once):
+            wave = pieces[at : at + at_once]
             # on the workers: in this thread torch would start and wait for several threads of its own
             futures = [
                 self._workers.submit(0, self.ensemble.predict, self._decoded.select_crops(piece)) for piece in wave
@@ -222,13 +234,14 @@ class StageBench:
         size: int | None = None,
         member: str = "",
         configured: bool = True,
+        workers: Workers | None = None,
     ) -> Stage:
         """A stage that runs on all threads, chunk by chunk."""
-        threads, size = self._config.num_threads, size or self._piece
+        threads, size, workers = self._config.num_threads, size or self._piece, workers or self._workers
         source = self._decoded.decodable if items is None else items
 
         def run(number: int) -> int:
-            self._wait(self._workers.submit(0, call, chunk) for chunk in _cycle_chunks(source, number, size))
+            self._wait(workers.submit(0, call, chunk) for chunk in _cycle_chunks(source, number, size))
             return number
 
         return self._make_stage(stage, run, size * threads, threads, what=what, member=member, configured=configured)
@@ -273,13 +286,18 @@ class StageBench:
                     self._batches.give(self._prepare(chunk, decoder)[0])
 
                 what = "decode + resize" if decoder is None else "GPU decode + resize"
-                yield self._threaded_stage("prepare", what, call, configured=configured)
+                # as in a labeler, each thread that decodes on the GPU has a stream of its own
+                workers = None if decoder is None else self._gpu_workers
+                yield self._threaded_stage("prepare", what, call, configured=configured, workers=workers)
 
     def _prepare(self, chunk: list[bytes], decoder: DeviceDecoder | None = None) -> tuple[Batch, list[int]]:
         """A batch from the pool, and which of its slots hold a picture."""
         batch, slots = self._batches.take(), []
-        ahead = [None] * len(chunk) if decoder is None else decoder.decode(chunk)
-        for slot, (image, decoded) in enumerate(zip(chunk, ahead, strict=True)):
+        ahead: deque[Decoded | None] = deque()
+        for slot, image in enumerate(chunk):
+            if not ahead:
+                ahead.extend([None] if decoder is None else decoder.decode(chunk[slot:]))
+            decoded = ahead.popleft()
             try:
                 batch.put(slot, (decoded or decode(image, fast_to_px=self._fast_px)).pixels_CHW)
             except ImageError:

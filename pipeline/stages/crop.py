@@ -31,13 +31,18 @@ class Batch:
 
         Args:
             slot: Number of the picture in the batch.
-            pixels_CHW: uint8, (3, H, W), 0-255, RGB.
+            pixels_CHW: uint8, (3, H, W), 0-255, RGB, in host memory or on a GPU.
         """
         for geometry, slots in self._slots.items():
+            # waits for a GPU whose pixels these are: until then neither they nor the slot are anybody else's
             slots[slot].copy_(self._crop(pixels_CHW, geometry))
 
     def _crop(self, pixels_CHW: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-        return crop(pixels_CHW, geometry)
+        try:
+            return crop(pixels_CHW, geometry)
+        except torch.OutOfMemoryError:  # of a GPU that has decoded it
+            pass
+        return crop(pixels_CHW.cpu(), geometry)
 
     def packed(self, slots: Sequence[int]) -> Mapping[Geometry, torch.Tensor]:
         """Return the crops of some slots, moved together at the front.

@@ -15,6 +15,9 @@ MAX_PIXELS = 178_956_970
 _LARGE_PIXELS = 32 << 20
 # A decoder that takes longer hangs: the slowest image within the limits (JPEG 2000 of noise) takes 35 s of a core.
 DECODE_TIMEOUT_S = 120.0
+# On a GPU a thread holds the pictures that it has decoded at once, and one of them in float32 while it is resized.
+GPU_MAX_PIXELS, GPU_MAX_PIXELS_AT_ONCE = 16 << 20, 32 << 20
+GPU_THREAD_BYTES = 3 * GPU_MAX_PIXELS_AT_ONCE + 4 * 3 * GPU_MAX_PIXELS
 
 Waiting = Callable[[], AbstractContextManager[object]]
 

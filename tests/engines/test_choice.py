@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.commands.label import label
-from pipeline.engines.choice import choose_engine
+from pipeline.engines.choice import choose_engine, unused_gpus_note
 from pipeline.inputs.find import find_inputs
 from pipeline.job.job_size import is_small_job
 from pipeline.storage import Storage
@@ -52,6 +52,19 @@ def test_a_ray_of_this_process_and_ray_s_own_variable_are_joined(monkeypatch):
     assert choice.reason.endswith("from RAY_ADDRESS")
     sys.modules["ray"].is_initialized = lambda: True
     assert choose_engine(None, None, num_gpus=lambda: 0).describe() == "engine ray: Ray runs in this process already"
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "gpus", "note"),
+    [
+        ("inline", "cuda", 4, "--engine inline uses one of 4 GPUs; --engine ray uses all of them"),
+        ("inline", "cuda", 1, ""),
+        ("inline", "cpu", 4, ""),
+        ("ray", "cuda", 4, ""),
+    ],
+)
+def test_gpus_that_one_process_leaves_idle_are_said(engine, device, gpus, note):
+    assert unused_gpus_note(engine, device, lambda: gpus) == note
 
 
 def test_a_small_job_is_known_without_a_plan(sample_data, tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from pipeline.engines.inline import InlineEngine
 from pipeline.engines.on_ray import RayEngine
 from pipeline.engines.workload import Workload
-from pipeline.errors import EngineError
+from pipeline.errors import DeviceError, EngineError
 
 
 class Doubler:
@@ -32,6 +32,8 @@ class Doubler:
         marker = self._folder / f"died-{number}"
         if item.get("die") and not marker.exists():
             marker.touch()
+            if item["die"] == "with its GPU":
+                raise DeviceError("the GPU failed")
             os._exit(1)
         if item.get("fail"):
             raise ValueError("a bug in the worker")
@@ -175,11 +177,20 @@ def test_two_items_run_at_once_in_one_worker(engine, tmp_path):
         assert time.monotonic() - begun < 4 * 0.5
 
 
-def test_a_worker_that_dies_is_replaced_and_nothing_is_lost_or_doubled(ray_engine, tmp_path):
-    items = [{"number": number, "die": number == 3} for number in range(8)]
+def test_a_worker_that_dies_is_replaced_and_nothing_is_lost_or_doubled(ray_engine, tmp_path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(ray_engine, "_note", said.append)
+    ways = {3: "at once", 6: "with its GPU"}
+    items = [{"number": number, "die": ways.get(number)} for number in range(8)]
     found = results(ray_engine, workload(tmp_path, items))
-    assert (tmp_path / "died-3").exists()
+    assert all((tmp_path / f"died-{number}").exists() for number in ways)
+    assert said == ["a worker ends, and another one takes its place: the GPU failed"]
     assert sorted(item["number"] for item in found) == list(range(8))
+
+
+def test_in_this_process_a_gpu_that_fails_is_one_line(tmp_path):
+    with pytest.raises(DeviceError, match=r"^the GPU failed; what is published stays, and the same command goes on"):
+        results(InlineEngine(), workload(tmp_path, [{"number": 1, "die": "with its GPU"}]))
 
 
 def test_more_workers_than_machines_share_the_cpus(ray_engine, tmp_path):

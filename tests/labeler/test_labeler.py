@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,12 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import jpeg, make_tar
-from small_jobs import labeler
+from PIL import Image
+from small_jobs import labeler, options
 
+from pipeline import label
 from pipeline.config.members import parse_members
+from pipeline.errors import DeviceError
 from pipeline.inputs.find import find_inputs
 from pipeline.inputs.units import tar_unit
+from pipeline.labeler.chunks import gpu_chunk_images
 from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
+from pipeline.models.preprocessing import Geometry
 from pipeline.models.weights import resolve
 from pipeline.stages.decode import decode
 from pipeline.stages.nvjpeg import DeviceDecoder
@@ -121,6 +127,30 @@ def test_an_ensemble_that_fails_ends_the_unit_and_not_the_threads(members, units
     made.close()
 
 
+def test_less_host_memory_is_pinned_where_crops_are_large():
+    sizes = {(224,): 256, (380,): 256, (384, 224): 128, (600,): 64, (3000,): 16}
+    assert {px: gpu_chunk_images([Geometry(side, side) for side in px]) for px in sizes} == sizes
+
+
+def test_a_device_that_fails_for_good_counts_as_a_death(members, units, tmp_path, monkeypatch, caplog):
+    """So an image that does it is decoded apart after two, and one bad GPU does not end the job of many."""
+
+    def fail(*_):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    made = labeler(members[1:], tmp_path / "out", device_thread=True)
+    with monkeypatch.context() as broken:
+        broken.setattr(made._factory._ensemble, "first_pass", fail)
+        for _ in range(2):
+            with pytest.raises(DeviceError, match=r"the GPU failed, .*: CUDA error: an illegal memory access was "):
+                list(made(units[1]))
+    marks = sorted(path.name for path in (tmp_path / "out" / "attempts").iterdir())
+    assert marks == [f"{units[1].id}-1.json", f"{units[1].id}-2.json"]
+    assert list(made(units[1]))[-1].num_labelled == 7
+    made.close()
+    assert "2 labelers died while they labelled it; its images are decoded in a child" in caplog.text
+
+
 def test_what_a_device_has_decoded_is_not_decoded_again(both, members, units, tmp_path, monkeypatch):
     """A stand-in for nvJPEG takes the plain pictures of a piece at once; the rest goes the usual way."""
     asked, on_cpu = [], []
@@ -137,7 +167,24 @@ def test_what_a_device_has_decoded_is_not_decoded_again(both, members, units, tm
     stand_in = DeviceDecoder(torch.device("cpu"), decode_many)
     monkeypatch.setattr("pipeline.labeler.step_factory.make_checked_decoder", lambda device: stand_in)
     made = labeler(members, tmp_path / "out", device_thread=True, decode="gpu")
-    run(made, units)
+    receipts = run(made, units)
+    assert [receipt.num_decoded_on_gpu for receipt in receipts] == [60 - 6, 7, 0]
     assert len(asked) == 60 - 6 + 7
     assert set(on_cpu) == {b"no picture"}
     assert rows(tmp_path / "out") == rows(both[0][True])
+
+
+def test_a_run_says_which_decoder_it_had(sample_data, tmp_path, monkeypatch):
+    """The GPU is a stand-in, which takes the plain picture and leaves the other; or there is none that is trusted."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    make_tar(tmp_path / "a.tar", [("0.jpg", jpeg(0)), ("1.jpg", jpeg(1, exif=turned))])
+    decoder = DeviceDecoder(torch.device("cpu"), lambda images: [decode(image).pixels_CHW for image in images])
+    monkeypatch.setattr("pipeline.job.description._device", lambda *_: "cpu")
+    for number, (made, note) in enumerate([(decoder, "a GPU decoded 1 of 2 labelled"), (None, "decoded on CPUs")]):
+        monkeypatch.setattr("pipeline.labeler.step_factory.make_checked_decoder", lambda _device, made=made: made)
+        out = tmp_path / f"out-{number}"
+        summary = label(tmp_path / "a.tar", out, **options(sample_data, decode="gpu"))
+        assert any(note in said for said in summary.notes)
+        (run,) = json.loads((out / "job.json").read_text())["runs"]
+        assert run["decoded_on_gpu"] == summary.decoded_on_gpu == 1 - number

@@ -7,6 +7,7 @@ to, fails where it is told to and notes its steps stands for a slow one; its ans
 from __future__ import annotations
 
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ import torch
 from torchvision import models as tv
 
 from pipeline.config.members import MemberRequest
+from pipeline.models.device_errors import is_device_failure, is_out_of_memory
 from pipeline.models.device_queue import DeviceQueue
 from pipeline.models.ensemble import Ensemble, EnsembleOptions
+from pipeline.models.full_fp32 import FULL_FP32, tf32_in_force
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
 
@@ -197,25 +200,51 @@ def test_a_failure_is_that_batchs_alone(members, feed):
     assert [len(future.result().predictions.labels_Bk) for future in futures[1:]] == [2, 3, 4, 5]
 
 
-def test_a_batch_that_does_not_fit_beside_others_is_tried_alone(members, feed):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_batch_that_does_not_fit_beside_others_is_tried_alone(members, feed, error):
     ensemble = make(members, "mixed")
     device = feed(ensemble)
     first = device.submit(0, batches(ensemble)[0])
     ensemble.started.wait()
     second = device.submit(0, batches(ensemble)[1])
-    begin = ensemble.first_pass
+    begin, held = ensemble.first_pass, []
+
+    def freed(crops):
+        if len(next(iter(crops.values()))) == 2:
+            held.append(held[0]() is None)  # what the failed try had computed is gone when there is another one
+        return begin(crops)
 
     def full(crops):
         if len(next(iter(crops.values()))) == 2:
-            ensemble.first_pass = begin
-            raise torch.OutOfMemoryError("out of memory")
+            ensemble.first_pass = freed
+            computed = torch.zeros(1)
+            held.append(weakref.ref(computed))
+            raise type(error)(*error.args)
         return begin(crops)
 
     ensemble.first_pass = full
     ensemble.go.set()
     assert len(first.result().predictions.labels_Bk) == 1
     assert len(second.result().predictions.labels_Bk) == 2
+    assert held[1]
     assert ensemble.steps[:4] == [("start", 1), ("recompute", 1), ("finish", 1), ("start", 2)]
+
+
+def test_the_members_are_warmed_up_in_the_thread_that_computes(members, monkeypatch):
+    ensemble, threads = make(members, "fp32"), []
+    monkeypatch.setattr(ensemble, "warm_up", lambda: threads.append(threading.current_thread().name))
+    DeviceQueue(ensemble).close()
+    assert threads == ["device"]
+    monkeypatch.setattr(ensemble, "warm_up", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        DeviceQueue(ensemble)
 
 
 def test_too_little_memory_for_one_batch_is_an_error(members, feed):
@@ -226,3 +255,36 @@ def test_too_little_memory_for_one_batch_is_an_error(members, feed):
     ensemble.go.set()
     with pytest.raises(torch.OutOfMemoryError):
         future.result()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory", "is_lost"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True, False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True, False),
+        (torch.AcceleratorError("CUDA error: out of memory"), True, False),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), False, True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False, True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_INTERNAL_ERROR when calling `cublasGemmEx`"), False, True),
+        (RuntimeError("Expected all tensors to be on the same device, but found cuda:0 and cpu"), False, False),
+        (ValueError("CUDA error"), False, False),
+    ],
+)
+def test_what_an_error_of_a_device_means(error, is_memory, is_lost):
+    assert (is_out_of_memory(error), is_device_failure(error)) == (is_memory, is_lost)
+
+
+def test_tf32_is_off_while_anyone_wants_it_so_and_as_it_was_afterwards():
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, True  # as NVIDIA's containers have it
+    try:
+        assert tf32_in_force() == (True, True)
+        FULL_FP32.hold()
+        FULL_FP32.hold()
+        assert tf32_in_force() == (False, False)
+        FULL_FP32.release()
+        assert tf32_in_force() == (False, False)
+        FULL_FP32.release()
+        assert tf32_in_force() == (True, True)
+    finally:
+        matmul.allow_tf32 = before

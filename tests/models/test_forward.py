@@ -193,6 +193,16 @@ def test_a_network_that_cannot_be_traced_runs_as_it_is(dtype):
     assert (found - expected).abs().max() < (1e-6 if dtype == torch.float32 else 0.05)
 
 
+def test_what_autocast_would_cast_in_each_pass_is_cast_once_with_the_same_logits():
+    """On a GPU, where casting again is part of each replay."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 3, 3), nn.GroupNorm(1, 3), Branching()).eval().requires_grad_(False)
+    again, once = (form(copy.deepcopy(network), torch.bfloat16, graphs=graphs) for graphs in (None, object()))
+    assert [weights.dtype for weights in once._network[0].parameters()] == [torch.bfloat16] * 2
+    assert once._network[1].weight.dtype == torch.float32
+    assert torch.equal(once(images()), again(images()))
+
+
 def test_batch_norms_keep_their_numbers():
     network = packed_conv.cast(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2)), torch.bfloat16)
     assert [layer.weight.dtype for layer in network] == [torch.bfloat16, torch.float32, torch.bfloat16]
@@ -217,8 +227,8 @@ def test_code_compiled_for_one_kind_of_cpu_is_not_used_by_another(monkeypatch, k
 
 def test_short_batches_are_filled_up_for_compiled_code():
     few = images(3)
-    filled = module._pad(few, 8)
+    filled = module.pad(few, 8)
     assert filled.shape[0] == 8
     assert torch.equal(filled[:3], few)
-    assert module._pad(few, 2) is few
+    assert module.pad(few, 2) is few
     assert isinstance(fold_batch_norms(build("resnet18")), fx.GraphModule)

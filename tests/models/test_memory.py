@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+from dataclasses import replace
 
 import pytest
 from torch import nn
@@ -50,7 +51,9 @@ def test_each_image_costs_the_largest_members_activations():
     large = measure_cost(NetworkShape(find(LARGE), 10, 224)).peak_activation_bytes
     assert both.image_bytes == large + 3 * 224 * 224
     assert both.total_bytes(5) - both.total_bytes(4) == 2 * both.image_bytes
-    assert estimate_memory([member(SMALL), member(LARGE)], "fp32", place(device="cuda")).num_passes == 1
+    on_gpu = estimate_memory([member(SMALL), member(LARGE)], "fp32", place(device="cuda"))
+    assert on_gpu.num_passes == 1
+    assert on_gpu.image_bytes == 2 * large + (2 * 4 + 8) * 3 * 224 * 224  # in graphs and beside; as floats, and queued
 
 
 def test_weights_add_up_and_low_precision_has_copies():
@@ -127,8 +130,17 @@ def test_fewer_threads_are_proposed_where_they_would_do():
         fit_batch_size(alone, "fp32", place(enough.memory_bytes - 1000, num_threads=5), None)
 
 
+def test_decoding_takes_memory_of_a_gpu():
+    members = [member(SMALL)]
+    tight = enough_for(members, 8, "mixed", device="cuda")
+    assert fit_batch_size(members, "mixed", tight, 8) == FittedBatch(8)
+    decoding = replace(tight, decoding_bytes=1 << 30)
+    with pytest.raises(ModelError, match="leave --decode gpu out"):
+        fit_batch_size(members, "mixed", decoding, 8)
+
+
 def test_a_gpu_that_is_too_small_is_called_so():
-    with pytest.raises(ModelError, match=r"1.1 GB of the 900 MB \(90% of the GPU memory\).*; take a larger GPU$"):
+    with pytest.raises(ModelError, match=r"1.2 GB of the 900 MB \(90% of the GPU memory\).*; take a larger GPU$"):
         fit_batch_size([member(LARGE)], "mixed", place(1_000_000_000, device="cuda"), None)
 
 

@@ -8,7 +8,11 @@ import pytest
 import torch
 from conftest import SAMPLE_DATA, jpeg
 from PIL import Image
+from torch.nn import functional as F  # noqa: N812
 
+from pipeline.models.preprocessing import Geometry, crop
+from pipeline.stages import nvjpeg
+from pipeline.stages.crop import Batch
 from pipeline.stages.decode import decode
 from pipeline.stages.nvjpeg import DeviceDecoder, plain_size, read_plain_jpegs
 
@@ -81,12 +85,58 @@ def test_what_the_device_refuses_or_gets_wrong_is_left_for_the_cpu():
     assert DeviceDecoder(CPU, refuse).decode([b"nothing plain"]) == [None]
 
 
+def test_no_more_pixels_are_decoded_at_once_than_a_thread_has_memory_for(monkeypatch):
+    monkeypatch.setattr(nvjpeg, "GPU_MAX_PIXELS_AT_ONCE", 2 * 64 * 48)
+    images = [jpeg(1), b"no image", jpeg(2), jpeg(3), jpeg(4, size=(640, 480))]
+    decoder = DeviceDecoder(CPU, on_device)
+    found = [[picture is not None for picture in decoder.decode(images[at:])] for at in (0, 3, 4)]
+    assert found == [[True, False, True], [True], [True]]  # one is always taken
+    monkeypatch.setattr(nvjpeg, "GPU_MAX_PIXELS", 640 * 480 - 1)
+    assert decoder.decode(images[4:]) == [None]
+
+
+def test_what_does_not_fit_on_the_device_is_resized_on_the_cpu(monkeypatch):
+    picture = decode(jpeg(1)).pixels_CHW
+    tried = []
+
+    def full(pixels, geometry):
+        tried.append(geometry)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return crop(pixels, geometry)
+
+    monkeypatch.setattr("pipeline.stages.crop.crop", full)
+    small = Geometry(40, 32)
+    batch = Batch([small], 1, pinned=False)
+    batch.put(0, picture)
+    assert len(tried) == 2
+    assert torch.equal(batch.packed([0])[small][0], crop(picture, small))
+
+
+def colours_repeated(pixels_CHW):
+    """What nvJPEG does by default: the colour of four pixels is that of the file, where libjpeg interpolates."""
+    red, green, blue = pixels_CHW.float()
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    chroma = torch.stack([(blue - luma) * 0.564, (red - luma) * 0.713])[None]
+    stored = F.avg_pool2d(chroma, 2, ceil_mode=True).round()
+    cb, cr = F.interpolate(stored, scale_factor=2, mode="nearest")[0, :, : luma.shape[0], : luma.shape[1]]
+    rgb = torch.stack([luma + 1.402 * cr, luma - 0.344 * cb - 0.714 * cr, luma + 1.772 * cb])
+    return rgb.round().clamp(0, 255).byte()
+
+
+def blurred(pixels_CHW):
+    """Each pixel mixed with its neighbour: half a pixel's shift."""
+    return ((pixels_CHW.float() + pixels_CHW.roll(1, 2).float()) / 2).round().byte()
+
+
 def test_a_device_that_gives_the_pixels_of_the_cpu_is_trusted():
     images = read_plain_jpegs(SAMPLE_DATA)
     assert len(images) == 32
     assert DeviceDecoder(CPU, on_device).find_problem(images) is None
     nearly = DeviceDecoder(CPU, lambda some: [(pixels.int() + 1).clamp(0, 255).byte() for pixels in on_device(some)])
     assert nearly.find_problem(images) is None
+    coarse = DeviceDecoder(CPU, lambda some: [colours_repeated(pixels) for pixels in on_device(some)])
+    assert coarse.find_problem(images) is None
 
 
 def test_a_device_that_cannot_be_trusted_is_not_used():
@@ -105,5 +155,11 @@ def test_a_device_that_cannot_be_trusted_is_not_used():
         "grey levels off": DeviceDecoder(CPU, lambda some: [255 - pixels for pixels in on_device(some)]).find_problem(
             images
         ),
+        "on average, one in 1,000 by": DeviceDecoder(
+            CPU, lambda some: [blurred(pixels) for pixels in on_device(some)]
+        ).find_problem(images),
+        "off on average": DeviceDecoder(
+            CPU, lambda some: [(pixels.int() + 3).clamp(0, 255).byte() for pixels in on_device(some)]
+        ).find_problem(images),
     }
     assert all(text in problem for text, problem in cases.items()), cases
