@@ -5,7 +5,7 @@
 Decoding and resizing are replaced by sleeps of that length, which hold neither a core nor the interpreter's lock, and
 the device costs nothing. All else is a labeler's own: tars, reader, hashing, queues, Parquet. ``possible`` is the rate
 of the sleeps alone; ``share`` is how much of it comes through. A share well below 1 means that a device behind so many
-cores waits for Python, and that more labelers with fewer cores each carry more.
+cores waits for the rest: for Python, or, where few cores stand in for many, for these.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def parse_options() -> argparse.Namespace:
         "resize-ms": (float, 0.43, "a sleep instead of resizing"),
         "seconds": (float, 5.0, "about how long to measure"),
         "num-images": (int, 4096, "photographs in the tars that are made"),
-        "num-tars": (int, 2, "how many tars are made"),
+        "num-tars": (int, 8, "how many tars are made"),
         "kilobytes": (int, 100, "size of each photograph"),
     }
     for name, (kind, default, what) in numbers.items():

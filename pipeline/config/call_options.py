@@ -51,8 +51,8 @@ class NetworkOptions(TypedDict, total=False):
     ]
     decode: Annotated[
         Literal["exact", "fast", "gpu"],
-        "fast: large JPEGs may be decoded at a reduced DCT scale. gpu: plain JPEGs on the GPU, where its pixels are "
-        "near the CPU's. [default: exact]",
+        "fast: large JPEGs may be decoded at a reduced DCT scale. gpu: plain JPEGs on the GPU, where that gives the "
+        "CPU's pixels. [default: exact]",
     ]
     decode_threads: Annotated[Literal["auto"] | int, "Threads of a labeler. auto: one per CPU it has. [default: auto]"]
 

@@ -120,9 +120,8 @@ class StageBench:
             self._gpu_workers = Workers(config.num_threads, on_start=self._gpu_decoder.use_own_stream)
         labeler = make_labeler_worker(config, blobs, NoMeter())
         self._whole = WholeJob(labeler, config.out, sample, self._storage, self._chunk)
-        host = dataclasses.replace(config, out=os.path.join(config.out, "host"))
-        free = make_host_labeler(host, Sleeps(), feeds_device=self._on_gpu)
-        self._host = WholeJob(free, host.out, sample, self._storage, self._chunk)
+        self._sample = sample
+        self._host: WholeJob | None = None
         self.write_bench = WriteBench(config, self._storage, self._predict())
 
     def _new_batch(self) -> Batch:
@@ -133,12 +132,14 @@ class StageBench:
 
     def __exit__(self, *exception: object) -> None:
         self._whole.stop()
-        self._host.stop()
+        if self._host is not None:
+            self._host.stop()
         self._workers.close()
         if self._gpu_workers is not None:
             self._gpu_workers.close()
         self._whole.close()
-        self._host.close()
+        if self._host is not None:
+            self._host.close()
         self.ensemble.close()
 
     def _build_ensemble(self, batch_size: int | None) -> Ensemble:
@@ -205,11 +206,18 @@ class StageBench:
             found.append(self._ensemble_stage(f"batch {twice}", self._build_ensemble(twice), twice, configured=False))
         found.append(self._make_stage("write", self.write_bench.run, WRITTEN_ROWS, 1))
         if alternatives:
+            self._host = self._make_host_job()
             found.append(self._make_stage("host", self._host.label, step, self._config.num_threads))
         if not self._on_gpu:
             found.append(self._threaded_stage("limit", "", self._label_chunk, self.images))
         found.append(self._make_stage("job", self._whole.label, step, self._config.num_threads))
         return found
+
+    def _make_host_job(self) -> WholeJob:
+        """The whole job without decoding and members."""
+        config = dataclasses.replace(self._config, out=os.path.join(self._config.out, "host"))
+        labeler = make_host_labeler(config, Sleeps(), feeds_device=self._on_gpu)
+        return WholeJob(labeler, config.out, self._sample, self._storage, self._chunk)
 
     def _make_stage(
         self,

@@ -19,7 +19,7 @@ from conftest import jpeg, make_tar
 from small_jobs import labeler, labeler_config
 
 from pipeline.config.members import parse_members
-from pipeline.errors import EngineError
+from pipeline.errors import DeviceError, EngineError
 from pipeline.hosts.crop_memory import CropLayout, CropMemory
 from pipeline.hosts.messages import Setup
 from pipeline.hosts.worker import HostedWorker, LabelerFactory, crop_layout, labeler_in_host
@@ -158,6 +158,19 @@ def test_an_ensemble_that_fails_ends_the_unit_and_not_the_processes(made, units,
         with pytest.raises(ZeroDivisionError):
             label(worker, unit)
     assert label(worker, unit)[-1]["num_labelled"] == 7
+
+
+def test_a_device_that_fails_for_good_ends_the_labeler(made, units, monkeypatch):
+    worker, out, _ = made
+    unit = units[1].__class__.from_dict({**units[1].to_dict(), "id": "a" * 16})
+
+    def fail(*_):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(worker._backend._ensemble, "first_pass", fail)
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        label(worker, unit)
+    assert len(list(out.glob(f"attempts/{unit.id}-*"))) == 1  # which counts as a death
 
 
 def test_a_template_that_is_gone_is_started_again(made, units):

@@ -140,7 +140,7 @@ def test_a_device_that_fails_for_good_counts_as_a_death(members, units, tmp_path
 
     made = labeler(members[1:], tmp_path / "out", device_thread=True)
     with monkeypatch.context() as broken:
-        broken.setattr(made._factory._ensemble, "first_pass", fail)
+        broken.setattr(made._factory._backend._ensemble, "first_pass", fail)
         for _ in range(2):
             with pytest.raises(DeviceError, match=r"the GPU failed, .*: CUDA error: an illegal memory access was "):
                 list(made(units[1]))

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from pipeline.models.preprocessing import Geometry, crop
 from pipeline.stages import nvjpeg
-from pipeline.stages.crop import Batch
+from pipeline.stages.crop import Batch, new_crops
 from pipeline.stages.decode import decode
 from pipeline.stages.nvjpeg import DeviceDecoder, plain_size, read_plain_jpegs
 
@@ -107,7 +107,7 @@ def test_what_does_not_fit_on_the_device_is_resized_on_the_cpu(monkeypatch):
 
     monkeypatch.setattr("pipeline.stages.crop.crop", full)
     small = Geometry(40, 32)
-    batch = Batch([small], 1, pinned=False)
+    batch = Batch(new_crops([small], 1, pinned=False))
     batch.put(0, picture)
     assert len(tried) == 2
     assert torch.equal(batch.packed([0])[small][0], crop(picture, small))
