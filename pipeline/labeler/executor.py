@@ -56,6 +56,7 @@ class Executor:
         self._forward = forward
         self._piece_images = PIECE_IMAGES if device_chunks else None
         self.chunks_ahead = num_threads + 1
+        self.read_ahead = device_chunks or _CHUNKS_READ_AHEAD
         if device_chunks:
             self.chunks_ahead = chunks_ahead_of_device(num_threads, chunk_images, device_chunks)
         self._workers = Workers(num_threads, on_start=on_start)
@@ -132,7 +133,7 @@ class ChunkStream:
         self._priority = priority
         self._all_reading = reading
         self._read = Timed(chunks)
-        self._ahead = ReadAhead(self._read, _CHUNKS_READ_AHEAD)
+        self._ahead = ReadAhead(self._read, executor.read_ahead)
 
     def __enter__(self) -> ChunkStream:
         self._all_reading.add(self._ahead)
