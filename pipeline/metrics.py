@@ -170,7 +170,7 @@ LABELER_DEATHS = Metric(
     Kind.COUNTER,
     DRIVER,
     "deaths",
-    "Labelers that died and were replaced",
+    "Labelers, and processes that decode for one, that died and were replaced",
 )
 JOB_IMAGES = Metric(
     "job_images",

@@ -97,9 +97,16 @@ class CropMemory:
         Raises:
             RuntimeError: CUDA refuses.
         """
-        start = self._bytes.data_ptr() + number * self.layout.batch_bytes
         cuda = torch.cuda.cudart()  # type: ignore[no-untyped-call]  # torch's own
-        torch.cuda.check_error(int(cuda.cudaHostRegister(start, self.layout.batch_bytes, 0)))
+        torch.cuda.check_error(int(cuda.cudaHostRegister(self._address(number), self.layout.batch_bytes, 0)))
+
+    def unpin(self, number: int) -> None:
+        """Undo :meth:`pin`; the device must not be reading."""
+        cuda = torch.cuda.cudart()  # type: ignore[no-untyped-call]  # torch's own
+        cuda.cudaHostUnregister(self._address(number))
+
+    def _address(self, number: int) -> int:
+        return self._bytes.data_ptr() + number * self.layout.batch_bytes
 
     def close(self) -> None:
         """Close the file; memory that tensors still use stays until they are gone."""

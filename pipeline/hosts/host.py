@@ -5,6 +5,7 @@ It ends when the labeler's process does, wherever it is then: its units are as i
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import logging
@@ -64,7 +65,7 @@ class RemoteDevice:
         number, future = next(self._numbers), Future[BatchResult]()
         self._waiting[number] = future
         num_images = len(next(iter(crops.values())))
-        self._channel.send(Predict(number, turn, self.memory.number_of(crops), num_images, new))
+        self._channel.send(Predict(number, turn, self.memory.number_of(crops), tuple(crops), num_images, new))
         return future
 
     def resolve(self, answer: Answer) -> None:
@@ -147,6 +148,7 @@ class _Service:
         """
         setup = self._channel.receive()
         assert isinstance(setup, Setup)
+        logging.getLogger("pipeline").setLevel(setup.log_level)
         meter = ForwardedMeter(self._channel) if setup.metered else NoMeter()
         worker: Worker = setup.make_worker(self._device, meter=meter)
         gc.set_threshold(_OBJECTS_BEFORE_COLLECTING)
@@ -170,7 +172,8 @@ class _Service:
                 self._channel.send(Result(work.number, result))
         except BaseException as raised:  # noqa: BLE001 - raised in the labeler's process
             error = portable(raised)
-        self._channel.send(Ended(work.number, error))
+        with contextlib.suppress(OSError):  # the labeler's process is gone, and this one is about to be
+            self._channel.send(Ended(work.number, error))
 
     def _results(self, worker: Worker, item: Item) -> Iterator[Item]:
         stopping: Callable[[], bool] = self._stopping.is_set

@@ -10,6 +10,7 @@ Both ends are processes of one labeler and run the same code, so messages are pi
 
 from __future__ import annotations
 
+import logging
 import pickle
 import threading
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from pipeline.engines.workload import Item
 from pipeline.errors import EngineError
 from pipeline.metrics import Metric
 from pipeline.models.device_queue import BatchResult
+from pipeline.models.preprocessing import Geometry
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -32,10 +34,12 @@ class Setup:
     Attributes:
         make_worker: Makes its worker.
         metered: Whether its metrics are wanted.
+        log_level: Of the log records that are wanted.
     """
 
     make_worker: Callable[..., Any]
-    metered: bool
+    metered: bool = False
+    log_level: int = logging.WARNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class Predict:
         number: The host's own, to tell its batches apart.
         turn: Batches with a lower turn go first.
         batch: Which batch of the crop memory.
+        geometries: Of the crops that are in it.
         num_images: How many slots of it hold a picture, from the first on.
         new: Aliases of the members to run, for their full probabilities; None for all, as configured.
     """
@@ -92,6 +97,7 @@ class Predict:
     number: int
     turn: int
     batch: int
+    geometries: tuple[Geometry, ...]
     num_images: int
     new: tuple[str, ...] | None
 

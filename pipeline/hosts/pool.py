@@ -82,6 +82,7 @@ class Host:
         self._setup = setup
         self._memory = CropMemory.make(layout)
         self._device = device
+        self._pins = True
         self._pinned: set[int] = set()
         self._process = self._start()
 
@@ -140,13 +141,16 @@ class Host:
             process.lose()
 
     def _predict(self, process: _Process, message: Predict) -> None:
-        if self._device.pinned and message.batch not in self._pinned:
-            self._pinned.add(message.batch)
+        if self._device.pinned and self._pins and message.batch not in self._pinned:
             try:
                 self._memory.pin(message.batch)
             except RuntimeError as error:
+                self._pins = False
                 _log.warning("crops cannot be pinned, so that copies to the GPU wait: %s", error)
-        crops = {geometry: slots[: message.num_images] for geometry, slots in self._memory.batch(message.batch).items()}
+            else:
+                self._pinned.add(message.batch)
+        batch = self._memory.batch(message.batch, message.geometries)
+        crops = {geometry: slots[: message.num_images] for geometry, slots in batch.items()}
         future = self._device.submit(message.turn, crops, message.new)
         future.add_done_callback(lambda done: process.send(Answer(message.number, _outcome(done))))
 
@@ -164,8 +168,14 @@ class Host:
 
     def close(self) -> None:
         """End it; it is at no item any more."""
+        self._process.send(Stop())
         self._process.send(Close())
         self._process.end(_CLOSE_S)
+
+    def release(self) -> None:
+        """Let go of its crops, which the device does not read any more."""
+        for number in self._pinned:
+            self._memory.unpin(number)
         self._memory.close()
 
 

@@ -93,6 +93,7 @@ def main(descriptor: int) -> None:
             control.sendall(_PID.pack(pid))
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     serve(*descriptors)
+    os._exit(0)  # without waiting for threads
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pipeline.hosts.messages import Setup
 from pipeline.hosts.meters import HostMetrics
 from pipeline.hosts.pool import Host, HostDied, SharedDevice, Submit
 from pipeline.hosts.template import Template
-from pipeline.labeler.backends import CHUNKS_ON_DEVICE, InProcessBackend, chunk_images
+from pipeline.labeler.backends import InProcessBackend, chunk_images
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.executor import chunks_ahead_of_device
 from pipeline.labeler.labeler import UNITS_AT_ONCE
@@ -32,7 +32,7 @@ from pipeline.machine import process_memory_bytes
 from pipeline.metrics import Meter, NoMeter
 
 THREADS_PER_HOST = 4  # measured: see the speed guide
-_MAX_DEVICE_CHUNKS = 2
+_DEVICE_CHUNKS = 2  # of a unit; those of several processes keep the device busy
 
 _log = logging.getLogger(__name__)
 
@@ -167,9 +167,7 @@ class HostedWorker:
         meter: Meter,
     ) -> None:
         shares = [config.num_threads // hosts + (place < config.num_threads % hosts) for place in range(hosts)]
-        device_chunks = min(_MAX_DEVICE_CHUNKS, CHUNKS_ON_DEVICE)
-        layout = crop_layout(config, max(shares), device_chunks)
-        metered = not isinstance(meter, NoMeter)
+        layout = crop_layout(config, max(shares), _DEVICE_CHUNKS)
         self.units_at_once = UNITS_AT_ONCE * hosts
         self._template = Template()  # which imports while the members are loaded
         self._backend = make_backend()
@@ -178,7 +176,11 @@ class HostedWorker:
         self._hosts = [
             Host(
                 self._template.fork,
-                Setup(functools.partial(make_worker, num_threads=share, device_chunks=device_chunks), metered),
+                Setup(
+                    functools.partial(make_worker, num_threads=share, device_chunks=_DEVICE_CHUNKS),
+                    metered=not isinstance(meter, NoMeter),
+                    log_level=_log.getEffectiveLevel(),
+                ),
                 layout,
                 device,
             )
@@ -188,6 +190,7 @@ class HostedWorker:
         self._deaths = collections.Counter[str]()
         self._limit = DeathLimit()
         self._lock = threading.Lock()
+        self._meter = meter
         meter.sample(metrics.QUEUE_DEPTH, lambda: self._backend.depth, queue="device")
         sample_machine_memory(meter, on_gpu=config.device == "cuda")
 
@@ -227,6 +230,7 @@ class HostedWorker:
                 return  # another item of it was quicker
             name = str(self._hosts.index(host))
             self._deaths[name] += 1
+            self._meter.add(metrics.LABELER_DEATHS, 1)
             _log.warning("a process that reads and decodes images has died; its units are begun again in a new one")
             if self._limit.is_reached(dict(self._deaths)):
                 raise EngineError(
@@ -244,6 +248,8 @@ class HostedWorker:
             host.close()
         self._template.close()
         self._backend.close()
+        for host in self._hosts:
+            host.release()
 
 
 def crop_layout(config: LabelerConfig, num_threads: int, device_chunks: int) -> CropLayout:

@@ -124,7 +124,7 @@ def test_the_files_are_the_same_and_what_kills_is_in_quarantine(made, members, u
     assert {name: found.get(name) for name in expected} == expected
     assert len(found) == len(expected) + 5  # of the poisonous one two parts, one with a quarantine
     assert meter.counts["images", "labelled"] >= 54 + 7 + 39
-    assert "died" in caplog.text
+    assert meter.counts["labeler_deaths",] == caplog.text.count("has died") >= 2
     assert "its images are decoded in a child process" in caplog.text  # said in a host process
     wait_for(lambda: meter.gauges[PROCESS_MEMORY.name,]() > process_memory_bytes())  # of more than this process
 
@@ -202,7 +202,7 @@ def _die(*_args, **_options):
 def test_processes_that_die_at_once_end_the_job_in_a_line(made, units):
     worker, _, _ = made
     for host in worker._hosts:
-        host._setup = Setup(_die, metered=False)
+        host._setup = Setup(_die)
     kill_hosts(worker)
     with pytest.raises(EngineError, match="died again and again with nothing done in between"):
         label(worker, units[1])
