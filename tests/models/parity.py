@@ -27,6 +27,7 @@ import safetensors.torch
 import skimage.data
 import timm
 import torch
+from models.on_meta import on_meta
 from PIL import Image, ImageOps
 from timm.data import create_transform, resolve_data_config
 from torch import nn
@@ -110,7 +111,7 @@ def _encoded(image: Image.Image, form: str, **options: object) -> bytes:
 def published_transform(arch: str, weights: str | None = None, **changes: object) -> Transform:
     """The published preprocessing, or, with changes to it, a wrong one."""
     if arch.startswith("timm/"):
-        with torch.device("meta"):
+        with on_meta():
             network = timm.create_model(arch.removeprefix("timm/"), pretrained=False)
         return create_transform(**resolve_data_config({}, model=network) | changes)
     entries = tv.get_model_weights(arch)
@@ -132,7 +133,7 @@ def seeded_network(arch: str, inputs_BCHW: torch.Tensor) -> nn.Module:
 
     Plain random weights predict nearly the same for every picture, so that no check could fail.
     """
-    with torch.device("meta"):
+    with on_meta():
         if arch.startswith("timm/"):
             network = timm.create_model(arch.removeprefix("timm/"), pretrained=False)
         else:
