@@ -219,15 +219,18 @@ class Seeded:
 
     Args:
         arch: One of :data:`TABLE`.
-        images: Encoded pictures.
+        images: Encoded pictures, which the network is fitted to.
+        num_predicted: How many of them are predicted, from the first.
     """
 
-    def __init__(self, arch: str, images: Iterable[bytes]) -> None:
+    def __init__(self, arch: str, images: Iterable[bytes], num_predicted: int | None = None) -> None:
         self.arch = arch
         self.short_name = arch.removeprefix("timm/")
-        self._images = tuple(images)
-        self._inputs_BCHW = inputs_of(self._images, published_transform(arch))
-        self.network = seeded_network(arch, self._inputs_BCHW)
+        images = tuple(images)
+        self._images = images[:num_predicted]
+        inputs_BCHW = inputs_of(images, published_transform(arch))
+        self.network = seeded_network(arch, inputs_BCHW)
+        self._inputs_BCHW = inputs_BCHW[:num_predicted]
 
     def probabilities(self, weights: str | None = None, **changes: object) -> torch.Tensor:
         """Its predictions with a published recipe, or with a changed and so wrong one: float32, (B, K)."""
