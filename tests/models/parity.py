@@ -120,7 +120,8 @@ def published_transform(arch: str, weights: str | None = None, **changes: object
 
 def inputs_of(images: Iterable[bytes], transform: Transform) -> torch.Tensor:
     """What the network is given: float32, (B, 3, S, S)."""
-    return torch.stack([transform(_upright(data)) for data in images])
+    inputs_BCHW = torch.stack([transform(_upright(data)) for data in images])
+    return inputs_BCHW.contiguous(memory_format=torch.channels_last)  # convolutions take a quarter less time
 
 
 @functools.lru_cache(maxsize=16)
