@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import typer
 from built_once import networks_built_once
 from PIL import Image
 
@@ -28,6 +29,7 @@ from pipeline.vision import timm_package
 
 gc.set_threshold(10_000)  # torch's million objects are no garbage, and most tests make little
 timm_package()  # before a test imports timm or torchvision, which would load torch's compiler
+typer.main.get_command = functools.cache(typer.main.get_command)  # of a process that runs many command lines
 pytest_plugins = ["servers"]
 
 REPOSITORY = Path(__file__).parent.parent
