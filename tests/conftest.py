@@ -93,10 +93,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
     folder = Path(__file__).parent
 
-    def rank(item: pytest.Item) -> int:
-        return ranks.get(item.path.relative_to(folder).with_suffix("").as_posix(), len(ranks))
+    def rank(item: pytest.Item) -> tuple[int, str]:
+        name = item.path.relative_to(folder).with_suffix("").as_posix()
+        return ranks.get(name, len(ranks)), name
 
     items.sort(key=rank)
+
+
+class _InTurns(pytest.Dir):
+    """A folder whose files each process of the tests begins at another place.
+
+    In a fresh clone they have to be compiled: what one process has compiled the others read.
+    """
+
+    def collect(self):
+        nodes = list(super().collect())
+        process = getattr(self.config, "workerinput", {"workerid": "gw0", "workercount": 1})
+        begin = len(nodes) * int(process["workerid"].removeprefix("gw")) // process["workercount"]
+        return nodes[begin:] + nodes[:begin]
+
+
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector:
+    return _InTurns.from_parent(parent, path=path)
 
 
 def pytest_collection_finish() -> None:
