@@ -55,7 +55,7 @@ def own(arch):
 class Run:
     """Some architectures in one ensemble: the references, and the predictions of one job, for the first pictures."""
 
-    def __init__(self, archs, images, folder, num_labelled=len(FOUR)):
+    def __init__(self, archs, images, folder, num_labelled=None):
         with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             seeded = list(pool.map(lambda arch: Seeded(arch, images.values(), num_labelled), archs))
         self.seeded = {item.arch: item for item in seeded}
@@ -78,7 +78,7 @@ def run_of(tmp_path_factory):
     def get(arch):
         archs = (arch,) if arch in LARGE else tuple(SMALL[SMALL.index(arch) % NUM_GROUPS :: NUM_GROUPS])
         if archs not in runs:
-            num_labelled = len(FOUR) if arch in LARGE else NUM_LABELLED
+            num_labelled = None if arch in LARGE else NUM_LABELLED
             runs[archs] = Run(archs, images, tmp_path_factory.mktemp("parity"), num_labelled)
         return runs[archs]
 
