@@ -203,7 +203,7 @@ def labelled(request, tmp_path_factory):
             if data == "sample_data":
                 folder = request.getfixturevalue("sample_data")
                 inputs, members = folder, ["mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"]
-                options = {"weights_dir": str(folder / "weights"), "labels": str(folder / "classes.txt")}
+                options = {"weights_dir": str(folder / "weights"), "labels": str(folder / "classes.txt"), "limit": 208}
             else:
                 folder = request.getfixturevalue("shared")
                 inputs, options = folder / "data" / "shards", {}
