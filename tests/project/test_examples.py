@@ -29,7 +29,7 @@ print("imported", *sorted({name.partition(".")[0] for name in sys.modules}))
 
 def test_a_machine_is_measured_without_ray_or_the_network(tmp_path):
     script, found = REPOSITORY / "examples" / "measure_gpu.py", tmp_path / "rates.json"
-    words = "--device cpu --members shufflenet_v2_x0_5,squeezenet1_1 --num-images 16 --num-tars 2 --minutes 0.01"
+    words = "--device cpu --members shufflenet_v2_x0_5,squeezenet1_1 --num-images 16 --num-tars 2 --minutes 0.05"
     words += " --batch-size 4 --threads 2 --precision fp32 --json"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", RUN, str(script), *words.split(), str(found)],
