@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import typer
 from built_once import networks_built_once
 from PIL import Image
 
@@ -28,6 +29,7 @@ from pipeline.vision import timm_package
 
 gc.set_threshold(10_000)  # torch's million objects are no garbage, and most tests make little
 timm_package()  # before a test imports timm or torchvision, which would load torch's compiler
+typer.main.get_command = functools.cache(typer.main.get_command)  # of a process that runs many command lines
 pytest_plugins = ["servers"]
 
 REPOSITORY = Path(__file__).parent.parent
@@ -91,10 +93,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
     folder = Path(__file__).parent
 
-    def rank(item: pytest.Item) -> int:
-        return ranks.get(item.path.relative_to(folder).with_suffix("").as_posix(), len(ranks))
+    def rank(item: pytest.Item) -> tuple[int, str]:
+        name = item.path.relative_to(folder).with_suffix("").as_posix()
+        return ranks.get(name, len(ranks)), name
 
     items.sort(key=rank)
+
+
+class _InTurns(pytest.Dir):
+    """A folder whose files each process of the tests begins at another place.
+
+    In a fresh clone they have to be compiled: what one process has compiled the others read.
+    """
+
+    def collect(self):
+        nodes = list(super().collect())
+        process = getattr(self.config, "workerinput", {"workerid": "gw0", "workercount": 1})
+        begin = len(nodes) * int(process["workerid"].removeprefix("gw")) // process["workercount"]
+        return nodes[begin:] + nodes[:begin]
+
+
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector:
+    return _InTurns.from_parent(parent, path=path)
 
 
 def pytest_collection_finish() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torchvision import models as tv
 
 from pipeline.vision import timm_package
@@ -20,12 +21,25 @@ def seeded(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+class _NoRandomValues(TorchFunctionMode):
+    """Tensors stay as they come, because :func:`seeded` fills them: random ones take longer than the rest of a test."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        named = kwargs or {}
+        is_random = func in {torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.erfinv_}
+        if is_random or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
 def torchvision(arch: str, **options) -> nn.Module:
-    return tv.get_model(arch, weights=None, num_classes=10, **options)
+    with _NoRandomValues():
+        return tv.get_model(arch, weights=None, num_classes=10, **options)
 
 
 def timm(arch: str, **options) -> nn.Module:
-    return timm_package().create_model(arch, num_classes=10, **options)
+    with _NoRandomValues():
+        return timm_package().create_model(arch, num_classes=10, **options)
 
 
 def any_network(arch: str, **options) -> nn.Module:

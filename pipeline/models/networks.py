@@ -83,8 +83,21 @@ class TwoClasses(nn.Module):
         return torch.cat([torch.zeros_like(logit_B1), logit_B1], dim=1)
 
 
+# Of these, all of timm's initial values are made.
+_VALUES_ALONE = frozenset(
+    {
+        torch.Tensor.normal_,
+        torch.Tensor.uniform_,
+        torch.Tensor.erfinv_,
+        torch.Tensor.mul_,
+        torch.Tensor.add_,
+        torch.Tensor.clamp_,
+    }
+)
+
+
 class _NoRandomValues(TorchFunctionMode):
-    """Leaves parameters without data as they are; for their ``normal_`` torch would load its compiler, for seconds."""
+    """Leaves parameters without data as they are; to fill them torch would load its compiler, for seconds."""
 
     def __torch_function__(
         self,
@@ -94,8 +107,10 @@ class _NoRandomValues(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - what a function of torch returns
         named = kwargs or {}
-        if func is torch.Tensor.normal_ or getattr(func, "__module__", "") == nn.init.__name__:
+        if getattr(func, "__module__", "") == nn.init.__name__:
             return args[0] if args else named["tensor"]
+        if func in _VALUES_ALONE and isinstance(args[0], torch.Tensor) and args[0].is_meta:
+            return args[0]
         return func(*args, **named)
 
 

@@ -27,6 +27,7 @@ import safetensors.torch
 import skimage.data
 import timm
 import torch
+from models.on_meta import on_meta
 from PIL import Image, ImageOps
 from timm.data import create_transform, resolve_data_config
 from torch import nn
@@ -110,7 +111,7 @@ def _encoded(image: Image.Image, form: str, **options: object) -> bytes:
 def published_transform(arch: str, weights: str | None = None, **changes: object) -> Transform:
     """The published preprocessing, or, with changes to it, a wrong one."""
     if arch.startswith("timm/"):
-        with torch.device("meta"):
+        with on_meta():
             network = timm.create_model(arch.removeprefix("timm/"), pretrained=False)
         return create_transform(**resolve_data_config({}, model=network) | changes)
     entries = tv.get_model_weights(arch)
@@ -119,7 +120,8 @@ def published_transform(arch: str, weights: str | None = None, **changes: object
 
 def inputs_of(images: Iterable[bytes], transform: Transform) -> torch.Tensor:
     """What the network is given: float32, (B, 3, S, S)."""
-    return torch.stack([transform(_upright(data)) for data in images])
+    inputs_BCHW = torch.stack([transform(_upright(data)) for data in images])
+    return inputs_BCHW.contiguous(memory_format=torch.channels_last)  # convolutions take a quarter less time
 
 
 @functools.lru_cache(maxsize=16)
@@ -132,7 +134,7 @@ def seeded_network(arch: str, inputs_BCHW: torch.Tensor) -> nn.Module:
 
     Plain random weights predict nearly the same for every picture, so that no check could fail.
     """
-    with torch.device("meta"):
+    with on_meta():
         if arch.startswith("timm/"):
             network = timm.create_model(arch.removeprefix("timm/"), pretrained=False)
         else:
@@ -218,15 +220,18 @@ class Seeded:
 
     Args:
         arch: One of :data:`TABLE`.
-        images: Encoded pictures.
+        images: Encoded pictures, which the network is fitted to.
+        num_predicted: How many of them are predicted, from the first.
     """
 
-    def __init__(self, arch: str, images: Iterable[bytes]) -> None:
+    def __init__(self, arch: str, images: Iterable[bytes], num_predicted: int | None = None) -> None:
         self.arch = arch
         self.short_name = arch.removeprefix("timm/")
-        self._images = tuple(images)
-        self._inputs_BCHW = inputs_of(self._images, published_transform(arch))
-        self.network = seeded_network(arch, self._inputs_BCHW)
+        images = tuple(images)
+        self._images = images[:num_predicted]
+        inputs_BCHW = inputs_of(images, published_transform(arch))
+        self.network = seeded_network(arch, inputs_BCHW)
+        self._inputs_BCHW = inputs_BCHW[:num_predicted]
 
     def probabilities(self, weights: str | None = None, **changes: object) -> torch.Tensor:
         """Its predictions with a published recipe, or with a changed and so wrong one: float32, (B, K)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from models.on_meta import on_meta
 from timm.data import resolve_model_data_config
 from torchvision import models as tv
 
@@ -32,7 +33,7 @@ TORCHVISION_WEIGHTS = [
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_builds_with_the_requested_number_of_classes(name):
     architecture = find(name)
-    with torch.device("meta"):
+    with on_meta():
         network = architecture.build(7)
         px = architecture.published[0].recipe.geometry.crop_px
         logits = network(torch.zeros(2, 3, px, px))
@@ -55,7 +56,7 @@ def test_torchvision_recipes_are_those_of_the_published_transforms(name, entry):
     "name", ["legacy_xception", "xception41", "xception65p", "resnet50.a1_in1k", "eva02_tiny_patch14_336", "resnet18"]
 )
 def test_timm_recipes_are_those_of_timms_own_config(name):
-    with torch.device("meta"):
+    with on_meta():
         config = resolve_model_data_config(timm.create_model(name, pretrained=False))
     recipe = find(f"timm/{name}").published[0].recipe
     assert recipe.geometry.crop_px == config["input_size"][-1]
@@ -80,7 +81,7 @@ def test_the_default_weights_come_first_and_names_ignore_case():
 def test_a_vision_transformer_is_built_for_the_input_of_its_weights(name, weights):
     architecture = find(name)
     chosen = architecture.choose(weights)
-    with torch.device("meta"):
+    with on_meta():
         network = architecture.build(1000, chosen.recipe.geometry.crop_px)
     entry = tv.get_model_weights(name)[chosen.name]
     assert network.image_size == entry.meta["min_size"][0]

@@ -8,6 +8,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from models.on_meta import on_meta
 from small_networks import any_network, head, linear, norm, same, seeded, timm, torchvision
 from torch import nn
 
@@ -212,7 +213,7 @@ VIT_ARCH = "timm/vit_tiny_patch16_224"
 )
 def test_a_transformer_that_was_built_otherwise_is_no_usual_one(model_args, rows):
     """Without values: what is refused here would be resampled by timm's converter, or fail without a reason."""
-    with torch.device("meta"):
+    with on_meta():
         tensors = any_network(VIT_ARCH, **model_args).state_dict()
         if rows:
             tensors["pos_embed"] = torch.empty(1, rows, 192)
@@ -224,7 +225,7 @@ def test_a_transformer_that_was_built_otherwise_is_no_usual_one(model_args, rows
 
 
 def test_torchvision_s_table_of_positions_tells_the_size():
-    with torch.device("meta"):
+    with on_meta():
         state = torchvision("vit_b_32", image_size=96).state_dict()
     found = find_input_size(state, study(find("vit_b_32"), 224))
     assert (found.input_px, found.told_by) == (96, "encoder.pos_embedding")

@@ -12,6 +12,7 @@ import re
 
 import pytest
 import torch
+from models.on_meta import on_meta
 from safetensors.torch import save_file
 from torch import nn
 
@@ -206,7 +207,7 @@ def test_a_network_of_transformers_is_the_architecture_that_computes_it(kind, tm
 def test_the_tensors_of_transformers_get_the_architecture_s_names(kind):
     """Without values, which take seconds to make; each has a shape of its own where it could be mistaken."""
     arch, make, rename, settings = KINDS[kind]
-    with torch.device("meta"):
+    with on_meta():
         wanted = make().state_dict()
     found = find_hub_network(COMMON | {"model_type": kind} | settings)
     state = State(found.rename(rename(wanted)))
@@ -272,7 +273,7 @@ def test_other_arguments_of_timm_are_refused(model_args, message, tmp_path):
 
 def test_a_transformer_of_timm_is_built_as_its_folder_says(tmp_path):
     model_args = {"class_token": False, "global_pool": "avg", "fc_norm": False}
-    with torch.device("meta"):
+    with on_meta():
         wanted = timm("vit_tiny_patch16_224", **model_args).state_dict()
     settings = {
         "architecture": "vit_tiny_patch16_224",

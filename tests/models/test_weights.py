@@ -18,6 +18,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from models.on_meta import on_meta
 from torchvision import models as tv
 
 from pipeline.checkpoints.choosing import choose_state
@@ -475,7 +476,7 @@ def test_inception_with_and_without_its_training_head(tmp_path, aux):
 def test_the_number_of_classes_is_read_from_the_head(arch, num_classes):
     architecture = find(arch)
     px = architecture.published[0].recipe.geometry.crop_px
-    with torch.device("meta"):
+    with on_meta():
         state = State(architecture.build(num_classes, px).state_dict())
     assert _num_classes(study(architecture, px), arch, state, "x") == num_classes
 
