@@ -1,0 +1,132 @@
+"""Forward passes alone, on crops that lie on the device: each member in each form, and new sizes of batches."""
+
+from __future__ import annotations
+
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import torch
+
+from gpu_steps.device_checks import make_forward
+from gpu_steps.material import Material
+from gpu_steps.timing import rate, seconds_of
+from pipeline.models.classifier import Classifier
+
+if TYPE_CHECKING:
+    from gpu_steps.worker import Tell
+
+_SECOND_PASSES = {"cuda": range(17, 33), "cpu": range(1, 4)}  # how many near ties a batch may have
+_COMPILING_S = 45.0  # what one network may take on a GPU
+
+
+def _low(material: Material) -> torch.dtype:
+    return torch.float16 if material.on_gpu else torch.bfloat16
+
+
+def measure_forms(material: Material, tell: Tell) -> None:
+    """Each member in fp32 and in low precision, by single kernels and recorded, and in ``mixed``."""
+    for name in material.names:
+        if tell.seconds_left < 0:
+            tell.figure(name, "no time is left")
+            continue
+        found = {}
+        for dtype in (torch.float32, _low(material)):
+            found |= _measure_plain(material, name, dtype)
+        found |= _measure_mixed(material, name)
+        tell.figure(name, found)
+
+
+def _inputs(material: Material, name: str) -> torch.Tensor:
+    """A batch as a network takes it: float32, (B, 3, S, S)."""
+    crops = material.crops(name, material.sizes.batch).to(material.device)
+    return (crops.float() / 64 - 2).contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def _measure_plain(material: Material, name: str, dtype: torch.dtype) -> dict[str, float | str]:
+    """Images per second of single kernels and of a recording."""
+    title, size = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype], material.sizes.batch
+    forward, inputs = make_forward(material, name, dtype), _inputs(material, name)
+    found: dict[str, float | str] = {f"{title} eager": rate(lambda: forward(inputs), size, material.device)}
+    if material.on_gpu:
+        recorded = forward.capture(inputs)
+        found[f"{title} recorded"] = rate(lambda: forward(inputs), size, material.device) if recorded else "refused"
+    return found
+
+
+def _measure_mixed(material: Material, name: str) -> dict[str, float | int]:
+    """As a job runs it: the first pass, and the second for near ties, whose share counts on random networks."""
+    member, size = material.member(name), 2 * material.sizes.batch
+    batch_size = None if material.on_gpu else material.sizes.batch
+    classifier = Classifier(member.spec, member.blob, material.device, "mixed", batch_size=batch_size)
+    crops = material.crops(name, size).to(material.device)
+    flags_B = classifier.first_pass(crops)[1]
+    where_b = torch.empty(0, dtype=torch.int64) if flags_B is None else flags_B.nonzero()[:, 0]
+
+    def once() -> None:
+        logits_BK, _ = classifier.first_pass(crops)
+        if len(where_b):
+            classifier.second_pass(logits_BK, crops, where_b)
+
+    return {
+        "mixed": rate(once, size, material.device),
+        "again in fp32": len(where_b) / size,
+        "margin": classifier.near_tie_margin,
+        "images in a pass": classifier.batch_size,
+    }
+
+
+def measure_sizes(material: Material, tell: Tell) -> None:
+    """Batches of sizes that were not there before, and the same sizes once more."""
+    low = "mixed" if material.on_gpu else "bf16"
+    for name in material.names:
+        if tell.seconds_left < 2:
+            tell.figure(name, "no time is left")
+            continue
+        member, size = material.member(name), 2 * material.sizes.batch
+        batch_size = None if material.on_gpu else material.sizes.batch
+        classifier = Classifier(member.spec, member.blob, material.device, low, batch_size=batch_size)
+        crops = material.crops(name, size).to(material.device)
+        with ThreadPoolExecutor(1) as device_thread:  # cuDNN keeps its plans by thread, and a labeler's has its own
+            found = device_thread.submit(_measure_sizes, classifier, crops).result()
+        tell.figure(name, found)
+
+
+@torch.inference_mode()
+def _measure_sizes(classifier: Classifier, crops: torch.Tensor) -> dict[str, object]:
+    device, whole = classifier.device, len(crops)
+    cut = [whole - 3, whole - whole // 4 - 1, whole // 2 - 1]  # what damage, and the end of a part, leave of a batch
+    seconds_of(lambda: classifier.first_pass(crops), device)
+    found: dict[str, object] = {"whole batch ms": 1e3 * seconds_of(lambda: classifier.first_pass(crops), device)}
+    for size in cut:
+        seconds = [seconds_of(lambda size=size: classifier.first_pass(crops[:size]), device) for _ in range(2)]
+        found[f"batch of {size} ms"] = [round(1e3 * taken, 2) for taken in seconds]
+    logits_BK, flags_B = classifier.first_pass(crops)
+    if flags_B is not None:
+        rounds = [
+            [
+                seconds_of(lambda n=n: classifier.second_pass(logits_BK, crops, torch.arange(n, device=device)), device)
+                for n in _SECOND_PASSES[device.type]
+            ]
+            for _ in range(2)
+        ]
+        found["second pass ms, first time and again"] = [round(1e3 * statistics.fmean(once), 2) for once in rounds]
+    return found
+
+
+@torch.inference_mode()
+def measure_compiled(material: Material, tell: Tell) -> None:
+    """Each member through torch.compile, in low precision on a GPU, as long as there is time."""
+    dtype = torch.float16 if material.on_gpu else torch.float32
+    for name in material.names:
+        if tell.seconds_left < (_COMPILING_S if material.on_gpu else 1):
+            tell.figure(name, "no time is left")
+            continue
+        made: list[object] = []
+        compiling_s = seconds_of(
+            lambda: made.append(make_forward(material, name, dtype, compiled=True)), material.device
+        )
+        forward, inputs = made[0], _inputs(material, name)
+        per_s = rate(lambda: forward(inputs), material.sizes.batch, material.device)
+        tell.figure(name, {"images/s": per_s, "compiling_s": round(compiling_s, 1)})
