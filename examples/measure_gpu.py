@@ -2,10 +2,10 @@
 
     python examples/measure_gpu.py --json rates.json
 
-One run of at most eight minutes, without network, Ray or installation. It checks first: rows against those of the CPU,
-twice, and after a kill; exact fp32; recorded forward passes under load; a lack of memory; nvJPEG's pixels. Then it
-measures: each member in each form, upload, decoding on all cores, whole jobs, and where their time goes. What compute-
-sanitizer finds comes last, because it is slow.
+One run of at most eight minutes, without network, Ray or installation. It checks first: rows against those of the
+CPU, twice, and after a kill; exact fp32; recorded forward passes under load; a lack of memory; nvJPEG's pixels. Then
+it measures: each member in each form, upload, decoding on all cores, whole jobs, and where their time goes. Last
+come compute-sanitizer, where it is on PATH, and torch.compile, because they are slow.
 
 Each step runs within its time, in a process that may die or hang without harm to the others. The JSON file is written
 after each finding, so that a run that is cut off still tells. The last lines are two ratios: a job with all members over
@@ -28,8 +28,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-_HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(_HERE), str(_HERE.parent)]  # an uninstalled checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # an uninstalled checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[0]))
 
 from gpu_steps.record import Record
 from gpu_steps.run import Run
@@ -72,9 +72,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="a file for all that is found")
     parser.add_argument("--seconds", type=above_zero(float), default=470.0, help="at most (default: %(default)s)")
     parser.add_argument("--steps", type=choose_steps, default=STEPS, help=f"some of {', '.join(_NAMES)}; default: all")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
-    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU, if any")
     parser.add_argument("--members", help="the ensemble; the first is measured alone as well (default: by device)")
     parser.add_argument("--weights-dir", help="checkpoints, as for shardlabel label; default: random networks")
     parser.add_argument("--images", help="a directory of tars for the measured jobs; default: photographs are made")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -13,13 +14,14 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from gpu_steps.material import Material
 from gpu_steps.timing import wait
+from pipeline.labeler.threads import one_torch_thread
 from pipeline.models.classifier import Classifier
-from pipeline.models.device_queue import BatchResult, DeviceQueue
+from pipeline.models.device_queue import BatchResult, Crops, DeviceQueue
 from pipeline.models.ensemble import Ensemble, EnsembleOptions
 from pipeline.models.forward import Forward, fold_batch_norms
 from pipeline.models.preprocessing import crop
 from pipeline.models.weights import build_network
-from pipeline.stages.crop import BatchPool
+from pipeline.stages.crop import Batch, BatchPool
 from pipeline.stages.decode import decode
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 _JUST_ABOVE_1 = 1 + 2**-12
 _WIDTH, _CHANNELS = 512, 64
 _ROUNDING = 2.0**-15  # of a float32 sum, in whatever order; TF32 would be off by 2**-12
-_LOAD_THREADS = 4
+_LOAD_THREADS = {"cuda": 4, "cpu": 1}
+_UNDER_WAY = 4
+_QUEUED = {"cuda": 80, "cpu": 6}
 _TOLERANCE = 1e-2  # of the spread of the logits: what another kernel in fp16 may move them by
 
 
@@ -49,10 +53,11 @@ def check_fp32(material: Material, tell: Tell) -> None:
         tell.check(name, abs(found / exact - 1) < _ROUNDING, found=found, exact=exact)
     if not material.on_gpu:
         return
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    rounded = {"matrix product": _product(material.device), "convolution": _convolution(material.device)}
-    tell.figure("with TF32 they would be", rounded)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    with contextlib.suppress(RuntimeError):  # torch refuses its older switches once newer ones were used
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        rounded = {"matrix product": _product(material.device), "convolution": _convolution(material.device)}
+        tell.figure("with TF32 they would be", rounded)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def _product(device: torch.device) -> float:
@@ -95,6 +100,7 @@ def _load(material: Material) -> Iterator[None]:
     geometry = material.member(material.names[0]).spec.recipe.geometry
 
     def work(number: int) -> None:
+        one_torch_thread()
         stream = torch.cuda.Stream(material.device) if material.on_gpu else None
         while not stopping.is_set():
             pixels_CHW = decode(material.photographs[number % len(material.photographs)]).pixels_CHW
@@ -102,7 +108,7 @@ def _load(material: Material) -> Iterator[None]:
             with torch.cuda.stream(stream):
                 crop(pixels_CHW.to(material.device), geometry).float().square().sum()
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(_LOAD_THREADS)]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(_LOAD_THREADS[material.device.type])]
     for thread in threads:
         thread.start()
     try:
@@ -124,7 +130,7 @@ def _check_recorded(material: Material, tell: Tell) -> None:
     batches = [batch.contiguous(memory_format=torch.channels_last) for batch in batches]
     single = [forward(batch) for batch in batches]
     if material.on_gpu:
-        tell.check("recorded under load", forward.capture(batches[0]), member=member.spec.alias)
+        tell.check("recorded under load", record(forward, batches[0]), member=member.spec.alias)
     spread, until = float(single[0].std()), tell.seconds_left / 2
     number = unequal = other_top1 = 0
     worst = 0.0
@@ -146,28 +152,32 @@ def _check_queue(material: Material, tell: Tell) -> None:
     size = 2 * material.sizes.batch
     base = {member.recipe.geometry: material.crops(member.arch, size) for member in ensemble.specs}
     rolled = [{key: crops.roll(5 * number, 0) for key, crops in base.items()} for number in range(8)]
-    expected = [ensemble.predict(crops) for crops in rolled]
+    expected = [ensemble.predict(crops) for crops in rolled[: _QUEUED[material.device.type]]]
     device_queue, pool = DeviceQueue(ensemble), BatchPool(ensemble.geometries, size, pinned=material.on_gpu)
     waiting: list[tuple[int, Future[BatchResult]]] = []
-    for number in range(80 if material.on_gpu else 8):
+    for number in range(_QUEUED[material.device.type]):
+        if number >= _UNDER_WAY:
+            waiting[-_UNDER_WAY][1].result()  # so that the memory of batches is used again at once
         batch = pool.take()
         crops = batch.packed(range(size))
         for geometry, crops_BCHW in rolled[number % 8].items():
             crops[geometry].copy_(crops_BCHW)
 
-        def spoil(_future: object, crops: dict = dict(crops), batch: object = batch) -> None:
-            for crops_BCHW in crops.values():
-                crops_BCHW.fill_(255)
-            pool.give(batch)
-
         future = device_queue.submit(number, crops)
-        future.add_done_callback(spoil)
+        future.add_done_callback(functools.partial(_spoil, pool, batch, crops))
         waiting.append((number % 8, future))
     found = [(future.result().predictions, expected[which]) for which, future in waiting]
     device_queue.close()
     labels = sum(int((one.labels_Bk[:, 0] != other.labels_Bk[:, 0]).sum()) for one, other in found)
     worst = max(float(abs(one.scores_Bk - other.scores_Bk).max()) for one, other in found)
     tell.check("queue of batches", labels == 0 and worst < 1e-3, other_labels=labels, worst_score=worst)
+
+
+def _spoil(pool: BatchPool, batch: Batch, crops: Crops, _future: object) -> None:
+    """Write over a batch, and let the next one have its memory."""
+    for crops_BCHW in crops.values():
+        crops_BCHW.fill_(255)
+    pool.give(batch)
 
 
 def make_forward(material: Material, name: str, dtype: torch.dtype, *, compiled: bool = False) -> Forward:
@@ -182,6 +192,11 @@ def make_forward(material: Material, name: str, dtype: torch.dtype, *, compiled:
         name=name,
         compiled=compiled,
     )
+
+
+def record(forward: Forward, inputs_BCHW: torch.Tensor) -> bool:
+    """Record it as a CUDA graph, which is replayed from then on; whether that works."""
+    return forward.capture(inputs_BCHW)
 
 
 class _Waits(nn.Module):
@@ -202,12 +217,12 @@ def check_capture(material: Material, tell: Tell) -> None:
     waits, plain = forward(_Waits()), forward(nn.Conv2d(3, 8, 3).requires_grad_(False))
     expected_waits, expected_plain = waits(inputs), plain(inputs)
     if material.on_gpu:
-        tell.check("a network that waits is refused", not waits.capture(inputs))
+        tell.check("a network that waits is refused", not record(waits, inputs))
     tell.check("it still computes", torch.equal(waits(inputs), expected_waits))
     _try(tell, "the cache can be emptied", torch.cuda.empty_cache)
     if material.on_gpu:
         _check_freed(device, tell)
-        _try(tell, "the next network is recorded", lambda: _must(plain.capture(inputs)))
+        _try(tell, "the next network is recorded", lambda: _must(record(plain, inputs)))
     tell.check("it computes the same", torch.allclose(plain(inputs), expected_plain))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
 
-from gpu_steps.device_checks import make_forward
+from gpu_steps.device_checks import make_forward, record
 from gpu_steps.material import Material
 from gpu_steps.timing import rate, seconds_of
 from pipeline.models.classifier import Classifier
@@ -50,7 +52,7 @@ def _measure_plain(material: Material, name: str, dtype: torch.dtype) -> dict[st
     forward, inputs = make_forward(material, name, dtype), _inputs(material, name)
     found: dict[str, float | str] = {f"{title} eager": rate(lambda: forward(inputs), size, material.device)}
     if material.on_gpu:
-        recorded = forward.capture(inputs)
+        recorded = record(forward, inputs)
         found[f"{title} recorded"] = rate(lambda: forward(inputs), size, material.device) if recorded else "refused"
     return found
 
@@ -81,7 +83,7 @@ def measure_sizes(material: Material, tell: Tell) -> None:
     """Batches of sizes that were not there before, and the same sizes once more."""
     low = "mixed" if material.on_gpu else "bf16"
     for name in material.names:
-        if tell.seconds_left < 2:
+        if tell.seconds_left < 0:
             tell.figure(name, "no time is left")
             continue
         member, size = material.member(name), 2 * material.sizes.batch
@@ -123,10 +125,9 @@ def measure_compiled(material: Material, tell: Tell) -> None:
         if tell.seconds_left < (_COMPILING_S if material.on_gpu else 1):
             tell.figure(name, "no time is left")
             continue
-        made: list[object] = []
-        compiling_s = seconds_of(
-            lambda: made.append(make_forward(material, name, dtype, compiled=True)), material.device
-        )
-        forward, inputs = made[0], _inputs(material, name)
-        per_s = rate(lambda: forward(inputs), material.sizes.batch, material.device)
+        began = time.perf_counter()
+        forward = make_forward(material, name, dtype, compiled=True)
+        compiling_s = time.perf_counter() - began
+        once = functools.partial(forward, _inputs(material, name))
+        per_s = rate(once, material.sizes.batch, material.device)
         tell.figure(name, {"images/s": per_s, "compiling_s": round(compiling_s, 1)})

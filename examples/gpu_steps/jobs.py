@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gpu_steps.worker import Tell
 
 _TOP_KERNELS = 8
-_LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
+_LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")  # what their names begin with
 _COPIES = ("cudaMemcpyAsync", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaDeviceSynchronize")
 
 
@@ -93,25 +93,30 @@ def measure_where(material: Material, tell: Tell) -> None:
     labeler.close()
 
 
-def _units(material: Material) -> Iterator[Unit]:
-    """The tars, again and again, each time as another unit."""
-    storage = Storage(StorageConfig())
-    tars = list(find_inputs((str(material.job_tars),), storage).tars.values())
-    for number, entry in enumerate(itertools.cycle(tars)):
-        yield dataclasses.replace(tar_unit(entry), id=f"{number:016x}")
+class _Units:
+    """The tars, again and again, each time as another unit. Safe to ask from several threads."""
+
+    def __init__(self, material: Material) -> None:
+        self._tars = list(find_inputs((str(material.job_tars),), Storage(StorageConfig())).tars.values())
+        self._numbers = itertools.count()
+
+    def next(self) -> Unit:
+        """One that was not labelled yet."""
+        number = next(self._numbers)
+        return dataclasses.replace(tar_unit(self._tars[number % len(self._tars)]), id=f"{number:016x}")
 
 
 def _run_for(material: Material, labeler: Labeler, seconds: float) -> dict[str, object]:
     """Label tars for about so long: the rate, and per image the milliseconds of each stage and each wait."""
-    units = _units(material)
-    list(labeler(next(units)))  # does not count
+    units = _Units(material)
+    list(labeler(units.next()))  # does not count
     with _GpuUse(material) as use, ThreadPoolExecutor(UNITS_AT_ONCE) as pool:
         began, cpu = time.perf_counter(), time.process_time()
 
         def label_some(_: int) -> list[Receipt]:
             done = []
             while not done or time.perf_counter() - began < seconds:
-                *_, receipt = labeler(next(units))
+                *_, receipt = labeler(units.next())
                 done.append(receipt)
             return done
 
@@ -168,7 +173,7 @@ def _profile(material: Material, members: Sequence[ResolvedMember]) -> dict[str,
     crops = {member.spec.recipe.geometry: material.crops(member.spec.arch, size) for member in members}
     ensemble.predict(crops)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if material.on_gpu else [])]
-    with profile(activities=activities) as profiler:
+    with profile(activities=activities, acc_events=True) as profiler:
         ensemble.predict(crops)
         wait(material.device)
     events = profiler.key_averages()
@@ -178,7 +183,7 @@ def _profile(material: Material, members: Sequence[ResolvedMember]) -> dict[str,
     longest = sorted(on_device or on_host, key=lambda pair: -pair[1])
     return {
         "images": size,
-        "launches": sum(calls[name] for name in _LAUNCHES),
+        "launches": sum(count for name, count in calls.items() if name.startswith(_LAUNCHES)),
         "of recordings": calls["cudaGraphLaunch"],
         "copies and waits": {name: calls[name] for name in _COPIES if calls[name]},
         "operations": sum(count for name, count in calls.items() if name.startswith("aten::")),

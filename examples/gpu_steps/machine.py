@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
@@ -46,8 +47,9 @@ def describe(material: Material, tell: Tell) -> None:
 
     size = _MATRIX[device.type]
     for dtype in (torch.float16, torch.float32) if material.on_gpu else (torch.float32,):
-        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-        tell.figure(f"{str(dtype).removeprefix('torch.')} TFLOP/s", rate(lambda: a @ b, 2e-12 * size**3, device))
+        matrix = torch.randn(size, size, device=device, dtype=dtype)
+        product = functools.partial(torch.matmul, matrix, matrix)
+        tell.figure(f"{str(dtype).removeprefix('torch.')} TFLOP/s", rate(product, 2e-12 * size**3, device))
     here = torch.empty(_COPIED[device.type], dtype=torch.uint8, device=device)
     there = torch.empty_like(here)
     tell.figure("memory GB/s, read and written", rate(lambda: there.copy_(here), 2e-9 * here.numel(), device))

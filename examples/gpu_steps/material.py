@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -14,11 +15,10 @@ from gpu_steps.networks import save_random
 from gpu_steps.photographs import make_photographs, write_tars
 from pipeline.config.members import parse_members
 from pipeline.config.settings import StorageConfig
-from pipeline.errors import ImageError
 from pipeline.inputs.find import find_inputs
 from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
-from pipeline.models.preprocessing import crop
+from pipeline.models.preprocessing import Geometry, crop
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.speed.input_sample import InputSample, LooseCount, draw_sample
 from pipeline.stages.decode import decode
@@ -47,10 +47,10 @@ class Sizes:
     batch: int
 
 
-SIZES = {"cuda": Sizes(1024, 8192, 1024, 256, 128), "cpu": Sizes(32, 64, 32, 16, 4)}
+SIZES = {"cuda": Sizes(1024, 8192, 1024, 256, 128), "cpu": Sizes(16, 32, 24, 8, 2)}
 MEMBERS = {
     "cuda": "resnet50,densenet121,efficientnet_b0,mobilenet_v3_large,inception_v3",
-    "cpu": "squeezenet1_1,shufflenet_v2_x0_5",
+    "cpu": "shufflenet_v2_x0_5,squeezenet1_1",
 }
 
 
@@ -171,7 +171,7 @@ class Material:
     @functools.cache  # noqa: B019 - likewise
     def crops(self, name: str, number: int) -> torch.Tensor:
         """Crops for a network: uint8, (N, 3, S, S), 0-255, RGB, in host memory."""
-        return crops_of(self.photographs, self.member(name), number)
+        return crops_of(self.photographs, self.member(name).spec.recipe.geometry, number)
 
     def labeler(self, members: Sequence[ResolvedMember], out: str) -> LabelerConfig:
         """What a labeler does in a job that is measured, as ``shardlabel label`` would have it."""
@@ -196,14 +196,8 @@ class Material:
         )
 
 
-def crops_of(images: Sequence[bytes], member: ResolvedMember, number: int) -> torch.Tensor:
+def crops_of(images: Sequence[bytes], geometry: Geometry, number: int) -> torch.Tensor:
     """Crops of some images, from the start again where they do not suffice: uint8, (N, 3, S, S), 0-255, RGB."""
-    found: list[torch.Tensor] = []
-    for data in images:
-        try:
-            found.append(crop(decode(data).pixels_CHW, member.spec.recipe.geometry))
-        except ImageError:
-            continue
-        if len(found) == number:
-            break
-    return torch.stack([found[place % len(found)] for place in range(number)])
+    with ThreadPoolExecutor(num_local_cpus()) as pool:
+        crops = list(pool.map(lambda data: crop(decode(data).pixels_CHW, geometry), images[:number]))
+    return torch.stack([crops[place % len(crops)] for place in range(number)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -19,7 +20,7 @@ _END_S = 5.0
 Message = dict[str, Any]
 
 
-class ProcessLost(Exception):
+class ProcessLostError(Exception):
     """The process has ended, or did not answer in time."""
 
 
@@ -50,7 +51,7 @@ class StepProcess:
         """Wait until it has loaded what steps need, if it has not yet.
 
         Raises:
-            ProcessLost: It has ended, or takes longer.
+            ProcessLostError: It has ended, or takes longer.
         """
         if not self._is_ready:
             self.receive(seconds)
@@ -60,53 +61,47 @@ class StepProcess:
         """Ask for a step.
 
         Raises:
-            ProcessLost: It has ended.
+            ProcessLostError: It has ended.
         """
         assert self._process.stdin is not None
         try:
             print(json.dumps({"step": step, "seconds": seconds}), file=self._process.stdin, flush=True)
         except OSError as error:
-            raise ProcessLost("its process has ended") from error
+            raise ProcessLostError("its process has ended") from error
 
     def receive(self, seconds: float) -> Message:
         """The next message.
 
         Raises:
-            ProcessLost: It has ended, or said nothing for so long.
+            ProcessLostError: It has ended, or said nothing for so long.
         """
         try:
             message = self._messages.get(timeout=max(0.0, seconds))
         except queue.Empty:
-            raise ProcessLost("its time is over") from None
+            raise ProcessLostError("its time is over") from None
         if message is None:
             code = self._process.wait(_END_S)
-            raise ProcessLost(f"its process ended with {signal.Signals(-code).name if code < 0 else code}")
+            raise ProcessLostError(f"its process ended with {signal.Signals(-code).name if code < 0 else code}")
         return message
 
     def close(self) -> None:
         """End it, at once if it does not end by itself."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self._process.stdin.close()
             self._process.wait(_END_S)
-        except (OSError, subprocess.TimeoutExpired):
-            pass
         self.kill()
 
     def kill(self) -> None:
         """End it and its children at once."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except OSError:
-                    pass
+            with contextlib.suppress(OSError):
+                assert pipe is not None
+                pipe.close()
 
     def _read(self) -> None:
         assert self._process.stdout is not None

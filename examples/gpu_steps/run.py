@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpu_steps.process import ProcessLost, StepProcess
+from gpu_steps.process import ProcessLostError, StepProcess
 from gpu_steps.record import Record
 from gpu_steps.table import FULL_RUN_S, Step
 
@@ -46,15 +46,14 @@ class Run:
         began = time.monotonic()
         seconds, left = step.seconds * self._scale, self._deadline - began
         if left < _LEAST_SHARE * seconds:
-            self._record.end(
-                step, "skipped", 0.0, f"{max(0.0, left):.0f} s are left, and it takes some {seconds:.0f} s"
-            )
+            reason = f"{max(0.0, left):.0f} s are left, and it may take {seconds:.0f} s"
+            self._record.end(step, "skipped", 0.0, reason)
             return
         self._record.begin(step)
         process = self._process_for(step)
         try:
             state, reason = self._follow(process, step, min(seconds, left))
-        except ProcessLost as error:
+        except ProcessLostError as error:
             state, reason = "stopped", str(error)
             process.kill()
         self._record.end(step, state, time.monotonic() - began, reason)

@@ -53,7 +53,13 @@ STEPS = (
     Step("sizes", "what does a batch cost whose size was not seen before?", "forward_rates.measure_sizes", 20),
     Step("where", "where does the time of a job go?", "jobs.measure_where", 35),
     # what takes long comes last
-    Step("memcheck", "does compute-sanitizer find a wrong access in a small job?", "job_checks.check_memory_use", 75),
+    Step(
+        "memcheck",
+        "does compute-sanitizer find a wrong access in a small job?",
+        "job_checks.check_memory_use",
+        75,
+        apart=True,
+    ),
     Step("compiled", "what does torch.compile bring?", "forward_rates.measure_compiled", 90),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -12,9 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (1, 2)]  # an uninstalled checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # an uninstalled checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
 
 from gpu_steps.material import Material, Setting
+
+_REHEARSAL = 0.1  # of the time, on a CPU
 
 
 class Tell:
@@ -48,12 +54,18 @@ def main() -> None:
     material = Material(Setting(**json.loads(sys.argv[1])))
     lines = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is none of the messages
+    if not material.on_gpu:
+        torch.set_num_threads(1)  # with more, threads of other programs keep these waiting
     send(lines, {"ready": True})
     for line in sys.stdin:
         asked = json.loads(line)
         module, _, function = asked["step"].partition(".")
+        tell = Tell(lines, asked["seconds"] * (1 if material.on_gpu else _REHEARSAL))
         try:
-            getattr(importlib.import_module(f"gpu_steps.{module}"), function)(material, Tell(lines, asked["seconds"]))
+            getattr(importlib.import_module(f"gpu_steps.{module}"), function)(material, tell)
+            if material.on_gpu:
+                gc.collect()
+                torch.cuda.empty_cache()  # the next step begins with a free card
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the other steps
             traceback.print_exc()
             first = str(error).strip().partition("\n")[0][:300]
