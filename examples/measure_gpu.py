@@ -8,9 +8,9 @@ it measures: each member in each form, upload, decoding on all cores, whole jobs
 come compute-sanitizer, where it is on PATH, and torch.compile, because they are slow.
 
 Each step runs within its time, in a process that may die or hang without harm to the others. The JSON file is written
-after each finding, so that a run that is cut off still tells. The last lines are two ratios: a job with all members over
-what its device computes, and a job with the first member over what all cores decode. It ends with 1 if a check is
-wrong or a step fails.
+after each finding, so that a run that is cut off still tells. The last lines are two ratios: a job with all members
+over what its device computes, and a job with the first member over what all cores decode. It ends with 1 if a check
+is wrong or a step fails.
 
 The photographs are made from those that ship, and the networks are random, but behave like trained ones where that
 costs time. Without a GPU the same steps run on the CPU with tiny sizes, as a rehearsal.
@@ -35,7 +35,6 @@ from gpu_steps.record import Record
 from gpu_steps.run import Run
 from gpu_steps.summary import report
 from gpu_steps.table import STEPS, Step
-
 from pipeline.config.option_types import above_zero
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import ShardlabelError

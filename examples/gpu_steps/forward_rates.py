@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gpu_steps.device_checks import make_forward, record
 from gpu_steps.material import Material
+from gpu_steps.recordings import make_forward, record
 from gpu_steps.timing import rate, seconds_of
 from pipeline.models.classifier import Classifier
 
@@ -32,7 +32,7 @@ def measure_forms(material: Material, tell: Tell) -> None:
         if tell.seconds_left < 0:
             tell.figure(name, "no time is left")
             continue
-        found = {}
+        found: dict[str, object] = {}
         for dtype in (torch.float32, _low(material)):
             found |= _measure_plain(material, name, dtype)
         found |= _measure_mixed(material, name)
@@ -81,14 +81,13 @@ def _measure_mixed(material: Material, name: str) -> dict[str, float | int]:
 
 def measure_sizes(material: Material, tell: Tell) -> None:
     """Batches of sizes that were not there before, and the same sizes once more."""
-    low = "mixed" if material.on_gpu else "bf16"
     for name in material.names:
         if tell.seconds_left < 0:
             tell.figure(name, "no time is left")
             continue
         member, size = material.member(name), 2 * material.sizes.batch
         batch_size = None if material.on_gpu else material.sizes.batch
-        classifier = Classifier(member.spec, member.blob, material.device, low, batch_size=batch_size)
+        classifier = Classifier(member.spec, member.blob, material.device, "mixed", batch_size=batch_size)
         crops = material.crops(name, size).to(material.device)
         with ThreadPoolExecutor(1) as device_thread:  # cuDNN keeps its plans by thread, and a labeler's has its own
             found = device_thread.submit(_measure_sizes, classifier, crops).result()
@@ -98,22 +97,23 @@ def measure_sizes(material: Material, tell: Tell) -> None:
 @torch.inference_mode()
 def _measure_sizes(classifier: Classifier, crops: torch.Tensor) -> dict[str, object]:
     device, whole = classifier.device, len(crops)
-    cut = [whole - 3, whole - whole // 4 - 1, whole // 2 - 1]  # what damage, and the end of a part, leave of a batch
-    seconds_of(lambda: classifier.first_pass(crops), device)
-    found: dict[str, object] = {"whole batch ms": 1e3 * seconds_of(lambda: classifier.first_pass(crops), device)}
-    for size in cut:
-        seconds = [seconds_of(lambda size=size: classifier.first_pass(crops[:size]), device) for _ in range(2)]
-        found[f"batch of {size} ms"] = [round(1e3 * taken, 2) for taken in seconds]
     logits_BK, flags_B = classifier.first_pass(crops)
+
+    def first_pass_ms(size: int) -> float:
+        return 1e3 * seconds_of(functools.partial(classifier.first_pass, crops[:size]), device)
+
+    def second_pass_ms(size: int) -> float:
+        where_b = torch.arange(size, device=device)
+        return 1e3 * seconds_of(functools.partial(classifier.second_pass, logits_BK, crops, where_b), device)
+
+    found: dict[str, object] = {"whole batch, ms": first_pass_ms(whole)}
+    # what damage, and the end of a part, leave of a batch
+    for size in (whole - 3, whole - whole // 4 - 1, whole // 2 - 1):
+        found[f"batch of {size}, ms, and again"] = [first_pass_ms(size), first_pass_ms(size)]
     if flags_B is not None:
-        rounds = [
-            [
-                seconds_of(lambda n=n: classifier.second_pass(logits_BK, crops, torch.arange(n, device=device)), device)
-                for n in _SECOND_PASSES[device.type]
-            ]
-            for _ in range(2)
-        ]
-        found["second pass ms, first time and again"] = [round(1e3 * statistics.fmean(once), 2) for once in rounds]
+        sizes = _SECOND_PASSES[device.type]
+        rounds = [statistics.fmean(second_pass_ms(size) for size in sizes) for _ in range(2)]
+        found["second pass, ms, and again"] = rounds
     return found
 
 

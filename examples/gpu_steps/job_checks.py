@@ -27,8 +27,8 @@ Row = dict[str, Any]
 _SAME_TOP1 = 0.995  # share of the rows, in auto
 _TIE = 1e-3  # a lead of the first class over the second, as a difference of logits, that fp32's rounding may turn
 _SHIPPED = {"cuda": 245, "cpu": 16}  # images of the sample data
-_REPOSITORY = Path(__file__).resolve().parents[2]
 _LABEL = "import json, sys; from pipeline import label; label(**json.loads(sys.argv[1]))"
+_LEAST_S, _REHEARSAL_S = 10.0, 60.0  # for a job in a process of its own
 _FOUND = 86  # what it ends with when it finds something
 _SANITIZER = "/usr/local/cuda/bin/compute-sanitizer"  # where it is not on PATH
 
@@ -133,15 +133,11 @@ def _start(options: Mapping[str, Any], *, before: tuple[str, ...] = (), **enviro
     """A job in a process of its own."""
     return subprocess.Popen(
         [*before, sys.executable, "-c", _LABEL, json.dumps(options)],
-        env={**os.environ, "PYTHONPATH": _python_path(), **environment},
+        env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-
-
-def _python_path() -> str:
-    return os.pathsep.join([str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _parts(options: Mapping[str, Any]) -> list[Path]:
@@ -156,22 +152,20 @@ def check_memory_use(material: Material, tell: Tell) -> None:
     """Run a small job under compute-sanitizer, each tensor in an allocation of its own; without it where it is not."""
     tool = shutil.which("compute-sanitizer") or (_SANITIZER if os.access(_SANITIZER, os.X_OK) else None)
     tell.figure("compute-sanitizer", tool or "it is not on PATH: the job runs without it")
-    before = (
-        ()
-        if tool is None
-        else (tool, "--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", str(_FOUND))
-    )
-    job = {"inputs": str(sample_data()), "max_bad_rate": 1.0, **sample_members(), "limit": 12, "batch_size": 8}
+    words = ("--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", str(_FOUND))
+    before = () if tool is None else (tool, *words)
+    job = {"inputs": str(sample_data()), "max_bad_rate": 1.0, "limit": 12, "batch_size": 8, **sample_members()}
     job["model"] = job["model"][-1:]
     # a cache would hide what is written behind a tensor; recordings cannot do without it
     for title, environment in (("apart", {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}), ("cached", {})):
-        if tell.seconds_left < 10:
+        seconds = tell.seconds_left if material.on_gpu else _REHEARSAL_S
+        if seconds < _LEAST_S:
             tell.figure(f"allocations {title}", "no time is left")
             return
         options = _options(material, job, f"memcheck-{title}", decode_threads=2)
         running = _start(options, before=before, **environment)
         try:
-            text = running.communicate(timeout=tell.seconds_left)[0].decode(errors="replace")
+            text = running.communicate(timeout=seconds)[0].decode(errors="replace")
         except subprocess.TimeoutExpired:
             tell.figure(f"allocations {title}", "it takes longer than there is time")
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shutil
+import statistics
 import subprocess
 import time
 from collections import Counter
@@ -21,7 +22,6 @@ from pipeline.config.settings import StorageConfig
 from pipeline.inputs.find import find_inputs
 from pipeline.inputs.units import tar_unit
 from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
-from pipeline.models.ensemble import Ensemble, EnsembleOptions
 from pipeline.models.weights import ResolvedMember
 from pipeline.records import Receipt, Unit
 from pipeline.speed.bottleneck import BOTTLENECKS, find_bottleneck
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gpu_steps.worker import Tell
 
 _TOP_KERNELS = 8
+_GPU_USE = ("utilization.gpu", "memory.used", "clocks.sm", "power.draw")  # in %, MiB, MHz, W
 _LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")  # what their names begin with
 _COPIES = ("cudaMemcpyAsync", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaDeviceSynchronize")
 
@@ -68,7 +69,7 @@ def _measure(material: Material, tell: Tell, members: Sequence[ResolvedMember]) 
     for stage in rates.stages:
         title = " ".join(word for word in (stage.stage, stage.member, stage.what) if word)
         tell.figure(title, {"images/s": stage.images_per_s, "spread": stage.spread})
-    tell.figure("limit", {"images/s": found.limit_images_per_s, "by": found.limit_by})
+    tell.figure("limit of the job", {"images/s": found.limit_images_per_s, "by": found.limit_by})
     tell.figure("bottleneck", BOTTLENECKS[found.bottleneck])
     tell.figure("job images/s", rates.one("job").images_per_s)
     tell.figure("device images/s", rates.one("ensemble").images_per_s)
@@ -80,13 +81,14 @@ def _measure(material: Material, tell: Tell, members: Sequence[ResolvedMember]) 
 
 def measure_where(material: Material, tell: Tell) -> None:
     """Seconds of a job's stages, launches of a batch, and a labeler whose decoder and members cost nothing."""
-    for title, members in (("all members", material.members), (material.names[0], material.members[:1])):
+    for title, names in (("all members", material.names), (material.names[0], material.names[:1])):
+        members = [material.member(name) for name in names]
         blobs = {member.spec.alias: member.blob for member in members}
         config = material.labeler(members, f"where-{len(members)}")
         labeler = Labeler(config, blobs)
         tell.figure(title, _run_for(material, labeler, tell.seconds_left / 6))
         labeler.close()
-        tell.figure(f"{title}: one batch on the device", _profile(material, members))
+        tell.figure(f"{title}: one batch on the device", _profile(material, names))
     host = dataclasses.replace(config, out=str(material.scratch / "where-host"))
     labeler = make_host_labeler(host, feeds_device=material.on_gpu)
     tell.figure("decoder and members cost nothing", _run_for(material, labeler, tell.seconds_left / 3))
@@ -114,10 +116,9 @@ def _run_for(material: Material, labeler: Labeler, seconds: float) -> dict[str, 
         began, cpu = time.perf_counter(), time.process_time()
 
         def label_some(_: int) -> list[Receipt]:
-            done = []
+            done: list[Receipt] = []
             while not done or time.perf_counter() - began < seconds:
-                *_, receipt = labeler(units.next())
-                done.append(receipt)
+                done.append(list(labeler(units.next()))[-1])
             return done
 
         receipts = [receipt for some in pool.map(label_some, range(UNITS_AT_ONCE)) for receipt in some]
@@ -144,7 +145,7 @@ class _GpuUse:
 
     def __enter__(self) -> _GpuUse:
         if self._wanted:
-            query = "--query-gpu=utilization.gpu,memory.used,clocks.sm,power.draw"
+            query = f"--query-gpu={','.join(_GPU_USE)}"
             self._process = subprocess.Popen(
                 ["nvidia-smi", query, "--format=csv,noheader,nounits", "-lms", "250"],
                 stdin=subprocess.DEVNULL,
@@ -157,20 +158,18 @@ class _GpuUse:
         if self._wanted:
             self._process.terminate()
             lines = self._process.communicate()[0].splitlines()
-            rows = [[float(cell) for cell in line.split(",")] for line in lines if line.count(",") == 3]
-            if rows:
-                means = [round(sum(column) / len(rows)) for column in zip(*rows, strict=True)]
-                self.found["GPU"] = dict(zip(("busy %", "memory MB", "clock MHz", "W"), means, strict=True))
+            rows = [line.split(",") for line in lines if line.count(",") == len(_GPU_USE) - 1]
+            for name, column in zip(_GPU_USE, zip(*rows, strict=True), strict=False):
+                numbers = [float(cell) for cell in column if cell.strip().replace(".", "", 1).isdigit()]
+                self.found[name] = statistics.fmean(numbers) if numbers else None
 
 
 @torch.inference_mode()
-def _profile(material: Material, members: Sequence[ResolvedMember]) -> dict[str, object]:
+def _profile(material: Material, names: Sequence[str]) -> dict[str, object]:
     """What one batch of a job launches on the device, or on a CPU which operations it runs."""
     size = 2 * material.sizes.batch
-    config = material.labeler(members, "profile")
-    options = EnsembleOptions(config.device, config.precision, config.rule, config.top_k, batch_size=config.batch_size)
-    ensemble = Ensemble(config.members, {member.spec.alias: member.blob for member in members}, options)
-    crops = {member.spec.recipe.geometry: material.crops(member.spec.arch, size) for member in members}
+    ensemble = material.ensemble(names)
+    crops = {spec.recipe.geometry: material.crops(spec.arch, size) for spec in ensemble.specs}
     ensemble.predict(crops)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if material.on_gpu else [])]
     with profile(activities=activities, acc_events=True) as profiler:

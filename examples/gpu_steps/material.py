@@ -18,6 +18,7 @@ from pipeline.config.settings import StorageConfig
 from pipeline.inputs.find import find_inputs
 from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
+from pipeline.models.ensemble import Ensemble, EnsembleOptions
 from pipeline.models.preprocessing import Geometry, crop
 from pipeline.models.weights import ResolvedMember, resolve
 from pipeline.speed.input_sample import InputSample, LooseCount, draw_sample
@@ -172,6 +173,15 @@ class Material:
     def crops(self, name: str, number: int) -> torch.Tensor:
         """Crops for a network: uint8, (N, 3, S, S), 0-255, RGB, in host memory."""
         return crops_of(self.photographs, self.member(name).spec.recipe.geometry, number)
+
+    def ensemble(self, names: Sequence[str]) -> Ensemble:
+        """Some of the networks on their device, as a job runs them."""
+        config = self.labeler([self.member(name) for name in names], "nowhere")
+        blobs = {spec.alias: self.member(spec.arch).blob for spec in config.members}
+        options = EnsembleOptions(
+            config.device, config.precision, config.rule, config.top_k, batch_size=config.batch_size
+        )
+        return Ensemble(config.members, blobs, options)
 
     def labeler(self, members: Sequence[ResolvedMember], out: str) -> LabelerConfig:
         """What a labeler does in a job that is measured, as ``shardlabel label`` would have it."""

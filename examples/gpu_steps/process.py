@@ -33,12 +33,14 @@ class StepProcess:
     """
 
     def __init__(self, setting: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        # the processes that it starts, a labeler's among them, find the checkout as well
+        paths = [str(_WORKER.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
         # a session of its own: its children end with it
         self._process = subprocess.Popen(
             [sys.executable, str(_WORKER), json.dumps(setting)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **environment},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
             start_new_session=True,
             text=True,
         )

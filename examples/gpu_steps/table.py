@@ -41,10 +41,10 @@ STEPS = (
     ),
     Step("rows", "has a job the rows of a CPU's, and the same rows twice?", "job_checks.check_rows", 60),
     Step("resume", "has a job that was killed and went on the same rows?", "job_checks.check_resume", 30),
-    Step("load", "are recorded logits those of single kernels, under load?", "device_checks.check_under_load", 20),
+    Step("load", "are recorded logits those of single kernels, under load?", "recordings.check_under_load", 20),
     Step("nvjpeg", "how far are nvJPEG's pixels from libjpeg's?", "decoding.check_nvjpeg", 15),
     Step("memory", "does a pass halve itself when memory runs out?", "device_checks.check_memory", 20, apart=True),
-    Step("capture", "what does a failed capture leave behind?", "device_checks.check_capture", 12, apart=True),
+    Step("capture", "what does a failed capture leave behind?", "recordings.check_capture", 12, apart=True),
     # measures
     Step("decoding", "what do all cores decode, in threads and in processes?", "decoding.measure_decoding", 30),
     Step("job", "how near is a job with all members to what its device computes?", "jobs.measure_all", 75),
@@ -53,13 +53,7 @@ STEPS = (
     Step("sizes", "what does a batch cost whose size was not seen before?", "forward_rates.measure_sizes", 20),
     Step("where", "where does the time of a job go?", "jobs.measure_where", 35),
     # what takes long comes last
-    Step(
-        "memcheck",
-        "does compute-sanitizer find a wrong access in a small job?",
-        "job_checks.check_memory_use",
-        75,
-        apart=True,
-    ),
+    Step("memcheck", "does compute-sanitizer find a wrong access?", "job_checks.check_memory_use", 75, apart=True),
     Step("compiled", "what does torch.compile bring?", "forward_rates.measure_compiled", 90),
 )
 
