@@ -23,7 +23,7 @@ from pipeline.models.preprocessing import Geometry, crop
 from pipeline.models.weights import resolve
 from pipeline.sample_data import sample_data, sample_members
 from pipeline.stages.crop import Batch
-from pipeline.stages.decode import decode
+from pipeline.stages.decode import Decoded, decode
 from pipeline.stages.nvjpeg import DeviceDecoder, make_checked_decoder, plain_size
 from pipeline.storage import Storage
 
@@ -104,7 +104,9 @@ def check_nvjpeg(material: Material, tell: Tell) -> None:
     if material.on_gpu:
         logging.getLogger("pipeline.stages.nvjpeg").setLevel(logging.ERROR)  # it is told here
         tell.figure("a labeler would use it", make_checked_decoder(material.device) is not None)
-    found = [picture for start in range(0, len(plain), 32) for picture in decoder.decode(plain[start : start + 32])]
+    found: list[Decoded | None] = []
+    while len(found) < len(plain):  # it may take fewer at a time than it is given
+        found += decoder.decode(plain[len(found) : len(found) + 32])
     refused = sum(picture is None for picture in found)
     pairs = [(picture.pixels_CHW, data) for picture, data in zip(found, plain, strict=True) if picture is not None]
     ours_BCHW = torch.stack([crop(pixels, _GEOMETRY).cpu() for pixels, _ in pairs])

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from gpu_steps.material import Material
+from gpu_steps.timing import switch_off_tf32
 from pipeline.models.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ _TOLERANCE = 1e-2  # of the spread of the logits
 
 def check_fp32(material: Material, tell: Tell) -> None:
     """Products whose exact result is known, after an ensemble has set its switches, and with TF32 for comparison."""
-    material.ensemble(material.names[:1])  # sets torch's switches
+    ensemble = material.ensemble(material.names[:1])  # it sets torch's switches, as long as it is there
     for name, found, terms in (
         ("matrix product", _product(material.device), _WIDTH),
         ("convolution", _convolution(material.device), 9 * _CHANNELS),
     ):
         exact = terms * _JUST_ABOVE_1
         tell.check(name, abs(found / exact - 1) < _ROUNDING, found=found, exact=exact)
+    del ensemble
     if not material.on_gpu:
         return
     with contextlib.suppress(RuntimeError):  # torch refuses its older switches once newer ones were used
@@ -62,6 +64,7 @@ def _convolution(device: torch.device) -> float:
 
 def check_memory(material: Material, tell: Tell) -> None:
     """Logits on a card that is filled before a network is loaded, or after, against those on a free one."""
+    switch_off_tf32()
     name, size = material.names[0], 4 * material.sizes.batch
     member = material.member(name)
     crops = material.crops(name, size).to(material.device)

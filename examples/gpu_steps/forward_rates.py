@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from gpu_steps.material import Material
-from gpu_steps.recordings import make_forward, record
-from gpu_steps.timing import rate, seconds_of
+from gpu_steps.networks import normalised
+from gpu_steps.recordings import make_forward, recorded
+from gpu_steps.timing import rate, seconds_of, switch_off_tf32
 from pipeline.models.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def _low(material: Material) -> torch.dtype:
 
 def measure_forms(material: Material, tell: Tell) -> None:
     """Each member in fp32 and in low precision, by single kernels and recorded, and in ``mixed``."""
+    switch_off_tf32()
     for name in material.names:
         if tell.seconds_left < 0:
             tell.figure(name, "no time is left")
@@ -42,7 +44,7 @@ def measure_forms(material: Material, tell: Tell) -> None:
 def _inputs(material: Material, name: str) -> torch.Tensor:
     """A batch as a network takes it: float32, (B, 3, S, S)."""
     crops = material.crops(name, material.sizes.batch).to(material.device)
-    return (crops.float() / 64 - 2).contiguous(memory_format=torch.channels_last)
+    return normalised(crops, material.member(name).spec.recipe)
 
 
 @torch.inference_mode()
@@ -52,8 +54,10 @@ def _measure_plain(material: Material, name: str, dtype: torch.dtype) -> dict[st
     forward, inputs = make_forward(material, name, dtype), _inputs(material, name)
     found: dict[str, float | str] = {f"{title} eager": rate(lambda: forward(inputs), size, material.device)}
     if material.on_gpu:
-        recorded = record(forward, inputs)
-        found[f"{title} recorded"] = rate(lambda: forward(inputs), size, material.device) if recorded else "refused"
+        try:
+            found[f"{title} recorded"] = rate(recorded(forward, inputs), size, material.device)
+        except RuntimeError as error:
+            found[f"{title} recorded"] = str(error).partition("\n")[0][:120]
     return found
 
 
@@ -81,6 +85,7 @@ def _measure_mixed(material: Material, name: str) -> dict[str, float | int]:
 
 def measure_sizes(material: Material, tell: Tell) -> None:
     """Batches of sizes that were not there before, and the same sizes once more."""
+    switch_off_tf32()
     for name in material.names:
         if tell.seconds_left < 0:
             tell.figure(name, "no time is left")

@@ -18,6 +18,7 @@ from pipeline.config.settings import StorageConfig
 from pipeline.inputs.find import find_inputs
 from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
+from pipeline.models.catalog import find
 from pipeline.models.ensemble import Ensemble, EnsembleOptions
 from pipeline.models.preprocessing import Geometry, crop
 from pipeline.models.weights import ResolvedMember, resolve
@@ -165,8 +166,9 @@ class Material:
     def member(self, name: str) -> ResolvedMember:
         """One network."""
         (request,) = parse_members((name,))
-        if not self._setting.weights_dir and not list(self.weights_dir.glob(f"{name}.*")):
-            save_random(name, self.photographs[: self.sizes.known_images], self.device, self.weights_dir)
+        own = self.weights_dir / f"{find(name).short_name}.pth"
+        if not self._setting.weights_dir and not own.exists():
+            save_random(name, self.photographs[: self.sizes.known_images], self.device, own)
         return resolve(request, str(self.weights_dir), Storage(StorageConfig()))
 
     @functools.cache  # noqa: B019 - likewise

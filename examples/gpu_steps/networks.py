@@ -21,24 +21,26 @@ NUM_CLASSES = 1000
 _TOP_LOGIT = 15.0  # of a photograph that a network knows
 
 
-def save_random(arch: str, images: Sequence[bytes], device: torch.device, folder: Path) -> None:
+def save_random(arch: str, images: Sequence[bytes], device: torch.device, path: Path) -> None:
     """Save a checkpoint of a network that knows some images from each other."""
     architecture = find(arch)
     recipe = architecture.choose(None).recipe
     torch.manual_seed(0)
     network = architecture.build(NUM_CLASSES, recipe.geometry.crop_px).to(device)
-    _settle(network, _normalised(images, recipe).to(device))
-    unfinished = folder / f"{architecture.short_name}.unfinished"
-    torch.save(network.cpu().state_dict(), unfinished)
-    unfinished.rename(unfinished.with_suffix(".pth"))
-
-
-def _normalised(images: Sequence[bytes], recipe: Recipe) -> torch.Tensor:
-    """What a network sees of some images: float32, (B, 3, S, S)."""
     with ThreadPoolExecutor(num_local_cpus()) as pool:
         crops = list(pool.map(lambda image: crop(decode(image).pixels_CHW, recipe.geometry), images))
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
-    return (torch.stack(crops) / 255 - mean) / std
+    _settle(network, normalised(torch.stack(crops).to(device), recipe))
+    unfinished = path.with_suffix(".unfinished")
+    torch.save(network.cpu().state_dict(), unfinished)
+    unfinished.rename(path)
+
+
+def normalised(crops_BCHW: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """What a network sees of some crops: float32, (B, 3, S, S), with channels last."""
+    mean, std = (
+        torch.tensor(values, device=crops_BCHW.device).view(1, 3, 1, 1) for values in (recipe.mean, recipe.std)
+    )
+    return ((crops_BCHW / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
