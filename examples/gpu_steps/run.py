@@ -56,10 +56,11 @@ class Run:
         except ProcessLostError as error:
             state, reason = "stopped", str(error)
             process.kill()
+        finally:
+            if step.apart:
+                process.close()
         self._record.end(step, state, time.monotonic() - began, reason)
-        if step.apart:
-            process.close()
-        elif state in _DAMAGED:  # what an error leaves of a process and of its device is not known
+        if state in _DAMAGED and not step.apart:  # what an error leaves of a process and of its device is not known
             self._let_go()
 
     def _process_for(self, step: Step) -> StepProcess:
