@@ -36,7 +36,7 @@ class Sizes:
 
     Attributes:
         photographs: That differ.
-        job_images: In the tars of a job that is measured; photographs come several times.
+        job_images: In the tars of a job that is measured; those that are known come several times.
         checked_images: In the tars of a job whose rows are looked at; all of them differ.
         known_images: That random networks tell from each other.
         batch: Images in a forward pass.
@@ -120,12 +120,14 @@ class Material:
     @functools.cached_property
     def checked_tars(self) -> Path:
         """Tars for jobs whose rows are compared."""
-        return self._tars("checked", self.sizes.checked_images, 2)
+        return self._tars("checked", self.photographs, self.sizes.checked_images, 2)
 
     @functools.cached_property
     def job_tars(self) -> Path:
-        """Tars for jobs that are measured."""
-        return Path(self._setting.images) if self._setting.images else self._tars("jobs", self.sizes.job_images, 8)
+        """Tars for jobs that are measured, of what random networks know: near ties would be too many otherwise."""
+        if self._setting.images:
+            return Path(self._setting.images)
+        return self._tars("jobs", self.photographs[: self.sizes.known_images], self.sizes.job_images, 8)
 
     @functools.cached_property
     def job_sample(self) -> InputSample:
@@ -134,11 +136,11 @@ class Material:
         tars = list(find_inputs((str(self.job_tars),), storage).tars.values())
         return draw_sample(tars, LooseCount(), storage, self.sizes.job_images, _SAMPLE_BYTES)
 
-    def _tars(self, name: str, num_images: int, num_tars: int) -> Path:
+    def _tars(self, name: str, photographs: Sequence[bytes], num_images: int, num_tars: int) -> Path:
         folder = self.scratch / name
         if not folder.exists():
             unfinished = self.scratch / f"{name}-{os.getpid()}"
-            write_tars(unfinished, self.photographs, num_images, num_tars)
+            write_tars(unfinished, photographs, num_images, num_tars)
             unfinished.rename(folder)
         return folder
 
