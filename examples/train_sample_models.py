@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 import webdataset as wds
-from make_sample_data import HERE, PICTURES, load_region
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.transforms import ColorJitter, Normalize
 from torchvision.transforms.functional import hflip, to_tensor
+
+from make_sample_data import HERE, PICTURES, load_region
 
 # Optimiser steps and learning rate of each model; squeezenet has no batch norm and wants a lower rate.
 ARCHS = {"shufflenet_v2_x0_5": (300, 3e-3), "squeezenet1_1": (400, 5e-4), "mobilenet_v3_small": (300, 3e-3)}

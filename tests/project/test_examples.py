@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
+import os
 import re
 import runpy
 import shlex
@@ -17,44 +19,100 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-FOREIGN = ("ray", "boto3", "botocore", "rich", "typer")
-# the script as __main__, and what it imported in the end
-RUN = """
-import runpy, sys
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-print("imported", *sorted({name.partition(".")[0] for name in sys.modules}))
-"""
+EXAMPLES = REPOSITORY / "examples"
+FOREIGN = ("ray", "boto3", "botocore", "duckdb", "typer")
 
 
-def test_a_machine_is_measured_without_ray_or_the_network(tmp_path):
-    script, found = REPOSITORY / "examples" / "measure_gpu.py", tmp_path / "rates.json"
-    words = "--device cpu --members shufflenet_v2_x0_5,squeezenet1_1 --num-images 16 --num-tars 2 --minutes 0.05"
-    words += " --batch-size 4 --threads 2 --precision fp32 --json"
+def test_a_gpu_machine_is_checked_and_measured_without_ray_or_the_network(tmp_path):
+    """Some of the steps, in the process that runs them; none of the packages that such a machine may lack is there."""
+    script, found, lacking = REPOSITORY / "examples" / "measure_gpu.py", tmp_path / "rates.json", tmp_path / "lacking"
+    lacking.mkdir()
+    for name in FOREIGN:
+        (lacking / f"{name}.py").write_text(f"raise ImportError('there is no {name} here')")
+    words = "--device cpu --seconds 60 --steps tf32,job-one --members shufflenet_v2_x0_5 --json"
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", RUN, str(script), *words.split(), str(found)],
+        [sys.executable, "-W", "error", str(script), *words.split(), str(found)],
         capture_output=True,
         text=True,
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(lacking), "PYTHONWARNINGS": "error"},
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    *table, imported = done.stdout.splitlines()
-    assert not set(FOREIGN) & set(imported.split())
-    rates = json.loads(found.read_text())
-    assert list(rates["jobs"]) == ["ensemble", "shufflenet_v2_x0_5"]
-    for title, job in rates["jobs"].items():
-        assert any(line.startswith(f"job: {title}") for line in table)
-        assert 0 < job["share"] < 3
-        assert {stage["stage"] for stage in job["stages"]} >= {"decode", "resize", "forward", "ensemble", "job"}
-        assert all(stage["images_per_s"] > 0 for stage in job["stages"])
-    assert sum("job over limit" in line for line in table) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rates.json"]
+    steps = json.loads(found.read_text())["steps"]
+    assert {name: step["state"] for name, step in steps.items()} == {"tf32": "done", "job-one": "done"}
+    assert steps["tf32"]["found"]["convolution"]["found"] == 576.140625  # float32 holds it, TF32 would make it 576
+    rates = steps["job-one"]["found"]
+    assert {"decode exact", "forward shufflenet_v2_x0_5 fp32", "ensemble", "limit", "job"} <= set(rates)
+    assert 0 < rates["job images/s"] < 3 * rates["limit of the job"]["images/s"]
+    assert done.stdout.splitlines()[-1].startswith("job with the first member over decoding on all cores (target 0.9)")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lacking", "rates.json"]
+
+
+MODULES = ("process", "record", "run", "table")
+# Takes the place of the process that runs steps; the number tells how many of these were started.
+WORKER = """
+import json, os, pathlib, sys, time
+started = pathlib.Path(json.loads(sys.argv[1])["scratch"], "started")
+started.open("a").write(".")
+print(json.dumps({"ready": True}), flush=True)
+for line in sys.stdin:
+    step = json.loads(line)["step"]
+    print(json.dumps({"name": "process", "value": started.stat().st_size}), flush=True)
+    if step == "dies":
+        os.kill(os.getpid(), 9)
+    if step == "hangs":
+        time.sleep(60)
+    if step == "wrong":
+        print(json.dumps({"name": "rows", "value": {}, "right": False}), flush=True)
+    print(json.dumps({"ended": "failed" if step == "fails" else "done", "reason": step}), flush=True)
+"""
+
+
+def test_a_step_that_fails_dies_or_hangs_costs_no_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    process, record, run, table = map(importlib.import_module, [f"gpu_steps.{name}" for name in MODULES])
+    (tmp_path / "worker.py").write_text(WORKER)
+    monkeypatch.setattr(process, "_WORKER", tmp_path / "worker.py")
+    monkeypatch.setattr(run, "_GRACE_S", 0.3)
+    ends = ("well", "fails", "wrong", "dies", "hangs", "well")
+    steps = [table.Step(f"{number} {end}", "", end, 0.01) for number, end in enumerate(ends)]
+    steps += [table.Step("apart", "", "well", 0.01, apart=True), table.Step("too long", "", "well", 10_000)]
+    kept = record.Record(tmp_path / "found.json", {})
+    run.Run(kept, {"scratch": str(tmp_path)}, 60).run(steps)
+    found = json.loads((tmp_path / "found.json").read_text())["steps"]
+    assert {name: (step["state"], step["found"].get("process")) for name, step in found.items()} == {
+        "0 well": ("done", 1),
+        "1 fails": ("failed", 1),
+        "2 wrong": ("wrong", 2),  # a step that failed leaves its process to no other
+        "3 dies": ("stopped", 2),
+        "4 hangs": ("stopped", 3),
+        "5 well": ("done", 4),
+        "apart": ("done", 5),
+        "too long": ("skipped", None),
+    }
+    assert found["3 dies"]["reason"] == "its process ended with SIGKILL"
+    assert found["4 hangs"]["reason"] == "its time is over"
+    assert "WRONG: rows" in capsys.readouterr().err
+    assert not kept.is_good
+
+
+def test_a_run_ends_with_two_ratios(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    summary = importlib.import_module("gpu_steps.summary")
+    steps = {
+        "decoding": {"found": {"decoding images/s": 4000.0}},
+        "job": {"found": {"job images/s": 1900.0, "device images/s": 2000.0}},
+        "job-one": {"found": {}},
+    }
+    assert list(summary.summarise(steps)["ratios"].values()) == [0.95, None]
+    steps["job-one"]["found"]["job images/s"] = 1000.0
+    assert list(summary.summarise(steps)["ratios"].values()) == [0.95, 0.25]
+    assert list(summary.summarise({})["ratios"].values()) == [None, None]
 
 
 # -- model code for users: each runs as its docstring says, in a folder of its own ------------------------
 
-EXAMPLES = REPOSITORY / "examples"
 README_ROW = re.compile(r"^\| \[(\S+\.py)\]\(\1\) \| (.+) \| `(.+)` \|$", re.MULTILINE)
 OTHER_SCRIPTS = {
     *("host_ceiling.py", "make_sample_data.py", "measure_gpu.py", "promise_rates.py", "published_accuracy.py"),
