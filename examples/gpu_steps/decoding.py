@@ -22,7 +22,7 @@ from pipeline.models.ensemble import Ensemble, EnsembleOptions
 from pipeline.models.preprocessing import Geometry, crop
 from pipeline.models.weights import resolve
 from pipeline.sample_data import sample_data, sample_members
-from pipeline.stages.crop import Batch
+from pipeline.stages.crop import Batch, new_crops
 from pipeline.stages.decode import Decoded, decode
 from pipeline.stages.nvjpeg import DeviceDecoder, make_checked_decoder, plain_size
 from pipeline.storage import Storage
@@ -84,7 +84,7 @@ def _decode_own_for(seconds: float) -> float:
 
 def _decode_for(images: list[bytes], seconds: float) -> float:
     """Images per second of this thread."""
-    batch, began, done = Batch((_GEOMETRY,), _PIECE, pinned=False), time.perf_counter(), 0
+    batch, began, done = Batch(new_crops((_GEOMETRY,), _PIECE, pinned=False)), time.perf_counter(), 0
     for data in itertools.cycle(images):
         batch.put(done % _PIECE, decode(data).pixels_CHW)
         done += 1

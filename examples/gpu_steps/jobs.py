@@ -19,13 +19,15 @@ from torch.profiler import ProfilerActivity, profile
 from gpu_steps.material import Material
 from gpu_steps.timing import wait
 from pipeline.config.settings import StorageConfig
+from pipeline.engines.workload import Item
+from pipeline.hosts.worker import LabelingWorker, make_labeler_worker
 from pipeline.inputs.find import find_inputs
 from pipeline.inputs.units import tar_unit
-from pipeline.labeler.labeler import UNITS_AT_ONCE, Labeler
+from pipeline.metrics import NoMeter
 from pipeline.models.weights import ResolvedMember
-from pipeline.records import Receipt, Unit
+from pipeline.records import Receipt
 from pipeline.speed.bottleneck import BOTTLENECKS, find_bottleneck
-from pipeline.speed.host_ceiling import make_host_labeler
+from pipeline.speed.host_ceiling import Sleeps, make_host_labeler
 from pipeline.speed.measure import measure
 from pipeline.storage import Storage
 
@@ -85,12 +87,12 @@ def measure_where(material: Material, tell: Tell) -> None:
         members = [material.member(name) for name in names]
         blobs = {member.spec.alias: member.blob for member in members}
         config = material.labeler(members, f"where-{len(members)}")
-        labeler = Labeler(config, blobs)
+        labeler = make_labeler_worker(config, blobs, NoMeter())
         tell.figure(title, _run_for(material, labeler, tell.seconds_left / 6))
         labeler.close()
         tell.figure(f"{title}: one batch on the device", _profile(material, names))
     host = dataclasses.replace(config, out=str(material.scratch / "where-host"))
-    labeler = make_host_labeler(host, feeds_device=material.on_gpu)
+    labeler = make_host_labeler(host, Sleeps(), feeds_device=material.on_gpu)
     tell.figure("decoder and members cost nothing", _run_for(material, labeler, tell.seconds_left / 3))
     labeler.close()
 
@@ -102,27 +104,32 @@ class _Units:
         self._tars = list(find_inputs((str(material.job_tars),), Storage(StorageConfig())).tars.values())
         self._numbers = itertools.count()
 
-    def next(self) -> Unit:
-        """One that was not labelled yet."""
+    def next(self) -> Item:
+        """One that was not labelled yet, as an engine calls a labeler with it."""
         number = next(self._numbers)
-        return dataclasses.replace(tar_unit(self._tars[number % len(self._tars)]), id=f"{number:016x}")
+        unit = dataclasses.replace(tar_unit(self._tars[number % len(self._tars)]), id=f"{number:016x}")
+        return {"unit": unit.to_dict(), "parts_done": 0}
 
 
-def _run_for(material: Material, labeler: Labeler, seconds: float) -> dict[str, object]:
+def _never() -> bool:
+    return False
+
+
+def _run_for(material: Material, labeler: LabelingWorker, seconds: float) -> dict[str, object]:
     """Label tars for about so long: the rate, and per image the milliseconds of each stage and each wait."""
     units = _Units(material)
-    list(labeler(units.next()))  # does not count
-    with _GpuUse(material) as use, ThreadPoolExecutor(UNITS_AT_ONCE) as pool:
-        began, cpu = time.perf_counter(), time.process_time()
+    list(labeler(units.next(), _never))  # does not count
+    with _GpuUse(material) as use, ThreadPoolExecutor(labeler.units_at_once) as pool:
+        began, cpu = time.perf_counter(), labeler.cpu_s()
 
         def label_some(_: int) -> list[Receipt]:
             done: list[Receipt] = []
             while not done or time.perf_counter() - began < seconds:
-                done.append(list(labeler(units.next()))[-1])
+                done.append(Receipt.from_dict(list(labeler(units.next(), _never))[-1]))
             return done
 
-        receipts = [receipt for some in pool.map(label_some, range(UNITS_AT_ONCE)) for receipt in some]
-        wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
+        receipts = [receipt for some in pool.map(label_some, range(labeler.units_at_once)) for receipt in some]
+        wall_s, cpu_s = time.perf_counter() - began, labeler.cpu_s() - cpu
     images = sum(receipt.num_samples for receipt in receipts)
     stages: Counter[str] = Counter()
     for receipt in receipts:

@@ -37,7 +37,7 @@ def describe(material: Material, tell: Tell) -> None:
             "torchvision": version("torchvision"),
             "torchcodec": version("torchcodec"),
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version() if material.on_gpu else None,
+            "cudnn": torch.backends.cudnn.version() if material.on_gpu else None,  # type: ignore[no-untyped-call]
         },
     )
     tell.figure("cpus", {"model": _cpu_model(), "cores": num_local_cpus(), "threads": material.threads})
