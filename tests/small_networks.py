@@ -22,13 +22,18 @@ def seeded(network: nn.Module) -> nn.Module:
 
 
 class _NoRandomValues(TorchFunctionMode):
-    """Tensors stay as they come, because :func:`seeded` fills them: random ones take longer than the rest of a test."""
+    """Tensors are zeros, because :func:`seeded` fills them: random ones take longer than the rest of a test.
+
+    They may not stay as they come, because torch draws what is outside of bounds again, until nothing is.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         named = kwargs or {}
         is_random = func in {torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.erfinv_}
         if is_random or getattr(func, "__module__", "") == nn.init.__name__:
-            return args[0] if args else named["tensor"]
+            tensor = args[0] if args else named["tensor"]
+            tensor.detach().zero_()
+            return tensor
         return func(*args, **named)
 
 
