@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -55,6 +56,9 @@ class RayEngine:
         self._verbose = verbose
         self._note = note
         self._started_here = False
+        # While Ray imports requests, which silences this one, the plan's thread imports pandas, which puts the filters
+        # of warnings back to what they were. Set before there are threads, it stays.
+        warnings.filterwarnings("ignore", message="SOCKS support in urllib3 requires")
         self._until_closed = contextlib.ExitStack()
 
     def num_gpus(self) -> int:
