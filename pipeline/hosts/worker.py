@@ -32,7 +32,7 @@ from pipeline.machine import process_memory_bytes
 from pipeline.metrics import Meter, NoMeter
 
 THREADS_PER_HOST = 4  # measured: see the speed guide
-_DEVICE_CHUNKS = 2  # of a unit; those of several processes keep the device busy
+_DEVICE_CHUNKS = 1  # of a unit; those of several processes keep the device busy
 
 _log = logging.getLogger(__name__)
 
