@@ -5,10 +5,10 @@ It reads WordNet's own database, which Debian and Ubuntu have as a package:
     apt install wordnet-base && python examples/make_wordnet.py
 
 A class is a synset of nouns, and its id (``n02085620``) is where that stands in ``data.noun``. From each class it
-climbs to ``entity.n.01``. Of several hypernyms the first one in WordNet's order is taken, so that the result is a tree: 75 of
-the 1,860 synsets above have several. That is the one that comes first in any reader of WordNet, and it puts what a
-thing is before what it is used for: a dog is a canine before it is a domestic animal, so that dogs stay with wolves.
-The shortest path would part them, and counting classes would take a spoon out of the cutlery, as a container.
+climbs to ``entity.n.01``. Of several hypernyms WordNet's first is taken, so that the result is a tree: 75 of the 1,860
+synsets above and among the classes have several. The first is what every reader of WordNet gives first, and mostly what
+a thing is, before what it is used for: a dog is a canine before it is a domestic animal, and stays with the wolves. The
+shortest path would part them; the hypernym with most classes would take a spoon out of the cutlery, as a container.
 
 Each row is a node: its id, its name (``dog.n.01``: the first lemma and the number of its sense), its parent's name, and
 a readable name. Groups come first, parents before children; then the classes in order of their index, with the names

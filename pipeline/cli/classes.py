@@ -65,12 +65,9 @@ def classes(
     if under is not None:
         if source != _WORDNET:
             raise RequestError(f"--under belongs to wordnet: shardlabel classes {_WORDNET} --under {under}")
-        print_part(
-            class_commands.wordnet_part(
-                under, labels=labels, **store, **({} if levels is None else {"levels": levels})
-            ),
-            as_json=json_,
-        )
+        num_columns = class_commands.DEFAULT_COLUMNS if levels is None else levels
+        part = class_commands.wordnet_part(under, levels=num_columns, labels=labels, **store)
+        print_part(part, as_json=json_)
         return 0
     tree = class_commands.classes(source, labels=labels, **store)
     if json_:

@@ -16,6 +16,8 @@ from pipeline.taxonomy.tree import NO_GROUP, Taxonomy
 from pipeline.taxonomy.wordnet import find_group, imagenet_class_names, wordnet_taxonomy
 from pipeline.text.result import Result
 
+DEFAULT_COLUMNS = 2  # of a file to start from
+
 
 @dataclass(frozen=True, slots=True)
 class GroupFacts:
@@ -105,7 +107,7 @@ def classes(
 def wordnet_part(
     under: str,
     *,
-    levels: int = 2,
+    levels: int = DEFAULT_COLUMNS,
     labels: str | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,

@@ -50,12 +50,12 @@ class GroupSums(Generic[Numbers]):
 
     def __init__(self, taxonomy: Taxonomy, like: Numbers) -> None:
         self._taxonomy = taxonomy
-        self._order = _indices(taxonomy.leaves_L, like)
-        self._first_N = _indices(taxonomy.first_N, like)
-        self._last_N = _indices(taxonomy.last_N, like)
-        self._groups = {level.name: _indices(level.groups_G, like) for level in taxonomy.levels}
+        self._order: Numbers = _indices(taxonomy.leaves_L, like)
+        self._first_N: Numbers = _indices(taxonomy.first_N, like)
+        self._last_N: Numbers = _indices(taxonomy.last_N, like)
+        self._groups: dict[str, Numbers] = {level.name: _indices(level.groups_G, like) for level in taxonomy.levels}
         outside = {level.name: np.flatnonzero(level.group_of_leaf_K == NO_GROUP) for level in taxonomy.levels}
-        self._outside = {name: _indices(leaves, like) for name, leaves in outside.items()}
+        self._outside: dict[str, Numbers] = {name: _indices(leaves, like) for name, leaves in outside.items()}
 
     def all_groups(self, probs_BK: Numbers) -> Numbers:
         """Sums of all groups of the tree.

@@ -78,7 +78,7 @@ def _parse_csv(path: str, text: str) -> Table:
     delimiter = "\t" if "\t" in first else ","
     if delimiter not in first and ";" in first:
         raise InputError(f"{path}, row 1: columns are separated by semicolons; save it with commas or tabs")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     found: list[tuple[int, list[str]]] = []
     begins = 1  # line of the file, which is the row of a spreadsheet
     try:
