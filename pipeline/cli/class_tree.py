@@ -15,7 +15,7 @@ from pipeline.taxonomy.parts import PartOfTree
 from pipeline.text import fmt
 from pipeline.text.safe import printable
 
-_MOST_COLUMNS = 100  # of a line; a pipe has no width
+_MOST_COLUMNS = 80  # of a line; a pipe has no width
 _INDENT = "  "
 _SHOWN = 4  # classes that are named at most
 

@@ -24,8 +24,8 @@ def classes(
         str,
         typer.Argument(
             metavar="FILE",
-            help="CSV, TSV, YAML or JSON, local or s3://: first `class` (index, WordNet id or name), then a column for "
-            "each level, the finest first; or `wordnet`, ImageNet's own hierarchy.",
+            help="CSV, TSV, YAML or JSON, local or s3://: first `class` (index, WordNet id or name; dog.n.01 for all "
+            "dogs), then a column for each level, the finest first; or `wordnet`, ImageNet's own hierarchy.",
             show_default=False,
             autocompletion=complete_classes,
         ),
@@ -62,6 +62,8 @@ def classes(
         "no_sign_request": bool(no_sign_request),
         "request_payer": bool(request_payer),
     }
+    if levels is not None and levels < 1:
+        raise RequestError(f"--levels must be at least 1, not {levels}")
     if under is not None:
         if source != _WORDNET:
             raise RequestError(f"--under belongs to wordnet: shardlabel classes {_WORDNET} --under {under}")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.config.settings import StorageConfig
-from pipeline.errors import RequestError
 from pipeline.job.class_names import IMAGENET, given_names
 from pipeline.storage import Storage
 from pipeline.taxonomy.classes_file import read_classes
@@ -117,7 +116,7 @@ def wordnet_part(
 
     Args:
         under: The group: ``dog.n.01``, ``n02084071``, or ``dog`` where it is the only one.
-        levels: How many levels at most.
+        levels: How many levels at most, 1 or more.
         labels: File with the names of the networks' classes, all of them ImageNet's; None for all of ImageNet's.
         s3_endpoint: S3 endpoint; None for that of AWS's own variables.
         no_sign_request: Read public buckets without credentials.
@@ -125,10 +124,7 @@ def wordnet_part(
 
     Raises:
         InputError: There is no such group, or a class is none of ImageNet's.
-        RequestError: ``levels`` is below 1.
     """
-    if levels < 1:
-        raise RequestError(f"--levels must be at least 1, not {levels}")
     storage = _storage(s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     taxonomy = wordnet_taxonomy(_names(labels, storage))
     return take_part(taxonomy, find_group(taxonomy, under), levels)

@@ -1,13 +1,16 @@
 """``--classes FILE``: which class is in which groups, checked.
 
-The first column, ``class``, names a class of the job: an index, a WordNet id or a name. Each further column is a level,
-the finest first, and its header the level's name. An empty cell is no group at this level; a class that is not listed
-is in none.
+The first column, ``class``, names a class of the job: an index, a WordNet id or a name. A group of WordNet
+(``dog.n.01``) stands for all classes in it that have no row of their own, or of a smaller group. Each further column is
+a level, the finest first, and its header the level's name. An empty cell is no group at this level; a class that is not
+listed is in none.
 """
 
 from __future__ import annotations
 
+import functools
 import keyword
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -17,12 +20,13 @@ from pipeline.records import RESERVED_COLUMNS
 from pipeline.storage import Storage, absolute_uri
 from pipeline.taxonomy.table import CLASS, Row, Table, parse_table
 from pipeline.taxonomy.tree import NO_GROUP, Group, Taxonomy, make_taxonomy
-from pipeline.taxonomy.wordnet import WORDNET, wordnet_taxonomy
+from pipeline.taxonomy.wordnet import WORDNET, find_group, wordnet_taxonomy
 from pipeline.text import fmt
 from pipeline.text.safe import printable
 
 SCORE_SUFFIX = "_score"  # of a level's second column in predictions
 _COLUMN_OF_EXPORT = "level"
+_GROUP_OF_WORDNET = re.compile(r"\S+\.n\.[0-9]{2}|[nN][0-9]{8}")
 
 
 def read_classes(source: str, storage: Storage, class_names: Sequence[str]) -> Taxonomy:
@@ -106,28 +110,65 @@ def _not_nested(
 
 
 def _find_leaves(path: str, table: Table, class_names: Sequence[str]) -> dict[int, Row]:
-    """The row of each class that is listed.
+    """The row of each class that is listed, by itself or as one of a group of WordNet.
+
+    Of several rows that of the smallest group counts, and before all that of the class itself.
 
     Raises:
-        InputError: A row names no class, or one that an earlier row has.
+        InputError: A row names no class, or what an earlier row names.
     """
-    classes = ClassResolver(class_names)
+    find = _Finder(class_names)
     rows: dict[int, Row] = {}
+    sizes: dict[int, int] = {}
     for row in table.rows:
         place, text = f"{path}, {row.where}", row.cells[0]
-        if not text:
-            raise InputError(f"{place}: no class in it")
-        leaf = classes.resolve(text)
-        if leaf is None or leaf < 0:
-            near = nearest_names(text, class_names)
-            meant = f"; did you mean {' or '.join(map(repr, near))}" if near else ""
-            raise InputError(f"{place}: {text!r} is none of the {fmt.count(len(class_names))} classes{meant}")
-        if leaf in rows:
-            raise InputError(f"{place}: {text!r} is class {leaf} ({class_names[leaf]}), as in {rows[leaf].where}")
-        rows[leaf] = row
+        leaves, size = find(place, text)
+        for leaf in leaves:
+            if size == sizes.get(leaf):
+                same = f"class {leaf} ({class_names[leaf]})" if size == 0 else "the same group"
+                raise InputError(f"{place}: {text!r} is {same}, as in {rows[leaf].where}")
+            if size < sizes.get(leaf, len(class_names) + 1):
+                rows[leaf], sizes[leaf] = row, size
     if not rows:
         raise InputError(f"{table.place}: no row behind the header")
     return rows
+
+
+class _Finder:
+    """Finds the classes that the first cell of a row names.
+
+    Args:
+        class_names: Of the K classes.
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self._names = class_names
+        self._classes = ClassResolver(class_names)
+
+    def __call__(self, place: str, text: str) -> tuple[list[int], int]:
+        """One class and 0, or all classes of a group of WordNet and their number.
+
+        Raises:
+            InputError: It names neither.
+        """
+        if not text:
+            raise InputError(f"{place}: no class in it")
+        leaf = self._classes.resolve(text)
+        if leaf is not None and leaf >= 0:
+            return [leaf], 0
+        if _GROUP_OF_WORDNET.fullmatch(text):
+            try:
+                leaves = self._wordnet.leaves_of(find_group(self._wordnet, text))
+            except InputError as error:
+                raise InputError(f"{place}: {error}") from error
+            return leaves, len(leaves)
+        near = nearest_names(text, self._names)
+        meant = f"; did you mean {' or '.join(map(repr, near))}" if near else ""
+        raise InputError(f"{place}: {text!r} is none of the {fmt.count(len(self._names))} classes{meant}")
+
+    @functools.cached_property
+    def _wordnet(self) -> Taxonomy:
+        return wordnet_taxonomy(self._names)
 
 
 def _group_name(path: str, row: Row, cell: str) -> str:

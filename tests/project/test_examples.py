@@ -58,7 +58,7 @@ EXAMPLES = REPOSITORY / "examples"
 README_ROW = re.compile(r"^\| \[(\S+\.py)\]\(\1\) \| (.+) \| `(.+)` \|$", re.MULTILINE)
 OTHER_SCRIPTS = {
     *("host_ceiling.py", "make_sample_data.py", "measure_gpu.py", "promise_rates.py", "published_accuracy.py"),
-    "train_sample_models.py",
+    *("make_wordnet.py", "train_sample_models.py"),
 }
 
 

@@ -201,6 +201,23 @@ def test_one_name_has_one_form():
     assert taxonomy.levels[0].names == ("H\u00fcndin x",)
 
 
+def test_a_group_of_wordnet_stands_for_its_classes_without_a_row_of_their_own():
+    rows = ["class,pet", "macaw,parrot", "domestic_cat.n.01,cat", "Egyptian cat,pharaoh", "feline.n.01,big cat"]
+    names = ("macaw", "Egyptian cat", "tabby", "tiger", "Siamese cat")
+    for order in (rows[1:], rows[:0:-1]):
+        taxonomy = parse_classes("a.csv", "\n".join([rows[0], *order]).encode(), names)
+        (level,) = taxonomy.levels
+        groups = [level.names[group] for group in level.group_of_leaf_K]
+        assert groups == ["parrot", "pharaoh", "cat", "big cat", "cat"]
+    for wrong, message in (
+        ("n02121808,cat", "row 6: 'n02121808' is the same group, as in row 3"),
+        ("carr.n.01,car", "row 6: wordnet: no group is called 'carr.n.01'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse_classes("a.csv", "\n".join([*rows, wrong]).encode(), names)
+    assert refusal("class,pet\ndog.n.01,dog\n").startswith(", row 2: wordnet: its leaves are ImageNet's classes")
+
+
 def test_files_are_read_where_they_lie(tmp_path):
     (tmp_path / "pets.csv").write_text(CSV)
     assert read_classes(str(tmp_path / "pets.csv"), Storage(), NAMES).content_hash == parse(CSV).content_hash
