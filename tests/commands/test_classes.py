@@ -8,6 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 import pipeline
+from pipeline.cli.completion import complete_classes
 from pipeline.labels import imagenet_names
 from pipeline.taxonomy.classes_file import parse_classes
 
@@ -73,6 +74,13 @@ def test_names_of_classes_may_be_given(pets, tmp_path, shardlabel):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "shardlabel: pets.csv, row 3: 'tiger cat' is none of the 2 classes\n"
     assert shardlabel("classes", pets, "--labels", "imagenet").stdout == SHOWN
+
+
+def test_files_of_classes_are_completed(pets, tmp_path):
+    (tmp_path / "pictures.png").touch()
+    (tmp_path / "p").mkdir()
+    assert complete_classes("p") == ["p/", "pets.csv"]
+    assert complete_classes("") == ["wordnet", "p/", "pets.csv"]
 
 
 @pytest.mark.parametrize(
