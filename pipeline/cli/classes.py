@@ -8,7 +8,7 @@ import typer
 
 from pipeline.cli.completion import complete_classes, complete_groups
 from pipeline.cli.help import examples
-from pipeline.cli.options import AsJson, Labels, NoSignRequest, RequestPayer, S3Endpoint
+from pipeline.cli.options import AsJson, NoSignRequest, RequestPayer, S3Endpoint
 from pipeline.errors import RequestError
 
 EXAMPLES = examples(
@@ -30,7 +30,13 @@ def classes(
             autocompletion=complete_classes,
         ),
     ],
-    labels: Labels = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Names of the networks' classes: one per line, or a JSON list; or `imagenet`.  [default: imagenet]",
+        ),
+    ] = None,
     under: Annotated[
         str | None,
         typer.Option(

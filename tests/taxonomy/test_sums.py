@@ -47,6 +47,10 @@ def test_tensors_give_what_arrays_give_however_many_at_once(wordnet):
     assert whole.dtype == torch.float32
     np.testing.assert_array_equal(whole.numpy(), ours.all_groups(probs_BK))
     assert torch.equal(torch.cat([torchs.all_groups(row[None]) for row in tensor]), whole)
+    turned = wordnet_taxonomy(imagenet_class_names()[::-1])  # other classes come first: another order to add in
+    again = GroupSums(turned, tensor).all_groups(tensor.flip(1))
+    by_name = {group.name: again[:, number] for number, group in enumerate(turned.groups)}
+    assert all(torch.equal(by_name[group.name], whole[:, number]) for number, group in enumerate(wordnet.groups))
     exact = torchs.all_groups(tensor.double())
     assert exact.dtype == torch.float64
     np.testing.assert_allclose(exact.numpy(), defined_sums(wordnet, probs_BK), atol=1e-12)
