@@ -46,7 +46,7 @@ def print_tree(tree: ClassTree, num_levels: int | None = None) -> None:
 def print_part(part: PartOfTree, *, as_json: bool) -> None:
     """Print a part of a tree as what ``--classes`` takes: CSV, or a list of entries."""
     if as_json:
-        print_json([{name: cell for name, cell in zip(part.header, row, strict=True) if cell} for row in part.rows])
+        print_json([{name: cell or None for name, cell in zip(part.header, row, strict=True)} for row in part.rows])
         return
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([part.header, *part.rows])
