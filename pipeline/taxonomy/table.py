@@ -62,7 +62,7 @@ def parse_table(path: str, data: bytes) -> Table:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text") from error
     if not text.strip():
-        raise InputError(f"{path}: empty; it takes a header 'class,LEVEL' and a row for each class")
+        raise _empty(path)
     if "\0" in text:
         raise InputError(f"{path}: not a text file: it holds NUL characters")
     name = path.lower()
@@ -88,6 +88,8 @@ def _parse_csv(path: str, text: str) -> Table:
             begins = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}, row {begins}: not CSV: {error}") from error
+    if not found:
+        raise _empty(path)
     (number, header), *rest = found
     while not header[-1]:  # columns that a spreadsheet has written though they are blank
         header.pop()
@@ -192,6 +194,10 @@ def _yaml_pairs(path: str, number: int, loader: Any, node: Any) -> list[tuple[st
             raise _no_text(place, name)
         cells[name] = "" if value.tag == _YAML_NULL else value.value.strip()
     return list(cells.items())
+
+
+def _empty(path: str) -> InputError:
+    return InputError(f"{path}: empty; it takes a header 'class,LEVEL' and a row for each class")
 
 
 def _no_list(path: str) -> InputError:

@@ -147,6 +147,7 @@ def test_what_changes_results_changes_the_hash():
         ('class,pet\ntabby,"cat\n', ", row 2: not CSV: unexpected end of data"),
         ("class,pet\ntabby,c\x1bat\n", r", row 2: 'c\x1bat' holds a character that cannot be printed"),
         ("", ": empty; it takes a header 'class,LEVEL' and a row for each class"),
+        (",\n,,\n", ": empty; it takes a header"),
         (" \n\n", ": empty; it takes a header 'class,LEVEL' and a row for each class"),
         (b"class,pet\ntabby,K\xe4tzchen\n", ": not UTF-8 text"),
         (b"PK\x03\x04\0\0\0", ": not a text file: it holds NUL characters"),
@@ -225,8 +226,13 @@ def test_files_are_read_where_they_lie(tmp_path):
         read_classes(str(tmp_path / "none.csv"), Storage(), NAMES)
 
 
+PIECES = ["class", "pet", "tabby", "0", "1", "cat", ",", "\t", ";", "\n", "\r", '"', " ", "\ufeff", "\u2028", "\x1b"]
+PIECES += ["- ", "{", "}", "[", "]", ": ", "&a ", "*a", "<<: ", "~", "? ", "!!set ", "null", "dog.n.01", "n02084071"]
+
+
 @given(
-    st.binary(max_size=60) | st.text("clas,pet\t;\"'\n\r-{}[]:&*<~ 07", max_size=60).map(str.encode),
+    st.lists(st.sampled_from(PIECES), max_size=40).map(lambda pieces: "".join(pieces).encode())
+    | st.binary(max_size=60),
     st.sampled_from(["a.csv", "a.json", "a.yaml"]),
 )
 def test_whatever_is_in_a_file_it_is_read_or_refused(data, path):
