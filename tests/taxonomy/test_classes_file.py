@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 
 import pytest
@@ -74,6 +75,7 @@ def test_a_file_becomes_groups_numbered_from_above():
     assert taxonomy.leaf_paths.tolist() == [[1, 0], [1, 0], [2, 0], [-1, -1], [3, -1], [4, -1], [-1, -1], [-1, -1]]
     assert taxonomy.leaves_right_below(NO_GROUP) == [3, 6, 7]
     assert (taxonomy.roots, taxonomy.children) == ((0, 3, 4), ((1, 2), (), (), (), ()))
+    assert pickle.loads(pickle.dumps(taxonomy)).content_hash == taxonomy.content_hash  # it travels to workers
     for array in (pet.group_of_leaf_K, taxonomy.leaves_L, taxonomy.leaf_paths):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
