@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.commands.annotate import annotate
     from pipeline.commands.bench import bench
     from pipeline.commands.calibrate import calibrate
+    from pipeline.commands.classes import classes
     from pipeline.commands.combine import combine
     from pipeline.commands.evaluate import evaluate
     from pipeline.commands.export import export
@@ -33,6 +34,7 @@ __all__ = [
     "annotate",
     "bench",
     "calibrate",
+    "classes",
     "combine",
     "evaluate",
     "export",
@@ -51,6 +53,7 @@ _MODULES = {
     "annotate": "pipeline.commands.annotate",
     "bench": "pipeline.commands.bench",
     "calibrate": "pipeline.commands.calibrate",
+    "classes": "pipeline.commands.classes",
     "combine": "pipeline.commands.combine",
     "evaluate": "pipeline.commands.evaluate",
     "export": "pipeline.commands.export",

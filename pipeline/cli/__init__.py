@@ -18,6 +18,7 @@ from pipeline.cli import (
     annotate,
     bench,
     calibrate,
+    classes,
     combine,
     config,
     demo,
@@ -79,6 +80,7 @@ for _panel, _command, _module in (
     (_RESULTS, export.export, export),
     (_RESULTS, report.report, report),
     (_RESULTS, gallery.gallery, gallery),
+    (_SETUP, classes.classes, classes),
     (_SETUP, bench.bench, bench),
     (_SETUP, demo.demo, demo),
 ):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import os
+
 
 def complete_members(incomplete: str) -> list[str]:
     """Members for ``-m``: completes the architecture after the last comma or alias.
@@ -23,3 +26,17 @@ def complete_members(incomplete: str) -> list[str]:
 def complete_auto(incomplete: str) -> list[str]:
     """``auto``, for options that take it beside numbers."""
     return [word for word in ("auto",) if word.startswith(incomplete)]
+
+
+def complete_classes(incomplete: str) -> list[str]:
+    """``wordnet``, files of classes, and folders."""
+    found = [path + "/" if os.path.isdir(path) else path for path in sorted(glob.glob(f"{glob.escape(incomplete)}*"))]
+    files = [path for path in found if path.endswith(("/", ".csv", ".tsv", ".yaml", ".yml", ".json"))]
+    return [word for word in ("wordnet",) if word.startswith(incomplete)] + files
+
+
+def complete_groups(incomplete: str) -> list[str]:
+    """Groups of WordNet."""
+    from pipeline.taxonomy.wordnet import read_wordnet
+
+    return [group.name for group in read_wordnet().groups if group.name.startswith(incomplete)]

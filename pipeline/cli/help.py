@@ -31,6 +31,7 @@ GUIDES_OF = {
     "annotate": ("trust",),
     "export": ("datasets",),
     "report": ("outputs",),
+    "classes": ("classes",),
     "bench": ("speed",),
     "models show": ("networks",),
     "models fetch": ("networks", "s3"),

@@ -47,6 +47,7 @@ def ask(words: str, shell: str = "bash") -> tuple[list[str], str]:
         ("shardlabel models f", ["fetch"]),
         ("shardlabel models vgg16", ["vgg16", "vgg16_bn"]),
         ("shardlabel models fetch alexnet squeezenet1_", ["squeezenet1_0", "squeezenet1_1"]),
+        ("shardlabel classes wordnet --under hunting", ["hunting_dog.n.01"]),
         ("shardlabel label --config jo", []),  # the shell's own: names of files
         ("shardlabel label -m mine:resnet18=s3://b", []),
     ],

@@ -42,6 +42,8 @@ def test_help_counting_and_wrong_requests_are_answered_without_torch_and_ray(sam
         "plan --no-measure a.tar": "3 (counted)",
         "plan a.tar -m resnet5O": "unknown model 'resnet5O'; did you mean resnet50",
         "export nowhere --to d --format csv": "not an output",
+        "classes wordnet": "1,000 of 1,000 classes in 808 groups",
+        "classes a.tar": "a.tar: not UTF-8 text",
         "label a.tar -o o -m resnet5O": "unknown model 'resnet5O'; did you mean resnet50",
         "label a.tar -o o -m timm/resnet5O": "unknown model 'timm/resnet5O'; did you mean timm/resnet50",
         "label a.tar -o o -m resnet50@V9": "no weights called 'V9'; it has IMAGENET1K_V2, IMAGENET1K_V1",

@@ -28,6 +28,7 @@ def test_the_public_surface():
         "annotate",
         "bench",
         "calibrate",
+        "classes",
         "combine",
         "evaluate",
         "export",
@@ -58,6 +59,7 @@ def test_the_wheel_holds_the_package_and_its_sample_data(tmp_path: Path):
     assert {"shardlabel/__init__.py", "shardlabel/py.typed"} <= names
     assert {"pipeline/page/page.html.j2", "pipeline/page/style.css"} <= names
     assert {f"pipeline/annotation_page/page.{kind}" for kind in ("html", "css", "js")} <= names
+    assert {"pipeline/taxonomy/wordnet.tsv", "pipeline/taxonomy/LICENSE.wordnet"} <= names
     assert not [name for name in names if name.startswith(("tests/", "deploy/", "examples/"))]
     code = "import pipeline, pipeline.cli.demo_table as d; print(pipeline.__file__); print(d.sample_data())"
     said = subprocess.run(
