@@ -30,6 +30,7 @@ class Consensus:
         agreement_B: float32, (B,), weighted share of members whose top-1 is the consensus label, 0-1.
         entropy_B: float32, (B,), entropy of the pooled distribution at its temperature, nats.
         disagreement_B: float32, (B,), mutual information of the members, nats, at least 0; without temperature.
+        pooled_BK: float32, (B, K), the whole distribution at its temperature; of a vote the shares.
     """
 
     labels_Bk: torch.Tensor
@@ -37,6 +38,7 @@ class Consensus:
     agreement_B: torch.Tensor
     entropy_B: torch.Tensor
     disagreement_B: torch.Tensor
+    pooled_BK: torch.Tensor
 
 
 def combine(
@@ -90,7 +92,9 @@ def combine(
 
     agreement_B = torch.einsum("m,mb->b", weights_M, (top_MB == labels_Bk[None, :, 0]).to(weights_M))
     disagreement_B = entropy(mean_BK) - torch.einsum("m,mb->b", weights_M, entropy(probs_MBK))
-    return Consensus(labels_Bk, scores_Bk, agreement_B.clamp(0, 1), entropy(pooled_BK), disagreement_B.clamp_min(0))
+    return Consensus(
+        labels_Bk, scores_Bk, agreement_B.clamp(0, 1), entropy(pooled_BK), disagreement_B.clamp_min(0), pooled_BK
+    )
 
 
 def stable_topk(values_BK: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,6 +17,8 @@ from pipeline.models.number_formats import Precision
 from pipeline.models.preprocessing import Geometry
 from pipeline.models.tuning import Tuning
 from pipeline.models.weights import MemberSpec
+from pipeline.taxonomy.choosing import GroupChooser, group_columns
+from pipeline.taxonomy.tree import Taxonomy
 
 Array = np.ndarray
 
@@ -43,6 +45,23 @@ class MemberPredictions:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupPredictions:
+    """The groups of one column of :func:`pipeline.taxonomy.choosing.group_columns`.
+
+    Attributes:
+        groups_B: int32, (B,), places among the column's groups; -1 for none.
+        scores_B: float32, (B,), sum of the group's probabilities, 0-1; 0 for none.
+    """
+
+    groups_B: Array
+    scores_B: Array
+
+    def take(self, rows: Array) -> GroupPredictions:
+        """Those of some images: int64 indices, or a bool mask, (B,)."""
+        return GroupPredictions(self.groups_B[rows], self.scores_B[rows])
+
+
+@dataclass(frozen=True, slots=True)
 class FirstPass:
     """The logits of all members after the first pass.
 
@@ -64,6 +83,7 @@ class Predictions:
     Attributes:
         probs_MBK: float16, (M, B, K), the members' full probabilities as they are stored, at least
             :data:`MIN_STORED_PROB`; None unless they are kept.
+        groups: Of each column of groups; none without a tree.
     """
 
     labels_Bk: Array
@@ -73,6 +93,7 @@ class Predictions:
     disagreement_B: Array
     members: tuple[MemberPredictions, ...]
     probs_MBK: Array | None = None
+    groups: tuple[GroupPredictions, ...] = ()
 
     @property
     def is_finite(self) -> Array:
@@ -90,6 +111,7 @@ class Predictions:
             self.disagreement_B[rows],
             tuple(member.take(rows) for member in self.members),
             None if self.probs_MBK is None else self.probs_MBK[:, rows],
+            tuple(column.take(rows) for column in self.groups),
         )
 
 
@@ -107,6 +129,7 @@ class EnsembleOptions:
         batch_size: Images in one forward pass at most; None for what suits each member.
         tuning: Finds batch sizes on a CPU.
         keep_probs: Whether to return the members' full probabilities.
+        taxonomy: Groups of classes, of which each image gets some; None for no groups.
     """
 
     device: str
@@ -118,6 +141,7 @@ class EnsembleOptions:
     batch_size: int | None = None
     tuning: Tuning | None = None
     keep_probs: bool = False
+    taxonomy: Taxonomy | None = None
 
 
 class Ensemble:
@@ -150,6 +174,9 @@ class Ensemble:
         self._top_k = options.top_k
         self._temperature = options.temperature
         self._keep_probs = options.keep_probs
+        tree = options.taxonomy
+        self._chooser = None if tree is None else GroupChooser(tree, self._factors)
+        self._num_group_columns = 0 if tree is None else len(group_columns(tree))
 
     def warm_up(self) -> None:
         """On a GPU, prepare the members in the thread that will compute; see :meth:`Classifier.warm_up`.
@@ -177,6 +204,7 @@ class Ensemble:
         found._members = [self._members[place] for place in places]
         found._factors = self._factors[places]
         found._rule, found._temperature, found._keep_probs = "mean", 1.0, True
+        found._chooser, found._num_group_columns = None, 0
         return found
 
     @property
@@ -243,6 +271,8 @@ class Ensemble:
         for probs_BK, logits_BK in zip(probs_MBK, first.logits_MBK, strict=True):
             scores_Bk, labels_Bk = stable_topk(probs_BK, k)
             columns += [labels_Bk, scores_Bk, _energy(logits_BK)]
+        for chosen in () if self._chooser is None else self._chooser.choose(pool.pooled_BK):
+            columns += [chosen.groups_B[:, None], chosen.scores_B[:, None]]
         packed = [_as_int32(values) for values in columns]
         if self._keep_probs:
             packed += [_pack_halves(probs_BK) for probs_BK in probs_MBK]
@@ -262,6 +292,11 @@ class Ensemble:
             packed, halves = np.split(packed, [packed.shape[1] - num_members * width], axis=1)
             stored_BMK = halves.copy().view(np.float16).reshape(len(halves), num_members, 2 * width)
             probs_MBK = np.ascontiguousarray(stored_BMK[:, :, :num_classes].swapaxes(0, 1))
+        packed, chosen = np.split(packed, [packed.shape[1] - 2 * self._num_group_columns], axis=1)
+        groups = tuple(
+            GroupPredictions(chosen[:, at].copy(), _as_float32(chosen[:, at + 1]))
+            for at in range(0, chosen.shape[1], 2)
+        )
         k = (packed.shape[1] - 3 - num_members) // (2 + 2 * num_members)
         widths = [k, k, 1, 1, 1, *([k, k, 1] * num_members)]
         columns = np.split(packed, np.cumsum(widths)[:-1], axis=1)
@@ -272,7 +307,7 @@ class Ensemble:
             for at in range(5, len(columns), 3)
         )
         consensus = (labels_Bk.copy(), _as_float32(scores_Bk), agreement_B, entropy_B, disagreement_B)
-        return Predictions(*consensus, members, probs_MBK)
+        return Predictions(*consensus, members, probs_MBK, groups)
 
 
 def _energy(logits_BK: torch.Tensor) -> torch.Tensor:

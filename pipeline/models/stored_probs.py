@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from pipeline.models.consensus import Rule, combine, stable_topk
-from pipeline.models.ensemble import MIN_STORED_PROB, MemberPredictions, Predictions
+from pipeline.models.ensemble import MIN_STORED_PROB, GroupPredictions, MemberPredictions, Predictions
 from pipeline.output.probabilities import MemberProbs
+from pipeline.taxonomy.choosing import cpu_chooser
+from pipeline.taxonomy.tree import Taxonomy
 
 MIN_RESTORED_PROB = 2.0**-32  # least probability of a class that is stored as MIN_STORED_PROB
 
@@ -29,6 +31,7 @@ def combine_stored(
     temperature: float = 1.0,
     *,
     keep_probs: bool = False,
+    taxonomy: Taxonomy | None = None,
 ) -> Predictions:
     """Combine stored probabilities of members.
 
@@ -39,10 +42,12 @@ def combine_stored(
         top_k: Likewise.
         temperature: Likewise.
         keep_probs: Whether to return the stored probabilities, too.
+        taxonomy: See :class:`pipeline.models.ensemble.EnsembleOptions`.
     """
     restored = [restore_probs(member) for member in members]
     found = combine(torch.stack(restored), torch.tensor(factors, dtype=torch.float64), rule, top_k, temperature)
     k = found.labels_Bk.shape[1]
+    chosen = () if taxonomy is None else cpu_chooser(taxonomy).choose(found.pooled_BK)
     return Predictions(
         labels_Bk=found.labels_Bk.to(torch.int32).numpy(),
         scores_Bk=found.scores_Bk.numpy(),
@@ -51,6 +56,7 @@ def combine_stored(
         disagreement_B=found.disagreement_B.numpy(),
         members=tuple(_top_k(member, probs_BK, k) for member, probs_BK in zip(members, restored, strict=True)),
         probs_MBK=np.stack([member.probs_BK for member in members]) if keep_probs else None,
+        groups=tuple(GroupPredictions(own.groups_B.to(torch.int32).numpy(), own.scores_B.numpy()) for own in chosen),
     )
 
 

@@ -15,6 +15,7 @@ from pipeline.models.consensus import combine
 from pipeline.models.ensemble import Ensemble, EnsembleOptions
 from pipeline.models.weights import resolve
 from pipeline.storage import Storage
+from pipeline.taxonomy.classes_file import parse_classes
 
 SPECS = ("shufflenet_v2_x0_5*2", "b:squeezenet1_1", "c:mobilenet_v3_large*0.5")
 
@@ -49,10 +50,10 @@ def crops(members):
     }
 
 
-def ensemble(resolved, rule="mean", top_k=3):
+def ensemble(resolved, rule="mean", top_k=3, **more):
     blobs = {item.spec.alias: item.blob for item in resolved}
     specs = [item.spec for item in resolved]
-    return Ensemble(specs, blobs, EnsembleOptions(device="cpu", precision="fp32", rule=rule, top_k=top_k))
+    return Ensemble(specs, blobs, EnsembleOptions(device="cpu", precision="fp32", rule=rule, top_k=top_k, **more))
 
 
 def own_logits(item, network, crops):
@@ -84,6 +85,30 @@ def test_predictions_are_the_pool_of_the_plain_networks(members, crops, rule):
         np.testing.assert_allclose(own.scores_Bk, scores, atol=1e-4)
         np.testing.assert_allclose(own.energy_B, batch.logsumexp(dim=1), rtol=1e-4)
     assert predictions.disagreement_B.max() > 1e-3
+
+
+@pytest.mark.parametrize(("rule", "temperature"), [("mean", 1.0), ("geometric", 0.4), ("vote", 1.0)])
+def test_groups_are_those_of_the_whole_distribution(members, crops, rule, temperature):
+    table = b"class,fine,coarse\n0,x,p\n1,y,p\n2,y,p\n4,z,q\n5,,q\n"
+    tree = parse_classes("tree.csv", table, tuple("012345"))
+    made = ensemble(members[0], rule, 2, temperature=temperature, keep_probs=True, taxonomy=tree)
+    found = made.predict(crops)
+    whole = ensemble(members[0], rule, 6, temperature=temperature).predict(crops)  # the top 6 of 6 classes
+    probs_BK = np.zeros((5, 6))
+    np.put_along_axis(probs_BK, whole.labels_Bk.astype(np.int64), whole.scores_Bk, axis=1)
+    for column, groups in zip(found.groups, (([0], [1, 2], [4]), ([0, 1, 2], [4, 5])), strict=True):
+        sums_BG = np.stack([probs_BK[:, leaves].sum(1) for leaves in groups], 1)
+        none_B = 1 - sums_BG.sum(1)
+        is_in_B = none_B <= sums_BG.max(1)
+        np.testing.assert_array_equal(column.groups_B, np.where(is_in_B, sums_BG.argmax(1), -1))
+        np.testing.assert_allclose(column.scores_B, np.where(is_in_B, sums_BG.max(1), 0), atol=1e-6)
+        assert (column.groups_B.dtype, column.scores_B.dtype) == (np.int32, np.float32)
+    plain = ensemble(members[0], rule, 2, temperature=temperature, keep_probs=True).predict(crops)
+    assert plain.groups == ()
+    np.testing.assert_array_equal(plain.probs_MBK, found.probs_MBK)
+    np.testing.assert_array_equal(plain.labels_Bk, found.labels_Bk)
+    assert made.subset(["b"]).predict(crops).groups == ()
+    np.testing.assert_array_equal(found.take(np.array([3, 1])).groups[0].groups_B, found.groups[0].groups_B[[3, 1]])
 
 
 def test_the_types_are_those_of_the_output(members, crops):
