@@ -308,7 +308,12 @@ class Receipt(_Json):
         return cls(**{**values, **nested})
 
 
-def predictions_schema(members: Sequence[str], keep: Sequence[str] = (), *, with_field: bool = True) -> pa.Schema:
+GROUP_SCORE_SUFFIX = "_score"  # of a level's second column, which holds the sum
+
+
+def predictions_schema(
+    members: Sequence[str], keep: Sequence[str] = (), *, with_field: bool = True, levels: Sequence[str] = ()
+) -> pa.Schema:
     """Columns of ``predictions/part-*.parquet``.
 
     Args:
@@ -316,6 +321,7 @@ def predictions_schema(members: Sequence[str], keep: Sequence[str] = (), *, with
         keep: Names of the sample fields that ``--keep`` copies.
         with_field: Whether there is the column ``field``; outputs that were begun before it was introduced go on
             without it.
+        levels: Names of the columns of groups that ``--classes`` adds, each with a second one for the score.
     """
     own_top_k = pa.struct(
         [
@@ -344,6 +350,11 @@ def predictions_schema(members: Sequence[str], keep: Sequence[str] = (), *, with
             pa.field("members", pa.struct([pa.field(name, own_top_k) for name in members])),
             pa.field("truth", pa.int32()),
             *([pa.field("field", names)] if with_field else []),
+            *(
+                column
+                for name in levels
+                for column in (pa.field(name, names), pa.field(name + GROUP_SCORE_SUFFIX, pa.float32()))
+            ),
             *(pa.field(name, pa.string()) for name in keep),
         ]
     )

@@ -139,4 +139,5 @@ def ensemble_options(config: LabelerConfig) -> EnsembleOptions:
         batch_size=config.batch_size,
         tuning=config.tuning,
         keep_probs=config.keep_probs,
+        taxonomy=config.taxonomy,
     )

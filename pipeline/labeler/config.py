@@ -13,6 +13,8 @@ from pipeline.models.number_formats import Precision
 from pipeline.models.tuning import Tuning
 from pipeline.models.weights import MemberSpec
 from pipeline.output.probabilities import StoredProbs
+from pipeline.taxonomy.choosing import GroupColumn, group_columns
+from pipeline.taxonomy.tree import Taxonomy
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class LabelerConfig:
         reused: Aliases of the members whose probabilities may be taken from an older output, each with its alias there.
         reused_from: That output.
         replayed: Whether a unit that is complete there can be published without reading its input.
+        taxonomy: Groups of classes, which have columns of their own; None for none.
     """
 
     out: str
@@ -68,6 +71,12 @@ class LabelerConfig:
     replayed: bool = False
     images: Images = "auto"
     with_field: bool = True
+    taxonomy: Taxonomy | None = None
+
+    @property
+    def group_columns(self) -> tuple[GroupColumn, ...]:
+        """The columns of groups."""
+        return () if self.taxonomy is None else group_columns(self.taxonomy)
 
     @property
     def tuning(self) -> Tuning:

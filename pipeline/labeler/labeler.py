@@ -97,6 +97,7 @@ class Labeler:
             config.keep,
             keep_probs=config.keep_probs,
             with_field=config.with_field,
+            groups=config.group_columns,
         )
         self._attempts = Attempts(self._writer.ledger, self._storage, config.run)
         self._uploads = Uploads(self._writer, UNITS_AT_ONCE)

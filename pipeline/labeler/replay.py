@@ -60,6 +60,7 @@ class Replayer:
             config.keep,
             keep_probs=config.keep_probs,
             with_field=config.with_field,
+            groups=config.group_columns,
         )
         self._attempts = Attempts(self._writer.ledger, storage, config.run)
         self._threads = ThreadPoolExecutor(config.num_threads, "pool", initializer=one_torch_thread)

@@ -108,4 +108,12 @@ def combine_members(config: LabelerConfig, members: Sequence[MemberProbs]) -> Pr
         members: Probabilities of the same images, in the order of ``config.members``.
     """
     factors = [member.factor for member in config.members]
-    return combine_stored(members, factors, config.rule, config.top_k, config.temperature, keep_probs=config.keep_probs)
+    return combine_stored(
+        members,
+        factors,
+        config.rule,
+        config.top_k,
+        config.temperature,
+        keep_probs=config.keep_probs,
+        taxonomy=config.taxonomy,
+    )

@@ -16,12 +16,13 @@ import pyarrow as pa
 
 from pipeline.errors import ObjectChanged
 from pipeline.labels import NO_CLASS
-from pipeline.models.ensemble import MemberPredictions, Predictions
+from pipeline.models.ensemble import GroupPredictions, MemberPredictions, Predictions
 from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.output.parts import METADATA_KEY, PartName, unreadable_name
 from pipeline.output.probabilities import probabilities_table
 from pipeline.output.rewriting import constant_text, encode_part
 from pipeline.records import (
+    GROUP_SCORE_SUFFIX,
     QUARANTINE_SCHEMA,
     Counted,
     Cursor,
@@ -34,6 +35,8 @@ from pipeline.records import (
     predictions_schema,
 )
 from pipeline.storage import Storage
+from pipeline.taxonomy.choosing import GroupColumn
+from pipeline.taxonomy.tree import NO_GROUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,7 @@ class Writer:
         keep: Names of the sample fields that ``--keep`` copies.
         keep_probs: Whether to publish the members' full probabilities, too.
         with_field: Whether there is the column ``field``.
+        groups: Columns of groups.
     """
 
     def __init__(
@@ -144,6 +148,7 @@ class Writer:
         *,
         keep_probs: bool = False,
         with_field: bool = True,
+        groups: Sequence[GroupColumn] = (),
     ) -> None:
         self._ledger = Ledger(out, storage)
         self._storage = storage
@@ -152,7 +157,9 @@ class Writer:
         self._class_names = pa.array(class_names, pa.string())
         self._keep = tuple(keep)
         self._keep_probs = keep_probs
-        self._schema = predictions_schema(members, keep, with_field=with_field)
+        self._groups = tuple(groups)
+        levels = [column.name for column in groups]
+        self._schema = predictions_schema(members, keep, with_field=with_field, levels=levels)
 
     @property
     def ledger(self) -> Ledger:
@@ -250,6 +257,8 @@ class Writer:
         }
         if "field" in self._schema.names:
             columns["field"] = pa.array([picture.image_field for picture in pictures], pa.string()).dictionary_encode()
+        for place, column in enumerate(self._groups):
+            columns |= _group_columns(column, [batch.groups[place] for batch in batches])
         for name in self._keep:
             columns[name] = pa.array([picture.kept.get(name) for picture in pictures], pa.string())
         return pa.table(columns, schema=self._schema)
@@ -278,6 +287,17 @@ def _lists(batches: Sequence[np.ndarray], dtype: type[np.generic]) -> pa.ListArr
     rows = np.concatenate(batches).astype(dtype, copy=False) if batches else np.zeros((0, 1), dtype)
     offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.reshape(-1)))
+
+
+def _group_columns(column: GroupColumn, batches: Sequence[GroupPredictions]) -> dict[str, pa.Array]:
+    """The names of groups and their scores, null where there is none; the dictionary holds only names that occur."""
+    groups_N = _column([batch.groups_B for batch in batches], np.int32)
+    is_none_N = groups_N == NO_GROUP
+    places = pa.array(groups_N, pa.int32(), mask=is_none_N)
+    scores = pa.array(_column([batch.scores_B for batch in batches], np.float32), mask=is_none_N)
+    # in the order of rows, as where rows of a part are replaced
+    names = pa.array(column.groups, pa.string()).take(places).dictionary_encode()
+    return {column.name: names, column.name + GROUP_SCORE_SUFFIX: scores}
 
 
 def _member_column(batches: Sequence[MemberPredictions]) -> pa.StructArray:

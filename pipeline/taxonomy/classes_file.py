@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.errors import InputError, StorageError
 from pipeline.labels import ClassResolver, nearest_names
-from pipeline.records import RESERVED_COLUMNS
+from pipeline.records import GROUP_SCORE_SUFFIX, RESERVED_COLUMNS
 from pipeline.storage import Storage, absolute_uri
 from pipeline.taxonomy.table import CLASS, Row, Table, parse_table
 from pipeline.taxonomy.tree import NO_GROUP, Group, Taxonomy, make_taxonomy
@@ -24,7 +24,6 @@ from pipeline.taxonomy.wordnet import WORDNET, find_group, wordnet_taxonomy
 from pipeline.text import fmt
 from pipeline.text.safe import printable
 
-SCORE_SUFFIX = "_score"  # of a level's second column in predictions
 _COLUMN_OF_EXPORT = "level"
 _GROUP_OF_WORDNET = re.compile(r"\S+\.n\.[0-9]{2}|[nN][0-9]{8}")
 
@@ -42,11 +41,23 @@ def read_classes(source: str, storage: Storage, class_names: Sequence[str]) -> T
     """
     if source == WORDNET:
         return wordnet_taxonomy(class_names)
+    return parse_classes(source, _read(source, storage), class_names)
+
+
+def level_names(source: str, storage: Storage) -> tuple[str, ...]:
+    """The levels of a file, finest first; its rows are not looked at.
+
+    Raises:
+        InputError: It is missing or no table, or a level's name cannot be one.
+    """
+    return _check_header(parse_table(source, _read(source, storage)))
+
+
+def _read(source: str, storage: Storage) -> bytes:
     try:
-        data = storage.read(absolute_uri(source))
+        return storage.read(absolute_uri(source))
     except StorageError as error:
         raise InputError(str(error)) from error
-    return parse_classes(source, data, class_names)
 
 
 def parse_classes(path: str, data: bytes, class_names: Sequence[str]) -> Taxonomy:
@@ -198,7 +209,7 @@ def _check_header(table: Table) -> tuple[str, ...]:
                 f"{table.place}: {level!r} cannot be the name of a level: letters, digits and _ only, no digit first"
                 + (", and no word of Python" if keyword.iskeyword(level) else "")
             )
-        for column in (level, level + SCORE_SUFFIX):
+        for column in (level, level + GROUP_SCORE_SUFFIX):
             folded = unicodedata.normalize("NFKC", column).casefold()  # DuckDB's columns have no case
             if folded in taken:
                 raise InputError(f"{table.place}: {level!r} cannot be a level: {column!r} is {taken[folded]}")
