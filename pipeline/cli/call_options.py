@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, TypedDict
 '''
 _KINDS = {"boolean": "bool", "integer": "int", "number": "float", "null": "None"}
-_PATHS = {"weights_dir", "labels", "calibration", "reuse", "truth", "out", "to"}  # of these also a PathLike
+_PATHS = {"weights_dir", "labels", "calibration", "classes", "reuse", "truth", "out", "to"}  # of these also a PathLike
 _WIDTH = 116  # of a line's text
 _POSITIONAL = {"inputs", "out", "source", "to", "format"}  # parameters of the functions themselves
 

@@ -24,6 +24,7 @@ from pipeline.cli.options import (
     Model,
     NoSignRequest,
     Overwrite,
+    OwnClasses,
     Precision,
     Progress,
     Prune,
@@ -98,6 +99,7 @@ def label(
     ] = None,
     images: WhichImages = None,
     calibration: CalibrationFile = None,
+    classes: OwnClasses = None,
     keep_probs: Annotated[
         bool | None,
         typer.Option(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pipeline.cli.completion import complete_auto, complete_members
+from pipeline.cli.completion import complete_auto, complete_classes, complete_members
 from pipeline.cli.help import MACHINES, NETWORKS, ROWS, S3
 
 _MODELS = (
@@ -152,6 +152,16 @@ CalibrationFile = Annotated[
         metavar="FILE",
         help="What `calibrate` saved for these members: makes scores probabilities of being right.",
         rich_help_panel=NETWORKS,
+    ),
+]
+OwnClasses = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Groups of classes, as `classes` shows them: CSV, TSV, YAML or JSON, or `wordnet`. Adds columns LEVEL and "
+        "LEVEL_score: the group whose classes have most of the probability.",
+        rich_help_panel=ROWS,
+        autocompletion=complete_classes,
     ),
 ]
 WhichImages = Annotated[

@@ -128,8 +128,13 @@ def _surroundings() -> Iterator[str]:
 
 def _columns() -> Iterator[str]:
     """The columns of both tables."""
-    meanings = {**COLUMN_MEANINGS, "FIELD": "each field that `--keep` names, as UTF-8 text"}
-    labelled = predictions_schema(["ALIAS"], ["FIELD"])
+    meanings = {
+        **COLUMN_MEANINGS,
+        "LEVEL": "each level of `--classes`: the group whose classes have most of the pool's probability, or null",
+        "LEVEL_score": "the sum of their probabilities, 0 to 1",
+        "FIELD": "each field that `--keep` names, as UTF-8 text",
+    }
+    labelled = predictions_schema(["ALIAS"], ["FIELD"], levels=["LEVEL"])
     for title, schema in (("predictions", labelled), ("quarantine", QUARANTINE_SCHEMA)):
         yield f"## Columns of {title}\n"
         yield _bullets((f"`{field.name}` ({_kind(field.type)})", meanings[field.name]) for field in schema)

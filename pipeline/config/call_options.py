@@ -92,6 +92,11 @@ class LabelOptions(StoreOptions, NetworkOptions, RunOptions, total=False):
         str | os.PathLike[str] | None,
         "What `calibrate` saved for these members: makes scores probabilities of being right.",
     ]
+    classes: Annotated[
+        str | os.PathLike[str] | None,
+        "Groups of classes, as `classes` shows them: CSV, TSV, YAML or JSON, or `wordnet`. Adds columns LEVEL and "
+        "LEVEL_score: the group whose classes have most of the probability.",
+    ]
     keep_probs: Annotated[
         bool,
         "Store each member's full probabilities too (2 bytes a class): for `combine`, --reuse, `calibrate`.",
@@ -161,6 +166,11 @@ class CombineOptions(StoreOptions, RunOptions, total=False):
     calibration: Annotated[
         str | os.PathLike[str] | None,
         "What `calibrate` saved for these members: makes scores probabilities of being right.",
+    ]
+    classes: Annotated[
+        str | os.PathLike[str] | None,
+        "Groups of classes, as `classes` shows them: CSV, TSV, YAML or JSON, or `wordnet`. Adds columns LEVEL and "
+        "LEVEL_score: the group whose classes have most of the probability.",
     ]
     top_k: Annotated[int | None, "Classes kept per image. [default: 5]"]
     workers: Annotated[Literal["auto"] | int, "Labelers. auto: one per GPU, or one per machine. [default: auto]"]

@@ -135,6 +135,7 @@ class LabelConfig(EnsembleConfig):
     keep: TextList = ()
     images: Images = "auto"
     calibration: Text | None = None
+    classes: Text | None = None
     keep_probs: bool = False
     reuse: Text | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -207,6 +208,7 @@ class CombineConfig(BaseModel):
         model: The members to use, each ``ALIAS[*FACTOR]``; none for all, with the factors that they have.
         combine: The rule; None for the rule of ``source``.
         calibration: As for a job.
+        classes: As for a job.
         top_k: Number of classes; None for as many as ``source`` has.
     """
 
@@ -217,6 +219,7 @@ class CombineConfig(BaseModel):
     model: TextList = ()
     combine: Literal["mean", "geometric", "vote"] | None = None
     calibration: Text | None = None
+    classes: Text | None = None
     top_k: Annotated[int, Field(ge=1)] | None = None
     engine: Literal["auto", "ray", "inline"] = "auto"
     ray_address: str | None = None

@@ -14,7 +14,7 @@ from pipeline.output.ledger import JOB, PREDICTIONS, UNITS, Ledger, to_json
 from pipeline.storage import missing_folders, remove_empty
 
 _MAX_CLAIMS = 20
-_IN_WORDS = {"labels_sha256": "the names of the classes"}
+_IN_WORDS = {"labels_sha256": "the names of the classes", "classes": "--classes"}
 
 
 @contextlib.contextmanager

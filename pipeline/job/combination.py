@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.config.settings import CombineConfig, fingerprint
 from pipeline.errors import RequestError
 from pipeline.job.description import Job
+from pipeline.job.own_classes import CLASSES, classes_in_job, classes_in_results, read_own_classes
 from pipeline.job.pooling import choose_pooling
 from pipeline.output.probabilities import StoredProbs
 from pipeline.output.runs import RUNS
@@ -58,10 +59,11 @@ def check_temperature_alone(config: CombineConfig, out: str, content: Mapping[st
     Raises:
         RequestError: More is asked for.
     """
-    if config.calibration is None or config.model or config.combine or config.top_k:
+    if config.calibration is None or config.model or config.combine or config.top_k or config.classes:
         raise RequestError(
             f"{out}: holds no probabilities; they are stored by `label` with --keep-probs. Without them only a "
-            "calibration that is one temperature can be applied: --calibration, without -m, --combine and --top-k"
+            "calibration that is one temperature can be applied: --calibration, without -m, --combine, --top-k and "
+            "--classes"
         )
     if content.get("results", {}).get("calibration"):
         raise RequestError(f"{out}: was labelled with a calibration already; combine an output without one")
@@ -81,10 +83,10 @@ def describe_combination(
         content: ``job.json`` of the older output.
         members: The chosen members.
         source: The stored probabilities of the older output.
-        storage: How to reach the calibration.
+        storage: Reads files that are named.
 
     Raises:
-        RequestError: The calibration does not fit the members.
+        RequestError: The calibration does not fit the members, or own classes do not fit the output.
     """
     older = content["results"]
     rule = config.combine or older["combine"]
@@ -100,10 +102,14 @@ def describe_combination(
     same = ("labels_sha256", "precision", "decode", "keep", "rows_per_part")
     results = {name: older[name] for name in same} | {name: older[name] for name in ("images",) if name in older}
     results |= {"members": list(members), "top_k": config.top_k or older["top_k"], **pooling.results}
+    class_names = tuple(content["class_names"])
+    taxonomy = read_own_classes(config.classes, storage, class_names, older["keep"])
+    results |= classes_in_results(taxonomy)
     own_fingerprint = fingerprint(results)
     files = content.get("weights_files", {})
     described = {
-        **{name: value for name, value in content.items() if name not in {"replaced", RUNS, JOB_KEY}},
+        **{name: value for name, value in content.items() if name not in {"replaced", RUNS, JOB_KEY, CLASSES}},
+        **classes_in_job(taxonomy),
         **pooling.about,
         "fingerprint": own_fingerprint,
         "results": results,
@@ -114,7 +120,7 @@ def describe_combination(
     return Job(
         content=described,
         fingerprint=own_fingerprint,
-        class_names=tuple(content["class_names"]),
+        class_names=class_names,
         device="cpu",
         precision=older["precision"],
         compiled=False,
@@ -122,4 +128,5 @@ def describe_combination(
         rule=pooling.rule,
         factors=pooling.factors,
         temperature=pooling.temperature,
+        taxonomy=taxonomy,
     )

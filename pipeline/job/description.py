@@ -17,6 +17,7 @@ from pipeline.config.settings import LabelConfig, StorageConfig, fingerprint
 from pipeline.engines.workload import Engine
 from pipeline.errors import InputError
 from pipeline.job.class_names import choose_names, given_names
+from pipeline.job.own_classes import classes_in_job, classes_in_results, read_own_classes
 from pipeline.job.pooling import choose_pooling
 from pipeline.models.consensus import Rule
 from pipeline.models.memory import FittedBatch, WorkerMemory, fit_batch_size
@@ -24,6 +25,7 @@ from pipeline.models.number_formats import Precision, first_format, is_in_hardwa
 from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
 from pipeline.stages.limits import GPU_THREAD_BYTES
 from pipeline.storage import Storage
+from pipeline.taxonomy.tree import Taxonomy
 from pipeline.text import fmt
 
 PART_SIZES = "part_sizes"  # in job.json: ``auto`` where each unit has a size of its own in the plan
@@ -45,6 +47,7 @@ class Job:
     factors: tuple[float, ...]
     temperature: float = 1.0
     notes: tuple[str, ...] = ()  # on what was chosen
+    taxonomy: Taxonomy | None = None  # of --classes
     run: str = field(default_factory=lambda: uuid.uuid4().hex)  # name of this run of it
 
     def weighted(self, specs: Sequence[MemberSpec]) -> tuple[MemberSpec, ...]:
@@ -79,6 +82,7 @@ class Job:
             "images": results.get("images", "auto"),
             "with_field": self.content.get(FIELD_COLUMN, False),
             "storage": storage,
+            "taxonomy": self.taxonomy,
         }
 
 
@@ -101,11 +105,12 @@ def describe_job(
         reused: The ``job.json`` of the output whose probabilities are reused.
 
     Raises:
-        RequestError: Members, class names, the calibration or the device do not fit.
+        RequestError: Members, class names, own classes, the calibration or the device do not fit.
     """
     specs = [member.spec for member in members]
     num_classes = check_one_label_space(specs)
     class_names, note = choose_names(num_classes, given_names(config.labels, storage), members)
+    taxonomy = read_own_classes(config.classes, storage, class_names, config.keep)
     kept = dict(reused["results"]) if reused is not None else {}
     kept |= {} if earlier is None or config.overwrite else earlier.get("results", {})
     device = _device(config, engine)
@@ -126,6 +131,7 @@ def describe_job(
         results["keep_probs"] = True
     if config.images != "auto":  # what is usual is left out, so that older outputs keep their fingerprint
         results["images"] = config.images
+    results |= classes_in_results(taxonomy)
     pooling = choose_pooling(
         results["members"],
         config.combine,
@@ -142,6 +148,7 @@ def describe_job(
         "calibrated": config.calibration is not None,  # if not, scores are no probabilities of being right
         **pooling.about,
         "class_names": list(class_names),
+        **classes_in_job(taxonomy),
         "weights_files": {spec.alias: spec.weights_file for spec in specs},
         "origins": {member.spec.alias: member.origin.to_dict() for member in members},
         "inputs": merge_inputs([], config.inputs),
@@ -156,7 +163,9 @@ def describe_job(
     combined = (pooling.rule, pooling.factors, pooling.temperature)
     notes = (*(f"{m.spec.alias}: {text}" for m in members for text in m.origin.notes), *([note] if note else []))
     notes += tuple(_note_on_precision(precision, device))
-    return Job(content, job_fingerprint, class_names, device, precision, compiled, rows_per_part, *combined, notes)
+    return Job(
+        content, job_fingerprint, class_names, device, precision, compiled, rows_per_part, *combined, notes, taxonomy
+    )
 
 
 def _part_sizes(

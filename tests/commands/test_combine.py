@@ -14,13 +14,16 @@ from conftest import jpeg, make_tar
 
 from pipeline import combine, evaluate, label, status, verify
 from pipeline.cli import app
+from pipeline.config.settings import fingerprint
 from pipeline.errors import OutputError, RequestError
 from pipeline.labeler.labeler import Labeler
 from pipeline.models.classifier import Classifier
+from pipeline.records import predictions_schema
 
 OLD, NEW = "shufflenet_v2_x0_5", "squeezenet1_1"
 ROWS = 25
 BROKEN = {0, 1, 17, 24, 25, 48}
+GROUPS = {"kind": {"x": {0, 3}, "y": {1, 2, 5}, "z": {8}}, "family": {"p": {0, 1, 2, 3, 5}, "q": {8, 9}}}
 EXACT = ("shard", "key", "index", "sha256", "width", "height", "label", "class_name", "truth", "json")
 
 
@@ -54,6 +57,18 @@ def run(shards, sample_data):
 
 
 @pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Groups of some of the classes, in two levels."""
+    lines = ["class,kind,family"]
+    for leaf in sorted(set().union(*GROUPS["family"].values())):
+        own = [next((name for name, leaves in GROUPS[level].items() if leaf in leaves), "") for level in GROUPS]
+        lines.append(",".join([str(leaf), *own]))
+    path = tmp_path_factory.mktemp("tree") / "tree.csv"
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
 def labelled(run, tmp_path_factory):
     """Outputs: of the old member with its probabilities, of both, and of both with both's probabilities."""
     folder = tmp_path_factory.mktemp("labelled")
@@ -84,8 +99,24 @@ def assert_same(out, full) -> float:
                 one["members"][alias]["scores"], own["scores"], rtol=1e-3
             )  # of top-k beyond the stored
             assert one["members"][alias]["energy"] == pytest.approx(own["energy"], abs=1e-4)
+        assert one.keys() == other.keys()
+        for level in one.keys() & GROUPS.keys():
+            assert one[level] == other[level]
+            assert one[f"{level}_score"] == pytest.approx(other[f"{level}_score"], abs=2e-3)
     assert largest < 2e-3
     return largest
+
+
+def assert_groups_of_top_k(row) -> None:
+    """The groups of a row are those of its top k, below which there is nothing."""
+    shares = dict(zip(row["labels"], row["scores"], strict=True))
+    for level, groups in GROUPS.items():
+        sums = {name: sum(shares.get(leaf, 0) for leaf in leaves) for name, leaves in groups.items()}
+        first = max(sums, key=sums.__getitem__)
+        if 1 - sum(sums.values()) > sums[first] + 1e-6:
+            assert (row[level], row[f"{level}_score"]) == (None, None)
+        else:
+            assert (row[level], row[f"{level}_score"]) == (first, pytest.approx(sums[first]))
 
 
 def names(out, folder="predictions") -> set[str]:
@@ -119,7 +150,8 @@ def test_probabilities_lie_beside_the_predictions(labelled):
         ({"combine": "vote", "top_k": 8}, (f"{OLD}*2", NEW)),
     ],
 )
-def test_a_combination_equals_a_full_run(labelled, run, tmp_path, words, models):
+def test_a_combination_equals_a_full_run(labelled, run, tmp_path, words, models, tree):
+    words = words | {"classes": tree}
     summary = combine(labelled / "stored", tmp_path / "out", engine="inline", **words)
     assert (summary.exit_code, summary.labelled, summary.quarantined) == (0, 63, 6)
     run(tmp_path / "full", *models, **{name: word for name, word in words.items() if name != "model"})
@@ -129,6 +161,13 @@ def test_a_combination_equals_a_full_run(labelled, run, tmp_path, words, models)
     assert status(tmp_path / "out").finished
     judged = evaluate(tmp_path / "out")
     assert (judged.images, judged.probabilities_in) == (63, str(labelled / "stored"))
+    job = json.loads((tmp_path / "out" / "job.json").read_text())
+    columns = {level: list(groups) for level, groups in GROUPS.items()}
+    assert job["classes"] == {"source": tree, "columns": columns}
+    if words["combine"] == "vote":  # the top 8 are all that has a share
+        assert {row["kind"] for row in rows(tmp_path / "out")} > {None}
+        for row in rows(tmp_path / "out"):
+            assert_groups_of_top_k(row)
     again = run(tmp_path / "out", *models, **{name: word for name, word in words.items() if name != "model"})
     assert again.images == 0  # `label` takes it for its own, and finds it done
 
@@ -158,7 +197,7 @@ def test_a_combination_goes_on_where_it_stopped_and_waits_for_what_is_not_there_
 
 @pytest.mark.parametrize(("rows_per_part", "device_thread"), [(ROWS, False), (10, True)])
 def test_a_new_member_runs_alone_and_the_rows_are_those_of_a_full_run(
-    labelled, run, tmp_path, monkeypatch, rows_per_part, device_thread
+    labelled, run, tmp_path, monkeypatch, rows_per_part, device_thread, tree
 ):
     monkeypatch.setattr("pipeline.labeler.worker.Labeler", functools.partial(Labeler, device_thread=device_thread))
     seen, first_pass = [], Classifier.first_pass
@@ -168,17 +207,20 @@ def test_a_new_member_runs_alone_and_the_rows_are_those_of_a_full_run(
         return first_pass(self, crops)
 
     monkeypatch.setattr(Classifier, "first_pass", watched)
-    summary = run(tmp_path / "out", f"aka:{OLD}", NEW, reuse=labelled / "old", rows_per_part=rows_per_part)
+    summary = run(
+        tmp_path / "out", f"aka:{OLD}", NEW, reuse=labelled / "old", rows_per_part=rows_per_part, classes=tree
+    )
     assert set(seen) == {NEW}
     assert (summary.labelled, summary.quarantined) == (63, 6)
-    run(tmp_path / "full", f"aka:{OLD}", NEW, rows_per_part=rows_per_part)
+    run(tmp_path / "full", f"aka:{OLD}", NEW, rows_per_part=rows_per_part, classes=tree)
     assert_same(tmp_path / "out", tmp_path / "full")
     assert names(tmp_path / "out") == names(tmp_path / "full")
     assert verify(tmp_path / "out", deep=True).exit_code == 0
 
 
 @pytest.mark.parametrize("more", [{}, {"rows_per_part": 10}, {"keep": "json,cls"}])
-def test_without_a_new_member_no_image_is_decoded(labelled, run, tmp_path, monkeypatch, more):
+def test_without_a_new_member_no_image_is_decoded(labelled, run, tmp_path, monkeypatch, more, tree):
+    more = more | {"classes": tree}
     monkeypatch.setattr("pipeline.labeler.decoders.decode", None)
     run(tmp_path / "out", f"{OLD}*2", NEW, reuse=labelled / "stored", **more)
     monkeypatch.undo()
@@ -254,18 +296,36 @@ def test_overwriting_and_relabelling_take_probabilities_along(labelled, run, sha
     assert verify(out).exit_code == 0
 
 
-def test_wrong_options_are_refused_before_anything_is_written(labelled, run, tmp_path):
+def test_without_own_classes_an_output_is_as_before(labelled):
+    job = json.loads((labelled / "full" / "job.json").read_text())
+    names = "members labels_sha256 top_k precision decode keep rows_per_part combine"
+    assert {*job["results"]} == {*names.split()}  # the fingerprint is that of these
+    assert job["fingerprint"] == fingerprint(job["results"])
+    assert "classes" not in job
+    part = next((labelled / "full" / "predictions").iterdir())
+    assert pq.read_schema(part).names == predictions_schema([OLD, NEW], ["json"]).names
+
+
+def test_wrong_options_are_refused_before_anything_is_written(labelled, run, tmp_path, tree):
+    (tmp_path / "json.csv").write_text("class,json\n1,x\n")
     for words, says in (
         ({"model": "nobody"}, f"no member of that name; it has {OLD}, {NEW}"),
         ({"model": f"{OLD}*0"}, "must be a number above 0"),
         ({"model": f"{OLD},{OLD}"}, "is given twice"),
         ({"top_k": 0}, "top_k"),
         ({"calibration": "nowhere.json"}, "nowhere.json: no such file"),
+        ({"classes": "nowhere.csv"}, "nowhere.csv: no such file"),
+        ({"classes": "wordnet"}, "14 classes are none of them"),
+        ({"classes": tmp_path / "json.csv"}, "'json' cannot be a level: --keep makes a column 'json'"),
     ):
         with pytest.raises(RequestError, match=says.replace("*", r"\*")):
             combine(labelled / "stored", tmp_path / "out", engine="inline", **words)
     with pytest.raises(RequestError, match="holds no probabilities; they are stored by `label` with --keep-probs"):
         combine(labelled / "full", tmp_path / "out", engine="inline")
+    with pytest.raises(RequestError, match="'json' cannot be a level"):
+        run(tmp_path / "out", OLD, classes=tmp_path / "json.csv")
+    with pytest.raises(OutputError, match="differs in --classes"):
+        run(labelled / "full", OLD, NEW, classes=tree)
     with pytest.raises(RequestError, match="holds no probabilities"):
         run(tmp_path / "out", OLD, NEW, reuse=labelled / "full")
     with pytest.raises(OutputError, match="is the output to combine"):
