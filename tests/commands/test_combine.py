@@ -344,12 +344,12 @@ def test_the_command_prints_what_it_did(labelled, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same(labelled, run, tmp_path):
+def test_ray_gives_the_same(labelled, run, tmp_path, tree):
     assert run(tmp_path / "new", OLD, NEW, reuse=labelled / "old", engine="ray").exit_code == 0
     assert_same(tmp_path / "new", labelled / "full")
     inline, ray = (tmp_path / engine for engine in ("inline", "ray"))
     for out in (inline, ray):
-        assert combine(labelled / "stored", out, model=NEW, engine=out.name).exit_code == 0
+        assert combine(labelled / "stored", out, model=NEW, engine=out.name, classes=tree).exit_code == 0
     assert rows(ray) == rows(inline)
     assert verify(ray).exit_code == 0
 

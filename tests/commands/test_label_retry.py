@@ -21,6 +21,16 @@ ODD = {3, 4, 10}  # images that no decoder is installed for at first
 WORDS = {"rows_per_part": 6, "keep": "txt", "keep_probs": True}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_classes(tmp_path_factory):
+    """Columns of names, most of them null: rows that are put between others need their names, too."""
+    path = tmp_path_factory.mktemp("classes") / "tree.csv"
+    path.write_text("class,kind,family\n0,x,p\n1,y,p\n2,y,p\n3,x,p\n7,z,\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(WORDS, "classes", str(path))
+        yield
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """A shard and a folder with the same images, of which two are really broken."""
