@@ -14,6 +14,7 @@ from typing import Literal
 from pipeline.errors import RequestError
 from pipeline.inputs.left_out import total_left_out
 from pipeline.inputs.units import read_plan
+from pipeline.job.own_classes import CLASSES
 from pipeline.machine import num_local_cpus
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE
 from pipeline.output.opening import open_ledger
@@ -109,6 +110,7 @@ def verify(
         kept=kept,
         num_classes=len(job.get("class_names", ())),
         images=job["results"].get("images", "auto"),
+        groups=(job.get(CLASSES) or {}).get("columns", {}),
     )
     num_workers = min(useful_workers(units, deep=deep), num_local_cpus()) if workers == "auto" else workers
     num_rows: dict[str, int] = {}

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import ObjectDamaged, OutputError
-from pipeline.records import QUARANTINE_SCHEMA, predictions_schema
+from pipeline.records import GROUP_SCORE_SUFFIX, QUARANTINE_SCHEMA, predictions_schema
 from pipeline.text import fmt
 
 _TYPES = {field.name: field.type for schema in (QUARANTINE_SCHEMA, predictions_schema([])) for field in schema}
@@ -75,11 +75,16 @@ class OwnerShape(_Shape):
         return value
 
 
+class _OwnClasses(_Shape):
+    columns: dict[str, list[str]]
+
+
 class JobShape(OwnerShape):
     """A ``job.json``, as commands read it that look at predictions."""
 
     results: _Results
     class_names: list[str] = Field(min_length=1)
+    classes: _OwnClasses | None = None
 
     @model_validator(mode="after")
     def _one_name_a_class(self) -> Self:
@@ -164,6 +169,29 @@ def check_labels(uri: str, table: pa.Table, num_classes: int) -> None:
             found = least["max"] if least["min"].as_py() >= 0 else least["min"]
             raise ObjectDamaged(
                 f"{uri}: damaged: its column {column} holds {found}, and the job has {num_classes} classes"
+            )
+
+
+def check_groups(uri: str, table: pa.Table, groups: Mapping[str, Sequence[str]]) -> None:
+    """Make sure that a part of predictions has the columns of its job's own classes, and only their groups in them.
+
+    Args:
+        uri: Of the part, for the message.
+        table: All of it.
+        groups: Names of the groups of each column.
+
+    Raises:
+        ObjectDamaged: It has not.
+    """
+    for level, names in groups.items():
+        for column, wanted in ((level, pa.string()), (level + GROUP_SCORE_SUFFIX, pa.float32())):
+            if column not in table.column_names:
+                raise ObjectDamaged(f"{uri}: damaged: it has no column {column}")
+            if (kind := _as_text(table.schema.field(column).type)) != wanted:
+                raise ObjectDamaged(f"{uri}: damaged: its column {column} holds {kind}, not {wanted}")
+        if unknown := set(pc.unique(table[level].cast(pa.string())).to_pylist()) - {None, *names}:
+            raise ObjectDamaged(
+                f"{uri}: damaged: its column {level} holds {min(unknown)!r}, which is no group of the job"
             )
 
 

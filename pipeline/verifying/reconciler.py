@@ -7,7 +7,7 @@ shard is. Every discrepancy is named, with what to do about it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from pipeline.errors import ObjectDamaged, ObjectMissing, StorageError
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE, Ledger
 from pipeline.output.parts import PartName
 from pipeline.output.probabilities import read_probabilities
+from pipeline.output.schemas import check_groups
 from pipeline.records import UNREAD_REASONS, Counted, Omitted, UnitKind
 from pipeline.storage import Storage
 from pipeline.verifying.comparison import Comparison, SampleRow
@@ -74,6 +75,7 @@ class Reconciler:
         kept: Aliases of the members whose probabilities are stored.
         num_classes: K, probabilities of each image.
         images: Which images of a sample are labelled: the first, or all.
+        groups: Columns of own classes, with the names of their groups.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Reconciler:
         kept: Sequence[str] = (),
         num_classes: int = 0,
         images: Images = "auto",
+        groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._ledger = ledger
         self._storage = storage
@@ -92,6 +95,7 @@ class Reconciler:
         self._images = images
         self._kept = tuple(kept)
         self._num_classes = num_classes
+        self._groups = groups or {}
 
     def __call__(self, files: UnitFiles) -> Reconciliation:
         """Reconcile one unit."""
@@ -146,6 +150,8 @@ class Reconciler:
                 if (footer.unit_id, footer.part, footer.last) != (part.unit_id, part.part, part.last):
                     raise ObjectDamaged(f"{name}: holds another part under this name")
                 table = self._ledger.read_part(folder, str(part))  # every column: a damaged byte may be anywhere
+                if folder == PREDICTIONS:
+                    check_groups(self._ledger.uri(folder, str(part)), table, self._groups)
             except StorageError as error:
                 raise _BadPart(describe_bad_part(error, folder, str(part))) from error
             shards = sorted(set(map(str, table.column("shard").to_pylist())) - {files.unit.uri})

@@ -8,6 +8,7 @@ import os
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import jpeg, make_tar
@@ -170,6 +171,15 @@ def test_a_combination_equals_a_full_run(labelled, run, tmp_path, words, models,
             assert_groups_of_top_k(row)
     again = run(tmp_path / "out", *models, **{name: word for name, word in words.items() if name != "model"})
     assert again.images == 0  # `label` takes it for its own, and finds it done
+    first, second, *_ = sorted((tmp_path / "out" / "predictions").iterdir())
+    table = pq.read_table(first, partitioning=None)
+    pq.write_table(table.drop_columns(["family_score"]), first)
+    table = pq.read_table(second, partitioning=None)
+    at = table.column_names.index("kind")
+    pq.write_table(table.set_column(at, "kind", pa.array(["nobody's"] * len(table)).dictionary_encode()), second)
+    text = "\n".join(verify(tmp_path / "out").discrepancies)
+    assert f"{first}: damaged: it has no column family_score; delete it, and run" in text
+    assert f'{second}: damaged: its column kind holds "nobody\'s", which is no group of the job' in text
 
 
 def test_a_combination_goes_on_where_it_stopped_and_waits_for_what_is_not_there_yet(labelled, tmp_path):
