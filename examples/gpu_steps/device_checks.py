@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name the field uses
 
 from gpu_steps.material import Material
-from gpu_steps.timing import switch_off_tf32
 from pipeline.models.classifier import Classifier
+from pipeline.models.full_fp32 import FULL_FP32
 
 if TYPE_CHECKING:
     from gpu_steps.worker import Tell
@@ -64,7 +64,7 @@ def _convolution(device: torch.device) -> float:
 
 def check_memory(material: Material, tell: Tell) -> None:
     """Logits on a card that is filled before a network is loaded, or after, against those on a free one."""
-    switch_off_tf32()
+    FULL_FP32.hold()
     name, size = material.names[0], 4 * material.sizes.batch
     member = material.member(name)
     crops = material.crops(name, size).to(material.device)

@@ -12,9 +12,11 @@ import torch
 
 from gpu_steps.material import Material
 from gpu_steps.networks import normalised
-from gpu_steps.recordings import make_forward, recorded
-from gpu_steps.timing import rate, seconds_of, switch_off_tf32
+from gpu_steps.recordings import make_forward
+from gpu_steps.timing import rate, seconds_of
 from pipeline.models.classifier import Classifier
+from pipeline.models.full_fp32 import FULL_FP32
+from pipeline.models.graphs import CapturedGraph, graph_memory_of
 
 if TYPE_CHECKING:
     from gpu_steps.worker import Tell
@@ -29,7 +31,7 @@ def _low(material: Material) -> torch.dtype:
 
 def measure_forms(material: Material, tell: Tell) -> None:
     """Each member in fp32 and in low precision, by single kernels and recorded, and in ``mixed``."""
-    switch_off_tf32()
+    FULL_FP32.hold()
     for name in material.names:
         if tell.seconds_left < 0:
             tell.figure(name, "no time is left")
@@ -53,9 +55,11 @@ def _measure_plain(material: Material, name: str, dtype: torch.dtype) -> dict[st
     title, size = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype], material.sizes.batch
     forward, inputs = make_forward(material, name, dtype), _inputs(material, name)
     found: dict[str, float | str] = {f"{title} eager": rate(lambda: forward(inputs), size, material.device)}
-    if material.on_gpu:
+    memory = graph_memory_of(material.device)
+    if memory is not None:
         try:
-            found[f"{title} recorded"] = rate(recorded(forward, inputs), size, material.device)
+            graph = CapturedGraph(forward, memory, size, inputs.shape[-1])
+            found[f"{title} recorded"] = rate(lambda: graph(inputs), size, material.device)
         except RuntimeError as error:
             found[f"{title} recorded"] = str(error).partition("\n")[0][:120]
     return found
@@ -85,7 +89,7 @@ def _measure_mixed(material: Material, name: str) -> dict[str, float | int]:
 
 def measure_sizes(material: Material, tell: Tell) -> None:
     """Batches of sizes that were not there before, and the same sizes once more."""
-    switch_off_tf32()
+    FULL_FP32.hold()
     for name in material.names:
         if tell.seconds_left < 0:
             tell.figure(name, "no time is left")

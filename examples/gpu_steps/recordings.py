@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from gpu_steps.material import Material
 from gpu_steps.networks import normalised
-from gpu_steps.timing import switch_off_tf32, wait
+from gpu_steps.timing import wait
 from pipeline.labeler.threads import one_torch_thread
 from pipeline.models.classifier import Classifier
 from pipeline.models.device_queue import BatchResult, Crops, DeviceQueue
 from pipeline.models.ensemble import Predictions
 from pipeline.models.forward import Forward, fold_batch_norms
+from pipeline.models.full_fp32 import FULL_FP32
 from pipeline.models.number_formats import Precision
 from pipeline.models.preprocessing import Geometry, crop
 from pipeline.models.weights import build_network
@@ -52,38 +53,12 @@ def make_forward(material: Material, name: str, dtype: torch.dtype, *, compiled:
     )
 
 
-def recorded(call: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """Record a call on some inputs as a CUDA graph.
-
-    Returns:
-        Replays it, on what is in the inputs then.
-
-    Raises:
-        RuntimeError: It cannot be recorded.
-    """
-    aside = torch.cuda.Stream(inputs.device)  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream(inputs.device))
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            call(inputs)
-    torch.cuda.current_stream(inputs.device).wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = call(inputs)
-
-    def replay() -> torch.Tensor:
-        graph.replay()
-        return outputs
-
-    return replay
-
-
 # -- under load -------------------------------------------------------------------------------------------
 
 
 def check_under_load(material: Material, tell: Tell) -> None:
     """Recorded logits against those of single kernels, and a queue whose batches are spoilt once they are read."""
-    switch_off_tf32()
+    FULL_FP32.hold()
     _check_recorded(material, tell)
     _check_queue(material, tell)
 

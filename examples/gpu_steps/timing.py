@@ -17,11 +17,6 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def switch_off_tf32() -> None:
-    """As an ensemble has it, for networks that are measured without one."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-
-
 def seconds_of(call: Callable[[], object], device: torch.device, times: int = 1) -> float:
     """Seconds that so many calls take on the device."""
     wait(device)

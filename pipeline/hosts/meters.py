@@ -87,5 +87,5 @@ class HostMetrics:
                 found: dict[object, float] = {}
                 self._gauges[metric, labels] = found
                 read = self._own.get(metric, float)
-                self._meter.sample(metric, lambda: sum(found.values()) + (read() or 0.0), **dict(labels))
+                self._meter.sample(metric, lambda: sum(tuple(found.values())) + (read() or 0.0), **dict(labels))
             return self._gauges[metric, labels]

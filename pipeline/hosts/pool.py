@@ -137,6 +137,8 @@ class Host:
                 elif isinstance(message, Ready):
                     process.ready.set_result(None)
         except (EOFError, OSError):
+            pass  # as processes end
+        finally:
             self._device.metrics.forget(self)
             process.lose()
 
@@ -233,7 +235,8 @@ class _Process:
         return number, stream
 
     def lose(self) -> None:
-        """It is gone: say so to all who wait."""
+        """It is gone, or ends as nobody listens to it any more: say so to all who wait."""
+        self.channel.close()
         self._ended.set()
         if not self.ready.done():
             self.ready.set_exception(HostDied())

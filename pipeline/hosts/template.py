@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
+from typing import NoReturn
 
 from pipeline.errors import EngineError
 from pipeline.machine import start_python
@@ -74,26 +76,27 @@ class Template:
 
 def main(descriptor: int) -> None:
     """Run a template."""
-    from pipeline.hosts.host import serve
-    from pipeline.hosts.worker import LabelerFactory  # noqa: F401 - what host processes will need
-
+    importlib.import_module("pipeline.hosts.worker")  # and with it all that host processes need
     gc.collect()
     gc.freeze()  # objects that are not looked at stay shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
-    with socket.socket(fileno=descriptor) as control:
-        while True:
-            asked, descriptors, _, _ = socket.recv_fds(control, 1, 2)
-            if not asked:
-                return
-            pid = os.fork()
-            if pid == 0:
-                break
+    with socket.socket(fileno=descriptor) as control, contextlib.suppress(ConnectionError):
+        while (descriptors := socket.recv_fds(control, 1, 2)[1]) and (pid := os.fork()):
             for number in descriptors:
                 os.close(number)
             control.sendall(_PID.pack(pid))
+        if descriptors:
+            _become_host(control, descriptors)
+
+
+def _become_host(control: socket.socket, descriptors: list[int]) -> NoReturn:
+    """In a forked process: serve the labeler's process, and end without waiting for threads."""
+    from pipeline.hosts.host import serve
+
+    control.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     serve(*descriptors)
-    os._exit(0)  # without waiting for threads
+    os._exit(0)
 
 
 if __name__ == "__main__":

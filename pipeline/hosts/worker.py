@@ -19,7 +19,7 @@ from pipeline.hosts.crop_memory import CropLayout
 from pipeline.hosts.host import RemoteBackend, RemoteDevice
 from pipeline.hosts.messages import Setup
 from pipeline.hosts.meters import HostMetrics
-from pipeline.hosts.pool import Host, HostDied, SharedDevice, Submit
+from pipeline.hosts.pool import Host, HostDied, SharedDevice
 from pipeline.hosts.template import Template
 from pipeline.labeler.backends import InProcessBackend, chunk_images
 from pipeline.labeler.config import LabelerConfig
@@ -48,21 +48,6 @@ class LabelingWorker(Worker, Protocol):
 
     def cpu_s(self) -> float:
         """CPU time of all of its processes, seconds."""
-
-
-class ServedBackend(Protocol):
-    """A backend of this process that takes batches of others."""
-
-    @property
-    def depth(self) -> int:
-        """Batches that wait for the device."""
-
-    @property
-    def submit(self) -> Submit:
-        """Queues a batch; see :meth:`pipeline.labeler.backends.InProcessBackend.submit`."""
-
-    def close(self) -> None:
-        """Finish what was submitted."""
 
 
 def num_hosts(config: LabelerConfig, num_units: int) -> int:
@@ -163,7 +148,7 @@ class HostedWorker:
         config: LabelerConfig,
         hosts: int,
         make_worker: Callable[..., Worker],
-        make_backend: Callable[[], ServedBackend],
+        make_backend: Callable[[], InProcessBackend],
         meter: Meter,
     ) -> None:
         shares = [config.num_threads // hosts + (place < config.num_threads % hosts) for place in range(hosts)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -139,9 +140,9 @@ def test_a_process_that_is_killed_is_replaced_and_its_unit_begun_again(made, uni
             kill_hosts(worker)
         return False
 
-    again = tar_unit(next(iter(find_inputs((units[0].uri,), Storage()).tars.values())))
-    found = label(worker, again, kill)
-    assert found[-1]["finished"]
+    found = label(worker, dataclasses.replace(units[0], id="c" * 16), kill)
+    assert receipts == [None]
+    assert (found[-1]["finished"], found[-1]["num_labelled"], len(found[-1]["parts"])) == (True, 54, 3)
 
 
 def test_what_fails_in_a_process_fails_here(made, units):
@@ -152,7 +153,7 @@ def test_what_fails_in_a_process_fails_here(made, units):
 
 def test_an_ensemble_that_fails_ends_the_unit_and_not_the_processes(made, units, members, monkeypatch):
     worker, _, _ = made
-    unit = units[1].__class__.from_dict({**units[1].to_dict(), "id": "f" * 16})
+    unit = dataclasses.replace(units[1], id="f" * 16)
     with monkeypatch.context() as broken:
         broken.setattr(worker._backend._ensemble, "second_pass", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -162,7 +163,7 @@ def test_an_ensemble_that_fails_ends_the_unit_and_not_the_processes(made, units,
 
 def test_a_device_that_fails_for_good_ends_the_labeler(made, units, monkeypatch):
     worker, out, _ = made
-    unit = units[1].__class__.from_dict({**units[1].to_dict(), "id": "a" * 16})
+    unit = dataclasses.replace(units[1], id="a" * 16)
 
     def fail(*_):
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
@@ -177,7 +178,7 @@ def test_a_template_that_is_gone_is_started_again(made, units):
     worker, _, _ = made
     worker._template._process.kill()
     kill_hosts(worker)
-    unit = units[1].__class__.from_dict({**units[1].to_dict(), "id": "e" * 16})
+    unit = dataclasses.replace(units[1], id="e" * 16)
     assert label(worker, unit)[-1]["num_labelled"] == 7
 
 
@@ -189,7 +190,7 @@ def test_a_process_ends_with_the_labelers(made):
 
 def test_a_stop_ends_a_unit_soon(made, units):
     worker, _, _ = made
-    unit = units[0].__class__.from_dict({**units[0].to_dict(), "id": "d" * 16})
+    unit = dataclasses.replace(units[0], id="d" * 16)
     stop = threading.Event()
     stop.set()
     assert not any(receipt["finished"] for receipt in label(worker, unit, stop.is_set))
