@@ -52,6 +52,12 @@ def read_wordnet() -> WordNet:
     )
 
 
+def wordnet_ids() -> dict[str, str]:
+    """Names of the groups by their WordNet ids: ``n02084071`` is ``dog.n.01``."""
+    wordnet = read_wordnet()
+    return {wordnet_id: group.name for wordnet_id, group in zip(wordnet.ids, wordnet.groups, strict=True)}
+
+
 def imagenet_class_names() -> tuple[str, ...]:
     """The names of :func:`pipeline.labels.imagenet_names`, without torch, which takes seconds to load."""
     return read_wordnet().class_names
@@ -84,9 +90,7 @@ def find_group(taxonomy: Taxonomy, text: str) -> int:
     Raises:
         InputError: There is none, or several.
     """
-    wordnet = read_wordnet()
-    name_of = {wordnet_id: group.name for wordnet_id, group in zip(wordnet.ids, wordnet.groups, strict=True)}
-    name = name_of.get(text.strip().lower(), text.strip().lower().replace(" ", "_"))
+    name = wordnet_ids().get(text.strip().lower(), text.strip().lower().replace(" ", "_"))
     found = [number for number, group in enumerate(taxonomy.groups) if name in {group.name, group.name[:-5]}]
     exact = [number for number in found if taxonomy.groups[number].name == name]
     if len(exact or found) == 1:

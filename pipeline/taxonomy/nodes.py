@@ -1,0 +1,165 @@
+"""Names at any level: the classes and the groups of a tree as one set of numbers.
+
+A node is a class or a group: class k has the number k, and group n has the number K + n. So a truth, a label or an
+exported name may be either, and where there is no tree only classes are left.
+
+Shapes: K classes, N groups of a tree, V = K + N nodes, B images.
+"""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from collections.abc import Iterable
+
+import numpy as np
+
+from pipeline.labels import ClassResolver, distinct_names, nearest_names
+from pipeline.taxonomy.tree import NO_GROUP, Level, Taxonomy
+from pipeline.taxonomy.wordnet import WORDNET, wordnet_ids
+
+NOT_TOLD = -2  # at a level that is finer than the node
+CLASS_LEVEL = "class"  # of a node that is a class
+
+Array = np.ndarray
+
+
+class Nodes:
+    """The nodes of a tree.
+
+    Args:
+        taxonomy: The tree.
+
+    Attributes:
+        taxonomy: The tree.
+        names: Of the V nodes, each once: the index is added to names that several share.
+        levels: Of the V nodes: ``class``, the name of the group's level, or ``wordnet``.
+        sizes_V: int64, (V,), classes at or below each node, 1 to K.
+        depths_V: int64, (V,), groups around each node.
+    """
+
+    def __init__(self, taxonomy: Taxonomy) -> None:
+        self.taxonomy = taxonomy
+        num_classes = taxonomy.num_classes
+        self.names = distinct_names([*taxonomy.class_names, *(group.name for group in taxonomy.groups)])
+        self.levels = (CLASS_LEVEL,) * num_classes + tuple(group.level or WORDNET for group in taxonomy.groups)
+        # where the classes of each node lie in the order of the tree; those in no group lie behind it
+        places_K = np.full(num_classes, -1, np.int64)
+        places_K[taxonomy.leaves_L] = np.arange(len(taxonomy.leaves_L))
+        outside = np.flatnonzero(places_K < 0)
+        places_K[outside] = len(taxonomy.leaves_L) + np.arange(len(outside))
+        self._first_V = np.concatenate([places_K, taxonomy.first_N.astype(np.int64)])
+        self._last_V = np.concatenate([places_K + 1, taxonomy.last_N.astype(np.int64)])
+        self.sizes_V = self._last_V - self._first_V
+        group_depths = [len(taxonomy.path_from(group.parent)) for group in taxonomy.groups]
+        class_depths = (taxonomy.leaf_paths != NO_GROUP).sum(axis=1)
+        self.depths_V: Array = np.concatenate([class_depths, np.array(group_depths, np.int64)]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @functools.cached_property
+    def bits_V(self) -> Array:
+        """float64, (V,), what a name tells: log2 of K over the classes at or below it, 0 for all of them."""
+        bits_V: Array = np.log2(self.taxonomy.num_classes / self.sizes_V)
+        return bits_V
+
+    def is_at_or_below(self, inner: Array, outer: Array) -> Array:
+        """Whether nodes lie at or below others: bool, of the arguments' common shape.
+
+        Args:
+            inner: int, nodes; anything negative lies nowhere.
+            outer: int, likewise.
+        """
+        is_known = (inner >= 0) & (outer >= 0)
+        inside = np.where(is_known, inner, 0)
+        around = np.where(is_known, outer, 0)
+        holds = (self._first_V[around] <= self._first_V[inside]) & (self._last_V[inside] <= self._last_V[around])
+        below: Array = is_known & holds & (self.depths_V[inside] >= self.depths_V[around])  # a chain has equal classes
+        return below
+
+    def at_level(self, level: Level) -> Array:
+        """The group of a level that each node lies in.
+
+        Returns:
+            int32, (V,), 0 to G - 1; :data:`NO_GROUP` where all its classes are in no group of the level;
+            :data:`NOT_TOLD` where they are in several.
+        """
+        taxonomy = self.taxonomy
+        ordered_L = level.group_of_leaf_K[taxonomy.leaves_L]
+        found_V = np.full(len(self), NOT_TOLD, np.int32)
+        found_V[: taxonomy.num_classes] = level.group_of_leaf_K
+        for number, (first, last) in enumerate(zip(taxonomy.first_N, taxonomy.last_N, strict=True)):
+            if (ordered_L[first:last] == ordered_L[first]).all():
+                found_V[taxonomy.num_classes + number] = ordered_L[first]
+        return found_V
+
+
+@functools.lru_cache(maxsize=4)
+def nodes_of(taxonomy: Taxonomy) -> Nodes:
+    """The nodes of a tree, made once."""
+    return Nodes(taxonomy)
+
+
+class NodeResolver:
+    """Finds the class or the group that a text names.
+
+    A name as it is comes first, of a class before that of a group; then what :class:`pipeline.labels.ClassResolver`
+    knows of classes; then groups regardless of case, underscores and hyphens. A group of WordNet is known by its name
+    (``dog.n.01``), its id, and by ``dog`` where there is only one. What fits several groups names the one that the others
+    are in; else none.
+
+    Args:
+        taxonomy: The tree.
+    """
+
+    def __init__(self, taxonomy: Taxonomy) -> None:
+        self.num_classes = taxonomy.num_classes
+        self._classes = ClassResolver(taxonomy.class_names)
+        self._class_names = frozenset(name.strip() for name in taxonomy.class_names)
+        names = [(_plain(group.name), number) for number, group in enumerate(taxonomy.groups)]
+        self._exact = _outermost(taxonomy, names)
+        titles = _outermost(taxonomy, [(_fold(group.title), number) for number, group in enumerate(taxonomy.groups)])
+        ids = {}
+        if not taxonomy.level_names:
+            by_name = {group.name: number for number, group in enumerate(taxonomy.groups)}
+            ids = {known: by_name[name] for known, name in wordnet_ids().items() if name in by_name}
+        self._folded = titles | _outermost(taxonomy, [(_fold(name), number) for name, number in names]) | ids
+        self._suggested = [*taxonomy.class_names, *dict.fromkeys(group.name for group in taxonomy.groups)]
+
+    def resolve(self, text: str) -> int | None:
+        """The node that a text names, or :data:`pipeline.labels.NO_CLASS`; None where it is not understood."""
+        written = _plain(text)
+        if written not in self._class_names and (number := self._exact.get(written)) is not None:
+            return self.num_classes + number
+        label = self._classes.resolve(text)
+        if label is not None:
+            return label
+        number = self._folded.get(_fold(written))
+        return None if number is None else self.num_classes + number
+
+    def resolve_index(self, text: str) -> int | None:
+        """The class that a number gives, 0 to K - 1."""
+        return self._classes.resolve_index(text)
+
+    def nearest(self, text: str) -> tuple[str, ...]:
+        """The names that a text resembles most."""
+        return nearest_names(text, self._suggested)
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _fold(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _outermost(taxonomy: Taxonomy, names: Iterable[tuple[str, int]]) -> dict[str, int | None]:
+    """Groups by name, given from above; of several the one that has all others in it, or None."""
+    found: dict[str, int | None] = {}
+    for name, number in names:
+        outer = found.setdefault(name, number)
+        if outer is not None and outer not in taxonomy.path_from(number):
+            found[name] = None
+    return found

@@ -1,0 +1,101 @@
+"""Nodes: classes and groups in one set of numbers, what lies below what, and which one a text names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.labels import NO_CLASS
+from pipeline.taxonomy.classes_file import parse_classes
+from pipeline.taxonomy.nodes import NOT_TOLD, NodeResolver, nodes_of
+from pipeline.taxonomy.tree import NO_GROUP
+from pipeline.taxonomy.wordnet import imagenet_class_names, wordnet_taxonomy
+
+NAMES = ("carp", "cat", "dog", "plane", "pike", "chair")
+# `fish` is a kind and a family, the kind in the family; `Chair` is a kind of one class, and in no family
+TABLE = b"class,kind,family\ncarp,fish,fish\npike,fish,fish\ncat,,animal\ndog,dogs,animal\nchair,Chair,\n"
+
+
+@pytest.fixture(scope="module")
+def tree():
+    return parse_classes("t.csv", TABLE, NAMES)
+
+
+@pytest.fixture(scope="module")
+def imagenet():
+    return wordnet_taxonomy(imagenet_class_names())
+
+
+def test_classes_come_first_and_every_name_is_one_of_its_own(tree):
+    nodes = nodes_of(tree)
+    assert nodes.names[:6] == NAMES
+    assert sorted(nodes.names[6:]) == ["Chair", "animal", "dogs", "fish (6)", "fish (7)"]
+    assert nodes.levels[:6] == ("class",) * 6
+    sizes = dict(zip(nodes.names, nodes.sizes_V.tolist(), strict=True))
+    assert sizes == dict.fromkeys(NAMES, 1) | {"Chair": 1, "animal": 2, "dogs": 1, "fish (6)": 2, "fish (7)": 2}
+    assert nodes.bits_V[nodes.names.index("animal")] == pytest.approx(np.log2(3))
+
+
+def test_what_lies_at_or_below_what(tree):
+    nodes = nodes_of(tree)
+    number = {name: at for at, name in enumerate(nodes.names)}
+    dog, dogs, animal, cat = (number[name] for name in ("dog", "dogs", "animal", "cat"))
+    inner = np.array([dog, dog, dogs, dogs, animal, cat, dog, NO_CLASS, dog])
+    outer = np.array([dog, animal, dog, animal, dogs, dogs, dogs, animal, NO_CLASS])
+    assert nodes.is_at_or_below(inner, outer).tolist() == [True, True, False, True, False, False, True, False, False]
+    kind, family = sorted((number["fish (6)"], number["fish (7)"]), key=lambda node: -nodes.depths_V[node])
+    assert nodes.is_at_or_below(np.array([kind, family]), np.array([family, kind])).tolist() == [True, False]
+
+
+def test_the_group_of_a_node_at_each_level(tree):
+    nodes = nodes_of(tree)
+    kind, family = tree.levels
+    of = {name: nodes.at_level(kind)[at] for at, name in enumerate(nodes.names)}
+    assert of["plane"] == of["cat"] == NO_GROUP
+    assert of["animal"] == NOT_TOLD  # a cat has no kind, a dog has one
+    assert kind.names[of["dog"]] == kind.names[of["dogs"]] == "dogs"
+    assert kind.names[of["fish (6)"]] == kind.names[of["fish (7)"]] == "fish"  # a family of one kind
+    above = {name: nodes.at_level(family)[at] for at, name in enumerate(nodes.names)}
+    assert family.names[above["dogs"]] == "animal"
+    assert above["Chair"] == NO_GROUP
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("dog", "dog"),  # a class before a group that is called alike
+        ("dogs", "dogs"),
+        ("4", "pike"),
+        ("ANIMAL", "animal"),
+        ("chair", "chair"),
+        ("Chair", "Chair"),  # as it is written
+        ("none", None),
+        ("elephant", ...),
+    ],
+)
+def test_a_text_names_a_class_or_a_group(tree, text, name):
+    nodes = nodes_of(tree)
+    found = NodeResolver(tree).resolve(text)
+    expected = NO_CLASS if name is None else None if name is ... else nodes.names.index(name)
+    assert found == expected
+
+
+def test_of_groups_of_one_name_the_one_around_the_others_is_meant(tree):
+    nodes = nodes_of(tree)
+    found = NodeResolver(tree).resolve("fish")
+    assert nodes.levels[found] == "family"
+
+
+def test_groups_of_wordnet_by_name_id_and_title(imagenet):
+    nodes, resolver = nodes_of(imagenet), NodeResolver(imagenet)
+    dog = nodes.names.index("dog.n.01")
+    assert [resolver.resolve(text) for text in ("dog.n.01", "n02084071", "dog", "Dog")] == [dog] * 4
+    assert resolver.resolve("beagle") == 162
+    assert nodes.sizes_V[dog] == 118
+    beagle, terrier = 162, nodes.names.index("terrier.n.01")
+    assert nodes.is_at_or_below(np.array([beagle, terrier, dog]), np.array([dog, dog, terrier])).tolist() == [
+        True,
+        True,
+        False,
+    ]
+    assert resolver.nearest("terier") != ()
