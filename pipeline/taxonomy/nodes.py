@@ -59,10 +59,10 @@ class Nodes:
         return len(self.names)
 
     @functools.cached_property
-    def bits_V(self) -> Array:
+    def bits(self) -> Array:
         """float64, (V,), what a name tells: log2 of K over the classes at or below it, 0 for all of them."""
-        bits_V: Array = np.log2(self.taxonomy.num_classes / self.sizes_V)
-        return bits_V
+        found: Array = np.log2(self.taxonomy.num_classes / self.sizes_V)
+        return found
 
     def is_at_or_below(self, inner: Array, outer: Array) -> Array:
         """Whether nodes lie at or below others: bool, of the arguments' common shape.
@@ -106,8 +106,8 @@ class NodeResolver:
 
     A name as it is comes first, of a class before that of a group; then what :class:`pipeline.labels.ClassResolver`
     knows of classes; then groups regardless of case, underscores and hyphens. A group of WordNet is known by its name
-    (``dog.n.01``), its id, and by ``dog`` where there is only one. What fits several groups names the one that the others
-    are in; else none.
+    (``dog.n.01``), its id, and by ``dog`` where there is only one. What fits several groups names the one that has the
+    others in it; else none.
 
     Args:
         taxonomy: The tree.
@@ -120,7 +120,7 @@ class NodeResolver:
         names = [(_plain(group.name), number) for number, group in enumerate(taxonomy.groups)]
         self._exact = _outermost(taxonomy, names)
         titles = _outermost(taxonomy, [(_fold(group.title), number) for number, group in enumerate(taxonomy.groups)])
-        ids = {}
+        ids: dict[str, int | None] = {}
         if not taxonomy.level_names:
             by_name = {group.name: number for number, group in enumerate(taxonomy.groups)}
             ids = {known: by_name[name] for known, name in wordnet_ids().items() if name in by_name}

@@ -33,7 +33,7 @@ def test_classes_come_first_and_every_name_is_one_of_its_own(tree):
     assert nodes.levels[:6] == ("class",) * 6
     sizes = dict(zip(nodes.names, nodes.sizes_V.tolist(), strict=True))
     assert sizes == dict.fromkeys(NAMES, 1) | {"Chair": 1, "animal": 2, "dogs": 1, "fish (6)": 2, "fish (7)": 2}
-    assert nodes.bits_V[nodes.names.index("animal")] == pytest.approx(np.log2(3))
+    assert nodes.bits[nodes.names.index("animal")] == pytest.approx(np.log2(3))
 
 
 def test_what_lies_at_or_below_what(tree):
