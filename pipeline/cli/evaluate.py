@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint, TruthFile
+from pipeline.cli.options import AsJson, ClassesOfOutput, NoSignRequest, Out, RequestPayer, S3Endpoint, TruthFile
 from pipeline.cli.printing import print_result
 from pipeline.text.commands import store_words
 
-EXAMPLES = examples("shardlabel evaluate labels", "shardlabel evaluate s3://bucket/labels --truth truth.csv --json")
+EXAMPLES = examples(
+    "shardlabel evaluate labels",
+    "shardlabel evaluate s3://bucket/labels --truth truth.csv --json",
+    "shardlabel evaluate labels --truth truth.csv --classes photos.csv",
+)
 
 
 def evaluate(
     out: Out,
     truth: TruthFile = None,
+    classes: ClassesOfOutput = None,
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
@@ -26,6 +31,7 @@ def evaluate(
     found = pipeline.evaluate(
         out,
         truth=truth,
+        classes=classes,
         s3_endpoint=s3_endpoint,
         no_sign_request=bool(no_sign_request),
         request_payer=bool(request_payer),

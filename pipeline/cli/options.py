@@ -164,6 +164,16 @@ OwnClasses = Annotated[
         autocompletion=complete_classes,
     ),
 ]
+ClassesOfOutput = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="FILE",
+        help="Groups of classes, as `label` takes them: FILE or `wordnet`. [default: those that OUT was labelled with]",
+        show_default=False,
+        autocompletion=complete_classes,
+    ),
+]
 WhichImages = Annotated[
     Literal["auto", "all"] | None,
     typer.Option(

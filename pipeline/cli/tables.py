@@ -27,6 +27,20 @@ def make_console() -> Console:
     return Console(width=_PIPED_WIDTH, height=_PIPED_HEIGHT, highlight=False)  # without both rich may take 80 columns
 
 
+def new_table(first: str, *others: str) -> Table:
+    """An indented table of numbers behind a first column of text, without rows."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"  {first}")
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def show_interval(interval: tuple[float, float]) -> str:
+    """An interval of shares as percentages: ``61.2-83.3``."""
+    return f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f}"
+
+
 def print_tables(*tables: Table) -> None:
     """Print tables, each below an empty line. One that cannot be narrow enough is wider than the terminal.
 

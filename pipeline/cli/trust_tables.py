@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 from pipeline.annotation.listing import AnnotationList
+from pipeline.cli.level_tables import print_levels
 from pipeline.cli.next_steps import advise_members
 from pipeline.cli.printing import print_line, print_stderr
-from pipeline.cli.tables import print_tables
+from pipeline.cli.tables import new_table, print_tables, show_interval
 from pipeline.commands.gallery import Gallery
 from pipeline.commands.report import Report
 from pipeline.text import fmt
 from pipeline.text.safe import printable
 from pipeline.trust.calibration import Calibration
 from pipeline.trust.evaluation import Accuracy, Evaluation
-from pipeline.trust.intervals import Interval
 from pipeline.trust.more_truths import suggest_hold_out
 from pipeline.trust.thresholds import AccuracyGroup
 from pipeline.trust.truth import TruthCounts
@@ -43,14 +43,21 @@ def print_evaluation(found: Evaluation) -> None:
             f"  in {found.truth.no_class:,} of them, {found.truth.no_class / found.images:.1%}, no class fits (none): "
             "every label is wrong there"
         )
+    if found.group_truths:
+        more = fmt.plural(found.group_truths, "more image", "more images")
+        print_line(f"  {more} whose truth is a group: see the levels")
     for line in found.caveats:
         print_line(f"  note: {line}")
+    if not found.images:  # every truth is a group
+        print_levels(found)
+        return
     print_tables(_predictor_table(found))
     print_line(f"  {_describe_gain(found)}")
     for line in advise_members(found):
         print_line(f"  {line}")
     print_line(f"  {_describe_calibration(found)}")
     print_line("  ECE: mean distance of score and accuracy in 15 bins; floor: what chance alone would give")
+    print_levels(found)
     print_tables(_group_table("score", found.by_score), _group_table("agreement", found.by_agreement))
     print_tables(_operating_point_table(found))
     print_line("  observed on this truth; the threshold was picked on it too, so it is no promise for other images")
@@ -61,24 +68,16 @@ def print_evaluation(found: Evaluation) -> None:
         print_tables(_confusion_table(found))
 
 
-def _new_table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"  {first}")
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
-
-
 def _predictor_table(found: Evaluation) -> Table:
-    table = _new_table("", "top-1", "95 %", f"top-{min(5, found.top_k)}", "95 %", "ECE", "floor")
+    table = new_table("", "top-1", "95 %", f"top-{min(5, found.top_k)}", "95 %", "ECE", "floor")
     rows: Iterable[tuple[str, Accuracy]] = (*found.members.items(), (f"consensus ({found.combine})", found.consensus))
     for name, accuracy in rows:
         table.add_row(
             f"  {printable(name)}",
             f"{accuracy.top1:.1%}",
-            _format_interval(accuracy.top1_interval),
+            show_interval(accuracy.top1_interval),
             f"{accuracy.top5:.1%}",
-            _format_interval(accuracy.top5_interval),
+            show_interval(accuracy.top5_interval),
             f"{accuracy.reliability.ece:.1%}",
             f"{accuracy.reliability.floor:.1%}",
         )
@@ -106,31 +105,27 @@ def _describe_calibration(found: Evaluation) -> str:
     return f"the consensus is calibrated, temperature {found.temperature:.3g}"
 
 
-def _format_interval(interval: Interval) -> str:
-    return f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f}"
-
-
 def _group_table(name: str, groups: Sequence[AccuracyGroup]) -> Table:
-    table = _new_table(name, "images", "right", "95 %")
+    table = new_table(name, "images", "right", "95 %")
     for group in groups:
         shown = f"{group.low:.2f}" if group.low == group.high else f"{group.low:.2f} to {group.high:.2f}"
-        table.add_row(f"  {shown}", f"{group.images:,}", f"{group.accuracy:.1%}", _format_interval(group.interval))
+        table.add_row(f"  {shown}", f"{group.images:,}", f"{group.accuracy:.1%}", show_interval(group.interval))
     return table
 
 
 def _operating_point_table(found: Evaluation) -> Table:
-    table = _new_table("precision", "score from", "images", "share", "observed", "95 %")
+    table = new_table("precision", "score from", "images", "share", "observed", "95 %")
     for kept in found.kept:
         if kept.threshold is None or kept.precision is None:
             table.add_row(f"  {kept.target:.0%}", "-", "0", "0.0%", "not reached", "")
             continue
         row = (f"{kept.threshold:.4f}", f"{kept.images:,}", f"{kept.coverage:.1%}", f"{kept.precision:.1%}")
-        table.add_row(f"  {kept.target:.0%}", *row, _format_interval(kept.interval))
+        table.add_row(f"  {kept.target:.0%}", *row, show_interval(kept.interval))
     return table
 
 
 def _class_table(found: Evaluation) -> Table:
-    table = _new_table("class", "images", "precision", "recall", "F1")
+    table = new_table("class", "images", "precision", "recall", "F1")
     for figures in sorted(found.classes, key=lambda figures: (figures.f1, -figures.images))[:_MAX_SHOWN]:
         shares = ("-" if share is None else f"{share:.1%}" for share in (figures.precision, figures.recall))
         table.add_row(f"  {printable(figures.name)}", f"{figures.images:,}", *shares, f"{figures.f1:.1%}")
@@ -138,7 +133,7 @@ def _class_table(found: Evaluation) -> Table:
 
 
 def _confusion_table(found: Evaluation) -> Table:
-    table = _new_table("truth", "taken for", "images", "of the class")
+    table = new_table("truth", "taken for", "images", "of the class")
     table.columns[1].justify = "left"
     for pair in found.confused[:_MAX_SHOWN]:
         names = (f"  {printable(pair.truth_name)}", printable(pair.label_name))
@@ -179,7 +174,7 @@ def print_calibration(fitted: Calibration, counts: TruthCounts, saved: str) -> N
             f"{fitted.out}: temperature {fitted.temperature:.4g} for the {fitted.rule} of "
             f"{fmt.plural(len(fitted.members), 'member')}"
         )
-    table = _new_table(fmt.plural(fitted.truths, "truth"), "NLL", "ECE", "floor")
+    table = new_table(fmt.plural(fitted.truths, "truth"), "NLL", "ECE", "floor")
     held = f"({fitted.folds}-fold)"
     for name, figures in (
         ("before", fitted.before),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, OutputError
+from pipeline.output.parts import PARSE_ERRORS
 from pipeline.records import GROUP_SCORE_SUFFIX
 from pipeline.storage import Storage
 from pipeline.taxonomy.choosing import group_columns
 from pipeline.taxonomy.classes_file import level_names, read_classes
-from pipeline.taxonomy.tree import Taxonomy
-from pipeline.taxonomy.wordnet import WORDNET
+from pipeline.taxonomy.tree import Taxonomy, taxonomy_of_levels
+from pipeline.taxonomy.wordnet import WORDNET, wordnet_taxonomy
 
 CLASSES = "classes"  # in job.json, and in its results, by which the fingerprint goes
 
@@ -61,8 +62,42 @@ def classes_in_job(taxonomy: Taxonomy | None) -> dict[str, Any]:
     """What ``job.json`` says of them besides, for people and other commands: the columns, with their groups."""
     if taxonomy is None:
         return {}
-    columns = {column.name: list(column.groups) for column in group_columns(taxonomy)}
-    return {CLASSES: {"source": taxonomy.source, "columns": columns}}
+    about: dict[str, Any] = {
+        "source": taxonomy.source,
+        "columns": {column.name: list(column.groups) for column in group_columns(taxonomy)},
+    }
+    if taxonomy.levels:  # of WordNet the tree ships
+        about["group_of_class"] = {level.name: level.group_of_leaf_K.tolist() for level in taxonomy.levels}
+    return {CLASSES: about}
+
+
+def classes_of_output(job: Mapping[str, Any], source: str | None, storage: Storage) -> Taxonomy | None:
+    """The classes of one's own that a command on an output is about: those that it names, else those of the job.
+
+    Args:
+        job: ``job.json`` of the output.
+        source: Value of ``--classes``; None without it.
+        storage: Reads the file.
+
+    Raises:
+        InputError: The file is missing or not valid.
+        OutputError: ``job.json`` is damaged.
+    """
+    names = job["class_names"]
+    if source is not None:
+        return read_classes(source, storage, names)
+    if CLASSES not in job:
+        return None
+    try:
+        about = job[CLASSES]
+        if WORDNET in about["columns"]:
+            return wordnet_taxonomy(names)
+        found = taxonomy_of_levels(str(about["source"]), names, about["columns"], about["group_of_class"])
+        if found.content_hash != job["results"][CLASSES]["sha256"]:
+            raise ValueError("the groups are not those of the fingerprint")
+    except (*PARSE_ERRORS, InputError) as error:
+        raise OutputError(f"job.json: its own classes are damaged: {error}; give --classes") from error
+    return found
 
 
 def _check_columns(source: str, names: Sequence[str], keep: Sequence[str]) -> None:

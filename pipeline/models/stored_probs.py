@@ -60,6 +60,18 @@ def combine_stored(
     )
 
 
+def pool_stored(
+    members: Sequence[MemberProbs], factors: Sequence[float], rule: Rule, temperature: float = 1.0
+) -> torch.Tensor:
+    """The consensus' whole distribution of stored probabilities, as :func:`combine_stored` has it.
+
+    Returns:
+        float32, (B, K), 0-1; of a vote the shares.
+    """
+    restored = torch.stack([restore_probs(member) for member in members])
+    return combine(restored, torch.tensor(factors, dtype=torch.float64), rule, 1, temperature).pooled_BK
+
+
 def restore_probs(member: MemberProbs) -> torch.Tensor:
     """Restore a member's probabilities from what is stored, as exactly as that allows.
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,6 +147,32 @@ class Taxonomy:
             group_of_leaf_K[self.leaves_L[self.first_N[number] : self.last_N[number]]] = at
         names = tuple(self.groups[number].name for number in numbers)
         return Level(name, names, _frozen(np.array(numbers, np.int32)), _frozen(group_of_leaf_K))
+
+
+def taxonomy_of_levels(
+    source: str, class_names: Sequence[str], groups: Mapping[str, Sequence[str]], places: Mapping[str, Sequence[int]]
+) -> Taxonomy:
+    """The tree of levels that are known class by class.
+
+    Args:
+        source: Where it is from.
+        class_names: Of the K classes.
+        groups: Names of the groups of each level, the finest level first.
+        places: For each level and each of the K classes its group, a place in ``groups``; :data:`NO_GROUP` for none.
+    """
+    found: list[Group] = []
+    parent_of_leaf = [NO_GROUP] * len(class_names)
+    for level in reversed(list(groups)):  # from above
+        numbers: dict[int, int] = {}
+        for leaf, place in enumerate(places[level]):
+            if place == NO_GROUP:
+                continue
+            if place not in numbers:
+                numbers[place] = len(found)
+                name = groups[level][place]
+                found.append(Group(name, name, level, parent_of_leaf[leaf]))
+            parent_of_leaf[leaf] = numbers[place]
+    return make_taxonomy(source, class_names, found, parent_of_leaf, tuple(groups))
 
 
 def make_taxonomy(

@@ -11,8 +11,11 @@ import numpy as np
 from pipeline.output.probabilities import combined_from, stored_aliases
 from pipeline.text import fmt
 from pipeline.text.result import Result
+from pipeline.trust.distributions import TOP_K
 from pipeline.trust.fitted import NOT_FITTED, fitted_truths
+from pipeline.trust.group_reader import GroupReader
 from pipeline.trust.intervals import Gain, Interval, paired_gain, wilson_interval
+from pipeline.trust.level_accuracy import LevelAccuracy, compute_level_accuracy
 from pipeline.trust.matched import MatchedImages
 from pipeline.trust.per_class import ClassMetrics, Confusion, compute_class_metrics, find_confused_classes, macro_f1
 from pipeline.trust.reliability import Reliability, compute_reliability
@@ -52,7 +55,12 @@ class Evaluation(Result):
 
     Attributes:
         out: The output.
-        images: Labelled images with known truth, those in which no class fits among them (``truth.no_class``).
+        images: Labelled images with known truth, those in which no class fits among them (``truth.no_class``). All
+            figures but ``levels`` are about them.
+        group_truths: More images whose truth is no class, but a group; only ``levels`` counts them.
+        levels: Accuracy at each level of own classes, the finest first; none without own classes.
+        groups_from: Where the groups of images come from: their ``columns``, stored ``probabilities``, or the
+            ``top-k``; empty without own classes.
         consensus: Accuracy of the consensus.
         members: Accuracy of each member, by alias.
         combine: How the members were combined.
@@ -91,6 +99,9 @@ class Evaluation(Result):
     fitted: int | None = 0
     can_combine: bool = False
     combined_from: str = ""
+    group_truths: int = 0
+    levels: tuple[LevelAccuracy, ...] = ()
+    groups_from: str = ""
 
     @property
     def probabilities_in(self) -> str:
@@ -124,22 +135,35 @@ class Evaluation(Result):
                 "the calibration of this output does not tell what it was fitted on; if it was on these truths, "
                 "calibration errors and operating points look better than they are"
             )
+        if self.groups_from == TOP_K:
+            lines.append(
+                f"the groups are those of the top {self.top_k} classes, for no probabilities are stored; `label` with "
+                "--classes adds up all classes"
+            )
         return tuple(lines)
 
     def _headline(self) -> dict[str, object]:
         shown = {"out": self.out, "images": self.images, "top1": self.consensus.top1, "top5": self.consensus.top5}
-        return shown | {f"top1 of {alias}": member.top1 for alias, member in self.members.items()}
+        shown |= {f"top1 of {alias}": member.top1 for alias, member in self.members.items()}
+        return shown | {f"accuracy of {level.name}": level.accuracy for level in self.levels}
 
 
-def compute_evaluation(out: str, job: Mapping[str, Any], matched: MatchedImages) -> Evaluation:
+def compute_evaluation(
+    out: str, job: Mapping[str, Any], matched: MatchedImages, groups: GroupReader | None = None
+) -> Evaluation:
     """Compute all accuracy figures.
 
     Args:
         out: The output.
         job: Its ``job.json``.
         matched: Its images with known truth.
+        groups: What has read their groups; None for no levels.
     """
     results, names = job["results"], job["class_names"]
+    levels = () if groups is None else compute_level_accuracy(groups.taxonomy, matched)
+    is_class_N = matched.truth_N < len(names)
+    group_truths = int((~is_class_N).sum())
+    matched = matched.take(is_class_N)
     aliases = [member["alias"] for member in results["members"]]
     right_PN = matched.ranks_PN == 0
     consensus, *members = (
@@ -168,6 +192,9 @@ def compute_evaluation(out: str, job: Mapping[str, Any], matched: MatchedImages)
         can_combine=bool(stored_aliases(job)),
         combined_from=combined_from(job),
         fitted=None if fitted_on is None else int((fitted_on.find(matched.hashes_N) != NOT_FITTED).sum()),
+        group_truths=group_truths,
+        levels=levels,
+        groups_from="" if groups is None else groups.source,
     )
 
 

@@ -48,7 +48,7 @@ class Confusion:
 
     Attributes:
         truth, truth_name: Index and name of the true class; ``NO_CLASS`` and ``none`` where none fits.
-        label, label_name: Index and name of the label.
+        label, label_name: Index and name of the label; likewise where there is none.
         images: How many.
         share: Of all images of the true class, 0-1.
     """
@@ -66,12 +66,12 @@ def compute_class_metrics(truth_N: Array, label_N: Array, names: Sequence[str]) 
 
     Args:
         truth_N: int, true classes, 0 to K - 1, or ``NO_CLASS``: a label of such an image is one too many of its class.
-        label_N: int, labels, 0 to K - 1.
+        label_N: int, labels, 0 to K - 1, or ``NO_CLASS`` where there is none.
         names: Of the K classes.
     """
     images = np.bincount(truth_N[truth_N >= 0], minlength=len(names))
-    predicted = np.bincount(label_N, minlength=len(names))
-    right = np.bincount(truth_N[truth_N == label_N], minlength=len(names))
+    predicted = np.bincount(label_N[label_N >= 0], minlength=len(names))
+    right = np.bincount(truth_N[(truth_N == label_N) & (truth_N >= 0)], minlength=len(names))
     return tuple(
         _class_metrics(label, names[label], int(images[label]), int(predicted[label]), int(right[label]))
         for label in np.flatnonzero(images + predicted).tolist()
@@ -105,19 +105,23 @@ def find_confused_classes(
 
     Args:
         truth_N: int, true classes, 0 to K - 1, or ``NO_CLASS``.
-        label_N: int, labels, 0 to K - 1.
+        label_N: int, labels, 0 to K - 1, or ``NO_CLASS`` where there is none.
         names: Of the K classes.
         limit: Pairs at most.
     """
     wrong_N = truth_N != label_N
-    codes = (truth_N[wrong_N].astype(np.int64) - NO_CLASS) * len(names) + label_N[wrong_N]
+    numbers = 1 + len(names)
+    codes = (truth_N[wrong_N].astype(np.int64) - NO_CLASS) * numbers + label_N[wrong_N] - NO_CLASS
     pairs, counts = np.unique(codes, return_counts=True)  # only pairs that occur: K x K may be a billion
-    images = np.bincount(truth_N - NO_CLASS, minlength=1 + len(names))  # those without a class first
+    images = np.bincount(truth_N - NO_CLASS, minlength=numbers)  # those without a class first
     first = np.argsort(-counts, kind="stable")[:limit]
     found = []
     for pair, count in zip(pairs[first].tolist(), counts[first].tolist(), strict=True):
-        at, label = divmod(pair, len(names))
-        truth = at + NO_CLASS
-        name = NO_CLASS_TEXTS[0] if truth == NO_CLASS else names[truth]
-        found.append(Confusion(truth, name, label, names[label], count, count / int(images[at])))
+        truth, label = (at + NO_CLASS for at in divmod(pair, numbers))
+        shares = count / int(images[truth - NO_CLASS])
+        found.append(Confusion(truth, _name(truth, names), label, _name(label, names), count, shares))
     return tuple(found)
+
+
+def _name(label: int, names: Sequence[str]) -> str:
+    return NO_CLASS_TEXTS[0] if label == NO_CLASS else names[label]

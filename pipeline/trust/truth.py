@@ -119,7 +119,7 @@ class Truth:
     Attributes:
         keys: Text, each once; ``SHARD\nKEY`` where the file has shards.
         labels_T: int32, true class of each key: 0 to K - 1, :data:`NO_CLASS`, :data:`NOT_UNDERSTOOD` or
-            :data:`DISPUTED`.
+            :data:`DISPUTED`; groups follow the classes where there are some (:mod:`pipeline.taxonomy.nodes`).
         with_shards: Whether the file has shards.
         counts: Rows of the file, and those that cannot be used whatever the images are.
         drawn: Number of rows with a known label by what they say about their draw (:mod:`pipeline.trust.draw`); ``""``

@@ -20,6 +20,8 @@ from pipeline.errors import InputError, StorageError
 from pipeline.labels import NO_CLASS, ClassResolver
 from pipeline.records import Counted
 from pipeline.storage import Storage, absolute_uri
+from pipeline.taxonomy.nodes import NodeResolver
+from pipeline.taxonomy.tree import Taxonomy
 from pipeline.trust.annotations import read_annotations
 from pipeline.trust.draw import COLUMN, count_reviewed, count_shown
 from pipeline.trust.truth import DISPUTED, NOT_UNDERSTOOD, Truth, TruthCounts, join_keys
@@ -33,19 +35,22 @@ _BLANK = -9  # besides the codes of Truth
 Array = np.ndarray
 
 
-def read_truth(path: str, storage: Storage, class_names: Sequence[str]) -> Truth:
+def read_truth(path: str, storage: Storage, class_names: Sequence[str], taxonomy: Taxonomy | None = None) -> Truth:
     """Read a truth file.
 
     Args:
         path: Of a CSV, Parquet or JSON file, local or S3.
         storage: Reads it.
         class_names: Of the K classes.
+        taxonomy: Groups of them, which a label may name, too.
 
     Raises:
         InputError: It is missing, or cannot be read as truth.
     """
     table, contested, malformed = _read_table(path, storage)
-    labels, examples = _parse_labels(path, table["label"], class_names)
+    labels, examples = _parse_labels(
+        path, table["label"], ClassResolver(class_names) if taxonomy is None else NodeResolver(taxonomy)
+    )
     with_shards = "shard" in table.column_names
     joined = _join(table)
     known, unknown = labels >= NO_CLASS, labels == NOT_UNDERSTOOD
@@ -105,7 +110,9 @@ def _read_table(path: str, storage: Storage) -> tuple[pa.Table, pa.Table, Counte
     return table, table.drop_columns("label").slice(0, 0), malformed
 
 
-def _parse_labels(path: str, column: pa.ChunkedArray, class_names: Sequence[str]) -> tuple[Array, tuple[str, ...]]:
+def _parse_labels(
+    path: str, column: pa.ChunkedArray, resolver: ClassResolver | NodeResolver
+) -> tuple[Array, tuple[str, ...]]:
     """The label of each row as int32, _BLANK or NOT_UNDERSTOOD among them, and some of what is not understood."""
     numbers_only = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
     try:
@@ -114,8 +121,7 @@ def _parse_labels(path: str, column: pa.ChunkedArray, class_names: Sequence[str]
     except pa.ArrowException as error:
         raise InputError(f"--truth {path}: the column label holds {column.type}: neither text nor numbers") from error
     texts: list[str] = encoded.dictionary.to_pylist()
-    classes = ClassResolver(class_names)
-    resolve = classes.resolve_index if numbers_only else classes.resolve
+    resolve = resolver.resolve_index if numbers_only else resolver.resolve
     parsed = np.array([_parse_label(text, resolve(text)) for text in texts], np.int32)
     indices = encoded.indices.fill_null(len(texts)).to_numpy()
     labels = np.append(parsed, np.int32(_BLANK))[indices]
