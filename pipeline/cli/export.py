@@ -8,7 +8,7 @@ import typer
 
 from pipeline.cli.help import examples
 from pipeline.cli.next_steps import after_export, print_next
-from pipeline.cli.options import ENGINE_HELP, NoSignRequest, Out, RequestPayer, S3Endpoint
+from pipeline.cli.options import ENGINE_HELP, ClassesOfOutput, NoSignRequest, Out, RequestPayer, S3Endpoint
 from pipeline.cli.printing import format_counts, print_line, print_rows, print_stderr
 from pipeline.cli.summaries import configure_logging
 from pipeline.text import fmt
@@ -62,6 +62,11 @@ def export(
             help="Truths that name no class (`none` does, and counts as wrong): no promise until they are mended, or "
             "they count as wrong.  [default: refuse]"
         ),
+    ] = None,
+    classes: ClassesOfOutput = None,
+    level: Annotated[
+        str | None,
+        typer.Option(help="Export the groups of this level of --classes as the classes."),
     ] = None,
     max_per_class: Annotated[
         int | None, typer.Option(metavar="N", help="Of each class only the N best by score.")

@@ -18,6 +18,7 @@ from pipeline.exporting.conclusion import conclude_export
 from pipeline.exporting.export_plan import hash_truth, plan_export
 from pipeline.exporting.exporter import UNITS_AT_ONCE, ExporterConfig, ExportWorker
 from pipeline.exporting.names import class_folders
+from pipeline.exporting.naming import choose_naming, naming_choices, with_own_labels
 from pipeline.exporting.pending import PendingParts
 from pipeline.exporting.settings import ExportConfig, Format
 from pipeline.exporting.source import Source, check_destination, open_source
@@ -71,10 +72,12 @@ def run_export(config: ExportConfig, reporter: Reporter | None = None) -> Export
     storage = Storage(config.storage)
     source = open_source(config.out, storage, partial=config.partial)
     place = check_destination(source, config.to)
-    choices = config.choices | {"source": source.digest()}
+    naming = choose_naming(config, source, storage)
+    source = with_own_labels(source, naming)
+    choices = config.choices | {"source": source.digest(), **naming_choices(naming)}
     truth = None
     if config.truth is not None:
-        truth = read_truth(config.truth, storage, source.job["class_names"])
+        truth = read_truth(config.truth, storage, source.job["class_names"], naming.taxonomy)
         refuse_reviewed(config.truth, truth.drawn, config.out)
         choices["truth_sha256"] = hash_truth(truth)
     target = Target(place, storage, fingerprint(choices))
@@ -83,8 +86,8 @@ def run_export(config: ExportConfig, reporter: Reporter | None = None) -> Export
         plan = target.read_plan() if is_own else None
         if plan is None:
             shown.note(f"selecting from {source.ledger.out}")
-            plan = plan_export(config, source, target, truth, choices)
-        target.sweep(class_folders(source.class_names) if config.format == "imagefolder" else ())
+            plan = plan_export(config, source, target, truth, choices, naming)
+        target.sweep(class_folders(source.labels.names) if config.format == "imagefolder" else ())
         about = target.read_description()
         summary = _run(config, source, target, plan, about, shown)
         shown.finish(summary.to_dict())
@@ -132,7 +135,7 @@ def _workload(config: ExportConfig, source: Source, target: Target, pending_part
         export_fingerprint=target.fingerprint,
         format=config.format,
         aliases=source.aliases,
-        class_names=source.class_names,
+        labels=source.labels,
         images=source.job["results"].get("images", "auto"),
         storage=config.storage,
     )

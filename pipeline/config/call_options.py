@@ -207,6 +207,11 @@ class ExportOptions(StoreOptions, RunOptions, total=False):
         "Truths that name no class (`none` does, and counts as wrong): no promise until they are mended, or they "
         "count as wrong. [default: refuse]",
     ]
+    classes: Annotated[
+        str | os.PathLike[str] | None,
+        "Groups of classes, as `label` takes them: FILE or `wordnet`. [default: those that OUT was labelled with]",
+    ]
+    level: Annotated[str | None, "Export the groups of this level of --classes as the classes."]
     max_per_class: Annotated[int | None, "Of each class only the N best by score."]
     repeat_to: Annotated[int | None, "The column copies says how often to repeat images so that a class has N."]
     dedupe: Annotated[bool, "Only the first of images with the same bytes. [default: dedupe]"]

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from pipeline.exporting.default_readers import by_frequency, describe_readers, list_some
-from pipeline.exporting.rows import ROW_SCHEMA, card_features
+from pipeline.exporting.rows import LabelNames, card_features
 from pipeline.exporting.target import DATA
 from pipeline.text import fmt
 from pipeline.text.safe import one_line, printable
@@ -22,6 +22,7 @@ REASONS = {
     "max_entropy": "entropy above --max-entropy",
     "max_disagreement": "disagreement above --max-disagreement",
     "max_ood_score": "out-of-distribution score above --max-ood-score",
+    "no_group": "in no group of the level",
     "duplicate": "the same bytes as an image before it",
     "target_precision": "score below what --target-precision needs",
     "max_per_class": "not among the best --max-per-class",
@@ -29,6 +30,7 @@ REASONS = {
 _MEANINGS = {
     "label": "index of the class in `classes.txt`",
     "class_name": "its name",
+    "level": "the level that its name is of; `class` for a class of the networks",
     "score": "the consensus' probability of it",
     "agreement": "weighted share of members whose first class it is",
     "entropy": "of the consensus, nats",
@@ -43,7 +45,7 @@ _MEANINGS = {
 
 def make_card(
     description: Mapping[str, Any],
-    class_names: Sequence[str],
+    labels: LabelNames,
     images: int,
     extensions: Mapping[str, int],
     unread_classes: Sequence[str] = (),
@@ -52,19 +54,19 @@ def make_card(
 
     Args:
         description: Contents of ``export.json``.
-        class_names: Of the K classes, each once.
+        labels: What labels stand for.
         images: Images in the dataset.
         extensions: Images by extension.
         unread_classes: Folders of classes in which torchvision's ``ImageFolder`` finds no image.
     """
     front = yaml.safe_dump(
-        _front_matter(description, class_names, images, extensions), sort_keys=False, allow_unicode=True, width=1000
+        _front_matter(description, labels, images, extensions), sort_keys=False, allow_unicode=True, width=1000
     )
     title = f"# {fmt.plural(images, 'image')}, labelled by an ensemble of classifiers"
     lines = [title, "", *_origin_section(description), ""]
     lines += ["## How far to trust the labels", "", *_trust_section(description), ""]
     lines += ["## What was selected", "", *_selection_section(description, images), ""]
-    lines += ["## What is in it", "", *_content_section(description, extensions, unread_classes), ""]
+    lines += ["## What is in it", "", *_content_section(description, labels, extensions, unread_classes), ""]
     return f"---\n{front}---\n\n" + "\n".join(lines)
 
 
@@ -74,7 +76,7 @@ def size_category(images: int) -> str:
 
 
 def _front_matter(
-    description: Mapping[str, Any], class_names: Sequence[str], images: int, extensions: Mapping[str, int]
+    description: Mapping[str, Any], labels: LabelNames, images: int, extensions: Mapping[str, int]
 ) -> dict[str, Any]:
     kind = description["asked"]["format"]
     front: dict[str, Any] = {
@@ -93,7 +95,7 @@ def _front_matter(
     ]
     front["configs"][0]["default"] = True
     if kind in {"parquet", "csv"}:
-        columns = card_features(class_names, image=kind == "parquet")
+        columns = card_features(labels, image=kind == "parquet")
         front["dataset_info"] = {"features": columns}
     return front
 
@@ -220,7 +222,7 @@ def _limit_text(description: Mapping[str, Any], name: str) -> str:
 
 
 def _content_section(
-    description: Mapping[str, Any], extensions: Mapping[str, int], unread_classes: Sequence[str]
+    description: Mapping[str, Any], labels: LabelNames, extensions: Mapping[str, int], unread_classes: Sequence[str]
 ) -> list[str]:
     kind = description["asked"]["format"]
     how = {
@@ -238,8 +240,9 @@ def _content_section(
     }[kind]
     lines = [how, *(f"\n- {_safe_text(line)}." for line in describe_readers(kind, extensions, unread_classes))]
     lines += ["", "`classes.txt` names all classes, by index, one a line.", ""]
-    lines += [f"- `{name}`: {meaning}" for name, meaning in _MEANINGS.items()]
-    assert {word for name in _MEANINGS for word in name.split(", ")} == set(ROW_SCHEMA.names)
+    columns = {name: meaning for name, meaning in _MEANINGS.items() if name != "level" or labels.levels}
+    lines += [f"- `{name}`: {meaning}" for name, meaning in columns.items()]
+    assert {word for name in columns for word in name.split(", ")} == set(labels.schema.names)
     return lines
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pipeline.exporting.extensions import image_extension
 from pipeline.exporting.images import Image
 from pipeline.exporting.names import without_extension
+from pipeline.exporting.rows import LabelNames
 
 MAX_FILE_BYTES = 256 << 20
 
@@ -25,7 +26,7 @@ class PartWriter(Protocol):
 
         Args:
             image: The image.
-            row: A row of :data:`ROW_SCHEMA`.
+            row: A row with the columns of :attr:`Destination.labels`.
             shared: Whether another image of the export has the same class and key.
 
         Raises:
@@ -50,7 +51,7 @@ class Destination:
         pool: Threads that may call ``put``.
         loose: Whether the images are loose: their keys have an extension.
         keeps_field: Whether extensions keep the name of the image's field (``left.jpg``), which is not in the key.
-        class_names: Of the K classes, each once.
+        labels: What labels stand for.
         class_folders: Names of their folders, distinct on every file system.
     """
 
@@ -59,7 +60,7 @@ class Destination:
     pool: ThreadPoolExecutor
     loose: bool
     keeps_field: bool
-    class_names: Sequence[str]
+    labels: LabelNames
     class_folders: Sequence[str]
 
     def stem(self, key: str) -> str:

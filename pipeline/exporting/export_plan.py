@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 
 from pipeline.errors import OutputError, RequestError, StorageError
+from pipeline.exporting.naming import Naming
 from pipeline.exporting.refusal import Basis, describe_refusal
 from pipeline.exporting.selection import Selection
 from pipeline.exporting.settings import ExportConfig
@@ -35,7 +36,12 @@ def hash_truth(truth: Truth) -> str:
 
 
 def plan_export(
-    config: ExportConfig, source: Source, target: Target, truth: Truth | None, choices: Mapping[str, Any]
+    config: ExportConfig,
+    source: Source,
+    target: Target,
+    truth: Truth | None,
+    choices: Mapping[str, Any],
+    naming: Naming,
 ) -> dict[str, int]:
     """Select the images, and write the plan; nothing is written before every image is decided.
 
@@ -47,7 +53,7 @@ def plan_export(
         OutputError: The output cannot be read, or there is no space to sort it in.
     """
     promise: Promise | None = None
-    with _selection(config, source, truth) as selection:
+    with _selection(config, source, truth, naming) as selection:
         selection.read()
         counts = None
         if config.target_precision is not None:
@@ -59,8 +65,9 @@ def plan_export(
                 f"{source.ledger.out}: of {fmt.plural(selection.labelled, 'image')} none passes: "
                 f"{_reasons(selection.rejected)}"
             )
-        names = source.class_names
+        labels = source.labels
         content = _describe(config, source, target, choices, promise) | {
+            **({"classes": about} if (about := naming.about()) else {}),
             "truth": None
             if counts is None
             else dataclasses.asdict(counts)
@@ -69,8 +76,8 @@ def plan_export(
                 "labelled": selection.labelled,
                 "rejected": dict(selection.rejected),
                 "selected": sum(row.images for row in classes),
-                "num_classes": len(names),
-                "classes": [{"name": names[row.label]} | dataclasses.asdict(row) for row in classes],
+                "num_classes": len(labels.names),
+                "classes": [labels.describe(row.label) | dataclasses.asdict(row) for row in classes],
             },
         }
         target.claim(content, overwrite=config.overwrite)
@@ -78,14 +85,14 @@ def plan_export(
 
 
 @contextlib.contextmanager
-def _selection(config: ExportConfig, source: Source, truth: Truth | None) -> Iterator[Selection]:
+def _selection(config: ExportConfig, source: Source, truth: Truth | None, naming: Naming) -> Iterator[Selection]:
     """Open a selection, and translate its errors.
 
     Raises:
         OutputError: The output cannot be read, or there is no space to sort it in.
     """
     try:
-        with Selection(config, source, truth, fitted_truths(source.job, source.ledger.out)) as selection:
+        with Selection(config, source, truth, fitted_truths(source.job, source.ledger.out), naming) as selection:
             yield selection
     except StorageError as error:
         raise OutputError(f"{error}; `shardlabel verify` says what to do about it") from error

@@ -24,7 +24,7 @@ from pipeline.exporting.destination import Destination, Row
 from pipeline.exporting.formats import WRITERS, csv_file
 from pipeline.exporting.images import ExpectedImage, Image, read_images
 from pipeline.exporting.names import class_folders
-from pipeline.exporting.rows import READ_COLUMNS, build_rows
+from pipeline.exporting.rows import READ_COLUMNS, LabelNames, build_rows
 from pipeline.exporting.target import Target
 from pipeline.metrics import Meter
 from pipeline.output.ledger import PREDICTIONS, Ledger
@@ -48,7 +48,7 @@ class ExporterConfig:
         to, export_fingerprint: Where the dataset goes, and the fingerprint of the export.
         format: Of the dataset.
         aliases: Of the members.
-        class_names: Of the K classes, each once.
+        labels: What labels stand for.
         images: Which images of a sample were labelled: the first, or all.
         storage: How to reach all of it.
     """
@@ -59,7 +59,7 @@ class ExporterConfig:
     export_fingerprint: str
     format: str
     aliases: tuple[str, ...]
-    class_names: tuple[str, ...]
+    labels: LabelNames
     storage: StorageConfig
     images: Images = "auto"
 
@@ -171,9 +171,9 @@ class Exporter:
         """Write the images of a part with their rows, and record that."""
         loose = unit.kind == UnitKind.SLICE
         keeps_field = self._config.format == "webdataset" and not loose and self._config.images == "auto"
-        names = self._config.class_names
+        labels = self._config.labels
         destination = Destination(
-            self._target.name(part), self._put, self._pool, loose, keeps_field, names, class_folders(names)
+            self._target.name(part), self._put, self._pool, loose, keeps_field, labels, class_folders(labels.names)
         )
         writer = WRITERS[self._config.format](destination)
         expected = {index: ExpectedImage(row["key"], row["sha256"]) for index, row in rows.items()}
@@ -199,7 +199,7 @@ class Exporter:
         columns = [*READ_COLUMNS, *(f"members.{alias}.energy" for alias in self._config.aliases)]
         predictions = self._source.read_part(PREDICTIONS, str(part), columns)
         try:
-            return build_rows(predictions, selected, self._config.aliases, self._config.class_names)
+            return build_rows(predictions, selected, self._config.aliases, self._config.labels)
         except ObjectDamaged as error:
             raise ObjectDamaged(f"{self._source.uri(PREDICTIONS, str(part))}: {error}") from error
 

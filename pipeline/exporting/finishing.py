@@ -16,6 +16,7 @@ from pipeline.exporting.card import make_card
 from pipeline.exporting.default_readers import labels_with_images
 from pipeline.exporting.folder_writer import metadata_schema
 from pipeline.exporting.names import class_folders
+from pipeline.exporting.rows import LabelNames
 from pipeline.exporting.source import Source
 from pipeline.exporting.target import CARD, CLASSES, DATA, METADATA, Target
 from pipeline.output.ledger import SUCCESS, to_json
@@ -83,15 +84,15 @@ def finish_export(
     Raises:
         StorageError: The place cannot be read or written.
     """
-    names = source.class_names
+    labels = source.labels
     if description["replaces"]:
         _remove_unexpected(target, totals, parts)
-    target.put(CLASSES, "".join(f"{name}\n" for name in names).encode())
+    target.put(CLASSES, "".join(f"{name}\n" for name in labels.names).encode())
     if description["asked"]["format"] == "imagefolder":
-        metadata, unread = _join_metadata(target, parts, names)
+        metadata, unread = _join_metadata(target, parts, labels)
         target.put(f"{DATA}/metadata.parquet", metadata)
         totals = dataclasses.replace(totals, unread_classes=unread)
-    text = make_card(description, names, totals.images, totals.extensions, totals.unread_classes)
+    text = make_card(description, labels, totals.images, totals.extensions, totals.unread_classes)
     target.put(CARD, text.encode("utf-8", "backslashreplace"))
     content = {
         "fingerprint": target.fingerprint,
@@ -118,20 +119,20 @@ def _remove_unexpected(target: Target, totals: Totals, parts: Sequence[str]) -> 
     target.prune(DATA)
 
 
-def _join_metadata(target: Target, parts: Sequence[str], class_names: Sequence[str]) -> tuple[bytes, tuple[str, ...]]:
+def _join_metadata(target: Target, parts: Sequence[str], labels: LabelNames) -> tuple[bytes, tuple[str, ...]]:
     """The metadata of all parts as one Parquet file, which readers look for beside the images.
 
     Returns:
         The file, and the folders of classes in which torchvision's ``ImageFolder`` finds no image.
     """
     buffer = io.BytesIO()
-    schema = metadata_schema(class_names)
-    labels: set[int] = set()
+    schema = metadata_schema(labels)
+    given: set[int] = set()
     found: set[int] = set()
     with pq.ParquetWriter(buffer, schema, compression="zstd") as file:
         for name in parts:
             table = target.ledger.read_part(METADATA, f"{name}.parquet").cast(schema)
             file.write_table(table)
-            labels, found = (old | new for old, new in zip((labels, found), labels_with_images(table), strict=True))
-    folders = class_folders(class_names)
-    return buffer.getvalue(), tuple(folders[label] for label in sorted(labels - found))
+            given, found = (old | new for old, new in zip((given, found), labels_with_images(table), strict=True))
+    folders = class_folders(labels.names)
+    return buffer.getvalue(), tuple(folders[label] for label in sorted(given - found))

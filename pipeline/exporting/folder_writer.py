@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
 from concurrent.futures import Future
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.exporting.destination import Destination, Row
 from pipeline.exporting.images import Image
 from pipeline.exporting.names import file_stem
-from pipeline.exporting.rows import ROW_SCHEMA, huggingface_metadata
+from pipeline.exporting.rows import LabelNames, huggingface_metadata
 from pipeline.exporting.target import DATA, METADATA
 
 _WRITES_AT_ONCE = 8
@@ -52,16 +51,16 @@ class FolderWriter:
         """Wait for the images, and write their rows."""
         self._wait()
         path = f"{METADATA}/{self._to.name}.parquet"
-        self._to.put(path, parquet_bytes(pa.Table.from_pylist(self._rows, metadata_schema(self._to.class_names))))
+        self._to.put(path, parquet_bytes(pa.Table.from_pylist(self._rows, metadata_schema(self._to.labels))))
         return {path: len(self._rows)}
 
 
-def metadata_schema(class_names: Sequence[str]) -> pa.Schema:
+def metadata_schema(labels: LabelNames) -> pa.Schema:
     """Columns of the metadata: ``file_name``, a path below ``data``, and those of the rows."""
-    known = huggingface_metadata(class_names, image=False)
+    known = huggingface_metadata(labels, image=False)
     content = json.loads(known[b"huggingface"])
     content["info"]["features"] = {"file_name": {"dtype": "string", "_type": "Value"}, **content["info"]["features"]}
-    return pa.schema([("file_name", pa.string()), *ROW_SCHEMA], metadata={b"huggingface": json.dumps(content)})
+    return pa.schema([("file_name", pa.string()), *labels.schema], metadata={b"huggingface": json.dumps(content)})
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -15,7 +15,6 @@ import pyarrow.csv
 from pipeline.exporting.destination import Destination, PartWriter
 from pipeline.exporting.folder_writer import FolderWriter
 from pipeline.exporting.parquet_writer import ParquetWriter
-from pipeline.exporting.rows import ROW_SCHEMA
 from pipeline.exporting.tar_writer import TarWriter
 from pipeline.exporting.target import DATA
 
@@ -28,7 +27,7 @@ WRITERS: Mapping[str, Callable[[Destination], PartWriter]] = {
 
 def csv_file(name: str, table: pa.Table) -> tuple[str, bytes]:
     """Rows as a CSV file, and its path below TO. It needs no image."""
-    columns = ["shard", "key", *(column for column in ROW_SCHEMA.names if column not in {"shard", "key"})]
+    columns = ["shard", "key", *(column for column in table.column_names if column not in {"shard", "key"})]
     buffer = io.BytesIO()
     pyarrow.csv.write_csv(table.select(columns), buffer)
     return f"{DATA}/{name}.csv", buffer.getvalue()

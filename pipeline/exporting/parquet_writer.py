@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from pipeline.exporting.destination import MAX_FILE_BYTES, Destination, Row
 from pipeline.exporting.images import Image
-from pipeline.exporting.rows import IMAGE, ROW_SCHEMA, huggingface_metadata
+from pipeline.exporting.rows import IMAGE, huggingface_metadata
 from pipeline.exporting.target import DATA
 
 _ROWS_PER_GROUP = 100  # of images: what `datasets` reads at once for one row
@@ -24,7 +24,8 @@ class ParquetWriter:
 
     def __init__(self, to: Destination) -> None:
         self._to = to
-        self._schema = pa.schema([IMAGE, *ROW_SCHEMA], metadata=huggingface_metadata(to.class_names, image=True))
+        self._row_columns = to.labels.schema.names
+        self._schema = pa.schema([IMAGE, *to.labels.schema], metadata=huggingface_metadata(to.labels, image=True))
         self._group: list[Row] = []
         self._buffer = io.BytesIO()
         self._file: pq.ParquetWriter | None = None
@@ -47,16 +48,15 @@ class ParquetWriter:
                 self._buffer,
                 self._schema,
                 compression={name: "none" if name.startswith("image") else "zstd" for name in self._columns()},
-                use_dictionary=[name for name in ROW_SCHEMA.names if name not in {"sha256", "key", "index"}],
+                use_dictionary=[name for name in self._row_columns if name not in {"sha256", "key", "index"}],
                 write_page_checksum=True,
             )
         self._file.write_table(pa.Table.from_pylist(self._group, self._schema))
         self._num_rows += len(self._group)
         self._group = []
 
-    @staticmethod
-    def _columns() -> list[str]:
-        return ["image.bytes", "image.path", *ROW_SCHEMA.names]
+    def _columns(self) -> list[str]:
+        return ["image.bytes", "image.path", *self._row_columns]
 
     def _close(self) -> None:
         assert self._file is not None

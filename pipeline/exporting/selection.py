@@ -1,9 +1,9 @@
 """Selection: which images of an output are accepted, and how many each filter rejects.
 
 All images pass the filters in one order and are counted at the first that rejects them: limits on single images (score,
-agreement, entropy, disagreement, out-of-distribution score), duplicates, the score for a promised precision, and the
-number of images per class. Images within the limits go into a database on disk (DuckDB), which sorts and groups more
-rows than memory holds; so memory does not grow with the output.
+agreement, entropy, disagreement, out-of-distribution score), a group of own classes, duplicates, the score for a
+promised precision, and the number of images per class. Images within the limits go into a database on disk (DuckDB),
+which sorts and groups more rows than memory holds; so memory does not grow with the output.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import tempfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -23,23 +22,21 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import OutputError
-from pipeline.exporting.limits import TARGET_PRECISION, rejected_by_limits
-from pipeline.exporting.names import same_on_disk, without_extension
+from pipeline.exporting.limits import TARGET_PRECISION
+from pipeline.exporting.naming import ClassNaming, Naming
+from pipeline.exporting.row_filter import RowFilter
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
 from pipeline.labels import NO_CLASS
 from pipeline.machine import available_memory_bytes, num_local_cpus
-from pipeline.output.ledger import PREDICTIONS
 from pipeline.output.parts import PartName
-from pipeline.records import UnitKind
-from pipeline.trust.draw import Population, hash_images
+from pipeline.trust.draw import Population
 from pipeline.trust.fitted import NOT_FITTED, NOTHING_FITTED, FittedTruths
 from pipeline.trust.promise import Judged, PrecisionTest, Promise, certifying_mask, choose_and_certify
 from pipeline.trust.strictness import check_truths
 from pipeline.trust.truth import NOT_KNOWN, Truth, TruthCounts, TruthMatcher
 
 DUPLICATE, MAX_PER_CLASS = "duplicate", "max_per_class"
-_READ_AHEAD = 8
 _BATCH_ROWS = 100_000
 _MEMORY_SHARE = 0.4  # of what is free; the rest is for what is read meanwhile
 _MIN_MEMORY_BYTES = 256 << 20
@@ -75,7 +72,8 @@ class PartSelection:
     Attributes:
         name: Of the predictions part.
         rows: The columns ``index``, ascending; ``copies``; and ``shared``, whether another selected image of the class
-            has the same key apart from case and the extensions of loose images.
+            has the same key apart from case and the extensions of loose images. With own classes also ``label`` and
+            ``score``.
     """
 
     name: PartName
@@ -90,10 +88,9 @@ class Selection:
         source: The output.
         truth: Of a file; None for the ``.cls`` of the samples.
         fitted: The truths that the calibration was fitted on; None if it does not tell.
+        naming: What labels are; None for the classes.
 
     Attributes:
-        labelled: Labelled images.
-        population: The same, as the lists of ``shardlabel sample`` name them; only for a promise.
         rejected: Rejected images by filter, in the order of the filters.
         certifying_none: Of the truths that certify a promise, those that no class fits.
     """
@@ -104,18 +101,27 @@ class Selection:
         source: Source,
         truth: Truth | None = None,
         fitted: FittedTruths | None = NOTHING_FITTED,
+        naming: Naming | None = None,
     ) -> None:
         self._config = config
         self._source = source
-        self._parts = sorted((name for _, name in source.parts()), key=str)
-        self._loose = {unit.id for unit in source.units if unit.kind == UnitKind.SLICE}
-        self._num_classes = len(source.job["class_names"])
-        self.labelled = self.certifying_none = 0
+        self._naming = naming or ClassNaming(source.labels)
+        self.certifying_none = 0
         self.rejected: Counter[str] = Counter()
-        self.population = Population()
-        self._matcher = TruthMatcher(truth, self._num_classes, strict=True)
+        self._matcher = TruthMatcher(truth, len(source.job["class_names"]), strict=True)
         self._fitted = fitted
+        self._rows = RowFilter(config, source, self._naming, self._matcher, fitted)
         self._threshold: float | None = None
+
+    @property
+    def labelled(self) -> int:
+        """Labelled images."""
+        return self._rows.labelled
+
+    @property
+    def population(self) -> Population:
+        """The same, as the lists of ``shardlabel sample`` name them; only for a promise."""
+        return self._rows.population
 
     def __enter__(self) -> Self:
         try:
@@ -136,7 +142,8 @@ class Selection:
         )
         self._db.execute(
             "CREATE TABLE found (part INTEGER, shard INTEGER, key VARCHAR, idx BIGINT, sha256 BLOB, label INTEGER, "
-            "score FLOAT, truth_row BIGINT, truth INTEGER, fitted INTEGER, name VARCHAR)"
+            "score FLOAT, truth_row BIGINT, truth INTEGER, is_right BOOLEAN, fitted INTEGER, fitted_right BOOLEAN, "
+            "name VARCHAR)"
         )
         return self
 
@@ -152,14 +159,12 @@ class Selection:
         Raises:
             StorageError: A part cannot be read.
         """
-        uris = {unit.id: unit.uri for unit in self._source.units}
-        shards = {uri: rank for rank, uri in enumerate(sorted(set(uris.values())))}
-        for number, table in enumerate(self._read_tables()):
-            batch = self._filter_rows(number, shards[uris[self._parts[number].unit_id]], table)
+        for batch in self._rows.read():
             if batch.num_rows:
                 self._db.register("batch", batch)
                 self._db.execute("INSERT INTO found SELECT * REPLACE (unhex(sha256) AS sha256) FROM batch")
                 self._db.unregister("batch")
+        self.rejected.update(self._rows.rejected)
         self._db.execute("CREATE TABLE kept AS SELECT * EXCLUDE (sha256) FROM found" + self._without_duplicates())
         self._db.execute("DROP TABLE found")
         if self._config.dedupe:
@@ -171,73 +176,6 @@ class Selection:
             return ""
         return f" QUALIFY row_number() OVER (PARTITION BY sha256 ORDER BY {_FIRST_COPY}) = 1"
 
-    def _read_tables(self) -> Iterator[pa.Table]:
-        """The parts in order, some of them read ahead."""
-        columns = ["shard", "key", "index", "sha256", "label", "score", "agreement", "entropy", "disagreement"]
-        columns += [f"members.{alias}.energy" for alias in self._source.aliases]
-        if self._config.target_precision is not None:
-            columns += [name for name in self._matcher.columns if name not in columns]
-        waiting = iter(self._parts)
-        ahead: deque[Future[pa.Table]] = deque()
-        with ThreadPoolExecutor(_READ_AHEAD) as pool:
-            try:
-                while True:
-                    for name in itertools.islice(waiting, _READ_AHEAD - len(ahead)):
-                        ahead.append(pool.submit(self._source.ledger.read_part, PREDICTIONS, str(name), columns))
-                    if not ahead:
-                        return
-                    yield ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
-
-    def _filter_rows(self, number: int, shard: int, table: pa.Table) -> pa.Table:
-        """The rows of a part within the limits on single images."""
-        passes_B = np.ones(len(table), bool)
-        for name, rejects_B in rejected_by_limits(self._config, table, self._source.aliases):
-            self._count(name, int((passes_B & rejects_B).sum()))
-            passes_B &= ~rejects_B
-        self.labelled += len(table)
-        truth_B, rows_B = self._truths(table)
-        columns = {
-            "part": np.full(len(table), number, np.int32),
-            "shard": np.full(len(table), shard, np.int32),
-            "key": table["key"],
-            "idx": table["index"],
-            "sha256": table["sha256"],
-            "label": table["label"],
-            "score": table["score"],
-            "truth_row": rows_B,
-            "truth": truth_B,
-            "fitted": self._fitted_labels(table),
-            "name": self._file_names(number, table),
-        }
-        return pa.table(columns).filter(pa.array(passes_B))
-
-    def _file_names(self, number: int, table: pa.Table) -> pa.Array:
-        """The name that decides ``shared``, as a file system sees it; null for formats without a file per image."""
-        if self._config.format != "imagefolder":
-            return pa.nulls(len(table), pa.string())
-        keys = table["key"].to_pylist()
-        if self._parts[number].unit_id in self._loose:
-            keys = [without_extension(key) for key in keys]
-        return pa.array([same_on_disk(key) for key in keys], pa.string())
-
-    def _truths(self, table: pa.Table) -> tuple[Array, Array]:
-        """True class of each image and the place where it was found, int (B,) each, as the matcher has them."""
-        if self._config.target_precision is None:
-            unknown_B = np.full(len(table), NOT_KNOWN, np.int32)
-            return unknown_B, unknown_B
-        return self._matcher.match(table)
-
-    def _fitted_labels(self, table: pa.Table) -> Array:
-        """The class of each image that the calibration was fitted on: int32 (B,), NOT_FITTED for the others."""
-        if self._config.target_precision is None:
-            return np.full(len(table), NOT_FITTED, np.int32)
-        hashes_B = hash_images(table)
-        self.population.add(hashes_B)
-        return (self._fitted or NOTHING_FITTED).find(hashes_B)
-
     def check_truths(self, *, count_unknown: bool) -> TruthCounts:
         """How much of the truth can be used for a promise, after :meth:`read`.
 
@@ -247,7 +185,10 @@ class Selection:
         Raises:
             RequestError: There is none, or some is not understood.
         """
-        return check_truths(self._matcher, self._source.job["class_names"], count_unknown=count_unknown)
+        names = list(self._source.job["class_names"])
+        if self._naming.taxonomy is not None:
+            names += [group.name for group in self._naming.taxonomy.groups]
+        return check_truths(self._matcher, names, count_unknown=count_unknown)
 
     # -- all images at once ---------------------------------------------------------------------------
 
@@ -259,12 +200,12 @@ class Selection:
         """
         self._db.register("single", pa.table({"truth_row": self._matcher.unique_places()}))
         given = self._db.sql(
-            "SELECT shard, key, score, label = truth AS is_right, truth, fitted FROM kept "
+            "SELECT shard, key, score, is_right, truth, fitted FROM kept "
             f"SEMI JOIN single USING (truth_row) WHERE truth > {NOT_KNOWN} ORDER BY {_ORDER}"
         ).to_arrow_table()
         self._db.unregister("single")
         known = self._db.sql(
-            f"SELECT score, label = fitted AS is_right FROM kept WHERE fitted <> {NOT_FITTED}"
+            f"SELECT score, fitted_right AS is_right FROM kept WHERE fitted <> {NOT_FITTED}"
         ).to_arrow_table()
         certifying = given.filter(pa.array(self._certifying(given)))
         self.certifying_none = int((certifying["truth"].to_numpy() == NO_CLASS).sum())
@@ -309,7 +250,9 @@ class Selection:
             rank = f"row_number() OVER (PARTITION BY label ORDER BY score DESC, {_ORDER})"
         if config.max_per_class is not None:
             limit = f" QUALIFY rank <= {config.max_per_class}"
-        self._db.execute(f"CREATE TABLE chosen AS SELECT part, idx, name, label, {rank} AS rank FROM kept{limit}")
+        self._db.execute(
+            f"CREATE TABLE chosen AS SELECT part, idx, name, label, score, {rank} AS rank FROM kept{limit}"
+        )
         self._db.execute("DROP TABLE kept")
         if config.max_per_class is not None:
             self._count(MAX_PER_CLASS, left - self._query_number("SELECT count(*) FROM chosen"))
@@ -334,8 +277,9 @@ class Selection:
         shared = "false"
         if self._config.format == "imagefolder":
             shared = "count(*) OVER (PARTITION BY label, name) > 1"
+        own = "" if self._naming.taxonomy is None else ", label, score"
         reader = self._db.sql(
-            f"SELECT part, idx AS index, ({self._copies()})::INTEGER AS copies, {shared} AS shared "
+            f"SELECT part, idx AS index, ({self._copies()})::INTEGER AS copies, {shared} AS shared{own} "
             f"FROM {self._sized()} ORDER BY part, idx"
         ).to_arrow_reader(_BATCH_ROWS)
         held: list[pa.Table] = []
@@ -353,7 +297,7 @@ class Selection:
 
     def _make_part(self, tables: list[pa.Table]) -> PartSelection:
         table = pa.concat_tables(tables).combine_chunks()
-        return PartSelection(self._parts[table["part"][0].as_py()], table.drop_columns(["part"]))
+        return PartSelection(self._rows.parts[table["part"][0].as_py()], table.drop_columns(["part"]))
 
     def _query_number(self, query: str) -> int:
         ((number,),) = self._db.sql(query).fetchall()

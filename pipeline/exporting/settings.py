@@ -29,6 +29,8 @@ class ExportConfig(BaseModel):
             with a risk of delta.
         truth: Truth file for the promise; None for the ``.cls`` of the samples.
         unknown_labels: Whether truths that are not understood stop the promise, or count as wrong.
+        classes: Own classes, as for a job; None for those of the output.
+        level: The level whose groups are the labels.
         partial: Whether to export an output that is not finished, as it is.
         license: Of the images, for the dataset card.
     """
@@ -50,6 +52,8 @@ class ExportConfig(BaseModel):
     delta: Annotated[float, Field(gt=0, lt=1)] = 0.1
     truth: Text | None = None
     unknown_labels: Literal["refuse", "wrong"] = "refuse"
+    classes: Text | None = None
+    level: Text | None = None
     partial: bool = False
     license: Text = "unknown"
     engine: Literal["auto", "ray", "inline"] = "auto"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import OutputError, StorageError
+from pipeline.exporting.rows import LabelNames
 from pipeline.inputs.units import read_units
 from pipeline.labels import distinct_names
 from pipeline.output.ledger import SUCCESS, Ledger
@@ -27,6 +28,7 @@ class Source:
         units: Units that have parts, in order of their URIs.
         num_parts: Number of parts of each of them.
         complete: Whether everything planned is labelled.
+        own_labels: What labels stand for where they are not the K classes.
     """
 
     ledger: Ledger
@@ -34,6 +36,7 @@ class Source:
     units: tuple[Unit, ...]
     num_parts: tuple[Progress, ...]
     complete: bool
+    own_labels: LabelNames | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -46,9 +49,9 @@ class Source:
         return tuple(member["alias"] for member in self.job["results"]["members"])
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the K classes, each once: the index is added to names that several classes share."""
-        return distinct_names(self.job["class_names"])
+    def labels(self) -> LabelNames:
+        """What labels stand for; the index is added to names that several of them share."""
+        return self.own_labels or LabelNames(distinct_names(self.job["class_names"]))
 
     def parts(self) -> Iterator[tuple[Unit, PartName]]:
         """All parts of predictions, unit by unit, in order."""

@@ -294,6 +294,14 @@ def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield held
 
 
+_IN_WORDS = {
+    "source": "the output that it is made of",
+    "truth_sha256": "the truth",
+    "classes_sha256": "--classes",
+    "groups_from": "where groups come from",
+}
+
+
 def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str]:
     """The options that differ between two exports, with both values where these are short."""
     found = []
@@ -302,9 +310,8 @@ def _differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> list[str
         if then == now:
             continue
         option = f"--{name.replace('_', '-')}"
-        if name in {"source", "truth_sha256"}:
-            option = {"source": "the output that it is made of", "truth_sha256": "the truth"}[name]
-            found.append(option)
+        if name in _IN_WORDS:
+            found.append(_IN_WORDS[name])
         else:
             found.append(f"{option} ({_format_value(then)} then, {_format_value(now)} now)")
     return found
