@@ -32,7 +32,7 @@ _MEANINGS = {
     "class_name": "its name",
     "level": "the level that its name is of; `class` for a class of the networks",
     "score": "the consensus' probability of it",
-    "agreement": "weighted share of members whose first class it is",
+    "agreement": "weighted share of members whose first class is that of the consensus",
     "entropy": "of the consensus, nats",
     "disagreement": "mutual information of the members, nats",
     "ood_score": "minus the mean over members of logsumexp of the logits; larger is further out of distribution",
