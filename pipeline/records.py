@@ -376,7 +376,8 @@ COLUMN_MEANINGS: Mapping[str, str] = {
     "entropy": "of the pool's distribution, nats",
     "disagreement": "mutual information of the members, nats; 0 where they predict the same",
     "members": "each member by its alias: its own top-k, and its energy, the logsumexp of its logits",
-    "truth": "class index from the sample's `.cls`; -1 where it says that no class fits, null where there is none",
+    "truth": "class index from the sample's `.cls`; -1 where it says that no class fits, null where there is none; "
+    "with `--classes` it may be a group: the number of classes, plus the group's place in the tree",
     "field": "which field of the sample was labelled (`jpg`, `left.png`), null for loose images",
     "offset": "byte offset in the uncompressed tar, null for loose images",
     "num_bytes": "size of the encoded image, or of the damaged range",

@@ -27,6 +27,7 @@ from pipeline.job.combination import check_temperature_alone, choose_members, de
 from pipeline.job.engine import make_engine, settle_engine
 from pipeline.job.following_quarantine import follow_quarantine
 from pipeline.job.job_plan import write_plan
+from pipeline.job.own_classes import carried_groups
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, default_progress, make_reporter
 from pipeline.job.running import JobRun
@@ -151,6 +152,7 @@ def _workload(config: CombineConfig, run: JobRun, source: StoredProbs, work: Pen
         "may_tune": False,
         "reused": {alias: alias for alias in source.aliases},
         "reused_from": source,
+        "carried_groups": carried_groups(source, job.taxonomy, run.storage),
     }
     return Workload(
         factory=functools.partial(ReplayWorker, settings),

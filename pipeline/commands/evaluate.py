@@ -7,6 +7,8 @@ import os
 from pipeline.errors import RequestError
 from pipeline.job.own_classes import classes_of_output
 from pipeline.output.opening import open_ledger
+from pipeline.taxonomy.nodes import carry_groups
+from pipeline.taxonomy.stored import stored_classes
 from pipeline.text import fmt
 from pipeline.text.commands import command_line, free_name
 from pipeline.trust.evaluation import Evaluation, compute_evaluation
@@ -49,7 +51,8 @@ def evaluate(
     taxonomy = classes_of_output(job, None if classes is None else os.fspath(classes), storage)
     given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"], taxonomy)
     groups = None if taxonomy is None else GroupReader(ledger, job, storage, taxonomy)
-    matched = read_matched_images(ledger, job, given, groups=groups)
+    carried = carry_groups(stored_classes(job), taxonomy)
+    matched = read_matched_images(ledger, job, given, groups=groups, carried_groups=carried)
     if not len(matched):
         raise RequestError(_why_no_truth(ledger.out, matched.counts))
     return compute_evaluation(ledger.out, job, matched, groups)

@@ -77,7 +77,7 @@ def run_export(config: ExportConfig, reporter: Reporter | None = None) -> Export
     choices = config.choices | {"source": source.digest(), **naming_choices(naming)}
     truth = None
     if config.truth is not None:
-        truth = read_truth(config.truth, storage, source.job["class_names"], naming.taxonomy)
+        truth = read_truth(config.truth, storage, source.job["class_names"], naming.truth_classes)
         refuse_reviewed(config.truth, truth.drawn, config.out)
         choices["truth_sha256"] = hash_truth(truth)
     target = Target(place, storage, fingerprint(choices))

@@ -27,6 +27,7 @@ from pipeline.job.description import PART_SIZES, describe_job, fit_memory, note_
 from pipeline.job.engine import make_engine, settle_engine
 from pipeline.job.job_plan import plan_inputs
 from pipeline.job.job_size import USUAL_IMAGE_BYTES, is_small_job
+from pipeline.job.own_classes import carried_groups
 from pipeline.job.part_sizes import PartSizes, estimate_image_s
 from pipeline.job.pending import PendingWork, is_progress, pending_work
 from pipeline.job.progress import Reporter, default_progress, make_reporter
@@ -206,6 +207,7 @@ def _workload(
     settings["may_tune"] = job.device == "cpu" and _is_long(work, specs, run.engine)
     if shared is not None and shared.aliases:
         settings |= {"reused": shared.aliases, "reused_from": shared.source, "replayed": shared.whole}
+        settings["carried_groups"] = carried_groups(shared.source, job.taxonomy, run.storage)
     num_workers = None if config.workers == "auto" else config.workers
     on_gpu = job.device == "cuda"
     items = work.items()

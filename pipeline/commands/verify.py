@@ -14,11 +14,11 @@ from typing import Literal
 from pipeline.errors import RequestError
 from pipeline.inputs.left_out import total_left_out
 from pipeline.inputs.units import read_plan
-from pipeline.job.own_classes import CLASSES
 from pipeline.machine import num_local_cpus
 from pipeline.output.ledger import PREDICTIONS, QUARANTINE
 from pipeline.output.opening import open_ledger
 from pipeline.output.probabilities import stored_aliases
+from pipeline.taxonomy.stored import CLASSES
 from pipeline.text.result import Result
 from pipeline.verifying.files import compare_with_success, find_foreign_files, find_foreign_probabilities, group_by_unit
 from pipeline.verifying.messages import advise_combining

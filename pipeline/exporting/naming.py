@@ -19,6 +19,7 @@ from pipeline.output.parts import PartName
 from pipeline.storage import Storage
 from pipeline.taxonomy.choosing import group_columns
 from pipeline.taxonomy.nodes import nodes_of
+from pipeline.taxonomy.stored import stored_classes
 from pipeline.taxonomy.tree import NO_GROUP, Taxonomy
 from pipeline.text import fmt
 from pipeline.trust.group_reader import GroupReader
@@ -33,11 +34,13 @@ class Naming(Protocol):
         labels: What labels stand for.
         columns: Columns of the predictions that are read for it, beside ``label`` and ``score``.
         taxonomy: Own classes; None where labels are the K classes.
+        truth_classes: Own classes whose groups a truth may be; None for no groups.
     """
 
     labels: LabelNames
     columns: tuple[str, ...]
     taxonomy: Taxonomy | None
+    truth_classes: Taxonomy | None
 
     def rename(self, name: PartName, table: pa.Table) -> pa.Table:
         """Some rows of a part with their labels and scores; a label is -1 where there is none.
@@ -67,20 +70,22 @@ class ClassNaming:
 
     Args:
         labels: Names of the K classes.
+        truth_classes: Own classes whose groups a truth may be; None for no groups.
     """
 
     columns: tuple[str, ...] = ()
     taxonomy: Taxonomy | None = None
 
-    def __init__(self, labels: LabelNames) -> None:
+    def __init__(self, labels: LabelNames, truth_classes: Taxonomy | None = None) -> None:
         self.labels = labels
+        self.truth_classes = truth_classes
 
     def rename(self, name: PartName, table: pa.Table) -> pa.Table:
         """The rows as they are."""
         return table
 
     def is_right(self, truth_B: Array, labels_B: Array) -> Array:
-        """Whether a label is the true class."""
+        """Whether a label is the true class: a truth that is a group does not tell."""
         right_B: Array = truth_B == labels_B
         return right_B
 
@@ -100,6 +105,7 @@ class LevelNaming:
 
     def __init__(self, taxonomy: Taxonomy, level: str, reader: GroupReader) -> None:
         self.taxonomy: Taxonomy | None = taxonomy
+        self.truth_classes: Taxonomy | None = taxonomy
         self._nodes = nodes_of(taxonomy)
         self._place = [column.name for column in group_columns(taxonomy)].index(level)
         groups = group_columns(taxonomy)[self._place].groups
@@ -136,7 +142,7 @@ def choose_naming(config: ExportConfig, source: Source, storage: Storage) -> Nam
         RequestError: There is no such level, or no own classes.
     """
     if config.classes is None and config.level is None:
-        return ClassNaming(source.labels)
+        return ClassNaming(source.labels, stored_classes(source.job))
     taxonomy = classes_of_output(source.job, config.classes, storage)
     if taxonomy is None:
         raise RequestError(f"{source.ledger.out} was labelled without own classes: --classes FILE gives them")

@@ -30,6 +30,8 @@ from pipeline.exporting.source import Source
 from pipeline.labels import NO_CLASS
 from pipeline.machine import available_memory_bytes, num_local_cpus
 from pipeline.output.parts import PartName
+from pipeline.taxonomy.nodes import carry_groups
+from pipeline.taxonomy.stored import stored_classes
 from pipeline.trust.draw import Population
 from pipeline.trust.fitted import NOT_FITTED, NOTHING_FITTED, FittedTruths
 from pipeline.trust.promise import Judged, PrecisionTest, Promise, certifying_mask, choose_and_certify
@@ -108,7 +110,8 @@ class Selection:
         self._naming = naming or ClassNaming(source.labels)
         self.certifying_none = 0
         self.rejected: Counter[str] = Counter()
-        self._matcher = TruthMatcher(truth, len(source.job["class_names"]), strict=True)
+        carried = carry_groups(stored_classes(source.job), self._naming.truth_classes)
+        self._matcher = TruthMatcher(truth, len(source.job["class_names"]), strict=True, carried_groups=carried)
         self._fitted = fitted
         self._rows = RowFilter(config, source, self._naming, self._matcher, fitted)
         self._threshold: float | None = None
@@ -186,8 +189,8 @@ class Selection:
             RequestError: There is none, or some is not understood.
         """
         names = list(self._source.job["class_names"])
-        if self._naming.taxonomy is not None:
-            names += [group.name for group in self._naming.taxonomy.groups]
+        if self._naming.truth_classes is not None:
+            names += [group.name for group in self._naming.truth_classes.groups]
         return check_truths(self._matcher, names, count_unknown=count_unknown)
 
     # -- all images at once ---------------------------------------------------------------------------

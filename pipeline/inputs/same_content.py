@@ -24,6 +24,7 @@ from pipeline.output.parts import PartFooter, PartName, Progress
 from pipeline.records import Cursor, Reason, Sample, ShardEvent, Unit, UnitKind
 from pipeline.stages.read import UnitReader
 from pipeline.storage import Entry, Storage
+from pipeline.taxonomy.stored import cls_resolver
 from pipeline.text import fmt
 
 UNITS_AT_ONCE = 8
@@ -126,7 +127,7 @@ class ContentCheck:
         results = job.get("results", {})
         self._keep = tuple(results.get("keep", ()))
         self._images = results.get("images", "auto")
-        self._classes = ClassResolver(job["class_names"])
+        self._classes = cls_resolver(job)
 
     def __call__(self, touched: Touched) -> Compared:
         """Compare the objects of a unit with its rows. What is not labelled yet counts as the same."""

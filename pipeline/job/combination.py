@@ -9,11 +9,12 @@ from typing import Any
 from pipeline.config.settings import CombineConfig, fingerprint
 from pipeline.errors import RequestError
 from pipeline.job.description import Job
-from pipeline.job.own_classes import CLASSES, classes_in_job, classes_in_results, read_own_classes
+from pipeline.job.own_classes import read_own_classes
 from pipeline.job.pooling import choose_pooling
 from pipeline.output.probabilities import StoredProbs
 from pipeline.output.runs import RUNS
 from pipeline.storage import Storage
+from pipeline.taxonomy.stored import CLASSES, classes_in_job, classes_in_results
 from pipeline.trust.fitted import JOB_KEY
 
 

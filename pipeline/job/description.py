@@ -17,7 +17,7 @@ from pipeline.config.settings import LabelConfig, StorageConfig, fingerprint
 from pipeline.engines.workload import Engine
 from pipeline.errors import InputError
 from pipeline.job.class_names import choose_names, given_names
-from pipeline.job.own_classes import classes_in_job, classes_in_results, read_own_classes
+from pipeline.job.own_classes import read_own_classes
 from pipeline.job.pooling import choose_pooling
 from pipeline.models.consensus import Rule
 from pipeline.models.memory import FittedBatch, WorkerMemory, fit_batch_size
@@ -25,6 +25,7 @@ from pipeline.models.number_formats import Precision, first_format, is_in_hardwa
 from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
 from pipeline.stages.limits import GPU_THREAD_BYTES
 from pipeline.storage import Storage
+from pipeline.taxonomy.stored import classes_in_job, classes_in_results
 from pipeline.taxonomy.tree import Taxonomy
 from pipeline.text import fmt
 

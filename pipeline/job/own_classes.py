@@ -1,20 +1,21 @@
-"""Classes of one's own in a job: read, checked against its other columns, and described in ``job.json``."""
+"""Classes of one's own in a job: read, and checked against its other columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.errors import InputError, OutputError
-from pipeline.output.parts import PARSE_ERRORS
+from pipeline.errors import InputError
+from pipeline.output.ledger import Ledger
+from pipeline.output.probabilities import StoredProbs
 from pipeline.records import GROUP_SCORE_SUFFIX
 from pipeline.storage import Storage
 from pipeline.taxonomy.choosing import group_columns
 from pipeline.taxonomy.classes_file import level_names, read_classes
-from pipeline.taxonomy.tree import Taxonomy, taxonomy_of_levels
-from pipeline.taxonomy.wordnet import WORDNET, wordnet_taxonomy
-
-CLASSES = "classes"  # in job.json, and in its results, by which the fingerprint goes
+from pipeline.taxonomy.nodes import carry_groups
+from pipeline.taxonomy.stored import stored_classes
+from pipeline.taxonomy.tree import Taxonomy
+from pipeline.taxonomy.wordnet import WORDNET
 
 
 def check_own_classes(source: str | None, storage: Storage, keep: Sequence[str]) -> None:
@@ -53,24 +54,6 @@ def read_own_classes(
     return taxonomy
 
 
-def classes_in_results(taxonomy: Taxonomy | None) -> dict[str, Any]:
-    """What ``results`` of ``job.json`` holds of them: nothing without any, as in older outputs."""
-    return {} if taxonomy is None else {CLASSES: {"sha256": taxonomy.content_hash}}
-
-
-def classes_in_job(taxonomy: Taxonomy | None) -> dict[str, Any]:
-    """What ``job.json`` says of them besides, for people and other commands: the columns, with their groups."""
-    if taxonomy is None:
-        return {}
-    about: dict[str, Any] = {
-        "source": taxonomy.source,
-        "columns": {column.name: list(column.groups) for column in group_columns(taxonomy)},
-    }
-    if taxonomy.levels:  # of WordNet the tree ships
-        about["group_of_class"] = {level.name: level.group_of_leaf_K.tolist() for level in taxonomy.levels}
-    return {CLASSES: about}
-
-
 def classes_of_output(job: Mapping[str, Any], source: str | None, storage: Storage) -> Taxonomy | None:
     """The classes of one's own that a command on an output is about: those that it names, else those of the job.
 
@@ -83,21 +66,18 @@ def classes_of_output(job: Mapping[str, Any], source: str | None, storage: Stora
         InputError: The file is missing or not valid.
         OutputError: ``job.json`` is damaged.
     """
-    names = job["class_names"]
-    if source is not None:
-        return read_classes(source, storage, names)
-    if CLASSES not in job:
-        return None
-    try:
-        about = job[CLASSES]
-        if WORDNET in about["columns"]:
-            return wordnet_taxonomy(names)
-        found = taxonomy_of_levels(str(about["source"]), names, about["columns"], about["group_of_class"])
-        if found.content_hash != job["results"][CLASSES]["sha256"]:
-            raise ValueError("the groups are not those of the fingerprint")
-    except (*PARSE_ERRORS, InputError) as error:
-        raise OutputError(f"job.json: its own classes are damaged: {error}; give --classes") from error
-    return found
+    return stored_classes(job) if source is None else read_classes(source, storage, job["class_names"])
+
+
+def carried_groups(source: StoredProbs, taxonomy: Taxonomy | None, storage: Storage) -> tuple[int, ...]:
+    """The groups of an older output's own classes as those of another job: see :func:`carry_groups`.
+
+    Args:
+        source: The older output.
+        taxonomy: Own classes of the job; None without.
+        storage: Reads ``job.json``.
+    """
+    return carry_groups(classes_of_output(Ledger(source.out, storage).job(), None, storage), taxonomy)
 
 
 def _check_columns(source: str, names: Sequence[str], keep: Sequence[str]) -> None:

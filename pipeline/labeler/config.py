@@ -45,6 +45,8 @@ class LabelerConfig:
         reused_from: That output.
         replayed: Whether a unit that is complete there can be published without reading its input.
         taxonomy: Groups of classes, which have columns of their own; None for none.
+        carried_groups: For each group that a truth of the older output may be, the class or the group that it is here
+            (:func:`pipeline.taxonomy.nodes.carry_groups`).
     """
 
     out: str
@@ -72,6 +74,7 @@ class LabelerConfig:
     images: Images = "auto"
     with_field: bool = True
     taxonomy: Taxonomy | None = None
+    carried_groups: tuple[int, ...] = ()
 
     @property
     def group_columns(self) -> tuple[GroupColumn, ...]:

@@ -6,6 +6,7 @@ is how the members are combined.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +28,10 @@ from pipeline.models.ensemble import Predictions
 from pipeline.output.ledger import Ledger, translate_out_errors
 from pipeline.output.parts import Progress
 from pipeline.output.probabilities import MemberProbs, StoredPart, read_stored_part
-from pipeline.records import UNAVAILABLE, UNWRITABLE, Receipt, Stage, Unit
+from pipeline.records import UNAVAILABLE, UNWRITABLE, Counted, Receipt, Stage, Unit
 from pipeline.stages.write import Part, Picture, QuarantineRow, Writer
 from pipeline.storage import Storage
+from pipeline.taxonomy.nodes import NOT_TOLD
 
 _BATCH_IMAGES = 256  # of 1,000 classes and 5 members, 5 MB in float32
 
@@ -127,8 +129,10 @@ class Replayer:
         begun = time.perf_counter()
         part = Part(stored.name.part, stored.first_index)
         part.pictures = pictures_of(stored.predictions, self._config.keep)
+        lost = self._carry_truths(part)
         part.rejected = [] if stored.rejected is None else [_rejected(row) for row in stored.rejected.to_pylist()]
         part.truths_not_understood = stored.truths_not_understood
+        part.truths_not_understood.merge(lost)
         self._predict(part, stored)
         part.omitted = stored.omitted
         result = ChunkResult(
@@ -145,6 +149,21 @@ class Replayer:
         receipt.parts[str(name)] = [len(part.pictures), len(part.rejected)]
         receipt.num_published += part.num_samples
         receipt.committed_at = time.time()
+
+    def _carry_truths(self, part: Part) -> Counted:
+        """Translate truths that are groups; those that are none here are counted, and left out."""
+        carried, num_classes, lost = self._config.carried_groups, len(self._config.class_names), Counted()
+        if self._config.taxonomy is None and not carried:  # larger indices stay as they were given
+            return lost
+        for place, picture in enumerate(part.pictures):
+            if picture.truth is None or picture.truth < num_classes:
+                continue
+            number = picture.truth - num_classes
+            node = carried[number] if number < len(carried) else NOT_TOLD
+            if node == NOT_TOLD:
+                lost.add(f"group {number} of {self._source.out}")
+            part.pictures[place] = dataclasses.replace(picture, truth=None if node == NOT_TOLD else node)
+        return lost
 
     def _predict(self, part: Part, stored: StoredPart) -> None:
         """Pool the stored probabilities of a part; older outputs may have some that are not finite."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from pipeline.labels import ClassResolver, distinct_names, nearest_names
+from pipeline.labels import ClassResolver, ClsTruth, distinct_names, nearest_names
 from pipeline.taxonomy.tree import NO_GROUP, Level, Taxonomy
 from pipeline.taxonomy.wordnet import WORDNET, wordnet_ids
 
@@ -101,7 +101,24 @@ def nodes_of(taxonomy: Taxonomy) -> Nodes:
     return Nodes(taxonomy)
 
 
-class NodeResolver:
+def carry_groups(older: Taxonomy | None, newer: Taxonomy | None) -> tuple[int, ...]:
+    """The groups of one tree as nodes of another one above the same classes.
+
+    Returns:
+        For each group of ``older`` the node in ``newer`` that has its level and its name, or else the only one that has
+        its name; :data:`NOT_TOLD` where there is none.
+    """
+    if older is None or newer is None:
+        return () if older is None else (NOT_TOLD,) * len(older.groups)
+    by_level = {(group.level, group.name): number for number, group in enumerate(newer.groups)}
+    by_name: dict[str, int | None] = {}
+    for number, group in enumerate(newer.groups):
+        by_name[group.name] = None if group.name in by_name else number
+    found = (by_level.get((group.level, group.name), by_name.get(group.name)) for group in older.groups)
+    return tuple(NOT_TOLD if number is None else newer.num_classes + number for number in found)
+
+
+class NodeResolver(ClassResolver):
     """Finds the class or the group that a text names.
 
     A name as it is comes first, of a class before that of a group; then what :class:`pipeline.labels.ClassResolver`
@@ -114,33 +131,32 @@ class NodeResolver:
     """
 
     def __init__(self, taxonomy: Taxonomy) -> None:
-        self.num_classes = taxonomy.num_classes
-        self._classes = ClassResolver(taxonomy.class_names)
-        self._class_names = frozenset(name.strip() for name in taxonomy.class_names)
+        super().__init__(taxonomy.class_names)
+        self._exact_classes = frozenset(name.strip() for name in taxonomy.class_names)
         names = [(_plain(group.name), number) for number, group in enumerate(taxonomy.groups)]
-        self._exact = _outermost(taxonomy, names)
+        self._written = _outermost(taxonomy, names)
         titles = _outermost(taxonomy, [(_fold(group.title), number) for number, group in enumerate(taxonomy.groups)])
         ids: dict[str, int | None] = {}
         if not taxonomy.level_names:
             by_name = {group.name: number for number, group in enumerate(taxonomy.groups)}
             ids = {known: by_name[name] for known, name in wordnet_ids().items() if name in by_name}
-        self._folded = titles | _outermost(taxonomy, [(_fold(name), number) for name, number in names]) | ids
+        self._alike = titles | _outermost(taxonomy, [(_fold(name), number) for name, number in names]) | ids
         self._suggested = [*taxonomy.class_names, *dict.fromkeys(group.name for group in taxonomy.groups)]
 
     def resolve(self, text: str) -> int | None:
         """The node that a text names, or :data:`pipeline.labels.NO_CLASS`; None where it is not understood."""
         written = _plain(text)
-        if written not in self._class_names and (number := self._exact.get(written)) is not None:
+        if written not in self._exact_classes and (number := self._written.get(written)) is not None:
             return self.num_classes + number
-        label = self._classes.resolve(text)
-        if label is not None:
+        if (label := super().resolve(text)) is not None:
             return label
-        number = self._folded.get(_fold(written))
+        number = self._alike.get(_fold(written))
         return None if number is None else self.num_classes + number
 
-    def resolve_index(self, text: str) -> int | None:
-        """The class that a number gives, 0 to K - 1."""
-        return self._classes.resolve_index(text)
+    def resolve_cls(self, data: bytes | None) -> ClsTruth:
+        """The node that the content of a ``.cls`` names; a number is a class, and one from K on is not understood."""
+        found = super().resolve_cls(data)
+        return ClsTruth(None, found.text) if found.text else found
 
     def nearest(self, text: str) -> tuple[str, ...]:
         """The names that a text resembles most."""

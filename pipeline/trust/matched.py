@@ -84,6 +84,7 @@ def read_matched_images(
     *,
     with_scores: bool = False,
     groups: GroupReader | None = None,
+    carried_groups: Sequence[int] = (),
 ) -> MatchedImages:
     """Read the predictions of the images with known truth.
 
@@ -93,13 +94,14 @@ def read_matched_images(
         truth: Of a file; None for the ``.cls`` of the samples.
         with_scores: Whether to read all stored scores of the consensus.
         groups: Reads the groups of images; None for no levels.
+        carried_groups: As for :class:`pipeline.trust.truth.TruthMatcher`.
 
     Raises:
         InputError: The truth file is about none of the images.
         StorageError: A part cannot be read.
     """
     aliases = [member["alias"] for member in job["results"]["members"]]
-    matcher = TruthMatcher(truth, len(job["class_names"]))
+    matcher = TruthMatcher(truth, len(job["class_names"]), carried_groups=carried_groups)
     num_levels = 0 if groups is None else len(groups.group_columns)
     batches, rows = [_empty_batch(len(aliases), num_levels)], [np.zeros(0, np.int8)]
     wanted = [*_COLUMNS, *matcher.columns, *(() if groups is None else groups.columns)]

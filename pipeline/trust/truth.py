@@ -158,17 +158,21 @@ class TruthMatcher:
         num_classes: K.
         strict: Whether truths that are not understood or disputed count as wrong, as :data:`NO_CLASS` does: for a
             promise, which must not rest on the images that were easy to answer. Elsewhere they are left out.
+        carried_groups: For each group that a ``.cls`` of the output may name, the node that it is here
+            (:func:`pipeline.taxonomy.nodes.carry_groups`).
 
     Attributes:
         columns: Columns of the predictions that :meth:`match` reads.
         untraceable: Samples whose ``.cls`` is not understood, in parts that do not tell which samples they are.
     """
 
-    def __init__(self, truth: Truth | None, num_classes: int, *, strict: bool = False) -> None:
+    def __init__(
+        self, truth: Truth | None, num_classes: int, *, strict: bool = False, carried_groups: Sequence[int] = ()
+    ) -> None:
         self.columns = ["truth"] if truth is None else ["shard", "key"]
         self.untraceable = 0
         self._truth = truth
-        self._num_classes = num_classes
+        self._cls_labels = np.concatenate([np.arange(num_classes), carried_groups]).astype(np.int32)
         self._strict = strict
         self._known = self._unknown = self._no_class = 0
         self._noted = Counted()
@@ -188,8 +192,8 @@ class TruthMatcher:
             table: Predictions with :attr:`columns`; for the ``.cls``, of one part and with its metadata.
 
         Returns:
-            True classes, int32 (B,): :data:`NO_CLASS` where no class fits, :data:`NOT_KNOWN` where it is not known; and
-            the place where each was found, int (B,), -1 where there is none.
+            True classes or groups, int32 (B,): :data:`NO_CLASS` where no class fits, :data:`NOT_KNOWN` where it is not
+            known; and the place where each was found, int (B,), -1 where there is none.
         """
         if self._truth is None or self._labels is None:
             return self._match_cls(table)
@@ -204,23 +208,25 @@ class TruthMatcher:
 
     def _match_cls(self, table: pa.Table) -> tuple[Array, Array]:
         given_B = table["truth"].fill_null(NOT_KNOWN).to_numpy()
-        in_range_B = (given_B >= 0) & (given_B < self._num_classes)
+        in_range_B = (given_B >= 0) & (given_B < len(self._cls_labels))
         none_B = (given_B == NO_CLASS) & (num_no_class(table) > 0)
-        labels_B = np.where(in_range_B | none_B, given_B, NOT_KNOWN).astype(np.int32)
-        outside_B = (labels_B == NOT_KNOWN) & table["truth"].is_valid().to_numpy()
+        labels_B = np.where(in_range_B, self._cls_labels[np.where(in_range_B, given_B, 0)], np.int32(NOT_KNOWN))
+        labels_B[none_B] = NO_CLASS
+        elsewhere_B = in_range_B & (labels_B == NOT_KNOWN)  # groups of the output that are none here
+        outside_B = (labels_B == NOT_KNOWN) & table["truth"].is_valid().to_numpy() & ~elsewhere_B
         num_outside = int(outside_B.sum())
         noted = truths_not_understood(table)  # with those that are null; parts of earlier versions note none
         self._noted.merge(noted)
         num_unknown = max(num_outside, noted.count)
         if self._strict:
-            unknown_B = outside_B
+            unknown_B = outside_B | elsewhere_B
             if num_unknown - num_outside == table["truth"].null_count:
                 unknown_B = labels_B == NOT_KNOWN
             else:
                 self.untraceable += num_unknown - num_outside
             labels_B[unknown_B] = NO_CLASS
-        self._unknown += num_unknown
-        self._known += int((in_range_B | none_B).sum())
+        self._unknown += num_unknown + int(elsewhere_B.sum())
+        self._known += int(((in_range_B & ~elsewhere_B) | none_B).sum())
         self._no_class += int(none_B.sum())
         return labels_B, np.full(len(labels_B), -1, np.int8)
 

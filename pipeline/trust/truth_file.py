@@ -110,9 +110,7 @@ def _read_table(path: str, storage: Storage) -> tuple[pa.Table, pa.Table, Counte
     return table, table.drop_columns("label").slice(0, 0), malformed
 
 
-def _parse_labels(
-    path: str, column: pa.ChunkedArray, resolver: ClassResolver | NodeResolver
-) -> tuple[Array, tuple[str, ...]]:
+def _parse_labels(path: str, column: pa.ChunkedArray, resolver: ClassResolver) -> tuple[Array, tuple[str, ...]]:
     """The label of each row as int32, _BLANK or NOT_UNDERSTOOD among them, and some of what is not understood."""
     numbers_only = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
     try:

@@ -164,7 +164,12 @@ def test_a_combination_equals_a_full_run(labelled, run, tmp_path, words, models,
     assert (judged.images, judged.probabilities_in) == (63, str(labelled / "stored"))
     job = json.loads((tmp_path / "out" / "job.json").read_text())
     columns = {level: list(groups) for level, groups in GROUPS.items()}
-    assert job["classes"] == {"source": tree, "columns": columns}
+    assert {name: job["classes"][name] for name in ("source", "columns")} == {"source": tree, "columns": columns}
+    own = evaluate(tmp_path / "out").levels  # without the file
+    assert [level.name for level in own] == list(GROUPS)
+    assert own == evaluate(tmp_path / "out", classes=tree).levels
+    folded = evaluate(labelled / "full", classes=tree)
+    assert (folded.groups_from, evaluate(labelled / "stored", classes=tree).groups_from) == ("top-k", "probabilities")
     if words["combine"] == "vote":  # the top 8 are all that has a share
         assert {row["kind"] for row in rows(tmp_path / "out")} > {None}
         for row in rows(tmp_path / "out"):

@@ -116,3 +116,31 @@ def test_a_part_with_labels_of_no_class_is_damaged(tmp_path, column, commands, s
         assert ended.returncode in {1, 2}
         assert "and the job has 6 classes" in ended.stderr
         assert ended.stderr.count("\n") == 1
+
+
+def test_a_cls_may_name_a_group_of_own_classes(sample_data, tmp_path):
+    """It is stored as a number behind those of the classes, and goes with what other commands make of the output."""
+    (tmp_path / "own.csv").write_text("class,kind\n2,thing\n3,animal\n9,sky\n")
+    (tmp_path / "other.csv").write_text("class,sort\n3,animal\n4,animal\n")
+    texts = [b"animal", b"cat", b"sky", b"15", b"none"]
+    members = []
+    for number, cls in enumerate(texts):
+        members += [(f"{number:03}.cls", cls), (f"{number:03}.jpg", jpeg(number))]
+    make_tar(tmp_path / "a.tar", members)
+    own = options(sample_data, keep_probs=True, classes=str(tmp_path / "own.csv"))
+    summary = label(str(tmp_path / "a.tar"), tmp_path / "out", **own)
+    assert rows(tmp_path / "out")["truth"].to_pylist() == [15, 3, 16, None, -1]  # 14 classes; thing, animal, sky
+    assert counted(summary) == (1, ("15",))  # a number is a class
+    found = evaluate(tmp_path / "out")
+    assert (found.images, found.group_truths, found.levels[0].images) == (2, 2, 4)
+    other = evaluate(tmp_path / "out", classes=tmp_path / "other.csv")
+    assert (other.group_truths, other.truth.unknown_labels) == (1, 2)  # no `sky` there
+    for name, classes, truths in (
+        ("other", tmp_path / "other.csv", [14, 3, None, None, -1]),
+        ("without", None, [None, 3, None, None, -1]),
+        ("same", tmp_path / "own.csv", [15, 3, 16, None, -1]),
+    ):
+        again = combine(tmp_path / "out", tmp_path / name, engine="inline", classes=classes)
+        assert rows(tmp_path / name)["truth"].to_pylist() == truths
+        assert again.truths_not_understood == 1 + truths.count(None) - 1
+        assert verify(tmp_path / name).exit_code == 0

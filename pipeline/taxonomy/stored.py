@@ -1,0 +1,67 @@
+"""Classes of one's own as ``job.json`` holds them, so that an output needs no file to be understood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.errors import InputError, OutputError
+from pipeline.labels import ClassResolver
+from pipeline.taxonomy.choosing import group_columns
+from pipeline.taxonomy.nodes import NodeResolver
+from pipeline.taxonomy.tree import Taxonomy, taxonomy_of_levels
+from pipeline.taxonomy.wordnet import WORDNET, wordnet_taxonomy
+
+CLASSES = "classes"  # in job.json, and in its results, by which the fingerprint goes
+
+
+def classes_in_results(taxonomy: Taxonomy | None) -> dict[str, Any]:
+    """What ``results`` of ``job.json`` holds of them: nothing without any, as in older outputs."""
+    return {} if taxonomy is None else {CLASSES: {"sha256": taxonomy.content_hash}}
+
+
+def classes_in_job(taxonomy: Taxonomy | None) -> dict[str, Any]:
+    """What ``job.json`` says of them besides: the columns, with their groups, and the group of each class."""
+    if taxonomy is None:
+        return {}
+    about: dict[str, Any] = {
+        "source": taxonomy.source,
+        "columns": {column.name: list(column.groups) for column in group_columns(taxonomy)},
+    }
+    if taxonomy.levels:  # of WordNet the tree ships
+        about["group_of_class"] = {level.name: level.group_of_leaf_K.tolist() for level in taxonomy.levels}
+    return {CLASSES: about}
+
+
+def stored_classes(job: Mapping[str, Any]) -> Taxonomy | None:
+    """The classes of one's own that an output was labelled with; None without.
+
+    Args:
+        job: Its ``job.json``.
+
+    Raises:
+        OutputError: It is damaged.
+    """
+    if CLASSES not in job:
+        return None
+    names = job["class_names"]
+    try:
+        about = job[CLASSES]
+        if WORDNET in about["columns"]:
+            return wordnet_taxonomy(names)
+        found = taxonomy_of_levels(str(about["source"]), names, about["columns"], about["group_of_class"])
+        if found.content_hash != job["results"][CLASSES]["sha256"]:
+            raise ValueError("the groups are not those of the fingerprint")
+    except (ValueError, LookupError, TypeError, InputError) as error:
+        raise OutputError(f"job.json: its own classes are damaged: {error}") from error
+    return found
+
+
+def cls_resolver(job: Mapping[str, Any]) -> ClassResolver:
+    """What reads a ``.cls`` as the job of an output does.
+
+    Raises:
+        OutputError: ``job.json`` is damaged.
+    """
+    taxonomy = stored_classes(job)
+    return ClassResolver(job["class_names"]) if taxonomy is None else NodeResolver(taxonomy)
