@@ -68,7 +68,7 @@ def test_each_level_is_scored_as_the_arrays_tell(out, made, tree):
 
 
 def test_a_truth_may_be_a_group_and_counts_where_it_tells(out, made, tree, tmp_path):
-    probs, truth = made
+    probs, _ = made
     answers = ["dog", "animal", "vehicle", "none", "class 0", "class 8"]
     rows = [(f"{at:05d}", answer) for at, answer in enumerate(answers)]
     found = evaluate(out, classes=tree, truth=write_csv(tmp_path / "t.csv", rows))
