@@ -55,6 +55,11 @@ class NetworkOptions(TypedDict, total=False):
         "CPU's pixels. [default: exact]",
     ]
     decode_threads: Annotated[Literal["auto"] | int, "Threads of a labeler. auto: one per CPU it has. [default: auto]"]
+    classes: Annotated[
+        str | os.PathLike[str] | None,
+        "Groups of classes, as `classes` shows them: CSV, TSV, YAML or JSON, or `wordnet`. Adds columns LEVEL and "
+        "LEVEL_score: the group whose classes have most of the probability.",
+    ]
 
 
 class RunOptions(TypedDict, total=False):
@@ -91,11 +96,6 @@ class LabelOptions(StoreOptions, NetworkOptions, RunOptions, total=False):
     calibration: Annotated[
         str | os.PathLike[str] | None,
         "What `calibrate` saved for these members: makes scores probabilities of being right.",
-    ]
-    classes: Annotated[
-        str | os.PathLike[str] | None,
-        "Groups of classes, as `classes` shows them: CSV, TSV, YAML or JSON, or `wordnet`. Adds columns LEVEL and "
-        "LEVEL_score: the group whose classes have most of the probability.",
     ]
     keep_probs: Annotated[
         bool,

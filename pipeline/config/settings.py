@@ -52,6 +52,7 @@ class EnsembleConfig(BaseModel):
     weights_dir: Text | None = None
     labels: Text | None = None
     combine: Literal["mean", "geometric", "vote"] = "mean"
+    classes: Text | None = None
     top_k: Annotated[int, Field(ge=1)] = 5
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "mixed", "bf16", "fp16"] = "auto"
@@ -135,7 +136,6 @@ class LabelConfig(EnsembleConfig):
     keep: TextList = ()
     images: Images = "auto"
     calibration: Text | None = None
-    classes: Text | None = None
     keep_probs: bool = False
     reuse: Text | None = None
     limit: Annotated[int, Field(ge=1)] | None = None

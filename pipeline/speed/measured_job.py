@@ -98,6 +98,7 @@ class MeasuredJob:
             keep=(),
             num_threads=self.num_threads,
             storage=config.storage,
+            taxonomy=job.taxonomy,
         )
 
 

@@ -21,14 +21,14 @@ import torch
 
 from pipeline.errors import ImageError
 from pipeline.hosts.worker import make_labeler_worker
-from pipeline.labeler.backends import chunk_images
+from pipeline.labeler.backends import chunk_images, ensemble_options
 from pipeline.labeler.chunks import PIECE_IMAGES
 from pipeline.labeler.config import LabelerConfig
 from pipeline.labeler.labeler import UNITS_AT_ONCE
 from pipeline.labeler.threads import Workers, one_torch_thread
 from pipeline.metrics import NoMeter
 from pipeline.models.classifier import Classifier
-from pipeline.models.ensemble import Ensemble, EnsembleOptions, Predictions
+from pipeline.models.ensemble import Ensemble, Predictions
 from pipeline.models.number_formats import Precision, is_in_hardware
 from pipeline.models.preprocessing import Geometry, crop
 from pipeline.models.weights import MemberSpec
@@ -146,15 +146,7 @@ class StageBench:
         ensemble = Ensemble(
             self._config.members,
             self._blobs,
-            EnsembleOptions(
-                device=self._config.device,
-                precision=self._config.precision,
-                rule=self._config.rule,
-                top_k=self._config.top_k,
-                compiled=self._config.compiled,
-                batch_size=batch_size,
-                tuning=self._config.tuning,
-            ),
+            dataclasses.replace(ensemble_options(self._config), batch_size=batch_size),
         )
         ensemble.warm_up()
         return ensemble

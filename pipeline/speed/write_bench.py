@@ -70,7 +70,8 @@ class WriteBench:
         """Publish a part and remove it again; returns its size in bytes."""
         out = os.path.join(self._config.out, "written")
         aliases = [spec.alias for spec in self._config.members]
-        writer = Writer(out, self._storage, "0" * 64, aliases, self._config.class_names, ())
+        names, groups = self._config.class_names, self._config.group_columns
+        writer = Writer(out, self._storage, "0" * 64, aliases, names, (), groups=groups)
         writer.publish(Unit("0" * 16, UnitKind.TAR, self._config.out, 0), part, Cursor(), last=True)
         size = sum(entry.size_bytes for _, entry in writer.ledger.listing(PREDICTIONS))
         shutil.rmtree(out)
