@@ -16,6 +16,8 @@ from pipeline.text.commands import store_words
 
 EXAMPLES = examples(
     "shardlabel export labels --to dataset --format imagefolder --min-score 0.9",
+    "shardlabel export labels --to dataset --format parquet \\\n"
+    "    --classes wordnet --back-off --target-precision 0.95 --truth truth.csv",
     "shardlabel export s3://bucket/labels --to s3://bucket/dataset \\\n"
     "    --format webdataset --target-precision 0.98 --truth truth.csv",
 )
@@ -67,6 +69,14 @@ def export(
     level: Annotated[
         str | None,
         typer.Option(help="Export the groups of this level of --classes as the classes."),
+    ] = None,
+    back_off: Annotated[
+        bool | None,
+        typer.Option(
+            "--back-off",
+            help="Give each image the finest name, class or group of --classes, that --target-precision allows; right "
+            "means that the truth lies at or below it.",
+        ),
     ] = None,
     max_per_class: Annotated[
         int | None, typer.Option(metavar="N", help="Of each class only the N best by score.")
@@ -146,7 +156,11 @@ def _print_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Ex
         used = summary.truth.in_words if summary.truth is not None else f"{promise.num_truths:,}"
         rows.append(("truths", f"{used}; drawn {drawn}{left_out}"))
     fewest, most = min(row.images for row in summary.classes), max(row.images for row in summary.classes)
-    rows.append(("classes", f"{len(summary.classes):,} of {summary.num_classes:,}, {fewest:,} to {most:,} images each"))
+    what = "classes" if summary.bits is None else "names"
+    rows.append((what, f"{len(summary.classes):,} of {summary.num_classes:,}, {fewest:,} to {most:,} images each"))
+    if summary.bits is not None:
+        levels = ", ".join(f"{images:,} {level}" for level, images in summary.levels.items())
+        rows.append(("levels", f"{levels}; {summary.bits:.1f} bits an image, 0 where it is rejected"))
     copies = sum(row.copies for row in summary.classes)
     if copies != summary.selected:
         rows.append(("copies", f"{fmt.plural(copies, 'image')}, repeated as the column says"))

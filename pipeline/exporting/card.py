@@ -131,6 +131,14 @@ def _trust_section(description: Mapping[str, Any]) -> list[str]:
             f"({promise['num_truths']:,} truths, {promise['num_certifying']:,} of them certifying). It is about all "
             "classes together."
         )
+        if description.get("classes", {}).get("back_off"):
+            bits = description["selection"]["bits"]
+            lines += [
+                "",
+                "Where the networks hesitate, the label is a coarser name: the column `level` tells which are classes. "
+                "A name is **right if the truth lies at or below it**. With the finest names that the promise allows, "
+                f"they tell {bits:.1f} bits an image, a mean over all that could be exported.",
+            ]
         if counted := (description.get("truth") or {}).get("in_words"):
             lines += ["", f"What was counted: {counted}."]
         lines += ["", *_draw_lines(description)]
@@ -207,7 +215,8 @@ def _selection_section(description: Mapping[str, Any], images: int) -> list[str]
     lines += [f"| **here** | **{images:,}** |", ""]
     classes = selection["classes"]
     fewest, most = min(row["images"] for row in classes), max(row["images"] for row in classes)
-    lines.append(f"{len(classes):,} of {selection['num_classes']:,} classes have images, {fewest:,} to {most:,} each.")
+    what = "classes" if selection.get("bits") is None else "names"
+    lines.append(f"{len(classes):,} of {selection['num_classes']:,} {what} have images, {fewest:,} to {most:,} each.")
     copies = sum(row["copies"] for row in classes)
     if copies != selection["selected"]:
         lines.append(f"Repeated as often as `copies` says, they are {copies:,}.")

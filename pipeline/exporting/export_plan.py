@@ -78,6 +78,7 @@ def plan_export(
                 "selected": sum(row.images for row in classes),
                 "num_classes": len(labels.names),
                 "classes": [labels.describe(row.label) | dataclasses.asdict(row) for row in classes],
+                "bits": selection.bits,
             },
         }
         target.claim(content, overwrite=config.overwrite)

@@ -1,4 +1,4 @@
-"""What an export gives to images as labels: their classes, or groups of a level of own classes."""
+"""What an export gives to images as labels: their classes, groups of a level of own classes, or the finest names."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from pipeline.labels import distinct_names
 from pipeline.output.parts import PartName
 from pipeline.storage import Storage
 from pipeline.taxonomy.choosing import group_columns
+from pipeline.taxonomy.name_paths import NO_NAME, NamePaths, PathFinder
 from pipeline.taxonomy.nodes import nodes_of
 from pipeline.taxonomy.stored import stored_classes
 from pipeline.taxonomy.tree import NO_GROUP, Taxonomy
 from pipeline.text import fmt
+from pipeline.trust.distributions import Distributions
 from pipeline.trust.group_reader import GroupReader
+
+NAMES, SUMS = "names", "sums"  # columns of the names that an image may get
 
 Array = np.ndarray
 
@@ -135,17 +139,61 @@ class LevelNaming:
         return _about(self._nodes.taxonomy, self._reader.source) | {"level": self._level}
 
 
+class BackOffNaming:
+    """The label is the finest name, class or group, that a promise allows, which is known once all rows are read.
+
+    Until then it is the coarsest name that an image may get, and the score the most that any of its names has.
+
+    Args:
+        taxonomy: Own classes.
+        distributions: Reads the consensus' distributions.
+    """
+
+    def __init__(self, taxonomy: Taxonomy, distributions: Distributions) -> None:
+        self.taxonomy: Taxonomy | None = taxonomy
+        self.truth_classes: Taxonomy | None = taxonomy
+        self.nodes = nodes_of(taxonomy)
+        self.labels = LabelNames(self.nodes.names, self.nodes.levels)
+        self.columns: tuple[str, ...] = distributions.columns
+        self._distributions = distributions
+        self._finder = PathFinder(self.nodes)
+
+    def rename(self, name: PartName, table: pa.Table) -> pa.Table:
+        """The rows with :data:`NAMES` and :data:`SUMS`: all names that they may get, finest first."""
+        found = [self._finder.find(probs_BK) for probs_BK in self._distributions.read(name, table)]
+        paths = NamePaths.join(found or [self._finder.find(np.zeros((0, self.nodes.taxonomy.num_classes)))])
+        is_name_BD = paths.nodes_BD != NO_NAME
+        lengths_B = is_name_BD.sum(axis=1)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths_B)]).astype(np.int32))
+        last_B1 = np.maximum(lengths_B - 1, 0)[:, None]
+        table = _relabel(
+            table, np.take_along_axis(paths.nodes_BD, last_B1, 1)[:, 0], paths.sums_BD.max(axis=1, initial=0)
+        )
+        table = table.append_column(NAMES, pa.ListArray.from_arrays(offsets, pa.array(paths.nodes_BD[is_name_BD])))
+        return table.append_column(SUMS, pa.ListArray.from_arrays(offsets, pa.array(paths.sums_BD[is_name_BD])))
+
+    def is_right(self, truth_B: Array, labels_B: Array) -> Array:
+        """Whether the truth lies at or below the name."""
+        return self.nodes.is_at_or_below(truth_B, labels_B)
+
+    def about(self) -> dict[str, Any]:
+        """The file, and where the distribution comes from."""
+        return _about(self.nodes.taxonomy, self._distributions.source) | {"back_off": True}
+
+
 def choose_naming(config: ExportConfig, source: Source, storage: Storage) -> Naming:
     """What an export's labels are.
 
     Raises:
         RequestError: There is no such level, or no own classes.
     """
-    if config.classes is None and config.level is None:
+    if config.classes is None and config.level is None and not config.back_off:
         return ClassNaming(source.labels, stored_classes(source.job))
     taxonomy = classes_of_output(source.job, config.classes, storage)
     if taxonomy is None:
         raise RequestError(f"{source.ledger.out} was labelled without own classes: --classes FILE gives them")
+    if config.back_off:
+        return BackOffNaming(taxonomy, Distributions(source.ledger, source.job, storage))
     levels = [column.name for column in group_columns(taxonomy)]
     level = config.level or (levels[0] if len(levels) == 1 else None)
     if level is None:
@@ -165,7 +213,7 @@ def naming_choices(naming: Naming) -> Mapping[str, Any]:
     about = naming.about()
     if not about:
         return {}
-    return {name: about[name] for name in ("level", "groups_from") if name in about} | {
+    return {name: about[name] for name in ("level", "back_off", "groups_from") if name in about} | {
         "classes_sha256": about["sha256"]
     }
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.exporting.limits import rejected_by_limits
 from pipeline.exporting.names import same_on_disk, without_extension
-from pipeline.exporting.naming import Naming
+from pipeline.exporting.naming import NAMES, SUMS, Naming
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
 from pipeline.output.ledger import PREDICTIONS
@@ -23,6 +23,7 @@ from pipeline.trust.fitted import NOT_FITTED, NOTHING_FITTED, FittedTruths
 from pipeline.trust.truth import NOT_KNOWN, TruthMatcher
 
 NO_GROUP = "no_group"  # the filter that rejects images without a group
+_LISTS = ((NAMES, pa.list_(pa.int32())), (SUMS, pa.list_(pa.float32())))
 _READ_AHEAD = 8
 
 Array = np.ndarray
@@ -71,7 +72,8 @@ class RowFilter:
         Yields:
             ``part`` and ``shard`` (ranks of their names), ``key``, ``idx``, ``sha256``, ``label``, ``score``,
             ``truth_row`` and ``truth`` as the matcher has them, ``is_right``, ``fitted``, the class of an image that
-            the calibration was fitted on, ``fitted_right``, and ``name`` (:meth:`_file_names`).
+            the calibration was fitted on, ``fitted_right``, ``name`` (:meth:`_file_names`), and the lists of the names
+            that an image may get, null unless they are chosen among.
 
         Raises:
             StorageError: A part cannot be read.
@@ -133,6 +135,8 @@ class RowFilter:
             "fitted_right": self._naming.is_right(fitted_B, labels_B),
             "name": self._file_names(number, table),
         }
+        for name, kind in _LISTS:
+            columns[name] = table[name] if name in table.column_names else pa.nulls(len(table), kind)
         return pa.table(columns).filter(pa.array(passes_B))
 
     def _file_names(self, number: int, table: pa.Table) -> pa.Array:

@@ -23,7 +23,8 @@ import pyarrow as pa
 
 from pipeline.errors import OutputError
 from pipeline.exporting.limits import TARGET_PRECISION
-from pipeline.exporting.naming import ClassNaming, Naming
+from pipeline.exporting.naming import BackOffNaming, ClassNaming, Naming
+from pipeline.exporting.promising import give_names, promise_names, promise_scores, read_judged
 from pipeline.exporting.row_filter import RowFilter
 from pipeline.exporting.settings import ExportConfig
 from pipeline.exporting.source import Source
@@ -34,9 +35,9 @@ from pipeline.taxonomy.nodes import carry_groups
 from pipeline.taxonomy.stored import stored_classes
 from pipeline.trust.draw import Population
 from pipeline.trust.fitted import NOT_FITTED, NOTHING_FITTED, FittedTruths
-from pipeline.trust.promise import Judged, PrecisionTest, Promise, certifying_mask, choose_and_certify
+from pipeline.trust.promise import PrecisionTest, Promise, certifying_mask
 from pipeline.trust.strictness import check_truths
-from pipeline.trust.truth import NOT_KNOWN, Truth, TruthCounts, TruthMatcher
+from pipeline.trust.truth import Truth, TruthCounts, TruthMatcher
 
 DUPLICATE, MAX_PER_CLASS = "duplicate", "max_per_class"
 _BATCH_ROWS = 100_000
@@ -95,6 +96,7 @@ class Selection:
     Attributes:
         rejected: Rejected images by filter, in the order of the filters.
         certifying_none: Of the truths that certify a promise, those that no class fits.
+        bits: What the finest names tell, a mean over the images that the other filters leave; None without such names.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Selection:
         self._source = source
         self._naming = naming or ClassNaming(source.labels)
         self.certifying_none = 0
+        self.bits: float | None = None
         self.rejected: Counter[str] = Counter()
         carried = carry_groups(stored_classes(source.job), self._naming.truth_classes)
         self._matcher = TruthMatcher(truth, len(source.job["class_names"]), strict=True, carried_groups=carried)
@@ -146,7 +149,7 @@ class Selection:
         self._db.execute(
             "CREATE TABLE found (part INTEGER, shard INTEGER, key VARCHAR, idx BIGINT, sha256 BLOB, label INTEGER, "
             "score FLOAT, truth_row BIGINT, truth INTEGER, is_right BOOLEAN, fitted INTEGER, fitted_right BOOLEAN, "
-            "name VARCHAR)"
+            "name VARCHAR, names INTEGER[], sums FLOAT[])"
         )
         return self
 
@@ -201,32 +204,15 @@ class Selection:
         Args:
             test: The precision, its risk, and whether the truth is known to be a random draw.
         """
-        self._db.register("single", pa.table({"truth_row": self._matcher.unique_places()}))
-        given = self._db.sql(
-            "SELECT shard, key, score, is_right, truth, fitted FROM kept "
-            f"SEMI JOIN single USING (truth_row) WHERE truth > {NOT_KNOWN} ORDER BY {_ORDER}"
-        ).to_arrow_table()
-        self._db.unregister("single")
-        known = self._db.sql(
-            f"SELECT score, fitted_right AS is_right FROM kept WHERE fitted <> {NOT_FITTED}"
-        ).to_arrow_table()
+        given = read_judged(self._db, self._matcher.unique_places(), _ORDER)
         certifying = given.filter(pa.array(self._certifying(given)))
         self.certifying_none = int((certifying["truth"].to_numpy() == NO_CLASS).sum())
-        found = choose_and_certify(
-            test,
-            _judged(certifying),
-            self._count_scores(),
-            self._query_number("SELECT count(*) FROM kept"),
-            _judged(known),
-        )
+        if isinstance(self._naming, BackOffNaming):
+            found, self.bits = promise_names(self._db, test, certifying, self._naming.nodes)
+        else:
+            found = promise_scores(self._db, test, certifying)
         self._threshold = found.threshold
         return dataclasses.replace(found, num_truths=len(given))
-
-    def _count_scores(self) -> Iterator[tuple[Array, Array]]:
-        """Distinct scores of what is left, from high to low, and the images of each; sorted on disk."""
-        counts = self._db.sql("SELECT score, count(*) AS images FROM kept GROUP BY score ORDER BY score DESC")
-        for batch in counts.to_arrow_reader(_BATCH_ROWS):
-            yield batch["score"].to_numpy(), batch["images"].to_numpy()
 
     def _certifying(self, given: pa.Table) -> Array:
         """Which of the images with known truth certify: those that nothing was fitted on, bool (N,)."""
@@ -248,6 +234,8 @@ class Selection:
             threshold = np.inf if self._threshold is None else self._threshold
             self._db.execute("DELETE FROM kept WHERE NOT score >= ?::FLOAT", [threshold])
             self._count(TARGET_PRECISION, left - (left := self._query_number("SELECT count(*) FROM kept")))
+            if isinstance(self._naming, BackOffNaming):
+                give_names(self._db, threshold)
         rank, limit = "1", ""
         if config.max_per_class is not None or config.repeat_to is not None:
             rank = f"row_number() OVER (PARTITION BY label ORDER BY score DESC, {_ORDER})"
@@ -308,7 +296,3 @@ class Selection:
 
     def _count(self, name: str, images: int) -> None:
         self.rejected[name] += images
-
-
-def _judged(table: pa.Table) -> Judged:
-    return Judged(table["score"].to_numpy(), table["is_right"].to_numpy())

@@ -31,6 +31,7 @@ class ExportConfig(BaseModel):
         unknown_labels: Whether truths that are not understood stop the promise, or count as wrong.
         classes: Own classes, as for a job; None for those of the output.
         level: The level whose groups are the labels.
+        back_off: Whether each image gets the finest name, class or group, that ``target_precision`` allows.
         partial: Whether to export an output that is not finished, as it is.
         license: Of the images, for the dataset card.
     """
@@ -54,6 +55,7 @@ class ExportConfig(BaseModel):
     unknown_labels: Literal["refuse", "wrong"] = "refuse"
     classes: Text | None = None
     level: Text | None = None
+    back_off: bool = False
     partial: bool = False
     license: Text = "unknown"
     engine: Literal["auto", "ray", "inline"] = "auto"
@@ -72,6 +74,18 @@ class ExportConfig(BaseModel):
             raise ValueError("--truth is what --target-precision rests on; give both")
         if self.unknown_labels != "refuse" and self.target_precision is None:
             raise ValueError("--unknown-labels is about the truths of --target-precision; give both")
+        return self
+
+    @model_validator(mode="after")
+    def _check_back_off(self) -> Self:
+        if not self.back_off:
+            return self
+        if self.target_precision is None:
+            raise ValueError("--back-off gives the names that --target-precision allows; give both")
+        if self.level is not None:
+            raise ValueError("--level takes the groups of one level, --back-off the names of all; leave one out")
+        if self.min_score is not None:
+            raise ValueError("--min-score and --back-off: how likely a name must be is what --target-precision finds")
         return self
 
     @property

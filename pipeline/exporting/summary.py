@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,10 @@ class ExportSummary(Result):
         exported: Of the selected images, in the dataset by now.
         omitted: Of the selected images, left out because the original is ``changed`` or ``missing``.
         classes: Selected images of each class that has any.
-        num_classes: K.
+        num_classes: K; with own classes the names that there are.
+        levels: With own classes, the selected images of each level of names; ``class`` for a class of the networks.
+        bits: With ``--back-off`` what the names tell, a mean over all images that the other filters leave: log2 of all
+            classes over those of the name, 0 for an image without a name.
         threshold: Lowest score for the promised precision; None where none was requested.
         promise: The promised precision and its evidence; None where none was requested.
         truth: The truth behind it, and how it was counted; None where no precision was requested.
@@ -76,6 +80,8 @@ class ExportSummary(Result):
     failed_units_exceeded: bool = False
     reader_notes: tuple[str, ...] = ()
     truth: TruthCounts | None = None
+    levels: dict[str, int] = dataclasses.field(default_factory=dict)
+    bits: float | None = None
 
     def _headline(self) -> Mapping[str, object]:
         """What was promised comes first: a line has no room for all."""
@@ -137,6 +143,8 @@ def summarize(
         omitted=dict(totals.omitted),
         classes=tuple(ClassCount(row["label"], row["images"], row["copies"]) for row in selection["classes"]),
         num_classes=selection["num_classes"],
+        levels=_count_levels(selection["classes"]),
+        bits=selection.get("bits"),
         threshold=promise["threshold"] if promise else None,
         promise=_read_promise(promise) if promise else None,
         calibrated=description["source"]["calibrated"],
@@ -154,6 +162,15 @@ def summarize(
         truth=_read_counts(description.get("truth")),
         reader_notes=describe_readers(description["asked"]["format"], totals.extensions, totals.unread_classes),
     )
+
+
+def _count_levels(classes: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Selected images by level of their names, most first; none without own classes."""
+    found: Counter[str] = Counter()
+    for row in classes:
+        if "level" in row:
+            found[row["level"]] += row["images"]
+    return dict(found.most_common())
 
 
 def _read_counts(content: Mapping[str, Any] | None) -> TruthCounts | None:

@@ -46,7 +46,7 @@ class Distributions:
         self._num_classes = len(job["class_names"])
         self._ledger, self._stored = _find_probabilities(ledger, job, storage)
         self.source: Literal["probabilities", "top-k"] = "top-k" if self._stored is None else "probabilities"
-        self.columns = ("labels", "scores") if self._stored is None else ("index",)
+        self.columns: tuple[str, ...] = ("labels", "scores") if self._stored is None else ("index",)
         calibration = results.get("calibration") or {}
         factors = calibration.get("weights") or [member["factor"] for member in results["members"]]
         rule: Rule = results["combine"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from made_up_outputs import write_csv, write_output
+from made_up_outputs import calibrated, write_csv, write_output
 
 from pipeline import export
 from pipeline.errors import RequestError
@@ -110,21 +110,22 @@ def test_limits_and_the_best_of_a_class_are_about_the_group(labelled, tree, tmp_
     assert summary.rejected["max_per_class"] == strong.total() - summary.exported
 
 
-def selected(out, classes, truth, tmp_path, target):
-    """The promise of a level's groups on an output of one part, and what is selected."""
+def select(out, classes, truth, target, num_parts=1, **words):
+    """What is selected of an output: its rows, the promise, and the selection."""
     ledger = Ledger(str(out), Storage())
     unit = Unit("0" * 16, "tar", "/data/a.tar", 0)
-    source = Source(ledger, ledger.job(), (unit,), (Progress(1),), complete=False)
-    words = {"classes": str(classes), "level": "kind", "target_precision": target, "truth": "t.csv"}
-    config = ExportConfig(out="x", to="y", format="csv", dedupe=False, **words)
+    source = Source(ledger, ledger.job(), (unit,), (Progress(num_parts),), complete=False)
+    words |= {"classes": classes and str(classes), "target_precision": target, "dedupe": False}
+    config = ExportConfig(out="x", to="y", format="csv", truth=truth and str(truth), **words)
     naming = choose_naming(config, source, Storage())
-    given = read_truth(str(truth), Storage(), source.job["class_names"], naming.truth_classes)
+    given = truth and read_truth(str(truth), Storage(), source.job["class_names"], naming.truth_classes)
     with Selection(config, with_own_labels(source, naming), given, naming=naming) as selection:
         selection.read()
         selection.check_truths(count_unknown=False)
         promise = selection.promise(PrecisionTest(target, 0.1))
         selection.choose()
-        return promise, [row for part in selection.parts() for row in part.rows.to_pylist()]
+        rows = [row for part in selection.parts() for row in part.rows.to_pylist()]
+        return rows, promise, selection
 
 
 def test_a_promise_is_about_the_group_and_a_coarser_truth_is_wrong(tmp_path):
@@ -140,13 +141,75 @@ def test_a_promise_is_about_the_group_and_a_coarser_truth_is_wrong(tmp_path):
         return write_csv(tmp_path / "t.csv", rows)
 
     for names in (("x",), ("a", "b"), ("a", "x")):
-        promise, rows = selected(out, classes, truth(*names), tmp_path, 0.9)
+        rows, promise, _ = select(out, classes, truth(*names), 0.9, level="kind")
         assert (promise.coverage, promise.right, promise.num_certifying) == (1, promise.accepted, 60)
         assert {row["label"] for row in rows} == {0}
         assert rows[0]["score"] == pytest.approx(0.8)
     for names in (("x", "p"), ("a", "c"), ("b", "none")):
-        assert selected(out, classes, truth(*names), tmp_path, 0.9)[0].threshold is None
-    assert selected(out, classes, truth("x", "x", "x", "p"), tmp_path, 0.5)[0].right == 45
+        assert select(out, classes, truth(*names), 0.9, level="kind")[1].threshold is None
+    assert select(out, classes, truth("x", "x", "x", "p"), 0.5, level="kind")[1].right == 45
+
+
+@pytest.fixture(scope="module")
+def hesitating(tmp_path_factory):
+    """400 images of 8 classes, calibrated, and a tree of them: two kinds of one family, one of another, and a rest."""
+    folder = tmp_path_factory.mktemp("hesitating")
+    probs, truth = calibrated(400, 8, sharpness=4.0)
+    out = write_output(folder / "out", probs[None], truth, names=tuple("abcdefgh"), k=8, rows_per_part=90)
+    tree = folder / "tree.csv"
+    tree.write_text("class,kind,family\na,x,p\nb,x,p\nc,y,p\nd,y,p\ne,z,q\nf,z,q\ng,,q\n")
+    return out, tree, probs.astype(np.float32), np.array(truth)
+
+
+FINEST = {"z": "ef", "x": "ab", "y": "cd", "q": "efg", "p": "abcd"}  # groups by size
+
+
+def finest_name(probs, threshold):
+    """The smallest set of classes with enough probability, of equal ones the likeliest; None for none."""
+    sets = {name: name for name in "abcdefgh"} | FINEST
+    sums = {name: sum(float(probs["abcdefgh".index(leaf)]) for leaf in leaves) for name, leaves in sets.items()}
+    enough = [name for name in sets if sums[name] >= threshold]
+    return min(enough, key=lambda name: (len(sets[name]), -sums[name])) if enough else None
+
+
+def test_back_off_gives_the_finest_name_that_the_promise_allows(hesitating, tmp_path):
+    out, tree, probs, truth = hesitating
+    rows, promise, selection = select(out, tree, None, 0.9, num_parts=5, back_off=True)
+    names = [*"abcdefgh", "p", "x", "y", "q", "z"]
+    expected = [finest_name(row, promise.threshold) for row in probs]
+    assert len(rows) == sum(name is not None for name in expected) == round(promise.coverage * 400)
+    assert [row["label"] for row in rows] == [names.index(name) for name in expected if name is not None]
+    sizes = {name: len(FINEST.get(name, name)) for name in names}
+    bits = [0 if name is None else np.log2(8 / sizes[name]) for name in expected]
+    assert selection.bits == pytest.approx(np.mean(bits), abs=1e-5)
+    right = ["abcdefgh"[at] in FINEST.get(name, name) for at, name in zip(truth, expected, strict=True) if name]
+    assert (promise.accepted, promise.right) == (len(right), sum(right))
+    assert np.mean(right) >= 0.9
+    assert selection.rejected["target_precision"] == 400 - len(rows)
+    assert {len(FINEST.get(name, name)) for name in expected if name} == {1, 2, 3, 4}
+    plain = Selection(
+        ExportConfig(out="x", to="y", format="csv", dedupe=False, target_precision=0.9), selection._source
+    )
+    with plain:
+        plain.read()
+        plain.check_truths(count_unknown=False)
+        fewer = plain.promise(PrecisionTest(0.9, 0.1))
+    assert fewer.coverage < promise.coverage - 0.2
+
+
+def test_back_off_counts_coarser_truths_as_wrong_and_refuses_what_cannot_be_promised(hesitating, tmp_path):
+    out, tree, _, truth = hesitating
+    leaf = {at: "abcdefgh"[label] for at, label in enumerate(truth)}
+    answers = {at: "p" if name in "abcd" else name for at, name in leaf.items()}
+    coarse = write_csv(tmp_path / "c.csv", [(f"{at:05d}", name) for at, name in answers.items()])
+    _, promise, _ = select(out, tree, coarse, 0.9, num_parts=5, back_off=True)
+    _, of_classes, _ = select(out, tree, None, 0.9, num_parts=5, back_off=True)
+    # now only `p` is right for these, and what is finer is wrong
+    assert promise.threshold is None or promise.threshold > of_classes.threshold
+    few = write_csv(tmp_path / "f.csv", [(f"{at:05d}", leaf[at]) for at in range(12)])
+    _, promise, _ = select(out, tree, few, 0.9, num_parts=5, back_off=True)
+    assert promise.threshold is None
+    assert promise.missing >= 22 - 12  # 22 right ones of 22 are the least
 
 
 @pytest.mark.parametrize(
