@@ -36,30 +36,27 @@ class Needed:
 
 
 def estimate_needed(
-    scores_n: Array, right_n: Array, total: int, passes: Passes, max_first_share: float
+    accepted_n: Array, right_n: Array, total: int, passes: Passes, max_first_share: float
 ) -> Needed | None:
     """How many truths would let the strictest level pass, which is tested first; None if too few are known to tell.
 
     Args:
-        scores_n: Of the truths, larger is better.
-        right_n: bool, whether their labels are right.
+        accepted_n: int, (n,), how many of the n truths are accepted at the score of each, from high to low.
+        right_n: int, (n,), how many of these are right.
         total: Images of the selection; no more truths than these are tried.
         passes: The test of a level.
         max_first_share: Share of the selection that the strictest level may hold to tolerate errors, 0-1.
     """
-    known = len(scores_n)
+    known = len(accepted_n)
     if known < _FEWEST:
         return None
-    order = np.argsort(-scores_n, kind="stable")
-    sorted_n, right_sums_n = scores_n[order], np.cumsum(right_n[order])
     judged = right = 0
     for truths in _numbers(known, min(total, _MOST_TRUTHS)):
         share = first_share(total, truths, passes, max_first_share)
         if share is None:
             continue
         place = min(known, max(_FEWEST, math.ceil(share * known)))
-        judged = int(np.count_nonzero(sorted_n >= sorted_n[place - 1]))  # equal scores are accepted together
-        right = int(right_sums_n[judged - 1])
+        judged, right = int(accepted_n[place - 1]), int(right_n[place - 1])  # equal scores are accepted together
         share = max(share, judged / known) if place > _FEWEST else share
         accepted, images = math.floor(share * truths), max(1, round(share * total))
         accepted = min(accepted, images)

@@ -46,6 +46,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 
@@ -128,9 +129,23 @@ class Promise:
         return f"{100 * self.target:.6g} % of the labels are right; risk {100 * self.delta:.6g} %"
 
 
+class JudgedImages(Protocol):
+    """Images whose truth is known, and what they are labelled at each threshold."""
+
+    @property
+    def scores_n(self) -> Array:
+        """float, (n,), the largest threshold at which each image is accepted."""
+
+    def __len__(self) -> int:
+        """Images, n."""
+
+    def count(self, thresholds_L: Array) -> tuple[Array, Array]:
+        """Images that are accepted at each threshold, and the right ones among them: int64 (L,) each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Images whose truth is known.
+    """Images with one label each whose truth is known.
 
     Attributes:
         scores_n: float, larger is better, on any scale.
@@ -144,6 +159,9 @@ class Judged:
     def none(cls) -> Judged:
         """No images."""
         return cls(np.zeros(0), np.zeros(0, bool))
+
+    def __len__(self) -> int:
+        return len(self.scores_n)
 
     def count(self, thresholds_L: Array) -> tuple[Array, Array]:
         """Images at or above each threshold, and the right ones among them: int64 (L,) each."""
@@ -230,16 +248,17 @@ class PrecisionTest:
         return high
 
 
-def certify(test: PrecisionTest, truths: Judged, levels: Levels, fitted: Judged | None = None) -> Promise:
+def certify(test: PrecisionTest, truths: JudgedImages, levels: Levels, fitted: JudgedImages | None = None) -> Promise:
     """Find the lowest threshold whose precision can be promised.
 
     Args:
         test: The test of a level.
         truths: The truths that certify.
-        levels: The thresholds, from :func:`pipeline.trust.levels.choose_levels`; fixed without a look at the truths.
+        levels: The thresholds, as :func:`pipeline.trust.levels.choose_levels` or
+            :meth:`pipeline.trust.back_off.BackOffLevels.choose` makes them; fixed without a look at the truths.
         fitted: Images of the selection that scores were fitted on; not among the truths.
     """
-    known = fitted or Judged.none()
+    known: JudgedImages = Judged.none() if fitted is None else fitted
     accepted_L, right_L = truths.count(levels.thresholds_L)
     known_L = list(zip(*(counts.tolist() for counts in known.count(levels.thresholds_L)), strict=True))
     tested, passed = [], 0
@@ -264,15 +283,13 @@ def certify(test: PrecisionTest, truths: Judged, levels: Levels, fitted: Judged 
         accepted=shown.accepted,
         right=shown.right,
         coverage=images / levels.total if best else 0.0,
-        num_truths=len(truths.scores_n),
-        num_certifying=len(truths.scores_n),
+        num_truths=len(truths),
+        num_certifying=len(truths),
         least_certifying=least,
-        missing=0
-        if best
-        else _count_missing(test, levels, accepted_L, right_L) or max(1, least - len(truths.scores_n)),
+        missing=0 if best else _count_missing(test, levels, accepted_L, right_L) or max(1, least - len(truths)),
         levels=tuple(tested),
         num_selected=levels.total,
-        num_fitted=len(known.scores_n),
+        num_fitted=len(known),
         proven_random=test.proven_random,
     )
 
@@ -289,11 +306,19 @@ def choose_and_certify(
         total: Images of the selection.
         fitted: As for :func:`certify`.
     """
-    levels = choose_levels(scores, total, len(truths.scores_n), test.passes, test.max_first_share)
+    levels = choose_levels(scores, total, len(truths), test.passes, test.max_first_share)
+    return certify_or_estimate(test, truths, levels, fitted)
+
+
+def certify_or_estimate(
+    test: PrecisionTest, truths: JudgedImages, levels: Levels, fitted: JudgedImages | None = None
+) -> Promise:
+    """Certify; where nothing can be promised, estimate how many truths would do. Arguments as for :func:`certify`."""
     promise = certify(test, truths, levels, fitted)
     if promise.threshold is not None:
         return promise
-    needed = estimate_needed(truths.scores_n, truths.right_n, total, test.passes, test.max_first_share)
+    scores_n = np.sort(truths.scores_n)[::-1]
+    needed = estimate_needed(*truths.count(scores_n), levels.total, test.passes, test.max_first_share)
     return dataclasses.replace(promise, needed=needed)
 
 
