@@ -212,6 +212,11 @@ class ExportOptions(StoreOptions, RunOptions, total=False):
         "Groups of classes, as `label` takes them: FILE or `wordnet`. [default: those that OUT was labelled with]",
     ]
     level: Annotated[str | None, "Export the groups of this level of --classes as the classes."]
+    back_off: Annotated[
+        bool,
+        "Give each image the finest name, class or group of --classes, that --target-precision allows; right means "
+        "that the truth lies at or below it.",
+    ]
     max_per_class: Annotated[int | None, "Of each class only the N best by score."]
     repeat_to: Annotated[int | None, "The column copies says how often to repeat images so that a class has N."]
     dedupe: Annotated[bool, "Only the first of images with the same bytes. [default: dedupe]"]
