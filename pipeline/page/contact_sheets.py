@@ -110,7 +110,11 @@ def make_class_sheets(images: SheetData, stats: Statistics) -> list[Sheet]:
 def _make_cards(images: SheetData, row_refs: Iterable[RowRef], *, disagreeing: bool = False) -> tuple[Card, ...]:
     return tuple(
         make_card(
-            row, images.pictures.get((row.unit_id, row.index)), images.names, disagreeing=disagreeing, nodes=images.nodes
+            row,
+            images.pictures.get((row.unit_id, row.index)),
+            images.names,
+            disagreeing=disagreeing,
+            nodes=images.nodes,
         )
         for row in (images.rows[row_ref] for row_ref in row_refs)
     )

@@ -148,7 +148,13 @@ class GroupTally:
         columns = tuple(
             ColumnCounts(own.name, *arrays, none, score.build())
             for own, *arrays, none, score in zip(
-                self._reader.group_columns, self._numbers, self._given, self._ended, self._none, self._scores, strict=True
+                self._reader.group_columns,
+                self._numbers,
+                self._given,
+                self._ended,
+                self._none,
+                self._scores,
+                strict=True,
             )
         )
         return GroupCounts(self._reader.taxonomy, self._reader.source, columns, self._nowhere, self._apart)

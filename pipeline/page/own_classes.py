@@ -39,6 +39,7 @@ class OwnClasses:
     Attributes:
         text: What the groups are, and where they come from.
         is_partial: Whether only the top-k was there to add up.
+        has_levels: Whether there are levels, as in a file.
         levels: Images with a group, by level.
         ends: Images by the finest level of which they have a group; None where there is one level.
         common: The commonest groups of the finest level, or names of WordNet; None where the tree says it.
@@ -52,6 +53,7 @@ class OwnClasses:
 
     text: str
     is_partial: bool
+    has_levels: bool
     levels: Table
     ends: Table | None
     common: Table | None
@@ -85,6 +87,7 @@ def describe(
         + ("" if is_tree else f", {fmt.plural(len(counts.columns), 'level')}")
         + f". {_SOURCES[counts.source]}",
         is_partial=counts.source == "top-k",
+        has_levels=not is_tree,
         levels=_tabulate_levels(counts, nodes, total),
         ends=_tabulate_ends(counts, total) if len(counts.columns) > 1 else None,
         common=_tabulate_common(counts, nodes, total) if is_tree or len(counts.columns) > 1 else None,
@@ -202,9 +205,11 @@ def _notes(counts: GroupCounts) -> tuple[str, ...]:
 
 
 def _tabulate_accuracy(levels: tuple[LevelAccuracy, ...]) -> Table:
+    folded = any(level.by_label is not None for level in levels)  # WordNet's names have no such figure
     header = (
-        *("level", "groups", "images", "right", "95 %", "by label alone", "named", "of them right", "95 %"),
-        "bits",
+        *("level", "groups", "images", "right", "95 %"),
+        *(("by label alone",) if folded else ()),
+        *("named", "of them right", "95 %", "bits"),
     )
     rows = tuple(
         (
@@ -213,7 +218,7 @@ def _tabulate_accuracy(levels: tuple[LevelAccuracy, ...]) -> Table:
             fmt.count(level.images),
             fmt.percent(level.accuracy if level.images else None),
             _format_interval(level.accuracy_interval),
-            fmt.percent(level.by_label),
+            *((fmt.percent(level.by_label),) if folded else ()),
             fmt.count(level.named),
             fmt.percent(level.precision),
             _format_interval(level.precision_interval) if level.named else "",
