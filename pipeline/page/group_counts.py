@@ -60,7 +60,7 @@ class GroupCounts:
     apart: int
 
     @property
-    def images_N(self) -> Array:
+    def images_by_group(self) -> Array:
         """int64, (N,), images that were given each group; in a tree without levels also one below it."""
         images_N = self._by_number("given_G")
         if not self.taxonomy.level_names:
@@ -70,7 +70,7 @@ class GroupCounts:
         return images_N
 
     @property
-    def ended_N(self) -> Array:
+    def ended_by_group(self) -> Array:
         """int64, (N,), images whose finest group is this one."""
         return self._by_number("ended_G")
 
@@ -146,15 +146,14 @@ class GroupTally:
     def counts(self) -> GroupCounts:
         """The counts of all parts."""
         columns = tuple(
-            ColumnCounts(own.name, *arrays, none, score.build())
-            for own, *arrays, none, score in zip(
-                self._reader.group_columns,
-                self._numbers,
-                self._given,
-                self._ended,
-                self._none,
-                self._scores,
-                strict=True,
+            ColumnCounts(
+                name=column.name,
+                numbers_G=self._numbers[at],
+                given_G=self._given[at],
+                ended_G=self._ended[at],
+                none=self._none[at],
+                score=self._scores[at].build(),
             )
+            for at, column in enumerate(self._reader.group_columns)
         )
         return GroupCounts(self._reader.taxonomy, self._reader.source, columns, self._nowhere, self._apart)

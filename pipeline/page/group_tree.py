@@ -91,7 +91,7 @@ class _Builder:
         taxonomy = counts.taxonomy
         num_groups = len(taxonomy.groups)
         self._counts, self._taxonomy, self._counts_K = counts, taxonomy, counts_K
-        self._images_N, self._ended_N = counts.images_N, counts.ended_N
+        self._images_N, self._ended_N = counts.images_by_group, counts.ended_by_group
         self._truths_3N = np.zeros((3, num_groups), np.int64)
         if truths is not None:
             self._truths_3N = np.stack([truths.given_N, truths.right_N, truths.true_N])
@@ -117,10 +117,10 @@ class _Builder:
         )
 
     def _branch(self, number: int) -> Branch:
-        names = [self._taxonomy.groups[number].name]
+        names = [self._name(number)]
         while (inner := self._same_images(number)) != NO_GROUP:
             number = inner
-            names.append(self._taxonomy.groups[number].name)
+            names.append(self._name(number))
         children = self._taxonomy.children[number]
         below = self._ordered(children)
         given, right, true = self._truths_3N[:, number].tolist()
@@ -139,6 +139,12 @@ class _Builder:
             is_open=number in self._open,
             on_paper=number in self._on_paper,
         )
+
+    def _name(self, number: int) -> str:
+        """A group's name; with its level where its place in the tree does not tell it."""
+        group = self._taxonomy.groups[number]
+        expected = self._taxonomy.level_names[::-1][len(self._taxonomy.path_from(group.parent)) :][:1]
+        return group.name if expected in {(), (group.level,)} else f"{group.name} ({group.level})"
 
     def _same_images(self, number: int) -> int:
         """The one group right below a group that has all its images, and the same truths; else none."""

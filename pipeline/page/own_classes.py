@@ -25,8 +25,8 @@ _BINS = 20
 _SOURCES = {
     "columns": "They are the columns that this output was labelled with.",
     "probabilities": "They were added up from the stored probabilities of all classes.",
-    "top-k": "They were added up from the stored top-k alone, for no probabilities are stored: classes below it count for "
-    "no group. “label” with --classes adds up all classes.",
+    "top-k": "They were added up from the stored top-k alone, for no probabilities are stored: classes below it count "
+    "for no group. “label” with --classes adds up all classes.",
 }
 
 Array = np.ndarray
@@ -80,7 +80,7 @@ def describe(
     nodes = nodes_of(taxonomy)
     finest = counts.columns[0]
     levels = tuple(level for level in (evaluation.levels if evaluation else ()) if level.images or level.not_told)
-    is_tree = not taxonomy.level_names
+    is_tree, is_flat = not taxonomy.level_names, len(taxonomy.level_names) == 1
     return OwnClasses(
         text=f"{taxonomy.source}: {fmt.plural(len(taxonomy.leaves_L), 'class', 'classes')} of "
         f"{fmt.count(taxonomy.num_classes)} in {fmt.plural(len(taxonomy.groups), 'group')}"
@@ -90,7 +90,7 @@ def describe(
         has_levels=not is_tree,
         levels=_tabulate_levels(counts, nodes, total),
         ends=_tabulate_ends(counts, total) if len(counts.columns) > 1 else None,
-        common=_tabulate_common(counts, nodes, total) if is_tree or len(counts.columns) > 1 else None,
+        common=_tabulate_common(counts, nodes, total) if finest.given_G.any() and not is_flat else None,
         bits=_plot_bits(finest, nodes, total) if is_tree else (),
         notes=_notes(counts),
         tree=build_group_tree(counts, counts_K, truths),
@@ -180,8 +180,8 @@ def _plot_bits(column: ColumnCounts, nodes: Nodes, total: int) -> tuple[Figure, 
     mean = float(column.given_G @ bits_G) / named
     without = f"; {fmt.plural(column.none, 'image has', 'images have')} no name" if column.none else ""
     note = (
-        f"0 bits: a name that holds for all {fmt.count(nodes.taxonomy.num_classes)} classes; {most:.1f}: for one of them. "
-        f"The mean is {mean:.1f}{without}."
+        f"0 bits: a name that holds for all {fmt.count(nodes.taxonomy.num_classes)} classes; {most:.1f}: for one of "
+        f"them. The mean is {mean:.1f}{without}."
     )
     return (
         make_figure(
