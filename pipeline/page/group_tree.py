@@ -13,7 +13,8 @@ from pipeline.page.group_truths import GroupTruths
 from pipeline.taxonomy.tree import NO_GROUP, Taxonomy
 from pipeline.text import fmt
 
-_LEAST_SHARE = 1e-3  # of the images; smaller groups are folded
+_ALWAYS_SHOWN = 50  # of the groups, the largest
+_LEAST_SHARE = 1e-3  # of the images; of further groups smaller ones are folded
 _MAX_SHOWN = 250
 _LINES_ON_SCREEN = 14  # groups are opened, the largest first, until so many lines are seen
 _LINES_ON_PAPER = 60
@@ -196,5 +197,6 @@ class _Builder:
 def _choose_shown(taxonomy: Taxonomy, images_N: Array, total: int) -> set[int]:
     """The groups that get a line: the largest, and those around them."""
     order = np.argsort(-images_N, kind="stable")[:_MAX_SHOWN]
-    order = order[images_N[order] >= max(1.0, _LEAST_SHARE * total)]
+    is_large = (images_N[order] >= _LEAST_SHARE * total) | (np.arange(len(order)) < _ALWAYS_SHOWN)
+    order = order[is_large & (images_N[order] > 0)]
     return {around for number in order.tolist() for around in taxonomy.path_from(number)}

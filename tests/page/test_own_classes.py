@@ -187,18 +187,26 @@ def flatten(branches):
 
 
 def test_small_groups_are_folded_and_groups_of_the_same_images_are_one_line():
-    tree = build_group_tree(
-        imagenet_counts({"dog.n.01": 5000, "terrier.n.01": 4000, "wolf.n.01": 2, "chair.n.01": 3}), spread(9005), None
-    )
-    lines = flatten(tree.branches)
-    names = [line.names[-1] for line in lines]
-    assert names[-2:] == ["dog.n.01", "terrier.n.01"]
-    assert lines[0].names[:2] == ("entity.n.01", "physical_entity.n.01")
-    dog = next(line for line in lines if line.names[-1] == "dog.n.01")
-    assert (dog.images, dog.ended, dog.below[0].images) == (9000, 5000, 4000)
-    assert sum(line.folded_images for line in lines) + tree.folded_images == 5
-    assert not tree.has_truth
-    assert tree.nowhere == 0
+    rare = {group.name: 1 for group in wordnet_taxonomy(imagenet_class_names()).groups[:700]}
+    named = rare | {"dog.n.01": 50_000, "terrier.n.01": 40_000, "chair.n.01": 3}
+    total = sum(named.values())
+    tree = build_group_tree(imagenet_counts(named), spread(total), None)
+    lines = {line.names[-1]: line for line in flatten(tree.branches)}
+    assert lines["dog.n.01"].ended == 50_000
+    assert 40_000 <= lines["terrier.n.01"].images < 40_100
+    assert 50 <= sum(len(line.names) for line in lines.values()) < 70
+    counted = sum(line.ended + line.folded_images if line.below else line.images for line in lines.values())
+    assert counted == total
+
+
+def test_few_groups_are_all_shown():
+    tree = build_group_tree(imagenet_counts({"dog.n.01": 99_999, "wolf.n.01": 1}), spread(100_000), None)
+    (canine,) = tree.branches
+    assert canine.names[0] == "entity.n.01"
+    assert [(line.names[-1], line.images) for line in canine.below] == [("dog.n.01", 99_999), ("wolf.n.01", 1)]
+    assert (canine.folded, canine.ended, tree.empty) == (0, 0, 808 - 2 - len(canine.names))
+    assert canine.is_open
+    assert canine.below[0].labels == "Chihuahua 100,000"
 
 
 def test_the_tree_stays_small():
