@@ -47,6 +47,7 @@ class OwnClasses:
         notes: What is to be known of the counts.
         tree: The tree.
         accuracy: Accuracy by level; None without truth.
+        accuracy_plot: The same; none for one level.
         accuracy_notes: Truths that count elsewhere.
         confusions: The most frequent mistakes of each level.
     """
@@ -61,6 +62,7 @@ class OwnClasses:
     notes: tuple[str, ...]
     tree: GroupTree
     accuracy: Table | None
+    accuracy_plot: tuple[Figure, ...]
     accuracy_notes: tuple[str, ...]
     confusions: tuple[Table, ...]
 
@@ -95,6 +97,7 @@ def describe(
         notes=_notes(counts),
         tree=build_group_tree(counts, counts_K, truths),
         accuracy=_tabulate_accuracy(levels) if levels else None,
+        accuracy_plot=_plot_accuracy(levels),
         accuracy_notes=tuple(note for level in levels for note in _describe_truths(level)),
         confusions=tuple(_tabulate_confusions(level) for level in levels if level.confused),
     )
@@ -227,6 +230,34 @@ def _tabulate_accuracy(levels: tuple[LevelAccuracy, ...]) -> Table:
         for level in levels
     )
     return Table("Accuracy by level, where truth is known", header, rows)
+
+
+def _plot_accuracy(levels: tuple[LevelAccuracy, ...]) -> tuple[Figure, ...]:
+    """Accuracy by level; none for fewer than two levels with truth."""
+    shown = [level for level in levels if level.images and level.by_label is not None]
+    if len(shown) < 2:
+        return ()
+    names, rights = [level.name for level in shown], [level.accuracy for level in shown]
+    intervals, by_label = [level.accuracy_interval for level in shown], [level.by_label or 0.0 for level in shown]
+    rows = tuple(
+        (
+            level.name,
+            fmt.percent(level.accuracy),
+            _format_interval(level.accuracy_interval),
+            fmt.percent(level.by_label),
+        )
+        for level in shown
+    )
+    return (
+        make_figure(
+            "levels",
+            "Accuracy by level",
+            "Filled: the groups, with their 95 % intervals. Hollow: by label alone.",
+            lambda axes: plots.draw_shares(axes, names, rights, intervals, by_label),
+            Table("Right by level", ("level", "right", "95 %", "by label alone"), rows),
+            height=80 + 44 * len(shown),
+        ),
+    )
 
 
 def _format_interval(interval: Interval) -> str:
