@@ -7,15 +7,20 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import AsJson, NoSignRequest, Out, RequestPayer, S3Endpoint, TruthFile
+from pipeline.cli.options import AsJson, ClassesOfOutput, NoSignRequest, Out, RequestPayer, S3Endpoint, TruthFile
 from pipeline.cli.printing import print_result
 
-EXAMPLES = examples("shardlabel report labels", "shardlabel report labels --truth truth.csv --save page.html")
+EXAMPLES = examples(
+    "shardlabel report labels",
+    "shardlabel report labels --truth truth.csv --save page.html",
+    "shardlabel report labels --classes wordnet",
+)
 
 
 def report(
     out: Out,
     truth: TruthFile = None,
+    classes: ClassesOfOutput = None,
     save: Annotated[
         str | None,
         typer.Option("--save", metavar="FILE", help="Where to write it, local or s3://.  [default: OUT/report.html]"),
@@ -36,6 +41,7 @@ def report(
     made = pipeline.report(
         out,
         truth=truth,
+        classes=classes,
         save=save,
         images=images,
         s3_endpoint=s3_endpoint,

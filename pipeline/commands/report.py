@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from pipeline.job.own_classes import classes_of_output
 from pipeline.output.opening import open_ledger
 from pipeline.page.content import collect_content
 from pipeline.page.render import render_page
@@ -25,7 +26,7 @@ class Report(Result):
         num_bytes: Size of the page.
         images: Number of labelled images.
         quarantined: Number of samples that could not be labelled.
-        matched: Number of images whose truth is known.
+        matched: Number of images whose truth is known: a class, or a group of own classes.
         pictures: Number of thumbnails in it.
         note: Why requested thumbnails are missing; empty if none is.
     """
@@ -44,6 +45,7 @@ def report(
     out: str | os.PathLike[str],
     *,
     truth: str | os.PathLike[str] | None = None,
+    classes: str | os.PathLike[str] | None = None,
     save: str | os.PathLike[str] | None = None,
     images: bool = True,
     s3_endpoint: str | None = None,
@@ -55,6 +57,7 @@ def report(
     Args:
         out: Directory or ``s3://`` prefix of a job's output.
         truth: As for :func:`pipeline.evaluate`.
+        classes: As for :func:`pipeline.evaluate`; with own classes the page has a section about their groups.
         save: File to write, local or S3; None for ``report.html`` in ``out``.
         images: Whether to show thumbnails; for them a few originals are read again from the inputs.
         s3_endpoint: As for ``label``.
@@ -63,13 +66,14 @@ def report(
 
     Raises:
         OutputError: It is not the output of a job, or cannot be read; or the page cannot be written there.
-        InputError: The truth file is missing, or is not valid.
+        InputError: The truth file, or that of own classes, is missing or not valid.
         RequestError: The page cannot be written to ``save``.
     """
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
-    given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
-    content = collect_content(ledger, storage, job, given, images=images)
+    taxonomy = classes_of_output(job, None if classes is None else os.fspath(classes), storage)
+    given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"], taxonomy)
+    content = collect_content(ledger, storage, job, given, taxonomy, images=images)
     page = render_page(content)
     saved = save_page(ledger, storage, page, save, REPORT)
     return Report(
@@ -78,7 +82,7 @@ def report(
         num_bytes=len(page),
         images=content.stats.images,
         quarantined=sum(content.quarantine.samples.values()),
-        matched=content.evaluation.images if content.evaluation else 0,
+        matched=content.evaluation.images + content.evaluation.group_truths if content.evaluation else 0,
         pictures=len(content.pictures),
         note=content.picture_note if images else "",
     )

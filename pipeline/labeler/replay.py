@@ -31,7 +31,7 @@ from pipeline.output.probabilities import MemberProbs, StoredPart, read_stored_p
 from pipeline.records import UNAVAILABLE, UNWRITABLE, Counted, Receipt, Stage, Unit
 from pipeline.stages.write import Part, Picture, QuarantineRow, Writer
 from pipeline.storage import Storage
-from pipeline.taxonomy.nodes import NOT_TOLD
+from pipeline.taxonomy.nodes import carry_label
 
 _BATCH_IMAGES = 256  # of 1,000 classes and 5 members, 5 MB in float32
 
@@ -156,13 +156,10 @@ class Replayer:
         if self._config.taxonomy is None and not carried:  # larger indices stay as they were given
             return lost
         for place, picture in enumerate(part.pictures):
-            if picture.truth is None or picture.truth < num_classes:
-                continue
-            number = picture.truth - num_classes
-            node = carried[number] if number < len(carried) else NOT_TOLD
-            if node == NOT_TOLD:
-                lost.add(f"group {number} of {self._source.out}")
-            part.pictures[place] = dataclasses.replace(picture, truth=None if node == NOT_TOLD else node)
+            truth = carry_label(picture.truth, num_classes, carried)
+            if truth is None and picture.truth is not None:
+                lost.add(f"group {picture.truth - num_classes} of {self._source.out}")
+            part.pictures[place] = dataclasses.replace(picture, truth=truth)
         return lost
 
     def _predict(self, part: Part, stored: StoredPart) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pipeline.labels import NO_CLASS, NO_CLASS_TEXTS
 from pipeline.page.row_choice import RowRef
 from pipeline.page.rows import LabelledImage, QuarantineExample
 from pipeline.page.statistics import Statistics
 from pipeline.page.thumbnails import Thumbnail
+from pipeline.taxonomy.nodes import Nodes
 from pipeline.text import fmt
 
 
@@ -21,11 +24,13 @@ class SheetData:
         names: Of the K classes.
         rows: The images.
         pictures: Thumbnails, by unit and index; not all images have one.
+        nodes: Of own classes, whose groups may be truths; None without any.
     """
 
     names: Sequence[str]
     rows: Mapping[RowRef, LabelledImage]
     pictures: Mapping[tuple[str, int], Thumbnail]
+    nodes: Nodes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +109,25 @@ def make_class_sheets(images: SheetData, stats: Statistics) -> list[Sheet]:
 
 def _make_cards(images: SheetData, row_refs: Iterable[RowRef], *, disagreeing: bool = False) -> tuple[Card, ...]:
     return tuple(
-        make_card(row, images.pictures.get((row.unit_id, row.index)), images.names, disagreeing=disagreeing)
+        make_card(
+            row,
+            images.pictures.get((row.unit_id, row.index)),
+            images.names,
+            disagreeing=disagreeing,
+            nodes=images.nodes,
+        )
         for row in (images.rows[row_ref] for row_ref in row_refs)
     )
 
 
-def make_card(row: LabelledImage, picture: Thumbnail | None, names: Sequence[str], *, disagreeing: bool) -> Card:
+def make_card(
+    row: LabelledImage,
+    picture: Thumbnail | None,
+    names: Sequence[str],
+    *,
+    disagreeing: bool,
+    nodes: Nodes | None = None,
+) -> Card:
     """The card of one image.
 
     Args:
@@ -117,6 +135,7 @@ def make_card(row: LabelledImage, picture: Thumbnail | None, names: Sequence[str
         picture: Its thumbnail; None where there is none.
         names: Of the K classes.
         disagreeing: Whether to show the members' predictions and their disagreement, instead of the score.
+        nodes: Of own classes: a label below a truth that is a group is right; None without any.
     """
     facts = [f"score {fmt.score(row.score)}"]
     if disagreeing:
@@ -127,6 +146,10 @@ def make_card(row: LabelledImage, picture: Thumbnail | None, names: Sequence[str
         mark = "right" if row.truth == row.label else "wrong"  # two classes may share a name
         if mark == "wrong":
             facts.append(f"truth: {NO_CLASS_TEXTS[0] if row.truth == NO_CLASS else names[row.truth]}")
+    elif row.truth is not None and nodes is not None and len(names) <= row.truth < len(nodes):
+        is_right = nodes.is_at_or_below(np.array(row.label), np.array(row.truth))
+        mark = "right" if is_right else "wrong"
+        facts.append(f"truth: {nodes.names[row.truth]}")
     alt = f"Image labelled {row.class_name}, score {fmt.score(row.score)}"
     return Card(picture, alt, row.class_name, tuple(facts), row.key, mark)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline.inputs.originals import Wanted, fetch_originals
 from pipeline.inputs.units import read_units
 from pipeline.output.ledger import PREDICTIONS, SUCCESS, Ledger
+from pipeline.page.group_truths import GroupTruths, count_group_truths
 from pipeline.page.render import ReportContent
 from pipeline.page.row_choice import RowRef
 from pipeline.page.rows import LabelledImage, QuarantineSummary, read_labelled, read_quarantine
@@ -20,13 +21,23 @@ from pipeline.page.thumbnails import Thumbnail, describe_missing, thumbnail
 from pipeline.page.timeline import read_timeline
 from pipeline.records import Omitted, Reason, Stage
 from pipeline.storage import Storage
+from pipeline.taxonomy.nodes import carry_groups, carry_label, nodes_of
+from pipeline.taxonomy.stored import stored_classes
+from pipeline.taxonomy.tree import Taxonomy
 from pipeline.trust.evaluation import Evaluation, compute_evaluation
+from pipeline.trust.group_reader import GroupReader
 from pipeline.trust.matched import MatchedImages, read_matched_images
 from pipeline.trust.truth import Truth
 
 
 def collect_content(
-    ledger: Ledger, storage: Storage, job: Mapping[str, Any], given: Truth | None, *, images: bool
+    ledger: Ledger,
+    storage: Storage,
+    job: Mapping[str, Any],
+    given: Truth | None,
+    taxonomy: Taxonomy | None = None,
+    *,
+    images: bool,
 ) -> ReportContent:
     """Collect the content of a report.
 
@@ -35,12 +46,15 @@ def collect_content(
         storage: How to reach it and its inputs.
         job: Its ``job.json``.
         given: Truth of a file; None for the samples' own.
+        taxonomy: Own classes; None without any.
         images: Whether to read originals for thumbnails.
     """
-    stats = collect_statistics(ledger, job)
+    groups = None if taxonomy is None else GroupReader(ledger, job, storage, taxonomy)
+    stats = collect_statistics(ledger, job, groups)
     quarantine = read_quarantine(ledger, job, stats.parts)
-    rows = _replace_truth(read_labelled(ledger, stats.row_refs), given)
-    evaluation, matched = _evaluate(ledger, job, given, stats)
+    carried = carry_groups(stored_classes(job), taxonomy)
+    rows = _replace_truth(read_labelled(ledger, stats.row_refs), given, len(job["class_names"]), carried)
+    evaluation, matched = _evaluate(ledger, job, given, stats, groups, carried)
     pictures, note = _read_thumbnails(ledger, storage, rows, quarantine) if images else ({}, "Made without pictures.")
     units = {unit.id for unit in read_units(ledger, storage, str(job["fingerprint"]))}
     progress = ledger.progress(str(job["fingerprint"]))
@@ -61,16 +75,25 @@ def collect_content(
         timeline=read_timeline(ledger, samples),
         evaluation=evaluation,
         matched=matched,
-        truth_notes=(*evaluation.truth.complaints, *evaluation.caveats) if evaluation else (),
+        truth_notes=_truth_notes(evaluation),
+        group_truths=_count_group_truths(taxonomy, matched),
+        nodes=None if taxonomy is None else nodes_of(taxonomy),
         pictures=pictures,
         picture_note=note,
     )
 
 
-def _replace_truth(rows: dict[RowRef, LabelledImage], given: Truth | None) -> dict[RowRef, LabelledImage]:
-    """Replace the truth of rows by that of a file, if there is one."""
-    if given is None or not rows:
+def _replace_truth(
+    rows: dict[RowRef, LabelledImage], given: Truth | None, num_classes: int, carried: Sequence[int]
+) -> dict[RowRef, LabelledImage]:
+    """Replace the truth of rows by that of a file, if there is one; else groups of the job by those of the page."""
+    if not rows:
         return rows
+    if given is None:
+        return {
+            row_ref: dataclasses.replace(row, truth=carry_label(row.truth, num_classes, carried))
+            for row_ref, row in rows.items()
+        }
     truths = given.labels_of(
         *(pa.chunked_array([[getattr(row, name) for row in rows.values()]]) for name in ("shard", "key"))
     )
@@ -80,13 +103,29 @@ def _replace_truth(rows: dict[RowRef, LabelledImage], given: Truth | None) -> di
 
 
 def _evaluate(
-    ledger: Ledger, job: Mapping[str, Any], given: Truth | None, stats: Statistics
+    ledger: Ledger,
+    job: Mapping[str, Any],
+    given: Truth | None,
+    stats: Statistics,
+    groups: GroupReader | None,
+    carried: Sequence[int],
 ) -> tuple[Evaluation | None, MatchedImages | None]:
     """Evaluate the labels, if some truth is known; this reads the predictions a second time."""
     if given is None and not stats.truths and not stats.truths_not_understood.count:
         return None, None
-    matched = read_matched_images(ledger, job, given)
-    return compute_evaluation(ledger.out, job, matched), matched
+    matched = read_matched_images(ledger, job, given, groups=groups, carried_groups=carried)
+    return compute_evaluation(ledger.out, job, matched, groups), matched
+
+
+def _truth_notes(evaluation: Evaluation | None) -> tuple[str, ...]:
+    """What is to be known of the truths. Where groups come from stands in the section about them."""
+    if evaluation is None:
+        return ()
+    return (*evaluation.truth.complaints, *dataclasses.replace(evaluation, groups_from="").caveats)
+
+
+def _count_group_truths(taxonomy: Taxonomy | None, matched: MatchedImages | None) -> GroupTruths | None:
+    return None if taxonomy is None or matched is None else count_group_truths(taxonomy, matched)
 
 
 def _read_thumbnails(

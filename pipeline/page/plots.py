@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from pipeline.errors import RequestError
 from pipeline.page.timeline import Timeline
+from pipeline.trust.intervals import Interval
 from pipeline.trust.reliability import Reliability
 
 try:
@@ -56,6 +57,7 @@ _STYLE: dict[Any, object] = {
 _POINTS_PER_INCH = 72  # one unit of the drawing is one CSS pixel of a page that shows it at its own width
 _WIDTH, _HEIGHT = 380, 250
 _MAX_POINTS = 300
+_MAX_NAME = 18  # characters, of a name beside an axis
 _METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _ROOT = re.compile(r"^.*?<svg [^>]*viewBox=\"([^\"]*)\"[^>]*>", re.DOTALL)
 _STYLE_SHEET = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>\s*", re.DOTALL)
@@ -243,3 +245,30 @@ def draw_precision(axes: Axes, coverage: Array, precision: Array, targets: Seque
         axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
     axes.set_xlabel("images kept, best scores first")
     axes.set_ylabel("of these, right")
+
+
+def draw_shares(
+    axes: Axes, names: Sequence[str], shares: Sequence[float], intervals: Sequence[Interval], others: Sequence[float]
+) -> None:
+    """Shares with their intervals, one above the other, and hollow others to compare them with.
+
+    Args:
+        axes: Where to draw.
+        names: What each is of, from above.
+        shares: 0-1.
+        intervals: Around the shares, 0-1.
+        others: 0-1.
+    """
+    places = np.arange(len(names))
+    lows, highs = zip(*intervals, strict=True)
+    axes.hlines(places, lows, highs, color=ACCENT, linewidth=2)
+    axes.plot(shares, places, color=ACCENT, linewidth=0, marker="o", markersize=6)
+    axes.plot(others, places + 0.22, color=SECOND, linewidth=0, marker="D", markersize=5, fillstyle="none")
+    axes.set_yticks(places, [name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…" for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    low = min(*lows, *others)
+    axes.set_xlim(max(0.0, low - 0.1 * (1 - low) - 0.01), 1.005)
+    axes.locator_params(axis="x", nbins=6)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+    axes.set_xlabel("right")

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.page import accuracy, figures
+from pipeline.page import accuracy, figures, own_classes
 from pipeline.page.contact_sheets import SheetData, make_class_sheets, make_sheets, pair_with_thumbnails
+from pipeline.page.group_truths import GroupTruths
 from pipeline.page.rendering import render
 from pipeline.page.row_choice import RowRef
 from pipeline.page.rows import LabelledImage, QuarantineSummary
@@ -15,6 +16,7 @@ from pipeline.page.statistics import Statistics
 from pipeline.page.thumbnails import Thumbnail
 from pipeline.page.timeline import Timeline
 from pipeline.records import Omitted
+from pipeline.taxonomy.nodes import Nodes
 from pipeline.text import fmt
 from pipeline.text.omissions import omitted_rows
 from pipeline.trust.evaluation import Evaluation
@@ -41,6 +43,8 @@ class ReportContent:
         truth_notes: Truth that could not be used, and what the figures do not judge, one line for each cause.
         pictures: Thumbnails, by unit and index.
         picture_note: Why thumbnails are missing; empty where none is.
+        group_truths: Images with known truth, by group; None where none is known, or without own classes.
+        nodes: Of own classes; None without any.
     """
 
     out: str
@@ -58,6 +62,8 @@ class ReportContent:
     truth_notes: tuple[str, ...]
     pictures: Mapping[tuple[str, int], Thumbnail]
     picture_note: str
+    group_truths: GroupTruths | None = None
+    nodes: Nodes | None = None
 
 
 def render_page(content: ReportContent) -> bytes:
@@ -74,7 +80,7 @@ def _template_values(content: ReportContent) -> dict[str, Any]:
     results, names = job["results"], job["class_names"]
     aliases = [member["alias"] for member in results["members"]]
     several = len(aliases) > 1
-    shown = SheetData(names, content.rows, content.pictures)
+    shown = SheetData(names, content.rows, content.pictures, content.nodes)
     evaluation = content.evaluation if content.evaluation is not None and content.evaluation.images else None
     num_seen = int((stats.counts_K > 0).sum())
     return {
@@ -93,7 +99,11 @@ def _template_values(content: ReportContent) -> dict[str, Any]:
         "certainty": figures.plot_certainty(stats, len(aliases)) if stats.images else (),
         "several": several,
         "top1_agreement": figures.compare_top1(stats, aliases) if several and stats.images else None,
+        "own": own_classes.describe(stats.groups, stats.counts_K, content.group_truths, content.evaluation)
+        if stats.groups and stats.images
+        else None,
         "evaluation": evaluation,
+        "num_group_truths": content.evaluation.group_truths if content.evaluation else 0,
         "truth_notes": content.truth_notes,
         "gain": accuracy.describe_gain(evaluation) if evaluation else "",
         "accuracy_tables": accuracy.tabulate_accuracy(evaluation) if evaluation else (),

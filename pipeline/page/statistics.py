@@ -6,6 +6,7 @@ rows of each class. The choice of rows depends on the data alone, so the same ou
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,11 @@ import pyarrow as pa
 
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName, truths_not_understood
+from pipeline.page.group_counts import GroupCounts, GroupTally
 from pipeline.page.row_choice import FirstRowsOfClasses, LowestRows, RowRef, tie_breakers
 from pipeline.page.streaming_histogram import Histogram, HistogramBuilder
 from pipeline.records import Counted
+from pipeline.trust.group_reader import GroupReader
 
 ROWS_PER_SHEET = 12
 ROWS_PER_CLASS = 6
@@ -45,6 +48,7 @@ class Statistics:
             the members follow in order.
         most_certain, least_certain, most_disagreeing: Rows to show, the most extreme first.
         of_classes: Rows to show of the most frequent classes, by class, the most frequent first.
+        groups: Images by group of own classes; None without them.
     """
 
     parts: dict[str, int]
@@ -60,6 +64,7 @@ class Statistics:
     least_certain: tuple[RowRef, ...]
     most_disagreeing: tuple[RowRef, ...]
     of_classes: dict[int, tuple[RowRef, ...]]
+    groups: GroupCounts | None = None
 
     @property
     def images(self) -> int:
@@ -73,24 +78,30 @@ class Statistics:
         return tuple(sorted({row_ref for sheet in sheets for row_ref in sheet}))
 
 
-def collect_statistics(ledger: Ledger, job: Mapping[str, Any]) -> Statistics:
+def collect_statistics(ledger: Ledger, job: Mapping[str, Any], groups: GroupReader | None = None) -> Statistics:
     """Collect statistics in one pass over the predictions of an output.
 
     Args:
         ledger: Of the output.
         job: Its ``job.json``.
+        groups: Reads the groups of own classes; None without them.
 
     Raises:
-        StorageError: A part cannot be read.
+        StorageError: A part, or its probabilities, cannot be read.
     """
     members = job["results"]["members"]
     tally = _Counts(len(job["class_names"]), [float(member["factor"]) for member in members])
     aliases = [member["alias"] for member in members]
-    columns = [*_COLUMNS, *(f"members.{alias}.labels" for alias in aliases)]
+    group_tally = None if groups is None else GroupTally(groups)
+    more = () if group_tally is None else group_tally.columns
+    columns = list(dict.fromkeys([*_COLUMNS, *more, *(f"members.{alias}.labels" for alias in aliases)]))
     for part in ledger.prediction_parts(str(job["fingerprint"])):
         table = ledger.read_part(PREDICTIONS, str(part), columns)
         tally.add(part, table, aliases)
-    return tally.stats()
+        if group_tally is not None:
+            group_tally.add(part, table)
+    stats = tally.stats()
+    return stats if group_tally is None else dataclasses.replace(stats, groups=group_tally.counts())
 
 
 class _Counts:

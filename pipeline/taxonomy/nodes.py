@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -116,6 +116,21 @@ def carry_groups(older: Taxonomy | None, newer: Taxonomy | None) -> tuple[int, .
         by_name[group.name] = None if group.name in by_name else number
     found = (by_level.get((group.level, group.name), by_name.get(group.name)) for group in older.groups)
     return tuple(NOT_TOLD if number is None else newer.num_classes + number for number in found)
+
+
+def carry_label(label: int | None, num_classes: int, carried: Sequence[int]) -> int | None:
+    """A class or a group of one tree as it is in another; None for a group that is none there.
+
+    Args:
+        label: A stored truth: class, group, or -1 where no class fits.
+        num_classes: K.
+        carried: Of :func:`carry_groups`.
+    """
+    if label is None or label < num_classes:
+        return label
+    number = label - num_classes
+    node = carried[number] if number < len(carried) else NOT_TOLD
+    return None if node == NOT_TOLD else node
 
 
 class NodeResolver(ClassResolver):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import shutil
 
@@ -32,12 +33,16 @@ def page_file(sample_data, tmp_path_factory):
     bad = [(f"{'long' * 60}{KEY}.jpg", b"no image"), ("cut.jpg", jpeg(1, (400, 300))[:4000])]
     shard = make_tar(folder / "shard.tar", [*good, *bad])
     (folder / "classes.txt").write_text("\n".join(f"{EVIL} {number}" for number in range(14)))
+    with (folder / "own.csv").open("w", newline="") as file:
+        groups = [(number, f"{EVIL} kind {number % 5}", f"{EVIL} family {number % 5 % 2}") for number in range(10)]
+        csv.writer(file).writerows([("class", "kind", "family"), *groups])
     label(
         str(shard),
         folder / "out",
         model="first:shufflenet_v2_x0_5,second:squeezenet1_1",
         weights_dir=str(sample_data / "weights"),
         labels=str(folder / "classes.txt"),
+        classes=str(folder / "own.csv"),
         engine="inline",
         rows_per_part=8,
         max_bad_rate=1.0,
@@ -144,10 +149,11 @@ def test_by_keyboard_alone(opened):
         reached.append(tag)
         assert shown == "solid"
     assert {"SUMMARY", "DIV"} <= set(reached)  # what opens, and what scrolls
-    summary = page.locator("summary").first
-    summary.focus()
-    page.keyboard.press("Enter")
-    assert summary.evaluate("one => one.parentElement.open")
+    for where, is_open in ((".plot summary", True), (".tree summary", False)):  # the first groups are open
+        summary = page.locator(where).first
+        summary.focus()
+        page.keyboard.press("Enter")
+        assert summary.evaluate("one => one.parentElement.open") == is_open
 
 
 def test_reduced_motion_is_respected(opened):
@@ -163,6 +169,10 @@ def test_on_paper_all_is_light_and_open(opened):
     assert not page.locator("nav").is_visible()
     assert page.locator("details table").first.is_visible()
     assert page.evaluate("[...document.querySelectorAll('details td')].every(one => one.getClientRects().length)")
+    page.evaluate("document.querySelectorAll('.tree details').forEach(one => one.open = false)")
+    groups = page.locator(".tree details.on-paper li")
+    assert groups.count() > 1
+    assert all(group.is_visible() for group in groups.all())
     assert page.evaluate("document.documentElement.scrollWidth") <= 700
     assert page.evaluate(CONTRASTS)[0][0] >= 4.5
     assert page.pdf(format="A4").startswith(b"%PDF")
@@ -170,6 +180,6 @@ def test_on_paper_all_is_light_and_open(opened):
 
 def test_the_page_is_complete_without_scripts(opened):
     page = opened(java_script_enabled=False)
-    page.locator("summary").first.click()
+    page.locator(".plot summary").first.click()
     assert page.locator("details table").first.is_visible()
     assert page.locator("main img").first.is_visible()

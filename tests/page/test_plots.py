@@ -30,6 +30,7 @@ PAINTERS = {
     "rate": lambda axes: plots.draw_rate_over_time(axes, TIMES),
     "reliability": lambda axes: plots.draw_reliability(axes, compute_reliability(SCORES, SCORES > 0.4)),
     "precision": lambda axes: plots.draw_precision(axes, np.linspace(0.1, 1, 9), np.linspace(1, 0.8, 9), [0.95]),
+    "shares": lambda axes: plots.draw_shares(axes, ["kind", "f" * 90], [0.9, 0.99], [(0.8, 0.95), (0.9, 1)], [0.7, 1]),
 }
 
 
