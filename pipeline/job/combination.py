@@ -14,6 +14,7 @@ from pipeline.job.pooling import choose_pooling
 from pipeline.output.probabilities import StoredProbs
 from pipeline.output.runs import RUNS
 from pipeline.storage import Storage
+from pipeline.taxonomy.member_columns import MEMBER_COLUMN
 from pipeline.trust.fitted import JOB_KEY
 
 
@@ -104,6 +105,11 @@ def describe_combination(
     results |= {"members": list(members), "top_k": config.top_k or older["top_k"], **pooling.results}
     class_names = tuple(content["class_names"])
     taxonomy = read_own_classes(config.classes, storage, class_names, older["keep"])
+    if taxonomy is not None and taxonomy.member_columns:
+        raise RequestError(
+            f"--classes {config.classes}: {MEMBER_COLUMN}{taxonomy.member_columns[0].alias} is for `label` alone: "
+            "members with other classes have no stored probabilities"
+        )
     results |= classes_in_results(taxonomy)
     own_fingerprint = fingerprint(results)
     files = content.get("weights_files", {})

@@ -62,7 +62,8 @@ def classes_in_job(taxonomy: Taxonomy | None) -> dict[str, Any]:
     if taxonomy is None:
         return {}
     columns = {column.name: list(column.groups) for column in group_columns(taxonomy)}
-    return {CLASSES: {"source": taxonomy.source, "columns": columns}}
+    members = {column.alias: {"own": column.num_own, "known": column.num_leaves} for column in taxonomy.member_columns}
+    return {CLASSES: {"source": taxonomy.source, "columns": columns} | ({"members": members} if members else {})}
 
 
 def _check_columns(source: str, names: Sequence[str], keep: Sequence[str]) -> None:

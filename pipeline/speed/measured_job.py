@@ -16,6 +16,7 @@ from pipeline.config.settings import EnsembleConfig, LabelConfig
 from pipeline.engines.inline import InlineEngine
 from pipeline.errors import Interrupted, RequestError
 from pipeline.job.description import Job, describe_job, fit_memory
+from pipeline.job.other_classes import assume_other_classes
 from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.models.weights import ResolvedMember, resolve
@@ -49,7 +50,8 @@ class MeasuredJob:
         engine = InlineEngine()
         requested = config.members
         self._config = LabelConfig(**config.ensemble_options, inputs=tuple(inputs), out="nowhere")
-        self._members: list[ResolvedMember] = [resolve(member, config.weights_dir, storage) for member in requested]
+        resolved = [resolve(member, config.weights_dir, storage) for member in requested]
+        self._members: list[ResolvedMember] = assume_other_classes(resolved)
         self.job: Job = describe_job(self._config, self._members, engine, storage, None)
         self._batch_size = fit_memory(self._config, self._members, self.job, engine).batch_size
         self.num_gpus = engine.num_gpus() if self.job.device == "cuda" else 0

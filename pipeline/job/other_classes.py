@@ -1,0 +1,117 @@
+"""Members that were trained on other classes than the job's: which they are, and which of their classes are which."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+from pipeline.config.settings import LabelConfig
+from pipeline.errors import InputError, ModelError
+from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
+from pipeline.storage import Storage
+from pipeline.taxonomy.classes_file import member_aliases
+from pipeline.taxonomy.member_columns import MEMBER_COLUMN, MemberColumn, find_own_classes
+from pipeline.taxonomy.tree import Taxonomy
+
+
+def members_of_job_classes(
+    config: LabelConfig, members: Sequence[ResolvedMember], storage: Storage
+) -> list[ResolvedMember]:
+    """The members that have the job's classes: those that ``--classes`` has no column for.
+
+    Args:
+        config: The options.
+        members: All of them.
+        storage: Reads the file.
+
+    Raises:
+        InputError: A column is no member's, there is none left, or an option does not go with such members.
+        ModelError: Those that are left have not all the same classes.
+    """
+    columns = () if config.classes is None else member_aliases(config.classes, storage)
+    own = [member for member in members if not (member.spec.alias in columns or member.spec.own_classes)]
+    if columns:
+        _check_columns(config, columns, [member.spec.alias for member in members])
+    if not own:
+        raise InputError(
+            f"--classes {config.classes}: has a column for every member; one at least must have the classes that its "
+            "rows name, and no column"
+        )
+    check_one_label_space([member.spec for member in own])
+    return own
+
+
+def _check_columns(config: LabelConfig, columns: Sequence[str], aliases: Sequence[str]) -> None:
+    place = f"--classes {config.classes}"
+    if unknown := [alias for alias in columns if alias not in aliases]:
+        raise InputError(f"{place}: {MEMBER_COLUMN}{unknown[0]} is no member of this job; it has {', '.join(aliases)}")
+    option = "--keep-probs" if config.keep_probs else f"--reuse {config.reuse}" if config.reuse else ""
+    if option:
+        raise InputError(
+            f"{option}: not with {MEMBER_COLUMN}{columns[0]} in {place}: what is stored of a member with other classes "
+            "would depend on the other members"
+        )
+
+
+def find_other_classes(
+    taxonomy: Taxonomy | None, members: Sequence[ResolvedMember]
+) -> tuple[Taxonomy | None, list[MemberSpec]]:
+    """Find what the columns of members name.
+
+    Args:
+        taxonomy: Of ``--classes``.
+        members: All of them.
+
+    Returns:
+        The same tree with indices in its columns, so that it does not matter how the file names a class; and the
+        members with their classes.
+
+    Raises:
+        InputError: A cell names no class of its member; the message names the row.
+        ModelError: A member has the job's classes, and needs no column.
+    """
+    specs = [member.spec for member in members]
+    if taxonomy is None or not taxonomy.member_columns:
+        return taxonomy, specs
+    by_alias = {member.spec.alias: member for member in members}
+    found = {}
+    for column in taxonomy.member_columns:
+        member = by_alias[column.alias]
+        names = member.origin.class_names if len(member.origin.class_names) == member.spec.num_classes else ()
+        if member.spec.num_classes == taxonomy.num_classes and names in {(), taxonomy.class_names}:
+            raise ModelError(
+                f"--classes {taxonomy.source}: {MEMBER_COLUMN}{column.alias}: it has the job's "
+                f"{taxonomy.num_classes:,} classes itself, and takes no column. If they are others, its file must name "
+                "them"
+            )
+        found[column.alias] = find_own_classes(taxonomy.source, column, member.spec.num_classes, names)
+    columns = tuple(_with_indices(column, found[column.alias]) for column in taxonomy.member_columns)
+    lifted = [dataclasses.replace(spec, own_classes=found.get(spec.alias, ())) for spec in specs]
+    return dataclasses.replace(taxonomy, member_columns=columns), lifted
+
+
+def _with_indices(column: MemberColumn, own_classes: Sequence[int]) -> MemberColumn:
+    cells = tuple(str(own) if cell else "" for cell, own in zip(column.cells, own_classes, strict=True))
+    return dataclasses.replace(column, cells=cells)
+
+
+def assume_other_classes(members: Sequence[ResolvedMember]) -> list[ResolvedMember]:
+    """For a measurement, to which it does not matter which classes are which: those of most members are the job's.
+
+    Args:
+        members: As they were resolved.
+
+    Returns:
+        The same, where others know all of these classes, each as any of their own.
+    """
+    counts = Counter(member.spec.num_classes for member in members)
+    usual = max(counts, key=lambda number: (counts[number], number))
+    return [
+        member
+        if (own := member.spec.num_classes) == usual
+        else dataclasses.replace(
+            member, spec=dataclasses.replace(member.spec, own_classes=tuple(at % own for at in range(usual)))
+        )
+        for member in members
+    ]
