@@ -17,7 +17,7 @@ from pipeline.config.settings import LabelConfig, StorageConfig, fingerprint
 from pipeline.engines.workload import Engine
 from pipeline.errors import InputError
 from pipeline.job.class_names import choose_names, given_names
-from pipeline.job.other_classes import find_other_classes, members_of_job_classes
+from pipeline.job.other_classes import find_other_classes, members_of_job_classes, note_other_classes
 from pipeline.job.own_classes import classes_in_job, classes_in_results, read_own_classes
 from pipeline.job.pooling import choose_pooling
 from pipeline.models.consensus import Rule
@@ -168,7 +168,7 @@ def describe_job(
     compiled = bool(config.compile)
     combined = (pooling.rule, pooling.factors, pooling.temperature)
     notes = (*(f"{m.spec.alias}: {text}" for m in members for text in m.origin.notes), *([note] if note else []))
-    notes += tuple(_note_on_precision(precision, device))
+    notes += (*note_other_classes(specs), *_note_on_precision(precision, device))
     own_classes = {spec.alias: spec.own_classes for spec in specs if spec.own_classes}
     chosen = (class_names, device, precision, compiled, rows_per_part)
     return Job(content, job_fingerprint, *chosen, *combined, notes, taxonomy, own_classes)

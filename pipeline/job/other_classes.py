@@ -11,7 +11,7 @@ from pipeline.errors import InputError, ModelError
 from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
 from pipeline.storage import Storage
 from pipeline.taxonomy.classes_file import member_aliases
-from pipeline.taxonomy.member_columns import MEMBER_COLUMN, MemberColumn, find_own_classes
+from pipeline.taxonomy.member_columns import MEMBER_COLUMN, NOT_KNOWN, MemberColumn, find_own_classes
 from pipeline.taxonomy.tree import Taxonomy
 
 
@@ -94,6 +94,17 @@ def find_other_classes(
 def _with_indices(column: MemberColumn, own_classes: Sequence[int]) -> MemberColumn:
     cells = tuple(str(own) if cell else "" for cell, own in zip(column.cells, own_classes, strict=True))
     return dataclasses.replace(column, cells=cells)
+
+
+def note_other_classes(specs: Sequence[MemberSpec]) -> list[str]:
+    """A line on each member with other classes: how many of them count."""
+    return [
+        f"{spec.alias}: {len({*spec.own_classes} - {NOT_KNOWN}):,} of its {spec.num_classes:,} classes are "
+        f"{sum(own != NOT_KNOWN for own in spec.own_classes):,} of the job's {len(spec.own_classes):,}; of the others "
+        "it says nothing"
+        for spec in specs
+        if spec.own_classes
+    ]
 
 
 def assume_other_classes(members: Sequence[ResolvedMember]) -> list[ResolvedMember]:

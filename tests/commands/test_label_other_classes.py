@@ -12,7 +12,7 @@ from conftest import make_tar
 from safetensors.torch import load_file, save_file
 from small_jobs import options, rows
 
-from pipeline import calibrate, combine, evaluate, label, plan, report, verify
+from pipeline import calibrate, combine, evaluate, label, report, verify
 from pipeline.errors import OutputError, RequestError
 
 OWN = ["moggy", "rocket", "lawn", "gravel", "photo camera"]  # its names for 3, 12, 7, 8 and 2
@@ -30,7 +30,7 @@ def table(*cells, header="class,kind,member:own") -> str:
 
 @pytest.fixture(scope="module")
 def made(sample_data, tmp_path_factory):
-    """A network that takes cats for cameras and cameras for cats, one of five classes that does not, and such images."""
+    """A network that takes cats for cameras and cameras for cats, one of other classes that does not; such images."""
     folder = tmp_path_factory.mktemp("made")
     path = sample_data / "weights" / "shufflenet_v2_x0_5.safetensors"
     tensors = load_file(path)
@@ -69,6 +69,7 @@ def run(made, sample_data):
 def labelled(run, made):
     summary = run(made / "both", "own", "turned")
     assert (summary.exit_code, summary.labelled, summary.parts) == (0, 12, 3)
+    assert "own: 3 of its 5 classes are 3 of the job's 14; of the others it says nothing" in summary.notes
     return made / "both"
 
 
@@ -117,6 +118,8 @@ def test_what_reads_the_output_understands_it(labelled, tmp_path, run, monkeypat
     fitted = calibrate(labelled, save=tmp_path / "cal.json")
     run(tmp_path / "warm", "own", "turned", calibration=tmp_path / "cal.json")
     combine(labelled, tmp_path / "again", calibration=tmp_path / "cal.json", engine="inline")
+    with pytest.raises(RequestError, match="those of own, which was trained on other classes, depend on the other"):
+        combine(labelled, tmp_path / "wrong", combine="vote", engine="inline")
     warm, again = (rows(tmp_path / name).to_pylist() for name in ("warm", "again"))
     assert fitted.temperature != 1
     for one, other, before in zip(warm, again, rows(labelled).to_pylist(), strict=True):
@@ -153,7 +156,7 @@ def test_a_stopped_job_goes_on_to_the_same_rows_and_another_file_is_another_job(
             ("", "", "", "rocket"),
             ("unnamed", "turned"),
             {},
-            "row 5: member:own: 'rocket' is none of its 5 classes, which its file does not name: an index, 0 to 4, does",
+            "row 5: member:own: 'rocket' is none of its 5 classes, which its file does not name: an index, 0 to 4, ",
         ),
         (("0", "", "", ""), ("turned",), {}, "member:own is no member of this job; it has turned"),
         (("0", "", "", ""), ("own",), {}, "has a column for every member; one at least must have the classes"),
