@@ -13,7 +13,10 @@ from safetensors.torch import load_file, save_file
 from small_jobs import options, rows
 
 from pipeline import calibrate, combine, evaluate, label, report, verify
+from pipeline.config.settings import BenchConfig
 from pipeline.errors import OutputError, RequestError
+from pipeline.speed.measured_job import MeasuredJob
+from pipeline.storage import Storage
 
 OWN = ["moggy", "rocket", "lawn", "gravel", "photo camera"]  # its names for 3, 12, 7, 8 and 2
 LEAVES = [3, 12, 7, 8, 2]
@@ -184,3 +187,11 @@ def test_what_other_members_need_is_not_taken_from_them(run, made, tmp_path):
     with pytest.raises(RequestError, match="member:alike: it has the job's 14 classes itself, and takes no column"):
         run(tmp_path / "out", "turned", "alike", classes="alike.csv")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_measurement_does_without_a_file(made, sample_data):
+    """`plan` and `bench` take no --classes; which classes are which costs no time."""
+    members = [f"{at}:shufflenet_v2_x0_5={made}/{name}.safetensors" for at, name in (("a", "unnamed"), ("b", "turned"))]
+    config = BenchConfig(model=tuple(members), labels=str(sample_data / "classes.txt"), device="cpu")
+    job = MeasuredJob(config, (), Storage()).job
+    assert (len(job.class_names), job.own_classes) == (14, {"a": (0, 1, 2, 3, 4) * 2 + (0, 1, 2, 3)})
