@@ -193,5 +193,5 @@ def test_a_measurement_does_without_a_file(made, sample_data):
     """`plan` and `bench` take no --classes; which classes are which costs no time."""
     members = [f"{at}:shufflenet_v2_x0_5={made}/{name}.safetensors" for at, name in (("a", "unnamed"), ("b", "turned"))]
     config = BenchConfig(model=tuple(members), labels=str(sample_data / "classes.txt"), device="cpu")
-    job = MeasuredJob(config, (), Storage()).job
+    job = MeasuredJob(config, ("nowhere",), Storage()).job
     assert (len(job.class_names), job.own_classes) == (14, {"a": (0, 1, 2, 3, 4) * 2 + (0, 1, 2, 3)})
