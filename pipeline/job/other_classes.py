@@ -5,14 +5,45 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.config.settings import LabelConfig
 from pipeline.errors import InputError, ModelError
-from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
 from pipeline.storage import Storage
 from pipeline.taxonomy.classes_file import member_aliases
 from pipeline.taxonomy.member_columns import MEMBER_COLUMN, NOT_KNOWN, MemberColumn, find_own_classes
 from pipeline.taxonomy.tree import Taxonomy
+
+if TYPE_CHECKING:  # torch takes seconds to load, and columns are checked before
+    from pipeline.models.weights import MemberSpec, ResolvedMember
+
+
+def check_member_columns(config: LabelConfig, storage: Storage) -> None:
+    """Check the columns of members in ``--classes`` as far as it can be done without their weights.
+
+    Args:
+        config: The options.
+        storage: Reads the file.
+
+    Raises:
+        InputError: A column is no member's, every member has one, or an option does not go with them.
+    """
+    columns, place = _columns(config, storage), f"--classes {config.classes}"
+    if not columns:
+        return
+    aliases = [member.alias for member in config.members]
+    if unknown := [alias for alias in columns if alias not in aliases]:
+        raise InputError(f"{place}: {MEMBER_COLUMN}{unknown[0]} is no member of this job; it has {', '.join(aliases)}")
+    if len(columns) == len(aliases):
+        raise InputError(
+            f"{place}: has a column for every member; one at least must have the classes that its rows name, and no "
+            "column"
+        )
+    if option := "--keep-probs" if config.keep_probs else f"--reuse {config.reuse}" if config.reuse else "":
+        raise InputError(
+            f"{option}: not with {MEMBER_COLUMN}{columns[0]} in {place}: what is stored of a member with other classes "
+            "would depend on the other members"
+        )
 
 
 def members_of_job_classes(
@@ -21,37 +52,23 @@ def members_of_job_classes(
     """The members that have the job's classes: those that ``--classes`` has no column for.
 
     Args:
-        config: The options.
+        config: The options; :func:`check_member_columns` has found nothing against them.
         members: All of them.
         storage: Reads the file.
 
     Raises:
-        InputError: A column is no member's, there is none left, or an option does not go with such members.
-        ModelError: Those that are left have not all the same classes.
+        ModelError: They have not all the same number of classes.
     """
-    columns = () if config.classes is None else member_aliases(config.classes, storage)
-    own = [member for member in members if not (member.spec.alias in columns or member.spec.own_classes)]
-    if columns:
-        _check_columns(config, columns, [member.spec.alias for member in members])
-    if not own:
-        raise InputError(
-            f"--classes {config.classes}: has a column for every member; one at least must have the classes that its "
-            "rows name, and no column"
-        )
-    check_one_label_space([member.spec for member in own])
-    return own
+    from pipeline.models.weights import check_one_label_space  # only now: what is above does without torch
+
+    columns = _columns(config, storage)
+    usual = [member for member in members if not (member.spec.alias in columns or member.spec.own_classes)]
+    check_one_label_space([member.spec for member in usual])
+    return usual
 
 
-def _check_columns(config: LabelConfig, columns: Sequence[str], aliases: Sequence[str]) -> None:
-    place = f"--classes {config.classes}"
-    if unknown := [alias for alias in columns if alias not in aliases]:
-        raise InputError(f"{place}: {MEMBER_COLUMN}{unknown[0]} is no member of this job; it has {', '.join(aliases)}")
-    option = "--keep-probs" if config.keep_probs else f"--reuse {config.reuse}" if config.reuse else ""
-    if option:
-        raise InputError(
-            f"{option}: not with {MEMBER_COLUMN}{columns[0]} in {place}: what is stored of a member with other classes "
-            "would depend on the other members"
-        )
+def _columns(config: LabelConfig, storage: Storage) -> tuple[str, ...]:
+    return () if config.classes is None else member_aliases(config.classes, storage)
 
 
 def find_other_classes(

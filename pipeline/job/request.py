@@ -18,6 +18,7 @@ from pipeline.errors import OutputError, StorageError
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.given_names import refuse_as_input
 from pipeline.job.class_names import given_names
+from pipeline.job.other_classes import check_member_columns
 from pipeline.job.own_classes import check_own_classes
 from pipeline.job.reuse import OlderOutput, open_older_output
 from pipeline.models.known_names import shipped_names
@@ -71,6 +72,7 @@ def open_request(config: LabelConfig) -> LabelRequest:
     inputs = find_inputs(config.inputs, storage, prune=config.prune, out=ledger.out)
     given_names(config.labels, storage)
     check_own_classes(config.classes, storage, config.keep)
+    check_member_columns(config, storage)
     if config.calibration is not None:
         read_calibration(config.calibration, storage)
     check_weights(config, storage)
