@@ -18,19 +18,22 @@ if TYPE_CHECKING:  # torch takes seconds to load, and columns are checked before
     from pipeline.models.weights import MemberSpec, ResolvedMember
 
 
-def check_member_columns(config: LabelConfig, storage: Storage) -> None:
+def check_member_columns(config: LabelConfig, storage: Storage) -> tuple[str, ...]:
     """Check the columns of members in ``--classes`` as far as it can be done without their weights.
 
     Args:
         config: The options.
         storage: Reads the file.
 
+    Returns:
+        Aliases of the members that have one.
+
     Raises:
         InputError: A column is no member's, every member has one, or an option does not go with them.
     """
     columns, place = _columns(config, storage), f"--classes {config.classes}"
     if not columns:
-        return
+        return ()
     aliases = [member.alias for member in config.members]
     if unknown := [alias for alias in columns if alias not in aliases]:
         raise InputError(f"{place}: {MEMBER_COLUMN}{unknown[0]} is no member of this job; it has {', '.join(aliases)}")
@@ -44,6 +47,7 @@ def check_member_columns(config: LabelConfig, storage: Storage) -> None:
             f"{option}: not with {MEMBER_COLUMN}{columns[0]} in {place}: what is stored of a member with other classes "
             "would depend on the other members"
         )
+    return columns
 
 
 def members_of_job_classes(

@@ -38,6 +38,7 @@ class LabelRequest:
         earlier: The ``job.json`` that OUT holds already.
         older: The output whose probabilities are reused.
         inputs: What INPUT stands for, until it is taken.
+        other_classes: Aliases of the members that were trained on other classes.
     """
 
     storage: Storage
@@ -45,6 +46,7 @@ class LabelRequest:
     earlier: Mapping[str, Any] | None
     older: OlderOutput | None
     inputs: Inputs | None
+    other_classes: tuple[str, ...] = ()
 
     def take_inputs(self) -> Inputs:
         """Take what INPUT stands for, which is large, away from here; only once."""
@@ -72,11 +74,11 @@ def open_request(config: LabelConfig) -> LabelRequest:
     inputs = find_inputs(config.inputs, storage, prune=config.prune, out=ledger.out)
     given_names(config.labels, storage)
     check_own_classes(config.classes, storage, config.keep)
-    check_member_columns(config, storage)
+    other_classes = check_member_columns(config, storage)
     if config.calibration is not None:
         read_calibration(config.calibration, storage)
     check_weights(config, storage)
-    return LabelRequest(storage, ledger, earlier, older, inputs)
+    return LabelRequest(storage, ledger, earlier, older, inputs, other_classes)
 
 
 def check_names(config: EnsembleConfig) -> None:

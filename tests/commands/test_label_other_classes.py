@@ -53,17 +53,27 @@ def made(sample_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(made, sample_data):
-    def run(out, *names, classes="pets.csv", **more):
-        specs = {
-            "turned": f"turned:shufflenet_v2_x0_5={made}/turned.safetensors",
-            "alike": f"alike:shufflenet_v2_x0_5={made}/turned.safetensors",
-            "own": f"own:shufflenet_v2_x0_5={made}/named/own.safetensors*3",
-            "unnamed": f"own:shufflenet_v2_x0_5={made}/unnamed.safetensors*3",
-        }
-        words = {"model": [specs[name] for name in names], "top_k": 14, "rows_per_part": 5}
-        words |= {} if classes is None else {"classes": made / classes}
-        return label(str(made / "pictures.tar"), out, **options(sample_data, **words | more))
+def words(made, sample_data):
+    """Options of `label`."""
+    specs = {
+        "turned": f"turned:shufflenet_v2_x0_5={made}/turned.safetensors",
+        "alike": f"alike:shufflenet_v2_x0_5={made}/turned.safetensors",
+        "own": f"own:shufflenet_v2_x0_5={made}/named/own.safetensors*3",
+        "unnamed": f"own:shufflenet_v2_x0_5={made}/unnamed.safetensors*3",
+    }
+
+    def words(*names, classes="pets.csv", **more):
+        found = {"model": ",".join(specs[name] for name in names), "top_k": 14, "rows_per_part": 5}
+        found |= {} if classes is None else {"classes": str(made / classes)}
+        return options(sample_data, **found | more)
+
+    return words
+
+
+@pytest.fixture(scope="module")
+def run(made, words):
+    def run(out, *names, **more):
+        return label(str(made / "pictures.tar"), out, **words(*names, **more))
 
     return run
 
@@ -132,7 +142,7 @@ def test_what_reads_the_output_understands_it(labelled, tmp_path, run, monkeypat
         assert one["scores"] != before["scores"]
 
 
-def test_a_stopped_job_goes_on_to_the_same_rows_and_another_file_is_another_job(labelled, run, made, tmp_path):
+def test_a_stopped_job_goes_on_to_the_same_rows_and_another_file_is_another_job(labelled, run, words, made, shardlabel):
     parts = sorted((labelled / "predictions").iterdir())
     before = {part.name: part.read_bytes() for part in parts}
     parts[-1].unlink()
@@ -140,6 +150,11 @@ def test_a_stopped_job_goes_on_to_the_same_rows_and_another_file_is_another_job(
     (made / "indices.csv").write_text(table("0", "photo camera", "1", ""))  # the same
     assert run(labelled, "own", "turned", classes="indices.csv").labelled == 2
     assert {part.name: part.read_bytes() for part in parts} == before
+    said = [f"--{name.replace('_', '-')}={word}" for name, word in words("own", "turned").items()]
+    done = shardlabel("label", made / "pictures.tar", "--out", labelled, *said)
+    assert done.returncode == 0
+    assert "verify" in done.stdout
+    assert "--keep-probs" not in done.stdout  # which it would refuse
     (made / "other.csv").write_text(table("lawn", "4", "rocket", ""))
     with pytest.raises(OutputError, match=r"own: own_classes_sha256 \w+ then, \w+ now\), --classes"):
         run(labelled, "own", "turned", classes="other.csv")
