@@ -35,6 +35,9 @@ def print_tree(tree: ClassTree, num_levels: int | None = None) -> None:
     for level in tree.levels:
         classes = fmt.plural(level.num_leaves, "class", "classes")
         print_line(f"level {level.name}: {fmt.plural(level.num_groups, 'group')}, {classes}")
+    for member in tree.members:
+        own, classes = (fmt.plural(number, "class", "classes") for number in (member.num_own, tree.num_classes))
+        print_line(f"member {member.alias}: {own} of its own for {member.num_leaves:,} of {classes}")
     print_line("")
     digits = len(fmt.count(tree.num_classes))
     for number, indent, text, leaves in _lines(tree, num_levels):

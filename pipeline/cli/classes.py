@@ -25,7 +25,8 @@ def classes(
         typer.Argument(
             metavar="FILE",
             help="CSV, TSV, YAML or JSON, local or s3://: first `class` (index, WordNet id or name; dog.n.01 for all "
-            "dogs), then a column for each level, the finest first; or `wordnet`, ImageNet's own hierarchy.",
+            "dogs), then a column for each level, the finest first, and member:ALIAS for a member that was trained on "
+            "other classes; or `wordnet`, ImageNet's own hierarchy.",
             show_default=False,
             autocompletion=complete_classes,
         ),

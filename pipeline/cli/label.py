@@ -176,7 +176,8 @@ def label(
         summary = run_label(settings, shown, request, begun_at=process_started_at())
     if settings.progress not in {"json", "none"}:
         print_summary(summary)
-        steps = after_label(summary, keep_probs=settings.keep_probs, num_members=len(settings.members))
+        may_store = len(settings.members) > 1 and not (settings.keep_probs or request.other_classes)
+        steps = after_label(summary, may_store=may_store)
         print_next(
             *steps,
             store=store_words(settings.s3_endpoint, settings.no_sign_request, settings.request_payer),

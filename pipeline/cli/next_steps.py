@@ -32,17 +32,16 @@ def print_next(*commands: Sequence[str], store: Sequence[str] = ()) -> None:
         print_line(f"next: {command_line(*words, *store)}")
 
 
-def after_label(summary: LabelSummary, *, keep_probs: bool, num_members: int) -> list[Words]:
+def after_label(summary: LabelSummary, *, may_store: bool) -> list[Words]:
     """After a job that came to its end.
 
     Args:
         summary: Of the job.
-        keep_probs: Whether the members' probabilities were stored.
-        num_members: How many members there are.
+        may_store: Whether the members' probabilities could have been stored, to be combined anew, and were not.
     """
     if summary.exit_code or summary.units_done < summary.units_total:
         return []
-    if num_members > 1 and not keep_probs:
+    if may_store:
         print_line(
             "without --keep-probs: a temperature can be fitted, but other weights of the members, and --reuse, need "
             "another run"

@@ -52,6 +52,21 @@ class LevelFacts:
     num_leaves: int
 
 
+@dataclass(frozen=True, slots=True)
+class MemberFacts:
+    """What a file says of a member with classes of its own.
+
+    Attributes:
+        alias: Of the member.
+        num_own: How many of its classes are named.
+        num_leaves: For how many of the networks' classes.
+    """
+
+    alias: str
+    num_own: int
+    num_leaves: int
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class ClassTree(Result):
     """A valid file of classes, or WordNet.
@@ -62,6 +77,7 @@ class ClassTree(Result):
         num_leaves: Of these, those that are in a group.
         num_groups: Groups, of all levels.
         levels: The finest first; none in WordNet.
+        members: Those that the file has a column for.
         groups: Those that lie in no other, with all below them.
         ungrouped: Names of the classes that are in no group.
         notes: What may be a mistake.
@@ -73,6 +89,7 @@ class ClassTree(Result):
     num_leaves: int
     num_groups: int
     levels: tuple[LevelFacts, ...]
+    members: tuple[MemberFacts, ...]
     groups: tuple[GroupFacts, ...]
     ungrouped: tuple[str, ...]
     notes: tuple[str, ...]
@@ -145,6 +162,9 @@ def _describe(taxonomy: Taxonomy) -> ClassTree:
         levels=tuple(
             LevelFacts(level.name, len(level.names), int((level.group_of_leaf_K != NO_GROUP).sum()))
             for level in taxonomy.levels
+        ),
+        members=tuple(
+            MemberFacts(column.alias, column.num_own, column.num_leaves) for column in taxonomy.member_columns
         ),
         groups=tuple(_facts(taxonomy, number) for number in taxonomy.roots),
         ungrouped=_leaf_names(taxonomy, NO_GROUP),

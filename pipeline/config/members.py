@@ -89,6 +89,11 @@ class MemberRequest(BaseModel):
         )
 
 
+def is_alias(text: str) -> bool:
+    """Whether a member can be called so."""
+    return _ALIAS.fullmatch(text) is not None
+
+
 def _split_factor(text: str) -> tuple[str, float]:
     """Split ``*FACTOR`` off the end; a star before anything but a number belongs to a file's name."""
     rest, _, factor = text.rpartition("*")

@@ -219,7 +219,7 @@ def naming_choices(naming: Naming) -> Mapping[str, Any]:
 
 
 def _about(taxonomy: Taxonomy, groups_from: str) -> dict[str, Any]:
-    return {"source": taxonomy.source, "sha256": taxonomy.content_hash, "groups_from": groups_from}
+    return {"source": taxonomy.source, "sha256": taxonomy.groups_hash, "groups_from": groups_from}
 
 
 def _relabel(table: pa.Table, labels_B: Array, scores_B: Array) -> pa.Table:

@@ -14,6 +14,7 @@ from pipeline.job.pooling import choose_pooling
 from pipeline.output.probabilities import StoredProbs
 from pipeline.output.runs import RUNS
 from pipeline.storage import Storage
+from pipeline.taxonomy.member_columns import MEMBER_COLUMN, OWN_CLASSES
 from pipeline.taxonomy.stored import CLASSES, classes_in_job, classes_in_results
 from pipeline.trust.fitted import JOB_KEY
 
@@ -61,10 +62,16 @@ def check_temperature_alone(config: CombineConfig, out: str, content: Mapping[st
         RequestError: More is asked for.
     """
     if config.calibration is None or config.model or config.combine or config.top_k or config.classes:
+        others = [member["alias"] for member in content["results"]["members"] if OWN_CLASSES in member]
+        missing = (
+            f"holds no probabilities, because those of {others[0]}, which was trained on other classes, depend on the "
+            "other members'"
+            if others
+            else "holds no probabilities; they are stored by `label` with --keep-probs"
+        )
         raise RequestError(
-            f"{out}: holds no probabilities; they are stored by `label` with --keep-probs. Without them only a "
-            "calibration that is one temperature can be applied: --calibration, without -m, --combine, --top-k and "
-            "--classes"
+            f"{out}: {missing}. Without them only a calibration that is one temperature can be applied: --calibration, "
+            "without -m, --combine, --top-k and --classes"
         )
     if content.get("results", {}).get("calibration"):
         raise RequestError(f"{out}: was labelled with a calibration already; combine an output without one")
@@ -105,6 +112,11 @@ def describe_combination(
     results |= {"members": list(members), "top_k": config.top_k or older["top_k"], **pooling.results}
     class_names = tuple(content["class_names"])
     taxonomy = read_own_classes(config.classes, storage, class_names, older["keep"])
+    if taxonomy is not None and taxonomy.member_columns:
+        raise RequestError(
+            f"--classes {config.classes}: {MEMBER_COLUMN}{taxonomy.member_columns[0].alias} is for `label` alone: "
+            "members with other classes have no stored probabilities"
+        )
     results |= classes_in_results(taxonomy)
     own_fingerprint = fingerprint(results)
     files = content.get("weights_files", {})

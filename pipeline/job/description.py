@@ -17,14 +17,16 @@ from pipeline.config.settings import LabelConfig, StorageConfig, fingerprint
 from pipeline.engines.workload import Engine
 from pipeline.errors import InputError
 from pipeline.job.class_names import choose_names, given_names
+from pipeline.job.other_classes import find_other_classes, members_of_job_classes, note_other_classes
 from pipeline.job.own_classes import read_own_classes
 from pipeline.job.pooling import choose_pooling
 from pipeline.models.consensus import Rule
 from pipeline.models.memory import FittedBatch, WorkerMemory, fit_batch_size
 from pipeline.models.number_formats import Precision, first_format, is_in_hardware
-from pipeline.models.weights import MemberSpec, ResolvedMember, check_one_label_space
+from pipeline.models.weights import MemberSpec, ResolvedMember
 from pipeline.stages.limits import GPU_THREAD_BYTES
 from pipeline.storage import Storage
+from pipeline.taxonomy.member_columns import OWN_CLASSES, own_classes_sha256
 from pipeline.taxonomy.stored import classes_in_job, classes_in_results
 from pipeline.taxonomy.tree import Taxonomy
 from pipeline.text import fmt
@@ -49,11 +51,15 @@ class Job:
     temperature: float = 1.0
     notes: tuple[str, ...] = ()  # on what was chosen
     taxonomy: Taxonomy | None = None  # of --classes
+    own_classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of members with others, by alias
     run: str = field(default_factory=lambda: uuid.uuid4().hex)  # name of this run of it
 
     def weighted(self, specs: Sequence[MemberSpec]) -> tuple[MemberSpec, ...]:
-        """Members with the factors that they are pooled with."""
-        return tuple(dataclasses.replace(spec, factor=own) for spec, own in zip(specs, self.factors, strict=True))
+        """Members with the factors that they are pooled with, and the classes that they have instead of the job's."""
+        return tuple(
+            dataclasses.replace(spec, factor=factor, own_classes=self.own_classes.get(spec.alias, ()))
+            for spec, factor in zip(specs, self.factors, strict=True)
+        )
 
     def labeler_settings(self, out: str, specs: Sequence[MemberSpec], storage: StorageConfig) -> dict[str, Any]:
         """What a :class:`pipeline.labeler.config.LabelerConfig` takes from the job, for one run of it.
@@ -108,10 +114,10 @@ def describe_job(
     Raises:
         RequestError: Members, class names, own classes, the calibration or the device do not fit.
     """
-    specs = [member.spec for member in members]
-    num_classes = check_one_label_space(specs)
-    class_names, note = choose_names(num_classes, given_names(config.labels, storage), members)
+    usual = members_of_job_classes(config, members, storage)
+    class_names, note = choose_names(usual[0].spec.num_classes, given_names(config.labels, storage), usual)
     taxonomy = read_own_classes(config.classes, storage, class_names, config.keep)
+    taxonomy, specs = find_other_classes(taxonomy, members)
     kept = dict(reused["results"]) if reused is not None else {}
     kept |= {} if earlier is None or config.overwrite else earlier.get("results", {})
     device = _device(config, engine)
@@ -163,10 +169,10 @@ def describe_job(
     compiled = bool(config.compile)
     combined = (pooling.rule, pooling.factors, pooling.temperature)
     notes = (*(f"{m.spec.alias}: {text}" for m in members for text in m.origin.notes), *([note] if note else []))
-    notes += tuple(_note_on_precision(precision, device))
-    return Job(
-        content, job_fingerprint, class_names, device, precision, compiled, rows_per_part, *combined, notes, taxonomy
-    )
+    notes += (*note_other_classes(specs), *_note_on_precision(precision, device))
+    own_classes = {spec.alias: spec.own_classes for spec in specs if spec.own_classes}
+    chosen = (class_names, device, precision, compiled, rows_per_part)
+    return Job(content, job_fingerprint, *chosen, *combined, notes, taxonomy, own_classes)
 
 
 def _part_sizes(
@@ -193,8 +199,10 @@ def describe_member(spec: MemberSpec) -> dict[str, Any]:
     """
     member = dataclasses.asdict(spec)
     unusual = {name: value for name, value in member["network"].items() if value is not None}
-    kept = {name: value for name, value in member.items() if name not in {"weights_file", "network", "tensors"}}
+    apart = {"weights_file", "network", "tensors", "own_classes"}
+    kept = {name: value for name, value in member.items() if name not in apart}
     kept |= {"tensors": member["tensors"]} if member["tensors"] else {}
+    kept |= {OWN_CLASSES: own_classes_sha256(spec.own_classes)} if spec.own_classes else {}
     return kept | ({"network": unusual} if unusual else {})
 
 

@@ -18,6 +18,7 @@ from pipeline.errors import OutputError, StorageError
 from pipeline.inputs.find import Inputs, find_inputs
 from pipeline.inputs.given_names import refuse_as_input
 from pipeline.job.class_names import given_names
+from pipeline.job.other_classes import check_member_columns
 from pipeline.job.own_classes import check_own_classes
 from pipeline.job.reuse import OlderOutput, open_older_output
 from pipeline.models.known_names import shipped_names
@@ -37,6 +38,7 @@ class LabelRequest:
         earlier: The ``job.json`` that OUT holds already.
         older: The output whose probabilities are reused.
         inputs: What INPUT stands for, until it is taken.
+        other_classes: Aliases of the members that were trained on other classes.
     """
 
     storage: Storage
@@ -44,6 +46,7 @@ class LabelRequest:
     earlier: Mapping[str, Any] | None
     older: OlderOutput | None
     inputs: Inputs | None
+    other_classes: tuple[str, ...] = ()
 
     def take_inputs(self) -> Inputs:
         """Take what INPUT stands for, which is large, away from here; only once."""
@@ -71,10 +74,11 @@ def open_request(config: LabelConfig) -> LabelRequest:
     inputs = find_inputs(config.inputs, storage, prune=config.prune, out=ledger.out)
     given_names(config.labels, storage)
     check_own_classes(config.classes, storage, config.keep)
+    other_classes = check_member_columns(config, storage)
     if config.calibration is not None:
         read_calibration(config.calibration, storage)
     check_weights(config, storage)
-    return LabelRequest(storage, ledger, earlier, older, inputs)
+    return LabelRequest(storage, ledger, earlier, older, inputs, other_classes)
 
 
 def check_names(config: EnsembleConfig) -> None:

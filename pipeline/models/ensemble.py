@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - the name the field uses
 from pipeline.models.classifier import Classifier
 from pipeline.models.consensus import Rule, combine, stable_topk
 from pipeline.models.full_fp32 import FULL_FP32
+from pipeline.models.lifting import Lifting
 from pipeline.models.number_formats import Precision
 from pipeline.models.preprocessing import Geometry
 from pipeline.models.tuning import Tuning
@@ -31,7 +32,8 @@ class MemberPredictions:
 
     Attributes:
         labels_Bk: int32, (B, k), best first.
-        scores_Bk: float32, (B, k), softmax probabilities, 0-1.
+        scores_Bk: float32, (B, k), softmax probabilities, 0-1; of a member with other classes lifted ones
+            (:mod:`pipeline.models.lifting`).
         energy_B: float32, (B,), logsumexp of the logits; not finite where any of them is not.
     """
 
@@ -67,7 +69,7 @@ class FirstPass:
 
     Attributes:
         crops: The batch, on the device.
-        logits_MBK: Logits of each member, float32, (B, K), on the device.
+        logits_MBK: Logits of each member, float32, (B, K), on the device; (B, C) of one with C other classes.
         recompute_MB: Images that each member must compute again in fp32, bool, (M, B), on the device; or None.
     """
 
@@ -170,6 +172,7 @@ class Ensemble:
             for spec in specs
         ]
         self._factors = torch.tensor([spec.factor for spec in specs], dtype=torch.float64, device=self.device)
+        self._lifting = Lifting(specs, self._factors, options.rule)
         self._rule = options.rule
         self._top_k = options.top_k
         self._temperature = options.temperature
@@ -203,6 +206,7 @@ class Ensemble:
         places = [place for place, member in enumerate(self._members) if member.spec.alias in aliases]
         found._members = [self._members[place] for place in places]
         found._factors = self._factors[places]
+        found._lifting = Lifting(found.specs, found._factors, "mean")
         found._rule, found._temperature, found._keep_probs = "mean", 1.0, True
         found._chooser, found._num_group_columns = None, 0
         return found
@@ -263,7 +267,7 @@ class Ensemble:
             if len(where_b):
                 member = self._members[place]
                 member.second_pass(first.logits_MBK[place], first.crops[member.spec.recipe.geometry], where_b)
-        probs_MBK = torch.stack([logits_BK.softmax(dim=1) for logits_BK in first.logits_MBK])
+        probs_MBK = self._lifting.stack([logits_BK.softmax(dim=1) for logits_BK in first.logits_MBK])
         pool = combine(probs_MBK, self._factors, self._rule, self._top_k, self._temperature)
         k = pool.labels_Bk.shape[1]
         columns = [pool.labels_Bk, pool.scores_Bk]

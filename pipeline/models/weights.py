@@ -9,7 +9,8 @@ driver as safetensors bytes. So they need neither the files nor the internet, an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -38,6 +39,7 @@ from pipeline.models.surroundings import (
     tell_join,
 )
 from pipeline.storage import Storage
+from pipeline.taxonomy.member_columns import MEMBER_COLUMN, OWN_CLASSES
 from pipeline.text import fmt
 
 _USUAL = NetworkOptions()
@@ -69,6 +71,8 @@ class MemberSpec:
         weights_file: Name of that file.
         tensors: Where its tensors lie in that file, if others there fit as well; empty if there is no choice.
         network: How its network differs from the usual one of its architecture.
+        own_classes: For a member that was trained on other classes than the job's: for each of the K classes of the
+            job which of its own it is, :data:`pipeline.taxonomy.member_columns.NOT_KNOWN` for none. Empty for others.
     """
 
     alias: str
@@ -80,15 +84,21 @@ class MemberSpec:
     weights_file: str
     tensors: str = ""
     network: NetworkOptions = _USUAL
+    own_classes: tuple[int, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of ``dataclasses.asdict``; what is usual of a network may be missing."""
+        """From a member of ``job.json``, of whose own classes there is a hash alone; what is usual may be missing."""
         parts = {
             "recipe": Recipe.from_dict(values["recipe"]),
             "network": NetworkOptions.from_dict(values.get("network", {})),
         }
-        return cls(**{**values, **parts})
+        return cls(**{name: value for name, value in values.items() if name != OWN_CLASSES} | parts)
+
+    @property
+    def num_job_classes(self) -> int:
+        """K: how many classes a job has with it."""
+        return len(self.own_classes) or self.num_classes
 
     @property
     def shape(self) -> NetworkShape:
@@ -347,15 +357,21 @@ def _built_with(architecture: Architecture, model_args: Mapping[str, Any], file:
     return NetworkOptions(**told)
 
 
-def check_one_label_space(members: list[MemberSpec]) -> int:
+def check_one_label_space(members: Sequence[MemberSpec]) -> int:
     """Check that all members have the same number of classes, and return it.
 
     Raises:
         ModelError: The numbers differ; the message lists them.
     """
-    if len({member.num_classes for member in members}) > 1:
-        counts = ", ".join(f"{member.alias} has {member.num_classes}" for member in members)
-        raise ModelError(f"the members do not share one set of classes: {counts}")
+    counts = Counter(member.num_classes for member in members)
+    if len(counts) > 1:
+        each = ", ".join(f"{member.alias} has {member.num_classes}" for member in members)
+        usual = max(counts, key=lambda number: (counts[number], number))
+        odd = next(member.alias for member in members if member.num_classes != usual)
+        raise ModelError(
+            f"the members do not share one set of classes: {each}. Where {odd} was trained on other classes, a column "
+            f"{MEMBER_COLUMN}{odd} in --classes FILE says which of them are which"
+        )
     return members[0].num_classes
 
 

@@ -30,6 +30,7 @@ class _Member(_Shape):
     factor: float
     weights_sha256: str
     num_classes: int | None = None
+    own_classes_sha256: str | None = None
 
 
 class _Calibration(_Shape):
@@ -89,7 +90,7 @@ class JobShape(OwnerShape):
     @model_validator(mode="after")
     def _one_name_a_class(self) -> Self:
         for member in self.results.members:
-            if member.num_classes not in {None, len(self.class_names)}:
+            if member.own_classes_sha256 is None and member.num_classes not in {None, len(self.class_names)}:
                 raise ValueError(
                     f"{member.alias} has {fmt.plural(member.num_classes, 'class', 'classes')}, but there are "
                     f"{len(self.class_names)} class_names"

@@ -205,10 +205,10 @@ class _FreeEnsemble(Ensemble):
     def __init__(self, specs: Sequence[MemberSpec], top_k: int, most: int) -> None:
         self.device = torch.device("cpu")
         self._all_specs = tuple(specs)
-        k = min(top_k, specs[0].num_classes)
+        k = min(top_k, specs[0].num_job_classes)
         self._packed_Bk = torch.zeros((most, k), dtype=torch.int32)
         labels_Bk = np.tile(np.arange(k, dtype=np.int32), (most, 1))
-        scores_Bk = np.full((most, k), 1 / specs[0].num_classes, np.float32)
+        scores_Bk = np.full((most, k), 1 / specs[0].num_job_classes, np.float32)
         ones_B = np.ones(most, np.float32)
         member = MemberPredictions(labels_Bk, scores_Bk, ones_B)
         self._answer = Predictions(labels_Bk, scores_Bk, ones_B, ones_B, ones_B, tuple(member for _ in specs))

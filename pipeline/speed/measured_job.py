@@ -16,6 +16,8 @@ from pipeline.config.settings import EnsembleConfig, LabelConfig
 from pipeline.engines.inline import InlineEngine
 from pipeline.errors import Interrupted, RequestError
 from pipeline.job.description import Job, describe_job, fit_memory
+from pipeline.job.other_classes import check_member_columns
+from pipeline.job.own_classes import check_own_classes
 from pipeline.labeler.config import LabelerConfig
 from pipeline.machine import num_local_cpus
 from pipeline.models.weights import ResolvedMember, resolve
@@ -49,6 +51,8 @@ class MeasuredJob:
         engine = InlineEngine()
         requested = config.members
         self._config = LabelConfig(**config.ensemble_options, inputs=tuple(inputs), out="nowhere")
+        check_own_classes(config.classes, storage, ())
+        check_member_columns(self._config, storage)
         self._members: list[ResolvedMember] = [resolve(member, config.weights_dir, storage) for member in requested]
         self.job: Job = describe_job(self._config, self._members, engine, storage, None)
         self._batch_size = fit_memory(self._config, self._members, self.job, engine).batch_size
@@ -84,7 +88,7 @@ class MeasuredJob:
             out=out,
             fingerprint=job.fingerprint,
             run="trial",
-            members=tuple(member.spec for member in self._members),
+            members=job.weighted([member.spec for member in self._members]),
             class_names=job.class_names,
             rule=config.combine,
             top_k=config.top_k,

@@ -3,21 +3,24 @@
 The first column, ``class``, names a class of the job: an index, a WordNet id or a name. A group of WordNet
 (``dog.n.01``) stands for all classes in it that have no row of their own, or of a smaller group. Each further column is
 a level, the finest first, and its header the level's name. An empty cell is no group at this level; a class that is not
-listed is in none.
+listed is in none. Columns that are called ``member:ALIAS`` are no levels (``member_columns``).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import keyword
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
+from pipeline.config.members import is_alias
 from pipeline.errors import InputError, StorageError
 from pipeline.labels import ClassResolver, nearest_names
 from pipeline.records import GROUP_SCORE_SUFFIX, RESERVED_COLUMNS
 from pipeline.storage import Storage, absolute_uri
+from pipeline.taxonomy.member_columns import MEMBER_COLUMN, MemberColumn, member_alias
 from pipeline.taxonomy.table import CLASS, Row, Table, parse_table
 from pipeline.taxonomy.tree import NO_GROUP, Group, Taxonomy, make_taxonomy
 from pipeline.taxonomy.wordnet import WORDNET, find_group, wordnet_taxonomy
@@ -50,7 +53,16 @@ def level_names(source: str, storage: Storage) -> tuple[str, ...]:
     Raises:
         InputError: It is missing or no table, or a level's name cannot be one.
     """
-    return _check_header(parse_table(source, _read(source, storage)))
+    return _check_header(parse_table(source, _read(source, storage))).levels
+
+
+def member_aliases(source: str, storage: Storage) -> tuple[str, ...]:
+    """The members that a file has a column for; its rows are not looked at.
+
+    Raises:
+        InputError: As of :func:`level_names`.
+    """
+    return () if source == WORDNET else _check_header(parse_table(source, _read(source, storage))).aliases
 
 
 def _read(source: str, storage: Storage) -> bytes:
@@ -67,12 +79,30 @@ def parse_classes(path: str, data: bytes, class_names: Sequence[str]) -> Taxonom
         InputError: It is not valid; the message names the row.
     """
     table = parse_table(path, data)
-    levels = _check_header(table)
+    header = _check_header(table)
     rows = _find_leaves(path, table, class_names)
-    for at, level in enumerate(levels, 1):
+    members = tuple(_member_column(table, alias, rows, len(class_names)) for alias in sorted(header.aliases))
+    places = [0, *(table.header.index(level) for level in header.levels)]
+    rows = {leaf: Row(row.where, tuple(row.cells[at] for at in places)) for leaf, row in rows.items()}
+    for at, level in enumerate(header.levels, 1):
         if not any(row.cells[at] for row in rows.values()):
             raise InputError(f"{table.place}: the level {level!r} has no group in it")
-    return _make_tree(path, levels, rows, class_names)
+    return dataclasses.replace(_make_tree(path, header.levels, rows, class_names), member_columns=members)
+
+
+def _member_column(table: Table, alias: str, rows: Mapping[int, Row], num_classes: int) -> MemberColumn:
+    """The column of a member.
+
+    Raises:
+        InputError: There is nothing in it.
+    """
+    at = next(place for place, name in enumerate(table.header) if member_alias(name) == alias)
+    cells, places = [""] * num_classes, [""] * num_classes
+    for leaf, row in rows.items():
+        cells[leaf], places[leaf] = row.cells[at], row.where
+    if not any(cells):
+        raise InputError(f"{table.place}: {MEMBER_COLUMN}{alias} has no class in it")
+    return MemberColumn(alias, tuple(cells), tuple(places))
 
 
 def _make_tree(path: str, levels: Sequence[str], rows: Mapping[int, Row], class_names: Sequence[str]) -> Taxonomy:
@@ -194,13 +224,34 @@ def _group_name(path: str, row: Row, cell: str) -> str:
     return name
 
 
-def _check_header(table: Table) -> tuple[str, ...]:
-    """The names of the levels."""
-    first, *levels = table.header
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Header:
+    """What the columns are: names of levels, and aliases of members."""
+
+    levels: tuple[str, ...]
+    aliases: tuple[str, ...]
+
+
+def _check_header(table: Table) -> _Header:
+    """Tell levels from members, and check their names."""
+    first, *names = table.header
     if first != CLASS:
         raise InputError(f"{table.place}: the first column must be {CLASS!r}, not {first!r}")
+    aliases = [alias for name in names if (alias := member_alias(name)) is not None]
+    levels = [name for name in names if member_alias(name) is None]
     if not levels:
         raise InputError(f"{table.place}: no levels; it takes a column for each, behind {CLASS!r}, the finest first")
+    for place, alias in enumerate(aliases):
+        if not is_alias(alias):
+            raise InputError(f"{table.place}: {MEMBER_COLUMN}{alias} names no member: it takes the alias of one")
+        if alias in aliases[:place]:
+            raise InputError(f"{table.place}: {MEMBER_COLUMN}{alias} is a column already")
+    _check_levels(table, levels)
+    return _Header(tuple(levels), tuple(aliases))
+
+
+def _check_levels(table: Table, levels: Sequence[str]) -> None:
+    """Check that levels have names that columns of predictions can have beside the others."""
     taken: dict[str, str] = {name.casefold(): "a column of predictions" for name in RESERVED_COLUMNS}
     taken[_COLUMN_OF_EXPORT] = "a column of exports"
     for level in levels:
@@ -214,4 +265,3 @@ def _check_header(table: Table) -> tuple[str, ...]:
             if folded in taken:
                 raise InputError(f"{table.place}: {level!r} cannot be a level: {column!r} is {taken[folded]}")
             taken[folded] = "a column already"
-    return tuple(levels)

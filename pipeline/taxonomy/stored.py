@@ -30,6 +30,11 @@ def classes_in_job(taxonomy: Taxonomy | None) -> dict[str, Any]:
     }
     if taxonomy.levels:  # of WordNet the tree ships
         about["group_of_class"] = {level.name: level.group_of_leaf_K.tolist() for level in taxonomy.levels}
+    if taxonomy.member_columns:
+        about["groups_sha256"] = taxonomy.groups_hash
+        about["members"] = {
+            column.alias: {"own": column.num_own, "known": column.num_leaves} for column in taxonomy.member_columns
+        }
     return {CLASSES: about}
 
 
@@ -50,11 +55,23 @@ def stored_classes(job: Mapping[str, Any]) -> Taxonomy | None:
         if WORDNET in about["columns"]:
             return wordnet_taxonomy(names)
         found = taxonomy_of_levels(str(about["source"]), names, about["columns"], about["group_of_class"])
-        if found.content_hash != job["results"][CLASSES]["sha256"]:
+        if found.groups_hash != stored_groups_hash(job):
             raise ValueError("the groups are not those of the fingerprint")
     except (ValueError, LookupError, TypeError, InputError) as error:
         raise OutputError(f"job.json: its own classes are damaged: {error}") from error
     return found
+
+
+def stored_groups_hash(job: Mapping[str, Any]) -> str | None:
+    """``Taxonomy.groups_hash`` of the classes of one's own that an output was labelled with; None without.
+
+    Args:
+        job: Its ``job.json``.
+    """
+    if CLASSES not in job:
+        return None
+    found = job[CLASSES].get("groups_sha256") or job["results"][CLASSES]["sha256"]
+    return str(found)
 
 
 def cls_resolver(job: Mapping[str, Any]) -> ClassResolver:

@@ -8,8 +8,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from pipeline.taxonomy.member_columns import MemberColumn
 
 NO_GROUP = -1  # where a class lies in no group, or a group in no other
 
@@ -66,6 +69,7 @@ class Taxonomy:
         leaves_L: int32, (L,), the classes that are in a group, so ordered that each group's lie together.
         first_N: int32, (N,), where in ``leaves_L`` the classes of a group begin.
         last_N: int32, (N,), where they end, exclusive.
+        member_columns: What the file says of members with classes of their own.
     """
 
     source: str
@@ -76,6 +80,7 @@ class Taxonomy:
     leaves_L: Array
     first_N: Array
     last_N: Array
+    member_columns: tuple[MemberColumn, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -111,17 +116,27 @@ class Taxonomy:
         return _frozen(paths_KD)
 
     @functools.cached_property
-    def content_hash(self) -> str:
-        """SHA-256 of what changes results: levels, and the groups around each class. 64 hexadecimal digits.
+    def groups_hash(self) -> str:
+        """SHA-256 of levels and the groups around each class, 64 hexadecimal digits.
 
         Neither the file's format nor the order of its rows is in it.
         """
+        return _hash(self._groups_content)
+
+    @functools.cached_property
+    def content_hash(self) -> str:
+        """The same with members' classes: of all that changes results."""
+        members = {column.alias: column.cells for column in self.member_columns}
+        # left out without any, so that older outputs keep their fingerprint
+        return _hash(self._groups_content | ({"members": members} if members else {}))
+
+    @property
+    def _groups_content(self) -> dict[str, Any]:
         leaves = [
             [leaf, [[self.groups[number].level, self.groups[number].name] for number in path if number != NO_GROUP]]
             for leaf, path in enumerate(self.leaf_paths.tolist())
         ]
-        content = {"levels": self.level_names, "leaves": leaves}
-        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+        return {"levels": self.level_names, "leaves": leaves}
 
     def path_from(self, number: int) -> list[int]:
         """A group and the groups around it, the smallest first; nothing for :data:`NO_GROUP`."""
@@ -234,3 +249,7 @@ def make_taxonomy(
 def _frozen(array: Array) -> Array:
     array.flags.writeable = False
     return array
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()

@@ -15,6 +15,7 @@ from pipeline.output.parts import PartName
 from pipeline.records import GROUP_SCORE_SUFFIX
 from pipeline.storage import Storage
 from pipeline.taxonomy.choosing import GroupColumn, cpu_chooser, group_columns
+from pipeline.taxonomy.stored import stored_groups_hash
 from pipeline.taxonomy.tree import NO_GROUP, Taxonomy
 from pipeline.trust.distributions import Distributions
 
@@ -43,7 +44,7 @@ class GroupReader:
         self.source: Literal["columns", "probabilities", "top-k"] = "columns"
         self.taxonomy = taxonomy
         self._distributions: Distributions | None = None
-        if (job["results"].get("classes") or {}).get("sha256") == taxonomy.content_hash:
+        if stored_groups_hash(job) == taxonomy.groups_hash:
             names = [column.name for column in self.group_columns]
             self.columns = (*names, *(name + GROUP_SCORE_SUFFIX for name in names))
         else:

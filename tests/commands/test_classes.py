@@ -79,6 +79,17 @@ def test_names_of_classes_may_be_given(pets, tmp_path, shardlabel):
     assert shardlabel("classes", pets, "--labels", "imagenet").stdout == SHOWN
 
 
+def test_columns_of_members_are_counted(pets, tmp_path, shardlabel):
+    (tmp_path / "own.csv").write_text("class,kind,member:mine\ndomestic_cat.n.01,cat,0\nbeagle,dog,1\npug,dog,1\n")
+    shown = shardlabel("classes", "own.csv").stdout
+    assert shown.splitlines()[1:4] == [
+        "level kind: 2 groups, 7 classes",
+        "member mine: 2 classes of its own for 7 of 1,000 classes",
+        "",
+    ]
+    assert pipeline.classes("own.csv").members[0].alias == "mine"
+
+
 def test_files_of_classes_are_completed(pets, tmp_path):
     (tmp_path / "pictures.png").touch()
     (tmp_path / "p").mkdir()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.errors import InputError
 from pipeline.storage import Storage
 from pipeline.taxonomy.classes_file import parse_classes, read_classes
+from pipeline.taxonomy.member_columns import NOT_KNOWN, find_own_classes
 from pipeline.taxonomy.tree import NO_GROUP
 
 NAMES = ("tabby", "Siamese cat", "beagle", "pug", "macaw", "goldfish", "truck", "07")
@@ -143,6 +144,12 @@ def test_what_changes_results_changes_the_hash():
         ("class,pet,,animal\ntabby,cat,,x\n", ", row 1: '' cannot be the name of a level"),
         ("class,pet\ntabby,\n", ", row 1: the level 'pet' has no group in it"),
         ("class,pet\n", ", row 1: no row behind the header"),
+        ("class,member:a\ntabby,1\n", ", row 1: no levels; it takes a column for each"),
+        ("class,pet,member:a,member: a\ntabby,cat,1,1\n", ", row 1: member:a is a column already"),
+        ("class,pet,member:\ntabby,cat,1\n", ", row 1: member: names no member: it takes the alias of one"),
+        ("class,pet,member:a b\ntabby,cat,1\n", ", row 1: member:a b names no member"),
+        ("class,pet,member:a\ntabby,cat,\n", ", row 1: member:a has no class in it"),
+        ("class,pet,Member:a\ntabby,cat,1\n", ", row 1: 'Member:a' cannot be the name of a level"),
         ("class,pet\ntabby,cat,mammal\n", ", row 2: 3 cells, but the header has 2"),
         ("class,pet,animal\ntabby,cat\n", ", row 2: 2 cells, but the header has 3"),
         ("class;pet\ntabby;cat\n", ", row 1: columns are separated by semicolons; save it with commas or tabs"),
@@ -219,6 +226,33 @@ def test_a_group_of_wordnet_stands_for_its_classes_without_a_row_of_their_own():
         with pytest.raises(InputError, match=message):
             parse_classes("a.csv", "\n".join([*rows, wrong]).encode(), names)
     assert refusal("class,pet\ndog.n.01,dog\n").startswith(", row 2: wordnet: its leaves are ImageNet's classes")
+
+
+def test_columns_of_members_are_no_levels():
+    rows = ["class,member:b,pet,member:a", "domestic_cat.n.01,0,cat,purrs", "macaw,,parrot,7", "Egyptian cat,,cat,7"]
+    names = ("macaw", "Egyptian cat", "tabby", "Siamese cat")
+    taxonomy = parse_classes("a.csv", "\n".join(rows).encode(), names)
+    assert taxonomy.level_names == ("pet",)
+    first, second = taxonomy.member_columns
+    assert (first.alias, first.cells, first.num_own, first.num_leaves) == ("a", ("7", "7", "purrs", "purrs"), 2, 4)
+    assert (second.alias, second.cells, second.num_own, second.num_leaves) == ("b", ("", "", "0", "0"), 1, 2)
+    assert find_own_classes("a.csv", first, 3, ("hums", "7", "purrs")) == (1, 1, 2, 2)  # a name before an index
+    assert find_own_classes("a.csv", second, 1) == (NOT_KNOWN, NOT_KNOWN, 0, 0)
+    for own_names, says in (((), ", which its file does not name: an index, 0 to 7, does"), (("purr", *"bcdefgh"), "")):
+        with pytest.raises(InputError, match=rf"a.csv, row 2: member:a: 'purrs' is none of its 8 classes{says}"):
+            find_own_classes("a.csv", first, 8, own_names)
+
+
+def test_columns_of_members_are_in_the_hash_and_without_them_it_is_that_of_earlier_versions():
+    assert parse(CSV).content_hash == "ba1a6db62b078ed16c09f513aee69cdada66e871f023d57ae78c9191084a4071"
+    table = "class,pet,member:a,member:b\ntabby,cat,0,1\n"
+    same = "class,member:b,member:a,pet\ntabby,1,0,cat\n"
+    entry = '[{"class": 0, "pet": "cat", "member:b": 1, "member:a": "0"}]'
+    yaml = "- {member:a: 0, class: tabby, pet: cat, member:b: 1}"
+    hashes = {parse(table).content_hash, parse(same).content_hash}
+    hashes |= {parse(entry, "a.json").content_hash, parse(yaml, "a.yaml").content_hash}
+    assert len(hashes) == 1
+    assert len({*hashes, *(parse(text).content_hash for text in (table.replace("0,1", "1,0"), CSV))}) == 3
 
 
 def test_files_are_read_where_they_lie(tmp_path):
