@@ -6,21 +6,21 @@ there is the top-k alone, and what is not in it counts for no class.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ObjectDamaged, ShardlabelError
-from pipeline.models.consensus import Rule
-from pipeline.models.stored_probs import pool_stored
 from pipeline.output.ledger import PREDICTIONS, Ledger
 from pipeline.output.parts import PartName
 from pipeline.output.probabilities import StoredProbs, read_stored_part, stored_aliases, to_matrix
 from pipeline.storage import Storage
+
+if TYPE_CHECKING:  # torch takes seconds to load, and the top-k alone does without
+    from pipeline.models.consensus import Rule
 
 PROBABILITIES, TOP_K = "probabilities", "top-k"
 _BATCH_ROWS = 1_024
@@ -48,10 +48,9 @@ class Distributions:
         self.source: Literal["probabilities", "top-k"] = "top-k" if self._stored is None else "probabilities"
         self.columns: tuple[str, ...] = ("labels", "scores") if self._stored is None else ("index",)
         calibration = results.get("calibration") or {}
-        factors = calibration.get("weights") or [member["factor"] for member in results["members"]]
-        rule: Rule = results["combine"]
-        temperature = float(calibration.get("temperature", 1.0))
-        self._pool = functools.partial(pool_stored, factors=factors, rule=rule, temperature=temperature)
+        self._factors = calibration.get("weights") or [member["factor"] for member in results["members"]]
+        self._rule: Rule = results["combine"]
+        self._temperature = float(calibration.get("temperature", 1.0))
 
     def read(self, name: PartName, table: pa.Table) -> Iterator[Array]:
         """The distributions of some rows of a part, in order.
@@ -70,6 +69,8 @@ class Distributions:
             for start in range(0, len(table), _BATCH_ROWS):
                 yield _spread_top_k(table.slice(start, _BATCH_ROWS), self._num_classes)
             return
+        from pipeline.models.stored_probs import pool_stored
+
         older = PartName(self._stored.fingerprint, name.unit_id, name.part, name.last)
         part = read_stored_part(self._ledger, self._stored, older, self._num_classes)
         found = pc.index_in(table["index"], value_set=part.predictions["index"].combine_chunks())
@@ -80,7 +81,7 @@ class Distributions:
         for start in range(0, len(rows_N), _BATCH_ROWS):
             rows_B = rows_N[start : start + _BATCH_ROWS]
             members = [part.member_probs[alias].take(rows_B) for alias in self._stored.aliases]
-            yield self._pool(members).numpy()
+            yield pool_stored(members, self._factors, self._rule, self._temperature).numpy()
 
 
 def _find_probabilities(ledger: Ledger, job: Mapping[str, Any], storage: Storage) -> tuple[Ledger, StoredProbs | None]:

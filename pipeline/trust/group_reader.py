@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from pipeline.output.ledger import Ledger
 from pipeline.output.parts import PartName
@@ -68,6 +67,8 @@ class GroupReader:
         if self._distributions is None:
             pairs = [_read_columns(column, table) for column in self.group_columns]
             return np.stack([groups for groups, _ in pairs]), np.stack([scores for _, scores in pairs])
+        import torch  # only now: it takes seconds to load
+
         shape = (len(self.group_columns), 0)
         groups, scores = [np.zeros(shape, np.int32)], [np.zeros(shape, np.float32)]
         chooser = cpu_chooser(self.taxonomy)
