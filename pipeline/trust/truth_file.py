@@ -20,7 +20,7 @@ from pipeline.errors import InputError, StorageError
 from pipeline.labels import NO_CLASS, ClassResolver
 from pipeline.records import Counted
 from pipeline.storage import Storage, absolute_uri
-from pipeline.taxonomy.nodes import NodeResolver
+from pipeline.taxonomy.answers import AnswerResolver, answers_of
 from pipeline.taxonomy.tree import Taxonomy
 from pipeline.trust.annotations import read_annotations
 from pipeline.trust.draw import COLUMN, count_reviewed, count_shown
@@ -47,10 +47,9 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str], taxonomy
     Raises:
         InputError: It is missing, or cannot be read as truth.
     """
-    table, contested, malformed = _read_table(path, storage)
-    labels, examples = _parse_labels(
-        path, table["label"], ClassResolver(class_names) if taxonomy is None else NodeResolver(taxonomy)
-    )
+    answers = None if taxonomy is None else answers_of(taxonomy)
+    table, contested, malformed = _read_table(path, storage, answers)
+    labels, examples = _parse_labels(path, table["label"], answers or ClassResolver(class_names))
     with_shards = "shard" in table.column_names
     joined = _join(table)
     known, unknown = labels >= NO_CLASS, labels == NOT_UNDERSTOOD
@@ -93,7 +92,7 @@ def _join(table: pa.Table) -> pa.Array:
     return table["key"].combine_chunks().cast(pa.string())
 
 
-def _read_table(path: str, storage: Storage) -> tuple[pa.Table, pa.Table, Counted]:
+def _read_table(path: str, storage: Storage, answers: AnswerResolver | None) -> tuple[pa.Table, pa.Table, Counted]:
     """Columns key, label and, if there, shard and drawn; images whose votes are tied; rows that are no rows."""
     try:
         uri = absolute_uri(path)
@@ -102,7 +101,7 @@ def _read_table(path: str, storage: Storage) -> tuple[pa.Table, pa.Table, Counte
             content, malformed = parse_json(uri, data)
             if (table := read_json_table(path, content, malformed)) is not None:
                 return table, table.drop_columns("label").slice(0, 0), malformed
-            annotations = read_annotations(uri, content, storage)
+            annotations = read_annotations(uri, content, storage, answers)
             return annotations.table, annotations.contested, malformed
     except StorageError as error:
         raise InputError(f"--truth {error}") from error
@@ -111,7 +110,7 @@ def _read_table(path: str, storage: Storage) -> tuple[pa.Table, pa.Table, Counte
 
 
 def _parse_labels(
-    path: str, column: pa.ChunkedArray, resolver: ClassResolver | NodeResolver
+    path: str, column: pa.ChunkedArray, resolver: ClassResolver | AnswerResolver
 ) -> tuple[Array, tuple[str, ...]]:
     """The label of each row as int32, _BLANK or NOT_UNDERSTOOD among them, and some of what is not understood."""
     numbers_only = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
