@@ -29,12 +29,14 @@ class ListSource:
         order: Which images came first; only ``random`` ones can be truths.
         class_names: Of the K classes.
         taxonomy: Groups that people may answer, too; None for none.
+        is_own: Whether the output was labelled with these groups.
     """
 
     out: str
     order: Order
     class_names: tuple[str, ...]
     taxonomy: Taxonomy | None = None
+    is_own: bool = False
 
 
 def source_file(place: str) -> str:
@@ -51,7 +53,7 @@ def write_source(place: str, source: ListSource, storage: Storage) -> str:
     """
     content: dict[str, Any] = {"drawn_from": source.out, "order": source.order, "class_names": list(source.class_names)}
     if source.taxonomy is not None:
-        content["classes"] = _describe(source.taxonomy)
+        content["classes"] = _describe(source.taxonomy) | {"of_output": source.is_own}
     try:
         storage.replace(file := source_file(place), json_text(content, indent=1).encode() + b"\n")
     except StorageError as error:
@@ -77,11 +79,18 @@ def read_source(place: str, storage: Storage) -> ListSource | None:
     if isinstance(content, dict):
         out, order, names = (content.get(name) for name in ("drawn_from", "order", "class_names"))
         if isinstance(out, str) and isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            classes = content.get("classes")
             try:
-                taxonomy = _described(content.get("classes"), names)
+                taxonomy = _described(classes, names)
             except (ValueError, LookupError, TypeError, AttributeError, InputError) as error:
                 raise RequestError(f"{file}: its groups of classes are damaged: {error}; give --classes") from error
-            return ListSource(out, order if order in _ORDERS else "random", tuple(names), taxonomy)
+            return ListSource(
+                out,
+                order if order in _ORDERS else "random",
+                tuple(names),
+                taxonomy,
+                bool(classes and classes.get("of_output")),
+            )
     raise RequestError(f"{file}: is not what `sample` writes beside a list; move it away, and name OUT")
 
 

@@ -64,6 +64,7 @@ class ListRequest:
         images: Write the images beside the list.
         more: Add so many images to the list that is there, instead of writing a new one of ``num``.
         taxonomy: Groups that people may answer, too; None for classes alone.
+        is_own: Whether they are those that the output was labelled with.
     """
 
     save: str | os.PathLike[str]
@@ -76,6 +77,7 @@ class ListRequest:
     images: bool
     more: int | None = None
     taxonomy: Taxonomy | None = None
+    is_own: bool = False
 
 
 def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> AnnotationList:
@@ -131,7 +133,7 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
         )
     )
     written, problems = _write_images(list_writer, 0, rows, ledger, storage) if request.images else ({}, [])
-    source = ListSource(ledger.out, request.order, tuple(job["class_names"]), request.taxonomy)
+    source = ListSource(ledger.out, request.order, tuple(job["class_names"]), request.taxonomy, request.is_own)
     beside = (write_source(place, source, storage),) if request.format == "csv" else ()
     return AnnotationList(
         out=ledger.out,

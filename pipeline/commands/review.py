@@ -53,6 +53,15 @@ def review(
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     taxonomy = classes_of_output(ledger.job(), None if classes is None else os.fspath(classes), storage)
     request = ListRequest(
-        save, format, num, order, seed, with_labels=True, unique=unique, images=images, taxonomy=taxonomy
+        save,
+        format,
+        num,
+        order,
+        seed,
+        with_labels=True,
+        unique=unique,
+        images=images,
+        taxonomy=taxonomy,
+        is_own=classes is None,
     )
     return list_images(ledger, storage, request)

@@ -68,5 +68,6 @@ def sample(
         images=images,
         more=more,
         taxonomy=taxonomy,
+        is_own=classes is None,
     )
     return list_images(ledger, storage, request)
