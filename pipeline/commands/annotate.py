@@ -79,7 +79,8 @@ def annotate(
         by: Name of the annotator. Each one's answers have a column of their own then, and ``truth`` is the majority.
         merge: Other copies of the list: their answers by name are taken over first.
         show_predictions: Show what the networks predicted. People tend to agree with it.
-        classes: Own classes, as for ``label``, whose groups are answers, too; None for those that the list was drawn with.
+        classes: Own classes, as for ``label``, whose groups are answers, too; None for those that the list was drawn
+            with.
         port: To listen on, on 127.0.0.1 alone; 0 for a free one.
         browser: Open the page in a browser, where there is one.
         announce: Is told the address of the page.
