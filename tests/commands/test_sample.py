@@ -107,6 +107,47 @@ def test_annotations_come_back_as_truth(made, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+def test_a_truth_may_be_a_group(made, tmp_path, kind):
+    (tmp_path / "own.csv").write_text("class,kind\n0,low\n1,low\n2,low\n3,high\n4,high\nthing 5,thing 6\n")
+    place, own = place_of(tmp_path, kind), tmp_path / "own.csv"
+    sample(made / "out", save=place, num=4, format=kind, classes=own)
+    answers = ["low", "thing 6 (kind)", "thing 4", "none"]
+    if kind == "csv":
+        place.write_text(
+            "".join(place.read_text().splitlines(True)[:1])
+            + "".join(
+                line.removesuffix("\n") + answer + "\n"
+                for line, answer in zip(place.read_text().splitlines(True)[1:], answers, strict=True)
+            )
+        )
+    elif kind == "label-studio":
+        config = ET.parse(tmp_path / "tasks.xml").getroot().find("Taxonomy")
+        parents = {inner: outer.get("value") for outer in config for inner in outer}
+        paths = {
+            c.get("value"): [parents[c], c.get("value")] if c in parents else [c.get("value")]
+            for c in config.iter("Choice")
+        }
+        tasks = json.loads(place.read_text())
+        for task, answer in zip(tasks, answers, strict=True):
+            result = [{"type": "taxonomy", "from_name": "choice", "value": {"taxonomy": [paths[answer]]}}]
+            task["annotations"] = [{"completed_by": 1, "result": result}]
+        assert [task["annotations"][0]["result"][0]["value"]["taxonomy"][0][0] for task in tasks][1:] == [
+            *answers[1:2],
+            "high",
+            "none",
+        ]
+        place.write_text(json.dumps(tasks))
+    else:
+        place /= "labels.json"
+        content = json.loads(place.read_text())
+        labels = [content["classes"].index(answer) for answer in answers]
+        place.write_text(json.dumps(content | {"labels": dict(zip(content["labels"], labels, strict=True))}))
+    found = evaluate(made / "out", truth=place, classes=own)
+    assert (found.truth.complaints, found.truth.no_class, found.group_truths, found.levels[0].images) == ((), 1, 2, 4)
+    assert {figures.label: figures.images for figures in found.classes if figures.images} == {4: 1}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_images_are_the_originals(made, tmp_path, kind):
     place = place_of(tmp_path, kind)
     sample(made / "out", save=place, num=100, format=kind)
