@@ -21,6 +21,7 @@ from pipeline import annotate, evaluate, label, sample
 from pipeline.annotation_page.pictures import render
 from pipeline.errors import RequestError
 from pipeline.labels import imagenet_names
+from pipeline.taxonomy.wordnet import wordnet_taxonomy
 
 NAMES = ("cat", "dog", "none of the above", "Käse <b>")
 
@@ -210,6 +211,12 @@ def test_classes_come_with_what_they_are_also_called(tmp_path):
     state = open_session(write_list(tmp_path, [jpeg(1)]), imagenet_names()).state(None)
     assert state["classes"][0] == {"name": "tench", "id": "n01440764", "also": "Tinca tinca"}
     assert state["none"] == "none"
+    tree = wordnet_taxonomy(imagenet_names())
+    place = write_list(tmp_path / "c", [jpeg(1)])
+    groups = open_session(place, imagenet_names(), taxonomy=tree).state(None)["classes"][1000:]
+    dog = {"name": "dog", "id": "n02084071", "also": "dog.n.01", "size": 118, "offered": True}
+    assert dog in groups
+    assert [group["name"] for group in groups if group["size"] == 1000 and group["offered"]] == []
     assert open_session(write_list(tmp_path / "b", [jpeg(1)]), ["None", "cat"]).state(None)["none"] == ""
 
 
