@@ -88,6 +88,11 @@ class ListWriter:
                 "away, or name another"
             )
 
+    @property
+    def num_groups(self) -> int:
+        """Groups of classes that people may answer, too."""
+        return len(self._choices.groups)
+
     def _exists(self, uri: str) -> bool:
         try:
             return self._storage.exists(uri)

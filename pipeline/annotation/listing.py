@@ -36,6 +36,7 @@ class AnnotationList(Result):
             leave them out.
         problems: Some of the causes, one line each.
         added: Of the images, those that were added to an older list; None for a new list.
+        groups: Groups of classes that people may answer, too.
     """
 
     out: str
@@ -47,6 +48,7 @@ class AnnotationList(Result):
     without_image: int
     problems: tuple[str, ...]
     added: int | None = None
+    groups: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
         files=(*beside, *list_writer.finish(rows, written)),
         without_image=len(problems),
         problems=tuple(problems[:_MOST_PROBLEMS]),
+        groups=list_writer.num_groups,
     )
 
 
@@ -186,6 +189,7 @@ def _extend(
         without_image=len(problems),
         problems=tuple(problems[:_MOST_PROBLEMS]),
         added=len(rows),
+        groups=list_writer.num_groups,
     )
 
 

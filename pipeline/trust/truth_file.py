@@ -9,6 +9,7 @@ and a number is a name.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
@@ -83,6 +84,27 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str], taxonomy
         shown=count_shown(drawn),
     )
     return Truth(keys, labels_T, with_shards, counts, drawn, listed)
+
+
+def read_class_truth(path: str, storage: Storage, class_names: Sequence[str], taxonomy: Taxonomy | None) -> Truth:
+    """Read a truth file for a command that knows classes only: groups count as not understood, and are told.
+
+    Args:
+        path: As for :func:`read_truth`.
+        storage: Reads it.
+        class_names: Of the K classes.
+        taxonomy: Groups of them that a label may name; None where none are known.
+
+    Raises:
+        InputError: As for :func:`read_truth`.
+    """
+    truth = read_truth(path, storage, class_names, taxonomy)
+    is_group_T = truth.labels_T >= len(class_names)
+    return dataclasses.replace(
+        truth,
+        labels_T=np.where(is_group_T, np.int32(NOT_UNDERSTOOD), truth.labels_T),
+        counts=dataclasses.replace(truth.counts, groups=int(is_group_T.sum())),
+    )
 
 
 def _join(table: pa.Table) -> pa.Array:

@@ -110,7 +110,7 @@ def test_annotations_come_back_as_truth(made, tmp_path, kind):
 def test_a_truth_may_be_a_group(made, tmp_path, kind):
     (tmp_path / "own.csv").write_text("class,kind\n0,low\n1,low\n2,low\n3,high\n4,high\nthing 5,thing 6\n")
     place, own = place_of(tmp_path, kind), tmp_path / "own.csv"
-    sample(made / "out", save=place, num=4, format=kind, classes=own)
+    assert sample(made / "out", save=place, num=4, format=kind, classes=own).groups == 3
     answers = ["low", "thing 6 (kind)", "thing 4", "none"]
     if kind == "csv":
         place.write_text(

@@ -12,7 +12,7 @@ from pipeline.storage import Storage
 from pipeline.taxonomy.answers import AnswerResolver
 from pipeline.taxonomy.classes_file import parse_classes
 from pipeline.trust.truth import NOT_KNOWN
-from pipeline.trust.truth_file import read_truth
+from pipeline.trust.truth_file import read_class_truth, read_truth
 
 NAMES = ("cat", "dog", "crane", "crane")
 
@@ -218,5 +218,8 @@ def test_answers_may_be_groups(tmp_path, tree):
         "agreed": "pet",
     }
     assert (truth.counts.contested, truth.counts.unknown_label_examples) == (1, ("cat; dog; animal", "bird"))
+    only = read_class_truth(str(path), Storage(), NAMES, tree)
+    assert (only.counts.groups, sorted(pairs(only).values())) == (4, [-1, 0, 1, 3])
+    assert "4 that name a group of classes, where a class is needed" in only.counts.complaints
     flat = read_truth(str(path), Storage(), NAMES)  # of two on one path it needs no tree
     assert pairs(flat) == {"/data/a.tar\nclass": 1, "/data/a.tar\nboth": 0, "/data/a.tar\nnone": -1}
