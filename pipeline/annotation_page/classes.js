@@ -24,6 +24,7 @@ export class Classes {
     const byName = (a, b) => compare(state.classes[a].name.toLowerCase(), state.classes[b].name.toLowerCase());
     if (!this.few) this.sorted.sort(byName);
     this.groups.sort(byName);
+    if (this.groups.length) this.field.placeholder = "type to find a class or a group";
     this.candidates = new Map();
     this.fillSlots();
   }

@@ -28,6 +28,7 @@ EXAMPLES = examples(
     "shardlabel sample labels --save truth.csv --num 500",
     "shardlabel sample labels --save truth.csv --more 200",
     "shardlabel sample s3://bucket/labels --save s3://bucket/tasks.json \\\n    --format label-studio",
+    "shardlabel sample labels --save groups.csv --classes wordnet",
 )
 
 
