@@ -22,6 +22,7 @@ from pipeline.labels import NO_CLASS, ClassResolver
 from pipeline.records import Counted
 from pipeline.storage import Storage, absolute_uri
 from pipeline.taxonomy.answers import AnswerResolver, answers_of
+from pipeline.taxonomy.nodes import NodeResolver
 from pipeline.taxonomy.tree import Taxonomy
 from pipeline.trust.annotations import read_annotations
 from pipeline.trust.draw import COLUMN, count_reviewed, count_shown
@@ -132,7 +133,7 @@ def _read_table(path: str, storage: Storage, answers: AnswerResolver | None) -> 
 
 
 def _parse_labels(
-    path: str, column: pa.ChunkedArray, resolver: ClassResolver | AnswerResolver
+    path: str, column: pa.ChunkedArray, resolver: ClassResolver | NodeResolver
 ) -> tuple[Array, tuple[str, ...]]:
     """The label of each row as int32, _BLANK or NOT_UNDERSTOOD among them, and some of what is not understood."""
     numbers_only = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
