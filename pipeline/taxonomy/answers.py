@@ -15,6 +15,8 @@ from pipeline.taxonomy.nodes import NodeResolver, nodes_of
 from pipeline.taxonomy.tree import NO_GROUP, Taxonomy
 from pipeline.text.safe import printable
 
+_MOST_OFFERED = 0.9  # of all classes, in a group of WordNet that is offered
+
 
 class AnswerResolver(NodeResolver):
     """Finds the class or the group that an answer names.
@@ -85,8 +87,9 @@ class AnswerResolver(NodeResolver):
     def offered_groups(self) -> tuple[int, ...]:
         """The groups, as nodes, that people are offered, those around others first.
 
-        All groups of a file. Of WordNet those that say something of their own: not the one of all classes, and none
-        that has just the classes of a group or of a class in it, for that is the same answer, and the finer one.
+        All groups of a file. Of WordNet those that say something of their own: none that has nearly all classes, as
+        ``physical entity``, and none that has just the classes of a group or of a class in it, for that is the same
+        answer, and the finer one.
         """
         taxonomy, sizes_V = self.taxonomy, nodes_of(self.taxonomy).sizes_V
         first = taxonomy.num_classes
@@ -94,7 +97,7 @@ class AnswerResolver(NodeResolver):
         if taxonomy.level_names:
             return tuple(named)
         below = [max((int(sizes_V[first + child]) for child in own), default=1) for own in taxonomy.children]
-        return tuple(node for node in named if below[node - first] < sizes_V[node] < first)
+        return tuple(node for node in named if below[node - first] < sizes_V[node] <= _MOST_OFFERED * first)
 
     def _is_qualified(self, node: int, text: str) -> bool:
         number = node - self.num_classes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from pipeline.taxonomy.answers import groups_around
+from pipeline.taxonomy.answers import answers_of, groups_around
 from pipeline.taxonomy.nodes import nodes_of
 from pipeline.taxonomy.tree import Taxonomy
 
@@ -15,7 +15,7 @@ def settle(votes: Sequence[int | str], taxonomy: Taxonomy | None = None) -> int 
 
     The answer with the most votes. With a tree more can be known: of ``beagle`` and ``terrier`` each says that it is a
     dog. So where answers are tied, or the first one is not what a majority says in other words, it is the finest group
-    that more than half of the votes lie in. A group of all classes says nothing, and is none.
+    that more than half of the votes lie in, of those that people are offered. A group of all classes says nothing.
 
     Args:
         votes: A class or a group of the tree as a node; anything else, text and what is below 0, stands for itself.
@@ -41,5 +41,6 @@ def _agreed(votes: Sequence[int | str], taxonomy: Taxonomy) -> int | None:
     around = [groups_around(taxonomy, vote) for vote in votes if isinstance(vote, int) and vote >= 0]
     counts = Counter(node for path in around for node in path)
     most = [node for node, count in counts.items() if 2 * count > len(votes)]
-    telling = [node for node in most if nodes.sizes_V[node] < taxonomy.num_classes]
+    offered = {*range(taxonomy.num_classes), *answers_of(taxonomy).offered_groups}
+    telling = [node for node in most if node in offered and nodes.sizes_V[node] < taxonomy.num_classes]
     return max(telling, key=lambda node: (nodes.depths_V[node], -node), default=None)
