@@ -71,7 +71,7 @@ class ListChoices:
         separator = next((text for text in _SEPARATORS if not any(text.strip() in name for name in names)), " \u2192 ")
         yield (
             f'  {TAXONOMY_TAG}name="{CONTROL}" toName="image" maxUsages="1" leafsOnly="false" '
-            f'pathSeparator={quoteattr(separator)} placeholder="Type to find a class or a group">'
+            f'pathSeparator={quoteattr(separator)} minWidth="600px" placeholder="Type to find a class or a group">'
         )
         yield f"    <Choice value={quoteattr(self.none)}/>"
         yield from self._branch(NO_GROUP, "    ")
