@@ -221,8 +221,7 @@ def print_annotation_list(found: AnnotationList) -> None:
     on_s3 = found.format == "label-studio" and found.files[-1].startswith("s3://")
     print_line(f"  {_NEXT_STEPS['label-studio on s3' if on_s3 else found.format]}; give that to --truth")
     if found.groups:
-        print_line(
-            f"  {fmt.plural(found.groups, 'group of classes is an answer', 'groups of classes are answers')}, too"
-        )
+        groups = fmt.plural(found.groups, "group of classes is an answer", "groups of classes are answers")
+        print_line(f"  {groups}, too; evaluate takes the same --classes")
     if found.order != "random":
         print_line("  its truth is about doubtful images: for `export --target-precision`, label a list of `sample`")
