@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from pipeline.job.own_classes import classes_of_output
 from pipeline.output.opening import open_ledger
 from pipeline.page.content import collect_content
 from pipeline.page.render import render_page
 from pipeline.page.saving import save_page
 from pipeline.text.result import Result
-from pipeline.trust.truth_file import read_class_truth
+from pipeline.trust.truth_file import read_truth
 
 REPORT = "report.html"
 
@@ -69,8 +68,7 @@ def report(
     """
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
-    own = None if truth is None else classes_of_output(job, None, storage)
-    given = None if truth is None else read_class_truth(os.fspath(truth), storage, job["class_names"], own)
+    given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
     content = collect_content(ledger, storage, job, given, images=images)
     page = render_page(content)
     saved = save_page(ledger, storage, page, save, REPORT)
