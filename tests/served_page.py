@@ -20,6 +20,7 @@ from pipeline.annotation_page.server import PageServer
 from pipeline.annotation_page.session import Options, Session
 from pipeline.errors import OutputError
 from pipeline.storage import Storage
+from pipeline.taxonomy.tree import Taxonomy
 
 
 def write_list(folder: Path, images: Sequence[bytes], name: str = "truth.csv") -> Path:
@@ -43,14 +44,21 @@ def truths(place: Path, column: str = "truth") -> list[str]:
         return [row[column] for row in csv.DictReader(file)]
 
 
-def open_session(place: Path, names: Sequence[str], by: str = "", *, predictions: bool = False) -> Session:
+def open_session(
+    place: Path,
+    names: Sequence[str],
+    by: str = "",
+    *,
+    predictions: bool = False,
+    taxonomy: Taxonomy | None = None,
+) -> Session:
     """The session of a list whose images all lie beside it."""
 
     def no_output() -> OutputImages:
         raise OutputError("no output here")
 
     storage = Storage()
-    answers = AnswerList(str(place), names, storage)
+    answers = AnswerList(str(place), names, storage, taxonomy)
     pictures = Pictures(str(place.parent), answers.rows, storage, no_output)
     return Session(
         answers, pictures, names, Options(by, show_predictions=predictions, next_commands=("shardlabel next",))

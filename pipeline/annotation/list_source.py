@@ -6,11 +6,15 @@ So the list, its images and this file can be taken to another machine and filled
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.annotation.sampling import Order
-from pipeline.errors import ObjectMissing, RequestError, StorageError
+from pipeline.errors import InputError, ObjectMissing, RequestError, StorageError
 from pipeline.storage import Storage
+from pipeline.taxonomy.tree import Taxonomy, taxonomy_of_levels
+from pipeline.taxonomy.wordnet import WORDNET, wordnet_taxonomy
 from pipeline.text.safe import json_text
 
 _ENDING = "-classes.json"
@@ -24,11 +28,15 @@ class ListSource:
         out: The output; empty if unknown.
         order: Which images came first; only ``random`` ones can be truths.
         class_names: Of the K classes.
+        taxonomy: Groups that people may answer, too; None for none.
+        is_own: Whether the output was labelled with these groups.
     """
 
     out: str
     order: Order
     class_names: tuple[str, ...]
+    taxonomy: Taxonomy | None = None
+    is_own: bool = False
 
 
 def source_file(place: str) -> str:
@@ -43,7 +51,9 @@ def write_source(place: str, source: ListSource, storage: Storage) -> str:
     Raises:
         RequestError: It cannot be written.
     """
-    content = {"drawn_from": source.out, "order": source.order, "class_names": list(source.class_names)}
+    content: dict[str, Any] = {"drawn_from": source.out, "order": source.order, "class_names": list(source.class_names)}
+    if source.taxonomy is not None:
+        content["classes"] = _describe(source.taxonomy) | {"of_output": source.is_own}
     try:
         storage.replace(file := source_file(place), json_text(content, indent=1).encode() + b"\n")
     except StorageError as error:
@@ -69,8 +79,39 @@ def read_source(place: str, storage: Storage) -> ListSource | None:
     if isinstance(content, dict):
         out, order, names = (content.get(name) for name in ("drawn_from", "order", "class_names"))
         if isinstance(out, str) and isinstance(names, list) and names and all(isinstance(name, str) for name in names):
-            return ListSource(out, order if order in _ORDERS else "random", tuple(names))
+            classes = content.get("classes")
+            try:
+                taxonomy = _described(classes, names)
+            except (ValueError, LookupError, TypeError, AttributeError, InputError) as error:
+                raise RequestError(f"{file}: its groups of classes are damaged: {error}; give --classes") from error
+            return ListSource(
+                out,
+                order if order in _ORDERS else "random",
+                tuple(names),
+                taxonomy,
+                bool(classes and classes.get("of_output")),
+            )
     raise RequestError(f"{file}: is not what `sample` writes beside a list; move it away, and name OUT")
+
+
+def _describe(taxonomy: Taxonomy) -> dict[str, Any]:
+    """The groups as data: of each level their names, and the group of each class; the tree of WordNet ships."""
+    levels = {
+        level.name: {"groups": list(level.names), "group_of_class": level.group_of_leaf_K.tolist()}
+        for level in taxonomy.levels
+    }
+    return {"source": taxonomy.source, "levels": levels}
+
+
+def _described(about: Mapping[str, Any] | None, class_names: Sequence[str]) -> Taxonomy | None:
+    if about is None:
+        return None
+    source, levels = str(about["source"]), about["levels"]
+    if source == WORDNET:
+        return wordnet_taxonomy(class_names)
+    groups = {name: level["groups"] for name, level in levels.items()}
+    places = {name: level["group_of_class"] for name, level in levels.items()}
+    return taxonomy_of_levels(source, class_names, groups, places)
 
 
 _ORDERS = ("random", "disagreement", "entropy", "score")

@@ -1,7 +1,7 @@
 """Lists of images for annotators as files: CSV, Label Studio, FiftyOne. ``--truth`` reads all of them back.
 
 Every entry has shard and key, by which truth is matched. A name that several classes share has the index added. What
-stands for an image in which no class fits is a choice, too.
+stands for an image in which no class fits is a choice, too, and so are groups where there are own classes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
-from xml.sax.saxutils import quoteattr
 
+from pipeline.annotation.choices import ListChoices
 from pipeline.annotation.sampling import ListedImage
 from pipeline.errors import RequestError, StorageError
-from pipeline.labels import distinct_names, no_class_text
 from pipeline.storage import Storage, join
 from pipeline.text.safe import json_text
 from pipeline.trust.annotations import IMAGE_LIST
@@ -26,7 +25,6 @@ from pipeline.trust.draw import COLUMN
 ListFormat = Literal["csv", "label-studio", "fiftyone"]
 
 _FIFTYONE_LABELS = "labels.json"
-_CHOICE = "choice"
 _SERVED_FROM = "/data/local-files/?d="  # Label Studio's own server of files below its document root
 _SIGNATURES = (
     (b"\xff\xd8\xff", "jpg"),
@@ -44,7 +42,7 @@ class ListWriter:
     Args:
         place: Absolute path or URI of the list.
         kind: Its format.
-        class_names: Of the K classes.
+        choices: What people may answer.
         with_labels: Whether the list shows the labels of the consensus.
         model_version: Name of the consensus in Label Studio.
         storage: How to write.
@@ -61,7 +59,7 @@ class ListWriter:
         self,
         place: str,
         kind: ListFormat,
-        class_names: Sequence[str],
+        choices: ListChoices,
         storage: Storage,
         *,
         with_labels: bool,
@@ -69,8 +67,8 @@ class ListWriter:
         extends: bool = False,
     ) -> None:
         self._kind = kind
-        self._names = distinct_names(class_names)
-        self._none = no_class_text(class_names)
+        self._choices = choices
+        self._names = choices.names
         self._with_labels = with_labels
         self._model_version = model_version
         self._storage = storage
@@ -89,6 +87,11 @@ class ListWriter:
                 f"--save {self.file}: is there already, and may hold annotations; add to it with --more N, move it "
                 "away, or name another"
             )
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of classes that people may answer, too."""
+        return len(self._choices.groups)
 
     def _exists(self, uri: str) -> bool:
         try:
@@ -128,7 +131,7 @@ class ListWriter:
             files = {self.file: self._csv(numbered)}
         elif self._kind == "label-studio":
             stem = self.file.removesuffix(".json")
-            files = {f"{stem}.xml": self._studio_config(), self.file: self._studio_tasks(numbered)}
+            files = {f"{stem}.xml": self._choices.studio_config(), self.file: self._studio_tasks(numbered)}
         else:
             files = {join(self._folder, IMAGE_LIST): self._csv(numbered), self.file: self._fiftyone(numbered)}
         try:
@@ -164,18 +167,6 @@ class ListWriter:
         pairs = zip(row.labels, row.scores, strict=True)
         return "; ".join(f"{self._names[label]} {score:.3f}" for label, score in pairs)
 
-    def _studio_config(self) -> str:
-        choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in (self._none, *self._names))
-        return (
-            "<View>\n"
-            '  <Image name="image" value="$image" zoom="true"/>\n'
-            f'  <Filter name="filter" toName="{_CHOICE}" minlength="0" placeholder="Type to find a class"/>\n'
-            f'  <Choices name="{_CHOICE}" toName="image" choice="single" showInline="true">\n'
-            f"{choices}\n"
-            "  </Choices>\n"
-            "</View>\n"
-        )
-
     def _studio_tasks(self, rows: Sequence[tuple[ListedImage, str | None]]) -> str:
         tasks = []
         for row, image in rows:
@@ -186,8 +177,7 @@ class ListWriter:
             data[COLUMN] = self.drawn
             task: dict[str, Any] = {"data": data}
             if self._with_labels:
-                value = {"choices": [self._names[row.label]]}
-                result = {"id": "label", "type": "choices", "from_name": _CHOICE, "to_name": "image", "value": value}
+                result = self._choices.studio_result(row.label)
                 task["predictions"] = [
                     {"model_version": self._model_version, "score": _rounded(row.score), "result": [result]}
                 ]
@@ -210,7 +200,7 @@ class ListWriter:
             }
             prediction = {"label": row.label, "confidence": _rounded(row.score), "attributes": attributes}
             labels[stem] = prediction if self._with_labels else None
-        classes = [*self._names, self._none]  # last: labels are indices
+        classes = [*self._names, *self._choices.groups, self._choices.none]  # classes first: labels are indices
         return json_text({"classes": classes, "labels": labels}, indent=1) + "\n"
 
 

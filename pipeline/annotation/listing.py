@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from pipeline.annotation.choices import ListChoices
 from pipeline.annotation.list_source import ListSource, write_source
 from pipeline.annotation.list_writer import ListFormat, ListWriter
 from pipeline.annotation.older_list import OlderList, read_older_list
@@ -13,6 +14,7 @@ from pipeline.errors import RequestError, StorageError
 from pipeline.inputs.originals import Wanted, fetch_originals
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage, absolute_uri
+from pipeline.taxonomy.tree import Taxonomy
 from pipeline.text.result import Result
 from pipeline.trust.draw import Draw, parse_draw
 
@@ -34,6 +36,7 @@ class AnnotationList(Result):
             leave them out.
         problems: Some of the causes, one line each.
         added: Of the images, those that were added to an older list; None for a new list.
+        groups: Groups of classes that people may answer, too.
     """
 
     out: str
@@ -45,6 +48,7 @@ class AnnotationList(Result):
     without_image: int
     problems: tuple[str, ...]
     added: int | None = None
+    groups: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class ListRequest:
         unique: List images with equal bytes once.
         images: Write the images beside the list.
         more: Add so many images to the list that is there, instead of writing a new one of ``num``.
+        taxonomy: Groups that people may answer, too; None for classes alone.
+        is_own: Whether they are those that the output was labelled with.
     """
 
     save: str | os.PathLike[str]
@@ -72,6 +78,8 @@ class ListRequest:
     unique: bool
     images: bool
     more: int | None = None
+    taxonomy: Taxonomy | None = None
+    is_own: bool = False
 
 
 def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> AnnotationList:
@@ -102,7 +110,7 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
     list_writer = ListWriter(
         place,
         request.format if older is None else older.kind,
-        job["class_names"],
+        ListChoices(job["class_names"], _offered_tree(older, request)),
         storage,
         with_labels=request.with_labels or (older is not None and older.with_labels),
         model_version=f"shardlabel {job['fingerprint'][:8]}",
@@ -127,7 +135,7 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
         )
     )
     written, problems = _write_images(list_writer, 0, rows, ledger, storage) if request.images else ({}, [])
-    source = ListSource(ledger.out, request.order, tuple(job["class_names"]))
+    source = ListSource(ledger.out, request.order, tuple(job["class_names"]), request.taxonomy, request.is_own)
     beside = (write_source(place, source, storage),) if request.format == "csv" else ()
     return AnnotationList(
         out=ledger.out,
@@ -138,7 +146,21 @@ def list_images(ledger: Ledger, storage: Storage, request: ListRequest) -> Annot
         files=(*beside, *list_writer.finish(rows, written)),
         without_image=len(problems),
         problems=tuple(problems[:_MOST_PROBLEMS]),
+        groups=list_writer.num_groups,
     )
+
+
+def _offered_tree(older: OlderList | None, request: ListRequest) -> Taxonomy | None:
+    """The groups that are answers of the list: an older one keeps the control that its project has.
+
+    Raises:
+        RequestError: It is that of a tree, and no tree is known.
+    """
+    if older is None or older.with_tree is None:
+        return request.taxonomy
+    if older.with_tree and request.taxonomy is None:
+        raise RequestError(f"--save {older.uri}: was drawn with groups of classes; give the same --classes again")
+    return request.taxonomy if older.with_tree else None
 
 
 def _extend(
@@ -167,6 +189,7 @@ def _extend(
         without_image=len(problems),
         problems=tuple(problems[:_MOST_PROBLEMS]),
         added=len(rows),
+        groups=list_writer.num_groups,
     )
 
 

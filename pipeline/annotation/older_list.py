@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.annotation.choices import TAXONOMY_TAG
 from pipeline.annotation.sampling import ListedImage
 from pipeline.errors import ObjectMissing, RequestError, StorageError
 from pipeline.storage import Entry, Storage
@@ -41,6 +42,7 @@ class OlderList:
         drawn: What its entries say about their draw (:mod:`pipeline.trust.draw`).
         columns: What identifies an image: some of shard, index, sha256 and key.
         identities: Those of its images.
+        with_tree: For tasks, whether their labelling configuration offers groups; None where it is not there.
     """
 
     uri: str
@@ -54,6 +56,7 @@ class OlderList:
     drawn: frozenset[str]
     columns: tuple[str, ...]
     identities: frozenset[tuple[str, ...]]
+    with_tree: bool | None = None
 
     @property
     def images(self) -> int:
@@ -134,7 +137,7 @@ def read_older_list(uri: str, storage: Storage) -> OlderList:
     utf8 = as_utf8(data)
     text = utf8.decode("utf-8")
     if text.lstrip().startswith("["):
-        return _read_tasks(uri, version, text)
+        return _read_tasks(uri, version, text, _is_config_of_tree(uri, storage))
     return _read_csv(uri, version, text, mark=utf8 != data)
 
 
@@ -156,7 +159,7 @@ def _read_csv(uri: str, version: Entry, text: str, *, mark: bool) -> OlderList:
     raise RequestError(f"--save {uri}: no list of `shardlabel sample`: it has no columns key and truth")
 
 
-def _read_tasks(uri: str, version: Entry, text: str) -> OlderList:
+def _read_tasks(uri: str, version: Entry, text: str, with_tree: bool | None) -> OlderList:
     try:
         tasks = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -168,8 +171,18 @@ def _read_tasks(uri: str, version: Entry, text: str) -> OlderList:
     columns, identities = _identify(uri, images, frozenset(images[0]))
     with_labels = any(task.get("predictions") for task in tasks)
     return OlderList(
-        uri, "label-studio", with_labels, version, text, False, (), "", _draws(images), columns, identities
+        uri, "label-studio", with_labels, version, text, False, (), "", _draws(images), columns, identities, with_tree
     )
+
+
+def _is_config_of_tree(uri: str, storage: Storage) -> bool | None:
+    """Whether the labelling configuration beside tasks offers groups; None where there is none."""
+    try:
+        return TAXONOMY_TAG.encode() in storage.read(f"{uri.removesuffix('.json')}.xml")
+    except ObjectMissing:
+        return None
+    except StorageError as error:
+        raise RequestError(f"--save {error}") from error
 
 
 def _draws(images: Sequence[Mapping[str, Any]]) -> frozenset[str]:

@@ -1,19 +1,22 @@
 """The list as a table of answers: each annotator's, and the truth that follows from them.
 
 Who labels alone gives no name, and the answers are the column ``truth`` itself. With names each annotator has a column
-of their own, ``truth by NAME``, and ``truth`` is the majority of them, or empty where there is a tie. Answers that
-stood in ``truth`` before the first name was given are kept as those of an annotator without name.
+of their own, ``truth by NAME``, and ``truth`` is the majority of them, or empty where there is a tie; with a tree it
+may be a group that most of them lie in. Answers that stood in ``truth`` before the first name was given are kept as
+those of an annotator without name.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.annotation_page.csv_text import CsvText
 from pipeline.errors import RequestError
 from pipeline.labels import ClassResolver, distinct_names
+from pipeline.taxonomy.answers import answers_of
+from pipeline.taxonomy.tree import Taxonomy
+from pipeline.taxonomy.votes import settle
 from pipeline.trust.draw import COLUMN, mark_shown
 
 NONE, NONE_LABEL = "none", -1  # the answer that no class fits
@@ -69,29 +72,31 @@ class AnswerNames:
 
     Args:
         class_names: Of the K classes.
+        taxonomy: N groups of them that are answers, too; None for none.
 
     Attributes:
-        written: The names that answers are written as, K.
+        taxonomy: The groups.
+        written: The names that answers are written as: K, and N of groups, empty for a group without one.
         none_is_class: Whether ``none`` is the name of a class, so that nobody can say that no class fits.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        self.written = distinct_names(class_names)
-        self._resolver = ClassResolver(class_names)
+    def __init__(self, class_names: Sequence[str], taxonomy: Taxonomy | None = None) -> None:
+        self.taxonomy = taxonomy
+        self.written = distinct_names(class_names) if taxonomy is None else answers_of(taxonomy).names
+        self._resolver = ClassResolver(class_names) if taxonomy is None else answers_of(taxonomy)
         self.none_is_class = self._resolver.resolve(NONE) not in (None, NONE_LABEL)
 
     def label_of(self, answer: str) -> int | None:
-        """The class that an answer names, 0 to K - 1; -1 for ``none``; None for no answer and for what is no class."""
+        """What an answer names: a class, 0 to K - 1; a group, from K on; -1 for ``none``; None for anything else."""
         label = self._resolver.resolve(answer) if answer.strip() else None
         return NONE_LABEL if label is None and answer.strip().casefold() == NONE else label
 
     def majority(self, votes: Iterable[str]) -> str:
-        """The answer with the most votes; empty without votes, and where there is a tie."""
-        counts = Counter(label for label in map(self.label_of, votes) if label is not None).most_common(2)
-        if not counts or (len(counts) > 1 and counts[0][1] == counts[1][1]):
+        """The answer that follows from votes; empty without votes, and where there is a tie."""
+        label = settle([label for label in map(self.label_of, votes) if label is not None], self.taxonomy)
+        if label is None:
             return ""
-        label = counts[0][0]
-        return NONE if label == NONE_LABEL else self.written[label]
+        return NONE if label == NONE_LABEL else self.written[int(label)]
 
 
 class AnswerTable:

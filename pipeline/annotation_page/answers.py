@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pipeline.annotation_page.answer_table import Answered, AnswerNames, AnswerTable, Identity, ListedRow
 from pipeline.errors import ObjectChanged, RequestError, StorageError
 from pipeline.storage import Entry, Storage, absolute_uri
+from pipeline.taxonomy.tree import Taxonomy
 
 _MAX_NAME = 60
 _MOST_TRIES = 20
@@ -33,6 +34,7 @@ class AnswerList:
         place: Path or URI of the CSV.
         class_names: Of the K classes.
         storage: How to reach it.
+        taxonomy: Groups that are answers, too; None for none.
 
     Attributes:
         place: Its path or URI.
@@ -43,9 +45,11 @@ class AnswerList:
         RequestError: It is missing, or no list.
     """
 
-    def __init__(self, place: str, class_names: Sequence[str], storage: Storage) -> None:
+    def __init__(
+        self, place: str, class_names: Sequence[str], storage: Storage, taxonomy: Taxonomy | None = None
+    ) -> None:
         self.place = place
-        self.names = AnswerNames(class_names)
+        self.names = AnswerNames(class_names, taxonomy)
         self._storage = storage
         self._lock = threading.Lock()
         self._closed = False
@@ -75,7 +79,7 @@ class AnswerList:
         Args:
             at: Number of the image.
             by: Name of the annotator; empty for who labels alone.
-            answer: A class name, ``none``, or empty to take an answer back.
+            answer: A class or a group by name, ``none``, or empty to take an answer back.
             was: The annotator's answer as it was seen last.
             shown: Whether the annotator saw what the networks predicted, which the list keeps.
 

@@ -1,4 +1,4 @@
-// The list of classes: what is found, what was used before and has a digit key, and which entry is marked.
+// The list of classes and groups: what is found, what was used before and has a digit key, and which entry is marked.
 
 import { find, makeIndex } from "./search.js";
 
@@ -17,16 +17,24 @@ export class Classes {
 
   load(state) {
     this.state = state;
-    this.index = makeIndex(state.classes);
-    this.sorted = this.index.map(one => one.label); // in the order of their names
+    this.index = makeIndex(state.classes).filter(({ label, size }) => !size || state.classes[label].offered);
+    this.sorted = this.labels(one => !one.size);
+    this.groups = this.labels(one => one.size);
     const { compare } = new Intl.Collator(undefined, { numeric: true });
-    if (!this.few) this.sorted.sort((a, b) => compare(this.index[a].name, this.index[b].name));
+    const byName = (a, b) => compare(state.classes[a].name.toLowerCase(), state.classes[b].name.toLowerCase());
+    if (!this.few) this.sorted.sort(byName);
+    this.groups.sort(byName);
+    if (this.groups.length) this.field.placeholder = "type to find a class or a group";
     this.candidates = new Map();
     this.fillSlots();
   }
 
+  labels(which) {
+    return this.index.filter(which).map(one => one.label);
+  }
+
   get few() {
-    return this.state.classes.length <= SLOTS;
+    return this.sorted.length <= SLOTS;
   }
 
   get digitsSearch() {
@@ -94,9 +102,10 @@ export class Classes {
 
   everything() {
     const all = this.sorted.map(label => ({ label }));
-    if (this.few) return [["", all]];
+    const groups = ["Groups", this.groups.map(label => ({ label }))];
+    if (this.few) return [["", all], groups];
     const recent = this.slots.map(label => ({ label }));
-    return [["Recent", recent], [recent.length || this.state.predictions ? "All classes" : "", all]];
+    return [["Recent", recent], [recent.length || this.state.predictions ? "All classes" : "", all], groups];
   }
 
   predicted(at) {
@@ -125,8 +134,9 @@ export class Classes {
     const slot = this.slots.indexOf(label);
     if (score !== undefined) item.append(make("span", "small", score.toFixed(3)));
     else if (slot >= 0) item.append(make("kbd", "", slot + 1));
-    const also = query && label !== NONE ? this.state.classes[label].also : "";
-    if (also) item.append(make("span", "also", also));
+    const { also, size } = label === NONE ? {} : this.state.classes[label];
+    const notes = [size && `group of ${size} ${size === 1 ? "class" : "classes"}`, query && also].filter(Boolean);
+    if (notes.length) item.append(make("span", "also", notes.join(": ")));
     item.addEventListener("pointerdown", event => event.preventDefault()); // the field keeps the focus
     item.addEventListener("click", () => this.give(label));
     return item;

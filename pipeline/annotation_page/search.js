@@ -1,4 +1,4 @@
-// Finds classes by what is typed: beginnings of words in names, then in synonyms; a WordNet id; # and an index.
+// Finds classes and groups by what is typed: beginnings of words in names, then in synonyms; a WordNet id; # and an index.
 
 export function fold(text) {
   return text
@@ -13,19 +13,19 @@ export function fold(text) {
 const words = text => text.split(/[\s,;/()"]+/).filter(Boolean);
 
 export function makeIndex(classes) {
-  return classes.map(({ name, id, also }, label) => {
+  return classes.map(({ name, id, also, size }, label) => {
     const folded = fold(name);
     const synonyms = also.split(",").map(fold).filter(Boolean);
-    return { label, name: folded, words: words(folded), synonyms, synonymWords: words(synonyms.join(" ")), id };
+    return { label, name: folded, words: words(folded), synonyms, synonymWords: words(synonyms.join(" ")), id, size };
   });
 }
 
-// Labels of the classes that fit, best first; `slots` come first among equals.
+// Labels of the classes and groups that fit, best first; `slots` come first among equals.
 export function find(index, query, slots) {
   const wanted = fold(query);
   if (wanted.startsWith("#")) {
     const number = wanted.slice(1).trim();
-    return index.filter(one => number && String(one.label).startsWith(number)).map(one => one.label);
+    return index.filter(one => number && !one.size && String(one.label).startsWith(number)).map(one => one.label);
   }
   const tokens = words(wanted);
   if (!tokens.length) return [];

@@ -12,6 +12,10 @@ from pipeline.annotation_page.answers import AnswerConflict, AnswerList
 from pipeline.annotation_page.pictures import Pictures
 from pipeline.errors import ShardlabelError
 from pipeline.labels import imagenet_meanings
+from pipeline.taxonomy.answers import answers_of
+from pipeline.taxonomy.nodes import nodes_of
+from pipeline.taxonomy.tree import Taxonomy
+from pipeline.taxonomy.wordnet import wordnet_ids
 from pipeline.text.safe import printable
 
 
@@ -47,10 +51,12 @@ class Session:
         self._rows = answers.rows
         meanings = imagenet_meanings(class_names)
         also = meanings or (("", ""),) * len(class_names)
-        self._classes = [
+        written, taxonomy = answers.names.written, answers.names.taxonomy
+        self._classes: list[dict[str, Any]] = [
             {"name": name, "id": wordnet_id, "also": _others(printable(text), name)}
-            for name, (wordnet_id, text) in zip(answers.names.written, also, strict=True)
+            for name, (wordnet_id, text) in zip(written, also, strict=False)  # groups follow
         ]
+        self._classes += [] if taxonomy is None else _groups(taxonomy)
         self.given = 0  # answers since the server began
 
     def __len__(self) -> int:
@@ -132,6 +138,19 @@ class Session:
         if (located := self.pictures.located().get(at)) is None:
             return []
         return [(label, round(score, 4)) for label, score in zip(located.labels, located.scores, strict=True)]
+
+
+def _groups(taxonomy: Taxonomy) -> list[dict[str, Any]]:
+    """What the page knows of each group; besides what it knows of a class how many there are in it."""
+    answers, sizes_V = answers_of(taxonomy), nodes_of(taxonomy).sizes_V
+    ids = {} if taxonomy.level_names else {name: wordnet_id for wordnet_id, name in wordnet_ids().items()}
+    found = []
+    for number, group in enumerate(taxonomy.groups):
+        node = taxonomy.num_classes + number
+        also = "" if printable(group.name) == answers.names[node] else printable(group.name)
+        about = {"name": answers.names[node], "id": ids.get(group.name, ""), "also": also, "size": int(sizes_V[node])}
+        found.append(about | {"offered": node in answers.offered_groups})
+    return found
 
 
 def _others(synonyms: str, name: str) -> str:

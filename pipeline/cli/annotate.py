@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.help import examples
-from pipeline.cli.options import AsJson, NoSignRequest, RequestPayer, S3Endpoint
+from pipeline.cli.options import AsJson, ClassesOfList, NoSignRequest, RequestPayer, S3Endpoint
 from pipeline.cli.printing import print_line, print_result, print_stderr
 from pipeline.text import fmt
 
@@ -44,6 +44,7 @@ def annotate(
         bool,
         typer.Option("--show-predictions", help="Show what the networks predicted, which may bias annotators."),
     ] = False,
+    classes: ClassesOfList = None,
     port: Annotated[int, typer.Option(help="Of the page, on 127.0.0.1 alone. 0: a free one.")] = 0,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in a browser, where there is one.")
@@ -71,6 +72,7 @@ def annotate(
         by=by,
         merge=merge or [],
         show_predictions=show_predictions,
+        classes=classes,
         port=port,
         browser=browser,
         announce=announce,

@@ -174,6 +174,17 @@ ClassesOfOutput = Annotated[
         autocompletion=complete_classes,
     ),
 ]
+ClassesOfList = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="FILE",
+        help="Groups of classes that are answers, too, as `label` takes them: FILE or `wordnet`. [default: those that "
+        "the list was drawn with]",
+        show_default=False,
+        autocompletion=complete_classes,
+    ),
+]
 WhichImages = Annotated[
     Literal["auto", "all"] | None,
     typer.Option(

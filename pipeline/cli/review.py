@@ -10,6 +10,7 @@ from pipeline.cli.help import examples
 from pipeline.cli.next_steps import after_list, print_next
 from pipeline.cli.options import (
     AsJson,
+    ClassesOfOutput,
     Images,
     ListFile,
     ListFormat,
@@ -38,6 +39,7 @@ def review(
     unique: Unique = False,
     seed: Seed = 0,
     images: Images = True,
+    classes: ClassesOfOutput = None,
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
@@ -56,6 +58,7 @@ def review(
         unique=unique,
         seed=seed,
         images=images,
+        classes=classes,
         s3_endpoint=s3_endpoint,
         no_sign_request=bool(no_sign_request),
         request_payer=bool(request_payer),

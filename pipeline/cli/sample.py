@@ -10,6 +10,7 @@ from pipeline.cli.help import examples
 from pipeline.cli.next_steps import after_list, print_next
 from pipeline.cli.options import (
     AsJson,
+    ClassesOfOutput,
     Images,
     ListFile,
     ListFormat,
@@ -27,6 +28,7 @@ EXAMPLES = examples(
     "shardlabel sample labels --save truth.csv --num 500",
     "shardlabel sample labels --save truth.csv --more 200",
     "shardlabel sample s3://bucket/labels --save s3://bucket/tasks.json \\\n    --format label-studio",
+    "shardlabel sample labels --save groups.csv --classes wordnet",
 )
 
 
@@ -48,6 +50,7 @@ def sample(
     unique: Unique = False,
     seed: Seed = 0,
     images: Images = True,
+    classes: ClassesOfOutput = None,
     json_: AsJson = False,
     s3_endpoint: S3Endpoint = None,
     no_sign_request: NoSignRequest = None,
@@ -67,6 +70,7 @@ def sample(
         unique=unique,
         seed=seed,
         images=images,
+        classes=classes,
         s3_endpoint=s3_endpoint,
         no_sign_request=bool(no_sign_request),
         request_payer=bool(request_payer),

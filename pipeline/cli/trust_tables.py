@@ -220,5 +220,8 @@ def print_annotation_list(found: AnnotationList) -> None:
         print_line(f"  with {name}")
     on_s3 = found.format == "label-studio" and found.files[-1].startswith("s3://")
     print_line(f"  {_NEXT_STEPS['label-studio on s3' if on_s3 else found.format]}; give that to --truth")
+    if found.groups:
+        groups = fmt.plural(found.groups, "group of classes is an answer", "groups of classes are answers")
+        print_line(f"  {groups}, too; evaluate takes the same --classes")
     if found.order != "random":
         print_line("  its truth is about doubtful images: for `export --target-precision`, label a list of `sample`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
@@ -18,8 +19,10 @@ from pipeline.annotation_page.server import PageServer
 from pipeline.annotation_page.session import Options, Session
 from pipeline.config.settings import StorageConfig
 from pipeline.errors import OutputError, RequestError, StorageError
+from pipeline.job.own_classes import classes_of_output
 from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
+from pipeline.taxonomy.classes_file import read_classes
 from pipeline.text.commands import command_line, free_name, store_words
 from pipeline.text.safe import printable
 from pipeline.trust.more_truths import FEWEST_FOR_TARGET, SUGGESTED_TARGET
@@ -60,6 +63,7 @@ def annotate(
     by: str = "",
     merge: Sequence[str | os.PathLike[str]] = (),
     show_predictions: bool = False,
+    classes: str | os.PathLike[str] | None = None,
     port: int = 0,
     browser: bool = True,
     announce: Callable[[str], None] | None = print,
@@ -75,6 +79,8 @@ def annotate(
         by: Name of the annotator. Each one's answers have a column of their own then, and ``truth`` is the majority.
         merge: Other copies of the list: their answers by name are taken over first.
         show_predictions: Show what the networks predicted. People tend to agree with it.
+        classes: Own classes, as for ``label``, whose groups are answers, too; None for those that the list was drawn
+            with.
         port: To listen on, on 127.0.0.1 alone; 0 for a free one.
         browser: Open the page in a browser, where there is one.
         announce: Is told the address of the page.
@@ -83,16 +89,17 @@ def annotate(
         request_payer: As for ``label``.
 
     Raises:
+        InputError: The file of own classes is missing or not valid.
         OutputError: ``out`` is not the output of a job.
         RequestError: The list cannot be read or filled in, none of its images can be read, or the port is not free.
     """
     s3 = StorageConfig(s3_endpoint=s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     storage = Storage(s3)
     place = list_place(list_file)
-    source = _find_source(place, out, storage)
-    answers = AnswerList(place, source.class_names, storage)
+    source = _find_source(place, out, None if classes is None else os.fspath(classes), storage)
+    answers = AnswerList(place, source.class_names, storage, source.taxonomy)
     for other in merge:
-        answers.merge(AnswerList(list_place(other), source.class_names, storage))
+        answers.merge(AnswerList(list_place(other), source.class_names, storage, source.taxonomy))
     pictures = Pictures(place.rpartition("/")[0], answers.rows, storage, lambda: _open_output(source, storage))
     try:
         _check_pictures(place, pictures, answers, predictions=show_predictions)
@@ -113,6 +120,7 @@ def annotate(
     finally:
         pictures.close()
     again = [os.fspath(list_file)] + ([] if out is None else [os.fspath(out)]) + (["--by", by] if by else [])
+    again += [] if classes is None else ["--classes", os.fspath(classes)]
     again += ["--show-predictions"] * show_predictions + (["--port", str(port)] if port else [])
     again += ["--no-browser"] * (not browser) + store
     return AnnotatedList(
@@ -127,8 +135,15 @@ def annotate(
     )
 
 
-def _find_source(place: str, out: str | os.PathLike[str] | None, storage: Storage) -> ListSource:
+def _find_source(place: str, out: str | os.PathLike[str] | None, classes: str | None, storage: Storage) -> ListSource:
     """Classes and output of a list: of the given output, or of the one that the list was drawn from."""
+    found = _source_of_list(place, out, storage)
+    if classes is None:
+        return found
+    return dataclasses.replace(found, taxonomy=read_classes(classes, storage, found.class_names), is_own=False)
+
+
+def _source_of_list(place: str, out: str | os.PathLike[str] | None, storage: Storage) -> ListSource:
     try:
         storage.stat(place)
     except StorageError as error:
@@ -136,7 +151,12 @@ def _find_source(place: str, out: str | os.PathLike[str] | None, storage: Storag
     beside = read_source(place, storage)
     if out is not None:
         ledger = Ledger(os.fspath(out), storage)
-        return ListSource(ledger.out, beside.order if beside else "random", tuple(ledger.job()["class_names"]))
+        job = ledger.job()
+        names = tuple(job["class_names"])
+        if beside is not None and beside.taxonomy is not None and beside.class_names == names:
+            return dataclasses.replace(beside, out=ledger.out)
+        own = classes_of_output(job, None, storage)
+        return ListSource(ledger.out, beside.order if beside else "random", names, own, is_own=True)
     if beside is None:
         raise RequestError(
             f"{place}: there is no {source_file(place)}, so its classes are not known; name the output that the list "
@@ -197,6 +217,8 @@ def _next_commands(list_file: str, source: ListSource, store: Sequence[str], *, 
     if source.order != "random":  # these are no fair truths
         return (command_line("sample", out, "--unique", "--save", free_name("truth.csv"), *store),)
     evaluate = ["evaluate", out, "--truth", list_file]
+    if source.taxonomy is not None and not source.is_own:
+        evaluate += ["--classes", source.taxonomy.source]
     promise = ["export", out, "--to", free_name("dataset"), "--format", "parquet", "--truth", list_file]
     promise += ["--target-precision", str(SUGGESTED_TARGET)]
     return tuple(command_line(*words, *store) for words in ([evaluate, promise] if may_promise else [evaluate]))

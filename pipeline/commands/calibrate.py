@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pipeline.errors import RequestError
+from pipeline.job.own_classes import classes_of_output
 from pipeline.output.ledger import Ledger
 from pipeline.output.opening import open_ledger
 from pipeline.output.probabilities import combined_from, stored_aliases
@@ -23,7 +24,7 @@ from pipeline.trust.matched import read_matched_images
 from pipeline.trust.member_probs import read_member_log_probs
 from pipeline.trust.more_truths import advise_for_fit
 from pipeline.trust.truth import Truth, TruthCounts
-from pipeline.trust.truth_file import read_truth
+from pipeline.trust.truth_file import read_class_truth
 
 Method = Literal["auto", "temperature", "stack"]
 METHODS: tuple[Method, ...] = ("auto", "temperature", "stack")
@@ -93,7 +94,8 @@ def calibrate_and_count(
         raise RequestError(f"--hold-out {hold_out:g}: must be at least 0 and below 1")
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
-    given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
+    own = None if truth is None else classes_of_output(job, None, storage)
+    given = None if truth is None else read_class_truth(os.fspath(truth), storage, job["class_names"], own)
     obstacle = temperature_obstacle(ledger.out, job)
     if method == "stack" and not stored_aliases(job):
         source = combined_from(job)

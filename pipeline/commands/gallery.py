@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import OutputError, RequestError, StorageError
+from pipeline.job.own_classes import classes_of_output
 from pipeline.labels import NO_CLASS, ClassResolver
 from pipeline.output.opening import open_ledger
 from pipeline.page.gallery import GalleryContent, collect_pictures, render_gallery
@@ -15,7 +16,7 @@ from pipeline.page.query import Query, QueryResult, run_query
 from pipeline.page.saving import save_page
 from pipeline.text import fmt
 from pipeline.text.result import Result
-from pipeline.trust.truth_file import read_truth
+from pipeline.trust.truth_file import read_class_truth
 
 GALLERY = "gallery.html"
 _MOST = 2000  # pictures on a page: 150 MB
@@ -82,7 +83,8 @@ def gallery(
         raise RequestError(f"--num {num}: must be 1 to {_MOST:,}")
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
     job = ledger.job()
-    given = None if truth is None else read_truth(os.fspath(truth), storage, job["class_names"])
+    own = None if truth is None else classes_of_output(job, None, storage)
+    given = None if truth is None else read_class_truth(os.fspath(truth), storage, job["class_names"], own)
     order = "" if order.strip().lower() == "random" else order
     query = Query(_find_classes(of_class, job["class_names"]), where, order, num, seed)
     try:

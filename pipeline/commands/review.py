@@ -10,6 +10,7 @@ import os
 from pipeline.annotation.list_writer import ListFormat
 from pipeline.annotation.listing import AnnotationList, ListRequest, list_images
 from pipeline.annotation.sampling import Order
+from pipeline.job.own_classes import classes_of_output
 from pipeline.output.opening import open_ledger
 
 
@@ -23,6 +24,7 @@ def review(
     unique: bool = False,
     seed: int = 0,
     images: bool = True,
+    classes: str | os.PathLike[str] | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
     request_payer: bool = False,
@@ -38,14 +40,28 @@ def review(
         unique: List images with equal bytes once.
         seed: Decides between equal images.
         images: As for :func:`sample`.
+        classes: As for :func:`sample`.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
         request_payer: As for ``label``.
 
     Raises:
+        InputError: The file of own classes is missing or not valid.
         OutputError: It is not the output of a job, or cannot be read.
         RequestError: There is nothing to list, or the list cannot be written.
     """
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
-    request = ListRequest(save, format, num, order, seed, with_labels=True, unique=unique, images=images)
+    taxonomy = classes_of_output(ledger.job(), None if classes is None else os.fspath(classes), storage)
+    request = ListRequest(
+        save,
+        format,
+        num,
+        order,
+        seed,
+        with_labels=True,
+        unique=unique,
+        images=images,
+        taxonomy=taxonomy,
+        is_own=classes is None,
+    )
     return list_images(ledger, storage, request)

@@ -10,6 +10,7 @@ import os
 
 from pipeline.annotation.list_writer import ListFormat
 from pipeline.annotation.listing import AnnotationList, ListRequest, list_images
+from pipeline.job.own_classes import classes_of_output
 from pipeline.output.opening import open_ledger
 
 
@@ -24,6 +25,7 @@ def sample(
     unique: bool = False,
     seed: int = 0,
     images: bool = True,
+    classes: str | os.PathLike[str] | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
     request_payer: bool = False,
@@ -42,16 +44,30 @@ def sample(
         unique: Draw from distinct images, by their bytes.
         seed: Another seed draws another sample.
         images: Write the images beside the list, unchanged. Only a CSV may be without images.
+        classes: Own classes, as for ``label``, whose groups people may answer, too; None for those of the output, if it
+            has some.
         s3_endpoint: As for ``label``.
         no_sign_request: As for ``label``.
         request_payer: As for ``label``.
 
     Raises:
+        InputError: The file of own classes is missing or not valid.
         OutputError: It is not the output of a job, or cannot be read.
         RequestError: There is nothing to draw from, or the list cannot be written or extended.
     """
     ledger, storage = open_ledger(out, s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
+    taxonomy = classes_of_output(ledger.job(), None if classes is None else os.fspath(classes), storage)
     request = ListRequest(
-        save, format, num, "random", seed, with_labels=with_labels, unique=unique, images=images, more=more
+        save,
+        format,
+        num,
+        "random",
+        seed,
+        with_labels=with_labels,
+        unique=unique,
+        images=images,
+        more=more,
+        taxonomy=taxonomy,
+        is_own=classes is None,
     )
     return list_images(ledger, storage, request)

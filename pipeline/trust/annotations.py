@@ -1,8 +1,9 @@
 """Annotations from other tools: Label Studio's JSON export, and FiftyOne's ``labels.json``.
 
 Each annotator has one vote per image: the latest annotation, or none where it was skipped. The majority of the votes is
-the truth; a tie leaves it open. That no class fits is an answer like any other. Predictions are not truth: Label Studio
-keeps them in a list of their own, and in FiftyOne they have a confidence.
+the truth; a tie leaves it open, unless a tree is given and most lie in one group (:mod:`pipeline.taxonomy.votes`).
+That no class fits is an answer like any other. Predictions are not truth: Label Studio keeps them in a list of their
+own, and in FiftyOne they have a confidence.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ import pyarrow as pa
 
 from pipeline.errors import InputError, ObjectMissing
 from pipeline.storage import Storage
+from pipeline.taxonomy.answers import AnswerResolver, groups_around
+from pipeline.taxonomy.votes import settle
 from pipeline.trust.draw import COLUMN
 
 # Beside FiftyOne's labels.json: shard and key of each image file, for labels that have lost their attributes.
@@ -60,22 +62,30 @@ class _Votes:
         if older is None or vote[:2] >= older[:2]:
             self.by_annotator[annotator] = vote
 
-    def majority(self) -> tuple[str | None, bool]:
-        """The label with the most votes, and whether there is a tie."""
-        labels = (vote.label for vote in self.by_annotator.values() if vote.label is not None)
-        counts = Counter(labels).most_common(2)
-        if len(counts) > 1 and counts[0][1] == counts[1][1]:
-            return None, True
-        return (counts[0][0] if counts else None), False
+    def majority(self, resolver: AnswerResolver | None) -> tuple[str | None, bool]:
+        """The label that follows from the votes, and whether there is a tie."""
+        labels = [vote.label for vote in self.by_annotator.values() if vote.label is not None]
+        if resolver is None:
+            truth = settle(labels)
+            return None if truth is None else str(truth), truth is None and bool(labels)
+        nodes = [resolver.resolve(label) for label in labels]
+        votes = [label if node is None else node for label, node in zip(labels, nodes, strict=True)]
+        if (truth := settle(votes, resolver.taxonomy)) is None:
+            return None, bool(votes)
+        as_written = dict(zip(votes, labels, strict=True))
+        return as_written[truth] if truth in as_written else resolver.names[int(truth)], False
 
 
-def read_annotations(path: str, content: object, storage: Storage) -> Annotations:
+def read_annotations(
+    path: str, content: object, storage: Storage, resolver: AnswerResolver | None = None
+) -> Annotations:
     """Read an export of either tool.
 
     Args:
         path: Of the export, for messages and for the files beside it.
         content: What it holds.
         storage: How to read the files beside it.
+        resolver: Knows what answers name; None where there are classes alone.
 
     Raises:
         InputError: It is an export of neither tool.
@@ -84,11 +94,11 @@ def read_annotations(path: str, content: object, storage: Storage) -> Annotation
         return _table(path, _fiftyone_rows(path, content, storage), _fiftyone_draws(path, content, storage))
     if isinstance(content, list) and all(isinstance(task, dict) for task in content):
         votes: dict[tuple[str, str], _Votes] = {}
-        for image, annotator, vote in _label_studio_votes(path, content):
+        for image, annotator, vote in _label_studio_votes(path, content, resolver):
             votes.setdefault(image, _Votes())
             if vote is not None:
                 votes[image].add(annotator, vote)
-        rows = ((shard, key, *found.majority()) for (shard, key), found in votes.items())
+        rows = ((shard, key, *found.majority(resolver)) for (shard, key), found in votes.items())
         return _table(path, rows, _label_studio_draws(content))
     raise InputError(
         f"--truth {path}: neither a JSON export of Label Studio (a list of tasks) nor FiftyOne's labels.json (labels), "
@@ -115,7 +125,9 @@ def _table(
 # -- Label Studio -----------------------------------------------------------------------------------------
 
 
-def _label_studio_votes(path: str, tasks: list[dict[str, Any]]) -> Iterator[tuple[tuple[str, str], str, _Vote | None]]:
+def _label_studio_votes(
+    path: str, tasks: list[dict[str, Any]], resolver: AnswerResolver | None
+) -> Iterator[tuple[tuple[str, str], str, _Vote | None]]:
     """For each task (shard, key) without a vote, and then once more with annotator and vote for each annotation."""
     position, keyed = 0, False
     for task in tasks:
@@ -129,7 +141,7 @@ def _label_studio_votes(path: str, tasks: list[dict[str, Any]]) -> Iterator[tupl
         for annotation in annotations if isinstance(annotations, list) else ():
             if isinstance(annotation, dict):
                 updated_at = _as_text(annotation.get("updated_at") or annotation.get("created_at"))
-                label = None if annotation.get("was_cancelled") else _choice(annotation.get("result"))
+                label = None if annotation.get("was_cancelled") else _choice(annotation.get("result"), resolver)
                 yield image, _annotator(annotation.get("completed_by")), _Vote(updated_at, position, label)
                 position += 1
     if tasks and not keyed:
@@ -150,24 +162,40 @@ def _label_studio_draws(tasks: list[dict[str, Any]]) -> dict[tuple[str, str], st
 
 def _from_json_min(task: dict[str, Any]) -> dict[str, Any]:
     """The one annotation of a JSON-MIN entry, in the form of the full JSON export."""
-    choice = task.get("choice")
-    choices = choice.get("choices") if isinstance(choice, dict) else [choice] if choice else None
-    return {**task, "completed_by": task.get("annotator"), "result": [{"value": {"choices": choices}}]}
+    choice = task.get("choice")  # a name, {"choices": [...]}, or, for a Taxonomy, [{"taxonomy": [[...]]}]
+    values = [one if isinstance(one, dict) else {"choices": [one]} for one in _listed(choice) or [choice] if one]
+    return {**task, "completed_by": task.get("annotator"), "result": [{"value": value} for value in values]}
 
 
 def _annotator(completed_by: object) -> str:
     return json.dumps(completed_by.get("id", completed_by) if isinstance(completed_by, dict) else completed_by)
 
 
-def _choice(result: object) -> str | None:
-    """The chosen class; several joined by ``;`` where more than one was chosen, which is no class name."""
-    chosen: list[str] = []
-    for region in result if isinstance(result, list) else ():
+def _choice(result: object, resolver: AnswerResolver | None) -> str | None:
+    """The chosen class or group, of one in another the inner one; several joined by ``;``, which is no name."""
+    chosen: dict[tuple[str, ...], None] = {}
+    for region in _listed(result):
         value = region.get("value") if isinstance(region, dict) else None
         if isinstance(value, dict):
-            chosen += [str(name) for name in _listed(value.get("choices"))]
-            chosen += [str(names[-1]) for names in _listed(value.get("taxonomy")) if isinstance(names, list) and names]
-    return "; ".join(dict.fromkeys(chosen)) or None
+            chosen |= {(str(name),): None for name in _listed(value.get("choices"))}
+            nested = [path for path in _listed(value.get("taxonomy")) if isinstance(path, list) and path]
+            chosen |= {tuple(map(str, path)): None for path in nested}
+    # who chooses a class in a tree may choose its groups, too
+    paths = [path for path in chosen if not any(other[: len(path)] == path for other in chosen if other != path)]
+    names = dict.fromkeys(path[-1] for path in paths)
+    if resolver is not None and paths:
+        nodes = [resolver.resolve_path(path) for path in paths]
+        if (inner := _innermost(nodes, resolver)) is not None:
+            names = {resolver.names[inner] or paths[nodes.index(inner)][-1]: None}
+    return "; ".join(names) or None
+
+
+def _innermost(nodes: Sequence[int | None], resolver: AnswerResolver) -> int | None:
+    """Of nodes one of which is in all the others that one; None elsewhere, and where not all are nodes."""
+    known = [node for node in nodes if node is not None and node >= 0]
+    if len(known) < len(nodes):
+        return None
+    return next((node for node in known if {*groups_around(resolver.taxonomy, node)}.issuperset(known)), None)
 
 
 def _listed(value: object) -> list[Any]:

@@ -112,15 +112,16 @@ class Evaluation(Result):
     def caveats(self) -> tuple[str, ...]:
         """What the figures are no judgement of, one line for each cause."""
         lines = []
+        truths = self.images + self.group_truths
         if self.truth.reviewed:
             lines.append(
-                f"{self.truth.reviewed:,} of {fmt.plural(self.images, 'truth is', 'truths are')} of `review` lists, "
+                f"{self.truth.reviewed:,} of {fmt.plural(truths, 'truth is', 'truths are')} of `review` lists, "
                 "which hold doubtful images: "
                 "these figures are about such images, not about the output as a whole"
             )
         if self.truth.shown:
             lines.append(
-                f"{self.truth.shown:,} of {fmt.plural(self.images, 'truth was', 'truths were')} answered with the "
+                f"{self.truth.shown:,} of {fmt.plural(truths, 'truth was', 'truths were')} answered with the "
                 "networks' labels in view, which "
                 "people follow: these figures may be better than the output is"
             )

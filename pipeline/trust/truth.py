@@ -45,6 +45,7 @@ class TruthCounts:
         unknown_labels: Rows whose label is no class, or the name of several classes.
         unknown_label_examples: Some of these labels.
         unknown_images: Labelled images that such rows are about, and no others.
+        groups: Images whose truth is a group of classes, where only classes are of use.
         doubled_keys: Rows that repeat an image with the same label.
         contradictory_keys: Images left out because their rows have different labels.
         unknown_keys: Rows whose key is not among the labelled images.
@@ -66,6 +67,7 @@ class TruthCounts:
     unknown_labels: int = 0
     unknown_label_examples: tuple[str, ...] = ()
     unknown_images: int = 0
+    groups: int = 0
     doubled_keys: int = 0
     contradictory_keys: int = 0
     unknown_keys: int = 0
@@ -98,6 +100,7 @@ class TruthCounts:
             (self.malformed_rows, "with more or fewer cells than the header, or no JSON", self.malformed_row_examples),
             (self.blank, "without a label", ()),
             (self.unknown_labels, "with a label that is no class, or the name of several", self.unknown_label_examples),
+            (self.groups, "that name a group of classes, where a class is needed", ()),
             (self.doubled_keys, "that name an image again", ()),
             (self.contradictory_keys, f"{disputed}, because rows about one image do not agree", ()),
             (self.unknown_keys, "whose key is not among the labelled images", self.unknown_key_examples),

@@ -9,6 +9,7 @@ and a number is a name.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ from pipeline.errors import InputError, StorageError
 from pipeline.labels import NO_CLASS, ClassResolver
 from pipeline.records import Counted
 from pipeline.storage import Storage, absolute_uri
+from pipeline.taxonomy.answers import AnswerResolver, answers_of
 from pipeline.taxonomy.nodes import NodeResolver
 from pipeline.taxonomy.tree import Taxonomy
 from pipeline.trust.annotations import read_annotations
@@ -47,10 +49,9 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str], taxonomy
     Raises:
         InputError: It is missing, or cannot be read as truth.
     """
-    table, contested, malformed = _read_table(path, storage)
-    labels, examples = _parse_labels(
-        path, table["label"], ClassResolver(class_names) if taxonomy is None else NodeResolver(taxonomy)
-    )
+    answers = None if taxonomy is None else answers_of(taxonomy)
+    table, contested, malformed = _read_table(path, storage, answers)
+    labels, examples = _parse_labels(path, table["label"], answers or ClassResolver(class_names))
     with_shards = "shard" in table.column_names
     joined = _join(table)
     known, unknown = labels >= NO_CLASS, labels == NOT_UNDERSTOOD
@@ -86,6 +87,27 @@ def read_truth(path: str, storage: Storage, class_names: Sequence[str], taxonomy
     return Truth(keys, labels_T, with_shards, counts, drawn, listed)
 
 
+def read_class_truth(path: str, storage: Storage, class_names: Sequence[str], taxonomy: Taxonomy | None) -> Truth:
+    """Read a truth file for a command that knows classes only: groups count as not understood, and are told.
+
+    Args:
+        path: As for :func:`read_truth`.
+        storage: Reads it.
+        class_names: Of the K classes.
+        taxonomy: Groups of them that a label may name; None where none are known.
+
+    Raises:
+        InputError: As for :func:`read_truth`.
+    """
+    truth = read_truth(path, storage, class_names, taxonomy)
+    is_group_T = truth.labels_T >= len(class_names)
+    return dataclasses.replace(
+        truth,
+        labels_T=np.where(is_group_T, np.int32(NOT_UNDERSTOOD), truth.labels_T),
+        counts=dataclasses.replace(truth.counts, groups=int(is_group_T.sum())),
+    )
+
+
 def _join(table: pa.Table) -> pa.Array:
     """The keys of rows, with their shards where they have some."""
     if "shard" in table.column_names:
@@ -93,7 +115,7 @@ def _join(table: pa.Table) -> pa.Array:
     return table["key"].combine_chunks().cast(pa.string())
 
 
-def _read_table(path: str, storage: Storage) -> tuple[pa.Table, pa.Table, Counted]:
+def _read_table(path: str, storage: Storage, answers: AnswerResolver | None) -> tuple[pa.Table, pa.Table, Counted]:
     """Columns key, label and, if there, shard and drawn; images whose votes are tied; rows that are no rows."""
     try:
         uri = absolute_uri(path)
@@ -102,7 +124,7 @@ def _read_table(path: str, storage: Storage) -> tuple[pa.Table, pa.Table, Counte
             content, malformed = parse_json(uri, data)
             if (table := read_json_table(path, content, malformed)) is not None:
                 return table, table.drop_columns("label").slice(0, 0), malformed
-            annotations = read_annotations(uri, content, storage)
+            annotations = read_annotations(uri, content, storage, answers)
             return annotations.table, annotations.contested, malformed
     except StorageError as error:
         raise InputError(f"--truth {error}") from error

@@ -14,6 +14,7 @@ from served_page import open_session, truths, write_list
 from pipeline.annotation_page.answers import AnswerConflict, AnswerList, list_place
 from pipeline.errors import RequestError
 from pipeline.storage import Storage
+from pipeline.taxonomy.classes_file import parse_classes
 from pipeline.trust.truth_file import read_truth
 
 NAMES = ("cat", "dog", "tench, Tinca tinca", "crane", "crane")
@@ -72,6 +73,19 @@ def test_several_annotators_have_columns_and_the_majority_is_the_truth(place):
     assert counted.by == {"anna": 4, "ben": 4, "carl": 3}
     assert answers.answers("dora") == [""] * 6  # who begins sees nobody's answers
     assert read_truth(str(place), Storage(), NAMES).counts.unknown_labels in (0, 1)  # where none is no class yet
+
+
+def test_an_answer_may_be_a_group_and_so_may_what_several_agree_on(place):
+    table = b"class,kind,family\ncat,pet,animal\ndog,pet,animal\n3,bird,animal\n4,none,\n"
+    answers = AnswerList(str(place), NAMES, Storage(), parse_classes("t.csv", table, NAMES))
+    for by, votes in {"anna": "cat pet cat animal none", "ben": "dog dog bird bird none"}.items():
+        for at, vote in enumerate(votes.split()):
+            answers.put(at, by, vote, "")
+    assert truths(place) == ["pet", "pet", "animal", "animal", "none", ""]
+    assert answers.names.none_is_class  # a group of this name
+    assert answers.count().truths == 5
+    with pytest.raises(RequestError, match="'cow' is no class"):
+        answers.put(5, "anna", "cow", "")
 
 
 def test_answers_without_a_name_become_those_of_an_annotator(place):

@@ -11,6 +11,7 @@ from playwright.sync_api import expect, sync_playwright
 from served_page import open_session, serving, truths, write_list
 
 from pipeline.annotation_page.session import Session
+from pipeline.taxonomy.classes_file import parse_classes
 
 CHROMIUM = shutil.which("chromium")
 expect.set_options(timeout=20_000)  # on a machine that does other things, too
@@ -322,6 +323,31 @@ def test_predictions_come_first_where_they_are_asked_for(opened, tmp_path, monke
         expect(page.locator("#frame img")).to_be_visible()
         page.context.close()
     assert truths(place)[:2] == ["tiger shark", "tench, Tinca tinca"]
+
+
+def test_groups_are_found_and_shown_as_such(opened, tmp_path):
+    place = write_list(tmp_path, IMAGES)
+    tree = parse_classes("t.csv", f"class,kind\n0,Katze\n1,Katze\n2,Fisch\n3,Fisch\n6,{EVIL}\n".encode(), NAMES)
+    with serving(open_session(place, NAMES, taxonomy=tree)) as server:
+        page = opened(server.url)
+        at(page, 1)
+        expect(page.get_by_role("option").last).to_contain_text("Katzegroup of 2 classes")
+        page.keyboard.type("katz")
+        expect(page.get_by_role("option", selected=True)).to_have_text("Katzegroup of 2 classes")
+        page.keyboard.press("Enter")
+        at(page, 2)
+        page.keyboard.press("1")  # it has a digit, as a class has
+        at(page, 3)
+        page.keyboard.type("#2")  # indices are of classes
+        expect(page.get_by_role("option")).to_have_count(3)
+        page.keyboard.press("Enter")
+        saved(page)
+        at(page, 4)
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#own")).to_have_text("Your answer: Katze")
+        page.context.close()
+    assert truths(place)[:4] == ["Katze", "Katze", "tiger shark", ""]
 
 
 def test_hostile_names_are_text(opened, looked_at):

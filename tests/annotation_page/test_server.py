@@ -21,6 +21,7 @@ from pipeline import annotate, evaluate, label, sample
 from pipeline.annotation_page.pictures import render
 from pipeline.errors import RequestError
 from pipeline.labels import imagenet_names
+from pipeline.taxonomy.wordnet import wordnet_taxonomy
 
 NAMES = ("cat", "dog", "none of the above", "Käse <b>")
 
@@ -210,6 +211,12 @@ def test_classes_come_with_what_they_are_also_called(tmp_path):
     state = open_session(write_list(tmp_path, [jpeg(1)]), imagenet_names()).state(None)
     assert state["classes"][0] == {"name": "tench", "id": "n01440764", "also": "Tinca tinca"}
     assert state["none"] == "none"
+    tree = wordnet_taxonomy(imagenet_names())
+    place = write_list(tmp_path / "c", [jpeg(1)])
+    groups = open_session(place, imagenet_names(), taxonomy=tree).state(None)["classes"][1000:]
+    dog = {"name": "dog", "id": "n02084071", "also": "dog.n.01", "size": 118, "offered": True}
+    assert dog in groups
+    assert [group["name"] for group in groups if group["size"] == 1000 and group["offered"]] == []
     assert open_session(write_list(tmp_path / "b", [jpeg(1)]), ["None", "cat"]).state(None)["none"] == ""
 
 
@@ -273,6 +280,31 @@ def test_the_command_says_where_the_page_is_and_ends_with_what_to_do(labelled, t
     said = shardlabel("annotate", "my truth.csv", "--no-browser", "--json", cwd=tmp_path)
     assert json.loads(said.stdout)["next"] == ["shardlabel annotate 'my truth.csv' --no-browser"]
     assert "my truth.csv: label it at http://127.0.0.1:" in said.stderr
+
+
+def test_groups_come_with_the_list(labelled, tmp_path, monkeypatch):
+    own, place, told = tmp_path / "own.csv", tmp_path / "truth.csv", []
+    own.write_text("class,kind\ncat,animal\ncoins,metal\n")
+    sample(labelled / "out", save=place, num=1, classes=own)
+
+    def serve(server):
+        session = server._server.session
+        told.extend(one["name"] for one in session.state(None)["classes"][14:])
+        told.append(session.answer({"at": 0, "by": "", "answer": "animal", "was": ""})[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.annotation_page.server.PageServer.serve", serve)
+    found = annotate(place, browser=False, announce=None)
+    assert (told, found.truths) == (["animal", "metal", 200], 1)
+    assert found.next[0].endswith(f"--truth {place} --classes {own}")
+    assert evaluate(labelled / "out", truth=place, classes=own).group_truths == 1
+    told.clear()
+    own.write_text("class,kind\nclock,tool\n")
+    assert annotate(place, labelled / "out", classes=own, browser=False, announce=None).truths == 0
+    assert told == ["tool", 422]  # of these classes an animal is none
+    (tmp_path / "truth-classes.json").write_text((tmp_path / "truth-classes.json").read_text().replace("levels", ""))
+    with pytest.raises(RequestError, match="its groups of classes are damaged"):
+        annotate(place, browser=False)
 
 
 def _interrupted(server):

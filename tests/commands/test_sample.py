@@ -107,6 +107,33 @@ def test_annotations_come_back_as_truth(made, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+def test_a_truth_may_be_a_group(made, tmp_path, kind):
+    place, own = place_of(tmp_path, kind), tmp_path / "own.csv"
+    own.write_text("class,kind\n0,low\n1,low\n2,low\n3,high\n4,high\nthing 5,thing 6\n")
+    assert sample(made / "out", save=place, num=4, format=kind, classes=own).groups == 3
+    answers = ["low", "thing 6 (kind)", "thing 4", "none"]
+    if kind == "csv":
+        header, *lines = place.read_text().splitlines()
+        rows = [line + answer for line, answer in zip(lines, answers, strict=True)]
+        place.write_text("\n".join([header, *rows]))
+    elif kind == "label-studio":
+        tasks = json.loads(place.read_text())
+        for task, answer in zip(tasks, answers, strict=True):
+            path = ["high", answer] if answer == "thing 4" else [answer]
+            result = [{"type": "taxonomy", "from_name": "choice", "value": {"taxonomy": [path]}}]
+            task["annotations"] = [{"completed_by": 1, "result": result}]
+        place.write_text(json.dumps(tasks))
+    else:
+        place /= "labels.json"
+        content = json.loads(place.read_text())
+        labels = [content["classes"].index(answer) for answer in answers]
+        place.write_text(json.dumps(content | {"labels": dict(zip(content["labels"], labels, strict=True))}))
+    found = evaluate(made / "out", truth=place, classes=own)
+    assert (found.truth.complaints, found.truth.no_class, found.group_truths, found.levels[0].images) == ((), 1, 2, 4)
+    assert {figures.label: figures.images for figures in found.classes if figures.images} == {4: 1}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_images_are_the_originals(made, tmp_path, kind):
     place = place_of(tmp_path, kind)
     sample(made / "out", save=place, num=100, format=kind)
@@ -220,18 +247,26 @@ def test_a_list_that_grew_with_its_output_was_drawn_from_all(tmp_path):
         sample(out, save=tmp_path / "r.csv", more=5, images=False)
 
 
-def test_tasks_grow_and_the_new_ones_are_in_a_file_of_their_own(made, tmp_path):
-    out, tasks = made / "out", tmp_path / "tasks.json"
-    sample(out, save=tasks, num=6, format="label-studio", with_labels=True)
+@pytest.mark.parametrize("with_groups", [False, True])
+def test_tasks_grow_and_the_new_ones_are_in_a_file_of_their_own(made, tmp_path, with_groups):
+    out, tasks, own = made / "out", tmp_path / "tasks.json", tmp_path / "own.csv"
+    own.write_text("class,kind\n" + "".join(f"{label},low\n" for label in range(14)))
+    sample(out, save=tasks, num=6, format="label-studio", with_labels=True, classes=own if with_groups else None)
+    if with_groups:
+        with pytest.raises(RequestError, match="drawn with groups of classes; give the same --classes"):
+            sample(out, save=tasks, more=3)
     older = json.loads(tasks.read_text())
     older[0]["annotations"] = [{"result": [{"value": {"choices": ["none"]}}]}]
     tasks.write_text(json.dumps(older))
-    found = sample(out, save=tasks, more=3)
+    found = sample(out, save=tasks, more=3, classes=own)  # the control stays that of the project
     assert (found.format, found.images, found.added) == ("label-studio", 9, 3)
     assert [name.rpartition("/")[2] for name in found.files] == ["tasks-7-9.json", "tasks.json"]
     new, every = json.loads((tmp_path / "tasks-7-9.json").read_text()), json.loads(tasks.read_text())
     assert every == older + new
-    assert all("predictions" in task for task in new)
+    values = [task["predictions"][0]["result"][0]["value"] for task in new]
+    assert [value["taxonomy"][0][0] if with_groups else len(value["choices"]) for value in values] == (
+        ["low"] * 3 if with_groups else [1] * 3
+    )
     assert all((tmp_path / task["data"]["image"].partition("?d=")[2]).is_file() for task in every)
     sample(out, save=tmp_path / "whole.json", num=9, format="label-studio")
     whole = json.loads((tmp_path / "whole.json").read_text())

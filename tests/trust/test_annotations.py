@@ -9,8 +9,10 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.storage import Storage
+from pipeline.taxonomy.answers import AnswerResolver
+from pipeline.taxonomy.classes_file import parse_classes
 from pipeline.trust.truth import NOT_KNOWN
-from pipeline.trust.truth_file import read_truth
+from pipeline.trust.truth_file import read_class_truth, read_truth
 
 NAMES = ("cat", "dog", "crane", "crane")
 
@@ -168,3 +170,56 @@ def test_a_column_truth_is_used_in_place_of_the_label_of_the_consensus(tmp_path)
     truth = read_truth(str(tmp_path / "t.csv"), Storage(), NAMES)
     assert pairs(truth) == {"/data/a.tar\n1": 1, "/data/a.tar\n3": 2}
     assert truth.counts.blank == 1
+
+
+@pytest.fixture(scope="module")
+def tree():
+    table = b"class,kind,family\ncat,pet,animal\ndog,pet,animal\n2,crane,animal\n3,crane,machine\n"
+    return parse_classes("t.csv", table.replace(b"3,crane", b"3,hoist"), NAMES)
+
+
+def nested(*paths, **more):
+    made = annotation([], **more)
+    made["result"][0] |= {"type": "taxonomy", "value": {"taxonomy": list(paths)}}
+    return made
+
+
+def test_answers_may_be_groups(tmp_path, tree):
+    one, two = {"person": 1}, {"person": 2}
+    short = {"image": "/x.jpg", "shard": "/data/a.tar", "annotator": 1}
+    odd = annotation(["cat", "dog"])
+    odd["result"].append({"type": "taxonomy", "value": {"taxonomy": [["animal"]]}})
+    tasks = {
+        "class": task("class", nested(["animal", "pet", "dog"])),
+        "group": task("group", nested(["animal", "pet"])),
+        "group as a choice": task("group as a choice", annotation("Pet")),
+        "both": task("both", nested(["animal", "pet"], ["animal", "pet", "cat"], ["animal"])),
+        "path tells": task("path tells", nested(["machine", "crane"])),
+        "short": short | {"key": "short", "choice": [{"taxonomy": [["animal", "pet"]]}]},
+        "none": task("none", nested(["none"])),
+        "agreed": task("agreed", nested(["animal", "pet", "cat"], **one), nested(["animal", "pet", "dog"], **two)),
+        "apart": task("apart", nested(["animal", "pet", "cat"], **one), nested(["machine"], **two)),
+        "several": task("several", odd),
+        "unknown": task("unknown", nested(["animal", "bird"])),
+    }
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(list(tasks.values())))
+    truth = read_truth(str(path), Storage(), NAMES, tree)
+    answers = AnswerResolver(tree)
+    known = {key.partition("\n")[2]: label for key, label in pairs(truth).items()}
+    assert {key: answers.names[label] if label >= 0 else "" for key, label in known.items()} == {
+        "class": "dog",
+        "group": "pet",
+        "group as a choice": "pet",
+        "both": "cat",
+        "path tells": "crane (3)",
+        "short": "pet",
+        "none": "",
+        "agreed": "pet",
+    }
+    assert (truth.counts.contested, truth.counts.unknown_label_examples) == (1, ("cat; dog; animal", "bird"))
+    only = read_class_truth(str(path), Storage(), NAMES, tree)
+    assert (only.counts.groups, sorted(pairs(only).values())) == (4, [-1, 0, 1, 3])
+    assert "4 that name a group of classes, where a class is needed" in only.counts.complaints
+    flat = read_truth(str(path), Storage(), NAMES)  # of two on one path it needs no tree
+    assert pairs(flat) == {"/data/a.tar\nclass": 1, "/data/a.tar\nboth": 0, "/data/a.tar\nnone": -1}
