@@ -22,7 +22,6 @@ from pipeline.labels import NO_CLASS, ClassResolver
 from pipeline.records import Counted
 from pipeline.storage import Storage, absolute_uri
 from pipeline.taxonomy.answers import AnswerResolver, answers_of
-from pipeline.taxonomy.nodes import NodeResolver
 from pipeline.taxonomy.tree import Taxonomy
 from pipeline.trust.annotations import read_annotations
 from pipeline.trust.draw import COLUMN, count_reviewed, count_shown
