@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -110,16 +109,6 @@ def test_rows_are_in_sample_order_and_parts_chain(undisturbed):
     for name in success["predictions"]:
         index = pq.read_table(undisturbed / "predictions" / name, columns=["index"])["index"].to_pylist()
         assert index == sorted(index)
-
-
-def test_ray_and_inline_give_the_same_rows(undisturbed, sample_data, tmp_path):
-    summary = label(
-        str(sample_data), tmp_path / "out", **options(sample_data, model=ALL, rows_per_part=30, engine="ray")
-    )
-    assert summary.exit_code == 0
-    assert rows(tmp_path / "out").equals(rows(undisturbed))
-    assert rows(tmp_path / "out", "quarantine").equals(rows(undisturbed, "quarantine"))
-    assert sorted(os.listdir(tmp_path / "out/predictions")) == sorted(os.listdir(undisturbed / "predictions"))
 
 
 @pytest.mark.slow
