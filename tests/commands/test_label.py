@@ -153,7 +153,8 @@ def test_a_large_tar_resumes_inside(sample_data, tmp_path):
 
 def test_odd_tars_and_nasty_files_go_through(shared, sample_data, tmp_path):
     inputs = [str(shared / "data/odd-tars"), str(shared / "data/nasty")]
-    members = [(path.name, path.read_bytes()) for path in sorted((shared / "data/nasty").iterdir())]
+    files = [path for path in sorted((shared / "data/nasty").iterdir()) if "13000" not in path.name]  # that takes 1 s
+    members = [(path.name, path.read_bytes()) for path in files]
     packed = make_tar(tmp_path / "packed.tar", [(f"{i:03d}/{name}", data) for i, (name, data) in enumerate(members)])
     out = tmp_path / "out"
     summary = label([*inputs, str(packed)], out, **options(sample_data))
