@@ -9,7 +9,7 @@ import json, sys
 from pipeline.commands.label import label
 from pipeline.models.catalog import find
 from pipeline.models.networks import NetworkShape, empty_network
-for arch in ("squeezenet1_1", "swin_v2_t", "maxvit_t", "timm/vit_tiny_patch16_224"):
+for arch in ("squeezenet1_1", "timm/vit_tiny_patch16_224"):
     empty_network(NetworkShape(find(arch), 10, 224))
 before = [name for name in sys.modules if name.startswith("torch._dynamo") or name == "sympy"]
 import torch
