@@ -36,16 +36,20 @@ SHALLOW = {
         dropout=0.2,
         num_classes=10,
     ),
-    "convnext": lambda: tv.ConvNeXt([CNBlockConfig(48, 96, 2), CNBlockConfig(96, None, 2)], num_classes=10),
+    "convnext": lambda: tv.ConvNeXt(
+        [CNBlockConfig(48, 96, 2), CNBlockConfig(96, None, 2)], layer_scale=1.0, num_classes=10
+    ),
     "swin": lambda: tv.SwinTransformer([4, 4], 48, [2, 2], [3, 6], [7, 7], num_classes=10),
 }
 
 
 def alive(network: nn.Module, px: int = 96) -> nn.Module:
-    """A network whose batch norms are not identities."""
+    """A network whose batch norms are not identities, and whose convolutions have biases that count."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 1.0
+        elif isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            nn.init.normal_(layer.bias, 0, 0.2)
     network.train()
     with torch.no_grad():
         network(torch.randn(4, 3, px, px))
