@@ -11,6 +11,7 @@ the n-th such step is the same moment every time. Steps are counted before they 
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import resource
@@ -21,8 +22,11 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import pytest
 
 from pipeline.errors import ShardlabelError
 
@@ -31,6 +35,14 @@ CRASHED = 70  # an error that is not one of ours
 _PATIENCE_S = 120.0
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["pipeline.commands.label", "pipeline.labeler.labeler", "before_the_fork"])
+
+
+@functools.cache
+def _begin_forking() -> None:
+    """Start the process that jobs are forked from, where it finds these modules: it passes over those it does not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        ensure_running()
 
 
 @dataclass
@@ -110,6 +122,7 @@ class Run:
 
 def start(inputs: str | list[str], out: Path, words: dict, trap: Trap | None = None, command: str = "label") -> Run:
     """Start a job; an export has its source for inputs, and its dataset for output."""
+    _begin_forking()
     said, says = _FORKS.Pipe(duplex=False)
     process = _FORKS.Process(target=_job, args=(command, inputs, str(out), words, trap, says))
     process.start()

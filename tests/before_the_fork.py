@@ -1,4 +1,4 @@
-"""What the jobs of ``attacks`` begin with, done before they fork: imported by their fork server, nowhere else."""
+"""What jobs begin with, done before they fork: imported by what forks them, in a process of its own."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ ensemble_module.Classifier(
     _member.blob,
     torch.device("cpu"),
     "fp32",
-    tuning=Tuning(1, memory=cache_folder() / "forward_sizes.json"),
+    tuning=Tuning(1, cache_file=cache_folder() / "forward_sizes.json"),
 )

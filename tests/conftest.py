@@ -56,8 +56,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Files that take longest, first: each runs in one process, and one that began late would keep the others waiting at
 # the end. Those that start Ray stand apart, because two of them at once take most of the machine.
 LONGEST_FIRST = """
-    models/test_parity engines/test_engines project/test_examples deploy/test_monitoring project/test_guides
-    faults/test_two_jobs commands/test_label models/test_classifier faults/test_poison commands/test_combine
+    models/test_parity engines/test_engines project/test_examples project/test_guides faults/test_two_jobs
+    models/test_classifier deploy/test_monitoring commands/test_label commands/test_combine faults/test_poison
     models/test_forward stages/test_decode cli/test_main storage/test_s3 commands/test_label_stores
     commands/test_report models/test_catalog annotation_page/test_browser commands/test_label_s3 models/test_weights
     commands/test_bench stages/test_read_damage stages/test_read_model commands/test_relocate

@@ -1,4 +1,4 @@
-"""A labelling job that is scraped while it runs, as Prometheus would do it: python scraped_job.py INPUT OUT SCRAPES."""
+"""A labelling job that is scraped as Prometheus would do it: python scraped_job.py OUT SCRAPES INPUT..."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import urllib.request
 from pathlib import Path
 
 from conftest import SAMPLE_DATA
+from small_jobs import options
 
 from pipeline import label
 from pipeline.engines.on_ray import RayEngine
 
+MEMBERS = "shufflenet_v2_x0_5,mobilenet_v3_small"
 _LAST_REPORT_S = 2.5  # Ray's processes report once a second at most
 
 
@@ -32,7 +34,7 @@ def scrape(folder: Path) -> None:
                 (folder / f"{number:04d}.txt").write_bytes(answer.read())
 
 
-def main(given: str, out: str, folder: str) -> None:
+def main(out: str, folder: str, *given: str) -> None:
     close = RayEngine.close
 
     def late(engine: RayEngine) -> None:
@@ -41,16 +43,8 @@ def main(given: str, out: str, folder: str) -> None:
 
     RayEngine.close = late
     threading.Thread(target=scrape, args=(Path(folder),), daemon=True).start()
-    label(
-        [str(SAMPLE_DATA), given],
-        out,
-        model="shufflenet_v2_x0_5",
-        weights_dir=str(SAMPLE_DATA / "weights"),
-        labels=str(SAMPLE_DATA / "classes.txt"),
-        rows_per_part=30,
-        precision="fp32",
-        engine="ray",
-    )
+    words = options(SAMPLE_DATA, model=MEMBERS, rows_per_part=30, max_bad_rate=0.5)
+    label(given, out, **words | {"engine": "ray"})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -112,16 +111,6 @@ def test_rows_are_in_sample_order_and_parts_chain(undisturbed):
         assert index == sorted(index)
 
 
-def test_ray_and_inline_give_the_same_rows(undisturbed, sample_data, tmp_path):
-    summary = label(
-        str(sample_data), tmp_path / "out", **options(sample_data, model=ALL, rows_per_part=30, engine="ray")
-    )
-    assert summary.exit_code == 0
-    assert rows(tmp_path / "out").equals(rows(undisturbed))
-    assert rows(tmp_path / "out", "quarantine").equals(rows(undisturbed, "quarantine"))
-    assert sorted(os.listdir(tmp_path / "out/predictions")) == sorted(os.listdir(undisturbed / "predictions"))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_kill_minus_nine_then_the_same_command(undisturbed, sample_data, tmp_path, engine):
@@ -164,7 +153,8 @@ def test_a_large_tar_resumes_inside(sample_data, tmp_path):
 
 def test_odd_tars_and_nasty_files_go_through(shared, sample_data, tmp_path):
     inputs = [str(shared / "data/odd-tars"), str(shared / "data/nasty")]
-    members = [(path.name, path.read_bytes()) for path in sorted((shared / "data/nasty").iterdir())]
+    files = [path for path in sorted((shared / "data/nasty").iterdir()) if "13000" not in path.name]  # that takes 1 s
+    members = [(path.name, path.read_bytes()) for path in files]
     packed = make_tar(tmp_path / "packed.tar", [(f"{i:03d}/{name}", data) for i, (name, data) in enumerate(members)])
     out = tmp_path / "out"
     summary = label([*inputs, str(packed)], out, **options(sample_data))

@@ -18,6 +18,7 @@ from conftest import REPOSITORY
 from torchvision import models as tv
 
 from pipeline import label
+from pipeline.cli import main
 from pipeline.commands import models as catalogue
 from pipeline.errors import InputError, ModelError, WeightsError
 from pipeline.models.catalog import find, torchvision_names
@@ -206,12 +207,21 @@ def test_the_list_is_whole_when_piped(everything, shardlabel):
         assert word in line
 
 
-def test_a_narrow_terminal_gets_whole_lines():
+def test_a_narrow_terminal_gets_whole_lines(monkeypatch):
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 80))
-    environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
-    command = [sys.executable, "-m", "pipeline", "models", "ResNet"]
-    subprocess.run(command, stdout=follower, env={**environment, "TERM": "dumb"}, timeout=120, check=True)
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "argv", ["shardlabel", "models", "ResNet"])
+    before = os.dup(1)  # a width is asked of the file, not of sys.stdout
+    os.dup2(follower, 1)
+    with open(1, "w", closefd=False) as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        with pytest.raises(SystemExit):
+            main()
+    os.dup2(before, 1)
+    os.close(before)
     os.close(follower)
     shown = b""
     with contextlib.suppress(OSError):  # how a terminal says that it is closed

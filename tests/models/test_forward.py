@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import fx, nn
 from torchvision import models as tv
+from torchvision.models.convnext import CNBlockConfig
+from torchvision.models.efficientnet import FusedMBConvConfig, MBConvConfig
 
 from pipeline.models import forward as module
 from pipeline.models import packed_conv
@@ -18,15 +20,36 @@ from pipeline.models.networks import NetworkShape, empty_network
 from pipeline.models.packed_conv import PackedConv2d
 
 CPU = torch.device("cpu")
-ARCHS = """alexnet googlenet resnet18 resnext50_32x4d squeezenet1_1 densenet121 shufflenet_v2_x0_5 mnasnet0_5
-mobilenet_v2 mobilenet_v3_small efficientnet_b0 efficientnet_v2_s convnext_tiny vgg11_bn swin_t""".split()
+ARCHS = """alexnet googlenet resnet18 squeezenet1_1 shufflenet_v2_x0_5 mnasnet0_5 mobilenet_v2 mobilenet_v3_small
+efficientnet_b0 vgg11_bn""".split()
+# The blocks of deep networks, each kind and its joints once or twice: packing looks at layers and their neighbours.
+SHALLOW = {
+    "resnext": lambda: tv.ResNet(tv.resnet.Bottleneck, [2, 1, 1, 1], groups=32, width_per_group=4, num_classes=10),
+    "densenet": lambda: tv.DenseNet(block_config=(2, 2, 2, 2), num_classes=10),
+    "efficientnet_v2": lambda: tv.EfficientNet(
+        [
+            FusedMBConvConfig(1, 3, 1, 24, 24, 2),
+            FusedMBConvConfig(4, 3, 2, 24, 48, 2),
+            MBConvConfig(4, 3, 2, 48, 64, 2),
+            MBConvConfig(6, 3, 1, 64, 96, 2),
+        ],
+        dropout=0.2,
+        num_classes=10,
+    ),
+    "convnext": lambda: tv.ConvNeXt(
+        [CNBlockConfig(48, 96, 2), CNBlockConfig(96, None, 2)], layer_scale=1.0, num_classes=10
+    ),
+    "swin": lambda: tv.SwinTransformer([4, 4], 48, [2, 2], [3, 6], [7, 7], num_classes=10),
+}
 
 
 def alive(network: nn.Module, px: int = 96) -> nn.Module:
-    """A network whose batch norms are not identities."""
+    """A network whose batch norms are not identities, and whose convolutions have biases that count."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 1.0
+        elif isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            nn.init.normal_(layer.bias, 0, 0.2)
     network.train()
     with torch.no_grad():
         network(torch.randn(4, 3, px, px))
@@ -51,6 +74,8 @@ def narrow(network: nn.Module) -> nn.Module:
 
 def build(arch: str) -> nn.Module:
     torch.manual_seed(0)
+    if arch in SHALLOW:
+        return alive(SHALLOW[arch]())
     if arch in {"alexnet", "vgg11_bn"}:
         return alive(narrow(empty_network(NetworkShape(find(arch), 10, 224))))
     options = {"aux_logits": False, "init_weights": False} if arch == "googlenet" else {}
@@ -67,7 +92,7 @@ def images(batch: int = 3, px: int = 96) -> torch.Tensor:
     return torch.randn(batch, 3, px, px, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", [*ARCHS, *SHALLOW])
 def test_packed_networks_give_the_same_logits(arch, caplog):
     network = build(arch)
     with torch.inference_mode():
