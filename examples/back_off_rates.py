@@ -17,6 +17,8 @@ case 10 times (`--delta`). `known` is what somebody would keep who knew the trut
 - `descend`: down from the top, always to the child with the largest sum, as far as the threshold is reached.
 - `climb`: up from the likeliest class, until the threshold is reached.
 - `mixed`: as `climb` up to one half, from there as `finest`.
+- `hedge`: the most bits for a price of each expected error, which takes the threshold's place. It is no sum that the
+  names reach: a name that tells half as much has to be twice as sure.
 """
 
 from __future__ import annotations
@@ -157,6 +159,25 @@ class OtherRules:
             found.append(self._keep([*lower, *upper], sums_V))
         return _padded(found)
 
+    def hedge(self, probs_BK: Array) -> NamePaths:
+        """The best of the finest nodes for each price of an error, in bits; scores are price / (price + most bits)."""
+        finest, found = self._finest.find(probs_BK), []
+        most = float(np.log2(self._num_classes))
+        for row, length in enumerate(finest.lengths.tolist()):
+            # from no name at all, without error and bits, to the finest: each is worth the least price of the next
+            hull, prices = [(0.0, 0.0, NO_NAME)], [np.inf]
+            for at in reversed(range(length)):
+                node, error = int(finest.nodes_BD[row, at]), 1 - float(finest.sums_BD[row, at])
+                bits = float(self._nodes.bits[node])
+                price = _price(hull[-1], error, bits)
+                while len(hull) > 1 and price >= prices[-1]:
+                    hull.pop(), prices.pop()
+                    price = _price(hull[-1], error, bits)
+                hull.append((error, bits, node)), prices.append(price)
+            scores = [1.0 if np.isinf(price) else price / (price + most) for price in prices[:0:-1]]
+            found.append(([node for _, _, node in hull[:0:-1]], scores))
+        return _padded(found)
+
     def _way_up(self, sums_V: Array) -> list[int]:
         leaf = int(sums_V[: self._num_classes].argmax())
         path_D = self._nodes.taxonomy.leaf_paths[leaf]
@@ -176,6 +197,11 @@ class OtherRules:
             if tells and sums_V[node] > (sums_V[nodes[-1]] if nodes else 0):
                 nodes.append(node)
         return nodes, sums_V[nodes].tolist()
+
+
+def _price(before: tuple[float, float, int], error: float, bits: float) -> float:
+    """Bits for each error that a name has more than the one before."""
+    return (bits - before[1]) / (error - before[0]) if error > before[0] else np.inf
 
 
 def _padded(paths: list[tuple[list[int], list[float]]]) -> NamePaths:
@@ -250,7 +276,9 @@ def main() -> None:
     parser.add_argument("--targets", default="0.9,0.95,0.98", help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=200, help="draws of each line; default: %(default)s")
     parser.add_argument("--delta", type=float, default=0.1, help="default: %(default)s")
-    parser.add_argument("--rules", default="finest", help="some of finest,descend,climb,mixed; default: %(default)s")
+    parser.add_argument(
+        "--rules", default="finest", help="some of finest,descend,climb,mixed,hedge; default: %(default)s"
+    )
     args = parser.parse_args()
     nodes = nodes_of(wordnet_taxonomy(imagenet_class_names()))
     rules = args.rules.split(",")
