@@ -23,14 +23,13 @@ there on the others are even steps of bits: where the names are classes alone, t
 added as whole numbers, so that the order of the images is of no effect. The grid has even steps of log-odds, because
 probabilities pile up at 1, and its values are those of float32, which sums are compared as.
 
-Source: the task, and climbing until a sum of probabilities reaches a threshold, are from Goren, Galil & El-Yaniv,
-"Hierarchical selective classification", arXiv 2405.11533; accuracy against information from Deng, Krause, Berg &
-Fei-Fei, "Hedging your bets", CVPR 2012. What differs from the former: there each image gets a name, at last the root's,
-which is always right, and accuracy counts those; here names of less than one bit are none, and precision is that of
-what is exported. There the threshold is a quantile of the calibration images' smallest right thresholds, as in split
-conformal prediction, which needs that a name once right stays right as the threshold rises; here the precision of this
-selection is tested, which holds for any rule. There the climb starts at the likeliest class; here the finest of all
-nodes is taken.
+Source: the task is that of Goren, Galil & El-Yaniv, "Hierarchical selective classification", arXiv 2405.11533; accuracy
+against information from Deng, Krause, Berg & Fei-Fei, "Hedging your bets", CVPR 2012. What differs from the former:
+there each image gets a name, at last the root's, which is always right, and accuracy counts those; here names of less
+than one bit are none, and precision is that of what is exported. There the threshold is a quantile of the thresholds
+from which on the calibration images are right, as in split conformal prediction, which needs that a name once right
+stays right as the threshold rises; here the precision of this selection is tested, which holds for any rule. Their code
+has the rule of the finest node, too, as "max coverage"; what they recommend is to climb from the likeliest class.
 """
 
 from __future__ import annotations

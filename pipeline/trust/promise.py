@@ -28,6 +28,8 @@ nothing. But their labels are known: they are a part of the selection in which n
 among the k_0 of them at level j, the other N_j - k_0 images are tested for K_j - x_0 right ones. The truths that were
 not fitted on are a random draw from these, if those to fit on were chosen without a look at the rest.
 
+None of this needs that an image has the same label at all thresholds (:mod:`pipeline.trust.back_off`).
+
 What the risk does not cover: truths that were skipped because they are hard; a target, filters or networks chosen
 after a look at these truths; several attempts with more truths each time, of which each takes the risk again. The
 promise is about all classes together.
