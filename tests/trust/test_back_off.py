@@ -13,6 +13,7 @@ from pipeline.taxonomy.classes_file import parse_classes
 from pipeline.taxonomy.name_paths import NO_NAME, NamePaths, PathFinder
 from pipeline.taxonomy.nodes import nodes_of
 from pipeline.taxonomy.tree import make_taxonomy
+from pipeline.taxonomy.wordnet import imagenet_class_names, wordnet_taxonomy
 from pipeline.trust.back_off import BackOffLevels, JudgedNames, threshold_grid
 from pipeline.trust.levels import NUM_LEVELS, Levels, choose_levels, count_scores
 from pipeline.trust.promise import Judged, PrecisionTest, certify, certify_or_estimate
@@ -139,6 +140,25 @@ def test_above_one_half_names_lie_in_each_other():
         assert NODES.is_at_or_below(finer, coarse)[coarse >= 0].all()
         assert (finer != coarse).sum() > 200
         coarse = finer
+
+
+def test_in_wordnet_no_name_is_passed_by_and_none_tells_nothing():
+    nodes = nodes_of(wordnet_taxonomy(imagenet_class_names()))
+    rng = np.random.default_rng(5)
+    probs = softmax(rng.normal(0, 1, (40, 1000)) + rng.gamma(2, 1, (40, 1)) * (np.arange(1000) // 100 == 2))
+    below = nodes.is_at_or_below(np.arange(1000)[:, None], np.arange(len(nodes)))
+    sums = probs.astype(np.float64) @ below
+    paths = PathFinder(nodes).find(probs)
+    for threshold in (0.01, 0.2, 0.6, 0.9):
+        names, _ = paths.at(threshold)
+        for image, name in enumerate(names.tolist()):
+            enough = np.flatnonzero((sums[image] >= threshold) & (nodes.bits >= 1))
+            assert (name == NO_NAME) == (not len(enough))
+            if name != NO_NAME:
+                assert nodes.sizes_V[name] == nodes.sizes_V[enough].min()
+                same = enough[(below[:, enough] == below[:, [name]]).all(axis=0)]
+                assert nodes.depths_V[name] == nodes.depths_V[same].max()  # of equal classes the deepest
+    assert nodes.bits[paths.nodes_BD[paths.nodes_BD >= 0]].min() >= 1
 
 
 def test_which_groups_are_names():
