@@ -6,11 +6,17 @@ finer, and at last it is the most likely class. So all that an image may be call
 the nodes that no other is as fine as and more likely than. That is a short path, of 5 to 10 nodes for WordNet.
 
 **Above one half** the nodes that reach the threshold lie in each other, because two that share no class would have more
-than 1. The finest is then where any way through the tree ends: down from the top to the likeliest child, or up from any
-class in it. **Below one half** there are several such chains, and the rules differ. Going down follows the likelier
-group into many unlikely classes and passes by a single likely class elsewhere. Climbing from the likeliest class passes
-by finer groups beside it, also above one half, where the likeliest class is not in the likeliest group. What is chosen
-here is the only one that does as it says at every threshold; ``examples/back_off_rates.py`` compares them.
+than 1. The finest is then where the way down from the top to the likeliest child ends. **Below one half** there are
+several such chains, and rules differ. Going down follows the likelier group into many unlikely classes and passes by a
+likelier class elsewhere. Climbing from the likeliest class passes by finer groups beside it, also above one half, where
+that class is not in the likeliest group. The rule here is the only one that does as it says at every threshold.
+
+At the same promise the rules hardly differ (``examples/back_off_rates.py --rules finest,descend,climb,mixed``): by less
+than 0.2 % of the images and 0.02 bits where probabilities are calibrated or too far from even. Where they are too near
+to even, climbing keeps up to 2 % and 0.2 bits more at a target of 90 %, which a calibration makes up for. A rule that
+weighs bits against expected errors (``hedge``) tells 4 to 6 % more bits of calibrated collections, but names 3 to 5 %
+fewer of the images; with 150 truths of 300 photographs, at 95 %, it names 35 to 63 % where this one names 57 to 95 %,
+because its strictest names are fine ones, and the first of these that is wrong ends the sequence.
 
 **Names that tell nothing** are none. In WordNet a name must tell at least one bit: at most half of the classes lie
 below it. In a file every group counts, because somebody wrote it. A group whose only child has all its classes is never

@@ -28,6 +28,8 @@ nothing. But their labels are known: they are a part of the selection in which n
 among the k_0 of them at level j, the other N_j - k_0 images are tested for K_j - x_0 right ones. The truths that were
 not fitted on are a random draw from these, if those to fit on were chosen without a look at the rest.
 
+None of this needs that an image has the same label at all thresholds (:mod:`pipeline.trust.back_off`).
+
 What the risk does not cover: truths that were skipped because they are hard; a target, filters or networks chosen
 after a look at these truths; several attempts with more truths each time, of which each takes the risk again. The
 promise is about all classes together.
@@ -52,7 +54,7 @@ import numpy as np
 
 from pipeline.errors import RequestError
 from pipeline.trust.intervals import binomial_tail, clopper_pearson_lower, hypergeometric_tail
-from pipeline.trust.levels import Levels, at_or_above, choose_levels
+from pipeline.trust.levels import NUM_LEVELS, Levels, at_or_above, choose_levels
 from pipeline.trust.needed import Needed, estimate_needed
 
 _OLD_CERTIFYING_SHARE = 0.5
@@ -286,7 +288,7 @@ def certify(test: PrecisionTest, truths: JudgedImages, levels: Levels, fitted: J
         num_truths=len(truths),
         num_certifying=len(truths),
         least_certifying=least,
-        missing=0 if best else _count_missing(test, levels, accepted_L, right_L) or max(1, least - len(truths)),
+        missing=0 if best else _count_missing(test, truths, levels) or max(1, least - len(truths)),
         levels=tuple(tested),
         num_selected=levels.total,
         num_fitted=len(known),
@@ -322,10 +324,20 @@ def certify_or_estimate(
     return dataclasses.replace(promise, needed=needed)
 
 
-def _count_missing(test: PrecisionTest, levels: Levels, accepted_L: Array, right_L: Array) -> int | None:
-    """How many more truths would let some level pass if all of them were right; None without levels."""
+def _count_missing(test: PrecisionTest, truths: JudgedImages, levels: Levels) -> int | None:
+    """How many more truths would let some threshold pass if all of them were right; None without levels.
+
+    With more truths the strictest level is stricter. So the thresholds above it count, too: those of the truths.
+    """
+    if not len(levels):
+        return None
+    stricter = np.unique(truths.scores_n[truths.scores_n > levels.thresholds_L[0]])[::-1]
+    thresholds = np.concatenate([levels.thresholds_L, stricter[:: math.ceil(len(stricter) / NUM_LEVELS) or 1]])
+    accepted_T, right_T = truths.count(thresholds)
+    images_T = np.round(accepted_T * (levels.total / len(truths))).astype(np.int64)
+    images_T[: len(levels)] = levels.images_L
     least: int | None = None
-    for accepted, right, images in zip(accepted_L.tolist(), right_L.tolist(), levels.images_L.tolist(), strict=True):
+    for accepted, right, images in zip(accepted_T.tolist(), right_T.tolist(), images_T.tolist(), strict=True):
 
         def is_enough(more: int, at: tuple[int, int, int] = (accepted, right, images)) -> bool:
             return _would_pass(test, at[0] - at[1], at[0] + round(more * at[2] / levels.total), at[2])

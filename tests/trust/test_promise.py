@@ -189,6 +189,15 @@ def test_the_expected_number_of_truths_suffices_about_half_of_the_time_and_much_
         assert low < np.mean([promise.threshold is not None for promise in found]) < high
 
 
+def test_no_more_truths_are_missing_at_the_least_than_are_expected_to_do():
+    """Once "at least 4,367 more" where about 180 more would do, because they allow a stricter threshold."""
+    collection, rng = Collection(*photographs(np.random.default_rng(7))), np.random.default_rng(0)
+    found = [collection.certify(PrecisionTest(0.99, DELTA), rng.choice(SIZE, 240, replace=False)) for _ in range(4)]
+    pairs = [(each.missing, each.needed.truths - 240) for each in found if each.needed and each.needed.truths]
+    assert pairs
+    assert all(0 < missing <= expected for missing, expected in pairs)
+
+
 def test_no_number_of_truths_is_named_where_labels_are_too_rarely_right():
     """Once "at least 3 more are needed" was said of labels of which each second one is wrong."""
     rng = np.random.default_rng(0)
