@@ -22,7 +22,7 @@ from pipeline.labels import ClassResolver
 from pipeline.metrics import Meter
 from pipeline.models.weights import MemberSpec
 from pipeline.stages.nvjpeg import make_checked_decoder
-from pipeline.taxonomy.nodes import NodeResolver
+from pipeline.taxonomy.answers import answers_of
 
 
 class UnitSteps(Protocol):
@@ -71,7 +71,7 @@ class StepFactory:
         self._child = ChildDecoder(self._fast_to_px)
         self._watched = self._make_watched(self._child)
         tree = config.taxonomy
-        self._classes = ClassResolver(config.class_names) if tree is None else NodeResolver(tree)
+        self._classes = ClassResolver(config.class_names) if tree is None else answers_of(tree)
         self._plain = self._steps(config.members, None)
         # members that no older output has
         new = [member for member in config.members if member.alias not in config.reused]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -32,7 +33,8 @@ class Nodes:
 
     Attributes:
         taxonomy: The tree.
-        names: Of the V nodes, each once: the index is added to names that several share.
+        names: Of the V nodes, each once: a group whose name is another's, too, gets its level, ``fish (family)``; names
+            that are alike then get their number.
         levels: Of the V nodes: ``class``, the name of the group's level, or ``wordnet``.
         sizes_V: int64, (V,), classes at or below each node, 1 to K.
         depths_V: int64, (V,), groups around each node.
@@ -41,7 +43,13 @@ class Nodes:
     def __init__(self, taxonomy: Taxonomy) -> None:
         self.taxonomy = taxonomy
         num_classes = taxonomy.num_classes
-        self.names = distinct_names([*taxonomy.class_names, *(group.name for group in taxonomy.groups)])
+        plain = [*taxonomy.class_names, *(group.name for group in taxonomy.groups)]
+        times = Counter(plain)
+        groups = (
+            f"{group.name} ({group.level})" if times[group.name] > 1 and group.level else group.name
+            for group in taxonomy.groups
+        )
+        self.names = distinct_names([*taxonomy.class_names, *groups])
         self.levels = (CLASS_LEVEL,) * num_classes + tuple(group.level or WORDNET for group in taxonomy.groups)
         # where the classes of each node lie in the order of the tree; those in no group lie behind it
         places_K = np.full(num_classes, -1, np.int64)

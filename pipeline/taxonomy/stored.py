@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.errors import InputError, OutputError
 from pipeline.labels import ClassResolver
+from pipeline.taxonomy.answers import answers_of
 from pipeline.taxonomy.choosing import group_columns
-from pipeline.taxonomy.nodes import NodeResolver
 from pipeline.taxonomy.tree import Taxonomy, taxonomy_of_levels
 from pipeline.taxonomy.wordnet import WORDNET, wordnet_taxonomy
 
@@ -81,4 +81,4 @@ def cls_resolver(job: Mapping[str, Any]) -> ClassResolver:
         OutputError: ``job.json`` is damaged.
     """
     taxonomy = stored_classes(job)
-    return ClassResolver(job["class_names"]) if taxonomy is None else NodeResolver(taxonomy)
+    return ClassResolver(job["class_names"]) if taxonomy is None else answers_of(taxonomy)

@@ -11,6 +11,7 @@ nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -89,18 +90,17 @@ def _of_level(nodes: Nodes, level: Level, matched: MatchedImages, groups_N: Arra
     by_label_N = group_of_V[matched.label_N[told_N]] == truth_N
     sizes_G = nodes.sizes_V[nodes.taxonomy.num_classes + level.groups_G]
     classes = compute_class_metrics(truth_N, groups_N, level.names)
-    return _summarize(
-        level.name,
-        truth_N == groups_N,
-        groups_N != NO_GROUP,
+    return LevelAccuracy(
+        name=level.name,
         num_groups=len(level.names),
         not_told=int((~told_N).sum()),
         outside=int((truth_N == NO_GROUP).sum()),
         by_label=float(by_label_N.mean()) if len(by_label_N) else 0.0,
-        bits_n=np.log2(nodes.taxonomy.num_classes / sizes_G[groups_N[groups_N != NO_GROUP]]),
+        bits=_mean(np.log2(nodes.taxonomy.num_classes / sizes_G[groups_N[groups_N != NO_GROUP]])),
         macro_f1=macro_f1(classes),
         classes=classes,
         confused=find_confused_classes(truth_N, groups_N, level.names),
+        **_shares(truth_N == groups_N, groups_N != NO_GROUP),
     )
 
 
@@ -113,51 +113,33 @@ def _of_wordnet(nodes: Nodes, truth_N: Array, groups_N: Array) -> LevelAccuracy:
     right_N = nodes.is_at_or_below(truth_N, given_N)
     named_N = given_N != NO_CLASS
     wrong_N = named_N & ~right_N
-    return _summarize(
-        column.name,
-        right_N,
-        named_N,
+    return LevelAccuracy(
+        name=column.name,
         num_groups=len(column.groups),
         not_told=int(above_N.sum()),
         outside=int((truth_N == NO_CLASS).sum()),
         by_label=None,
-        bits_n=nodes.bits[given_N[named_N]],
+        bits=_mean(nodes.bits[given_N[named_N]]),
         macro_f1=None,
         classes=(),
         confused=find_confused_classes(truth_N[wrong_N], given_N[wrong_N], nodes.names),
+        **_shares(right_N, named_N),
     )
 
 
-def _summarize(
-    name: str,
-    right_N: Array,
-    named_N: Array,
-    *,
-    num_groups: int,
-    not_told: int,
-    outside: int,
-    by_label: float | None,
-    bits_n: Array,
-    macro_f1: float | None,
-    classes: tuple[ClassMetrics, ...],
-    confused: tuple[Confusion, ...],
-) -> LevelAccuracy:
+def _shares(right_N: Array, named_N: Array) -> dict[str, Any]:
+    """The figures of a level that are counts of images that are right and that were given a group."""
     images, right = len(right_N), int(right_N.sum())
     named, named_right = int(named_N.sum()), int((right_N & named_N).sum())
-    return LevelAccuracy(
-        name=name,
-        num_groups=num_groups,
-        images=images,
-        not_told=not_told,
-        outside=outside,
-        accuracy=right / max(1, images),
-        accuracy_interval=wilson_interval(right, images),
-        named=named,
-        precision=named_right / named if named else None,
-        precision_interval=wilson_interval(named_right, named),
-        by_label=by_label,
-        bits=float(bits_n.mean()) if len(bits_n) else 0.0,
-        macro_f1=macro_f1,
-        classes=classes,
-        confused=confused,
-    )
+    return {
+        "images": images,
+        "accuracy": right / max(1, images),
+        "accuracy_interval": wilson_interval(right, images),
+        "named": named,
+        "precision": named_right / named if named else None,
+        "precision_interval": wilson_interval(named_right, named),
+    }
+
+
+def _mean(values_n: Array) -> float:
+    return float(values_n.mean()) if len(values_n) else 0.0
