@@ -10,6 +10,7 @@ from pipeline.config.settings import StorageConfig
 from pipeline.job.class_names import IMAGENET, given_names
 from pipeline.storage import Storage
 from pipeline.taxonomy.classes_file import read_classes
+from pipeline.taxonomy.nodes import nodes_of
 from pipeline.taxonomy.parts import PartOfTree, take_part
 from pipeline.taxonomy.tree import NO_GROUP, Taxonomy
 from pipeline.taxonomy.wordnet import find_group, imagenet_class_names, wordnet_taxonomy
@@ -189,8 +190,17 @@ def _leaf_names(taxonomy: Taxonomy, number: int) -> tuple[str, ...]:
 
 
 def _doubts(taxonomy: Taxonomy) -> list[str]:
-    """Groups whose names differ in nothing but capitals, and so may be meant to be one."""
+    """Groups whose names differ in nothing but capitals, and so may be meant to be one; and those called as a class."""
     doubts = []
+    classes = {name.strip(): leaf for leaf, name in enumerate(taxonomy.class_names)}
+    for number, group in enumerate(taxonomy.groups):
+        leaf = classes.get(group.name)
+        if leaf is not None and taxonomy.leaves_of(number) != [leaf]:
+            own = nodes_of(taxonomy).names[taxonomy.num_classes + number]
+            doubts.append(
+                f"{group.level}: {group.name!r} is also the name of class {leaf}; "
+                f"as a truth it is that class, and {own!r} is the group"
+            )
     for level in taxonomy.levels:
         times = Counter(name.casefold() for name in level.names)
         for folded in (name for name, number in times.items() if number > 1):

@@ -107,7 +107,11 @@ def test_limits_and_the_best_of_a_class_are_about_the_group(labelled, tree, tmp_
     assert {row.label: row.images for row in summary.classes} == {
         NAMES.index(name): min(3, images) for name, images in strong.items()
     }
-    assert summary.rejected["max_per_class"] == strong.total() - summary.exported
+    assert summary.rejected == {
+        "no_group": 250 - len(known),
+        "min_score": len(known) - strong.total(),
+        "max_per_class": strong.total() - summary.exported,
+    }
 
 
 def select(out, classes, truth, target, num_parts=1, **words):
