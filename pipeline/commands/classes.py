@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,9 +99,9 @@ class ClassTree(Result):
 
 
 def classes(
-    source: str,
+    source: str | os.PathLike[str],
     *,
-    labels: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
     request_payer: bool = False,
@@ -118,14 +119,14 @@ def classes(
         InputError: The file is missing or not valid; the message names the row.
     """
     storage = _storage(s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
-    return _describe(read_classes(source, storage, _names(labels, storage)))
+    return _describe(read_classes(os.fspath(source), storage, _names(labels, storage)))
 
 
 def wordnet_part(
     under: str,
     *,
     levels: int = DEFAULT_COLUMNS,
-    labels: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
     request_payer: bool = False,
@@ -148,10 +149,10 @@ def wordnet_part(
     return take_part(taxonomy, find_group(taxonomy, under), levels)
 
 
-def _names(labels: str | None, storage: Storage) -> Sequence[str]:
+def _names(labels: str | os.PathLike[str] | None, storage: Storage) -> Sequence[str]:
     if labels is None or labels == IMAGENET:
         return imagenet_class_names()
-    return given_names(labels, storage) or ()
+    return given_names(os.fspath(labels), storage) or ()
 
 
 def _describe(taxonomy: Taxonomy) -> ClassTree:

@@ -9,6 +9,7 @@ Shapes: K classes, N groups of a tree, V = K + N nodes, B images.
 from __future__ import annotations
 
 import functools
+import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -151,8 +152,8 @@ class NodeResolver(ClassResolver):
         super().__init__(taxonomy.class_names)
         self._exact_classes = frozenset(name.strip() for name in taxonomy.class_names)
         names = [(_plain(group.name), number) for number, group in enumerate(taxonomy.groups)]
-        by_node = {name: number for number, name in enumerate(nodes_of(taxonomy).names[taxonomy.num_classes :])}
-        self._written = by_node | _outermost(taxonomy, names)
+        group_names = nodes_of(taxonomy).names[taxonomy.num_classes :]
+        self._written = _outermost(taxonomy, [*zip(group_names, itertools.count()), *names])
         titles = _outermost(taxonomy, [(_fold(group.title), number) for number, group in enumerate(taxonomy.groups)])
         ids: dict[str, int | None] = {}
         if not taxonomy.level_names:
