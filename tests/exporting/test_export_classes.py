@@ -206,7 +206,8 @@ def test_back_off_counts_coarser_truths_as_wrong_and_refuses_what_cannot_be_prom
     leaf = {at: "abcdefgh"[label] for at, label in enumerate(truth)}
     answers = {at: "p" if name in "abcd" else name for at, name in leaf.items()}
     coarse = write_csv(tmp_path / "c.csv", [(f"{at:05d}", name) for at, name in answers.items()])
-    _, promise, _ = select(out, tree, coarse, 0.9, num_parts=5, back_off=True)
+    _, promise, selection = select(out, tree, coarse, 0.9, num_parts=5, back_off=True)
+    assert selection.certifying_groups == sum(name == "p" for name in answers.values())
     _, of_classes, _ = select(out, tree, None, 0.9, num_parts=5, back_off=True)
     # now only `p` is right for these, and what is finer is wrong
     assert promise.threshold is None or promise.threshold > of_classes.threshold
