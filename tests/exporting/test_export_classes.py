@@ -88,6 +88,8 @@ def test_groups_are_the_classes_of_every_format(labelled, tree, tmp_path, kind):
         "level": "kind",
         "groups_from": "top-k",
     }
+    assert summary.groups_from == "top-k"
+    assert "**among the top-k**" in (tmp_path / "to" / "README.md").read_text()
     assert "`level`" in (tmp_path / "to" / "README.md").read_text()
 
 
