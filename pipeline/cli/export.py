@@ -171,6 +171,8 @@ def _print_summary(summary: Any) -> None:  # noqa: ANN401 - exporting.summary.Ex
         images = fmt.plural(summary.images, "image")
         rows.append(("this run", f"{images}, {summary.seconds:,.1f} s, {summary.images_per_s:,.1f} images/s"))
     print_rows(summary.to, rows)
+    if summary.groups_from == "top-k":
+        print_line("groups are sums of the top-k alone, for no probabilities are stored; `label` has --keep-probs")
     if not summary.calibrated:
         more = "; the promise needs only the ranking" if summary.promise is not None else ""
         print_line(f"scores are uncalibrated: they rank images, but are no probabilities of being right{more}")

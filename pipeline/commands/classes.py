@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pipeline.config.settings import StorageConfig
 from pipeline.job.class_names import IMAGENET, given_names
 from pipeline.storage import Storage
 from pipeline.taxonomy.classes_file import read_classes
+from pipeline.taxonomy.nodes import nodes_of
 from pipeline.taxonomy.parts import PartOfTree, take_part
 from pipeline.taxonomy.tree import NO_GROUP, Taxonomy
 from pipeline.taxonomy.wordnet import find_group, imagenet_class_names, wordnet_taxonomy
@@ -97,9 +99,9 @@ class ClassTree(Result):
 
 
 def classes(
-    source: str,
+    source: str | os.PathLike[str],
     *,
-    labels: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
     request_payer: bool = False,
@@ -117,14 +119,14 @@ def classes(
         InputError: The file is missing or not valid; the message names the row.
     """
     storage = _storage(s3_endpoint, no_sign_request=no_sign_request, request_payer=request_payer)
-    return _describe(read_classes(source, storage, _names(labels, storage)))
+    return _describe(read_classes(os.fspath(source), storage, _names(labels, storage)))
 
 
 def wordnet_part(
     under: str,
     *,
     levels: int = DEFAULT_COLUMNS,
-    labels: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
     s3_endpoint: str | None = None,
     no_sign_request: bool = False,
     request_payer: bool = False,
@@ -147,10 +149,10 @@ def wordnet_part(
     return take_part(taxonomy, find_group(taxonomy, under), levels)
 
 
-def _names(labels: str | None, storage: Storage) -> Sequence[str]:
+def _names(labels: str | os.PathLike[str] | None, storage: Storage) -> Sequence[str]:
     if labels is None or labels == IMAGENET:
         return imagenet_class_names()
-    return given_names(labels, storage) or ()
+    return given_names(os.fspath(labels), storage) or ()
 
 
 def _describe(taxonomy: Taxonomy) -> ClassTree:
@@ -189,8 +191,17 @@ def _leaf_names(taxonomy: Taxonomy, number: int) -> tuple[str, ...]:
 
 
 def _doubts(taxonomy: Taxonomy) -> list[str]:
-    """Groups whose names differ in nothing but capitals, and so may be meant to be one."""
+    """Groups whose names differ in nothing but capitals, and so may be meant to be one; and those called as a class."""
     doubts = []
+    classes = {name.strip(): leaf for leaf, name in enumerate(taxonomy.class_names)}
+    for number, group in enumerate(taxonomy.groups):
+        leaf = classes.get(group.name)
+        if leaf is not None and taxonomy.leaves_of(number) != [leaf]:
+            own = nodes_of(taxonomy).names[taxonomy.num_classes + number]
+            doubts.append(
+                f"{group.level}: {group.name!r} is also the name of class {leaf}; "
+                f"as a truth it is that class, and {own!r} is the group"
+            )
     for level in taxonomy.levels:
         times = Counter(name.casefold() for name in level.names)
         for folded in (name for name, number in times.items() if number > 1):

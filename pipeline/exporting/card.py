@@ -12,6 +12,7 @@ from pipeline.exporting.rows import LabelNames, card_features
 from pipeline.exporting.target import DATA
 from pipeline.text import fmt
 from pipeline.text.safe import one_line, printable
+from pipeline.trust.distributions import TOP_K
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _MORE_SIZES = ((10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))
@@ -144,6 +145,12 @@ def _trust_section(description: Mapping[str, Any]) -> list[str]:
         lines += ["", *_draw_lines(description)]
     else:
         lines.append("No precision is promised: the labels are predictions that no one has checked.")
+    if description.get("classes", {}).get("groups_from") == TOP_K:
+        lines += [
+            "",
+            "The score of a group is the sum of its classes **among the top-k** of each image: probabilities of all "
+            "classes were not stored.",
+        ]
     if not calibrated:
         more = "; the promise does not depend on that" if promise is not None else ""
         lines += [

@@ -114,7 +114,8 @@ def _promise(
     promise = selection.promise(PrecisionTest(config.target_precision, config.delta, is_proven))
     if promise.threshold is None:
         older = source.job.get("combined_from") or {}
-        basis = Basis(counts, truth, selection.certifying_none, str(older.get("out") or ""))
+        kinds = selection.certifying_none, selection.certifying_groups
+        basis = Basis(counts, truth, *kinds, str(older.get("out") or ""))
         raise RequestError(describe_refusal(config, promise, basis))
     return promise
 

@@ -22,12 +22,14 @@ class Basis:
         counts: How much of the truth is used.
         truth: Of a file; None for the ``.cls`` of the samples.
         certifying_none: Of the truths that certify, those that count as wrong because no class fits.
+        certifying_groups: Of the truths that certify, those that are groups.
         combined_from: The output that this one was combined from; empty if it was labelled.
     """
 
     counts: TruthCounts
     truth: Truth | None = None
     certifying_none: int = 0
+    certifying_groups: int = 0
     combined_from: str = ""
 
 
@@ -53,7 +55,8 @@ def _describe_truths(promise: Promise, basis: Basis) -> str:
     """The truths that certify, and those that do not."""
     kinds = "none" if not basis.counts.counted_wrong else "none, not understood or disputed"
     none = f"{basis.certifying_none:,} of them {kinds}, which counts as wrong"
-    aside = [none] * bool(basis.certifying_none)
+    groups = f"{basis.certifying_groups:,} of them groups, which count as wrong where the label is finer"
+    aside = [none] * bool(basis.certifying_none) + [groups] * bool(basis.certifying_groups)
     if unused := promise.num_truths - promise.num_certifying:
         more = fmt.plural(unused, "more was", "more were")
         may = f"{unused:,} more may have been used to fit the calibration of this output, which does not tell; "

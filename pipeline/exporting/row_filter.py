@@ -114,7 +114,7 @@ class RowFilter:
         labels_B = table["label"].to_numpy()
         limits = rejected_by_limits(self._config, table, self._source.aliases)
         own = [] if self._naming.taxonomy is None else [(NO_GROUP, labels_B < 0)]
-        for name, rejects_B in itertools.chain(limits, own):
+        for name, rejects_B in itertools.chain(own, limits):  # what is in no group has no score that could be too low
             self.rejected[name] += int((passes_B & rejects_B).sum())
             passes_B &= ~rejects_B
         self.labelled += len(table)

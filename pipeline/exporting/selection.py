@@ -96,6 +96,7 @@ class Selection:
     Attributes:
         rejected: Rejected images by filter, in the order of the filters.
         certifying_none: Of the truths that certify a promise, those that no class fits.
+        certifying_groups: Of the truths that certify a promise, those that are groups.
         bits: What the finest names tell, a mean over the images that the other filters leave; None without such names.
     """
 
@@ -110,7 +111,7 @@ class Selection:
         self._config = config
         self._source = source
         self._naming = naming or ClassNaming(source.labels)
-        self.certifying_none = 0
+        self.certifying_none = self.certifying_groups = 0
         self.bits: float | None = None
         self.rejected: Counter[str] = Counter()
         carried = carry_groups(stored_classes(source.job), self._naming.truth_classes)
@@ -206,7 +207,9 @@ class Selection:
         """
         given = read_judged(self._db, self._matcher.unique_places(), _ORDER)
         certifying = given.filter(pa.array(self._certifying(given)))
-        self.certifying_none = int((certifying["truth"].to_numpy() == NO_CLASS).sum())
+        truth_n = certifying["truth"].to_numpy()
+        self.certifying_none = int((truth_n == NO_CLASS).sum())
+        self.certifying_groups = int((truth_n >= len(self._source.job["class_names"])).sum())
         if isinstance(self._naming, BackOffNaming):
             found, self.bits = promise_names(self._db, test, certifying, self._naming.nodes)
         else:

@@ -41,6 +41,8 @@ class ExportSummary(Result):
         levels: With own classes, the selected images of each level of names; ``class`` for a class of the networks.
         bits: With ``--back-off`` what the names tell, a mean over all images that the other filters leave: log2 of all
             classes over those of the name, 0 for an image without a name.
+        groups_from: With own classes, where the sums of their groups come from: the ``columns`` of the output, stored
+            ``probabilities``, or the ``top-k``, which leaves out all other classes; else empty.
         threshold: Lowest score for the promised precision; None where none was requested.
         promise: The promised precision and its evidence; None where none was requested.
         truth: The truth behind it, and how it was counted; None where no precision was requested.
@@ -82,6 +84,7 @@ class ExportSummary(Result):
     truth: TruthCounts | None = None
     levels: dict[str, int] = dataclasses.field(default_factory=dict)
     bits: float | None = None
+    groups_from: str = ""
 
     def _headline(self) -> Mapping[str, object]:
         """What was promised comes first: a line has no room for all."""
@@ -145,6 +148,7 @@ def summarize(
         num_classes=selection["num_classes"],
         levels=_count_levels(selection["classes"]),
         bits=selection.get("bits"),
+        groups_from=description.get("classes", {}).get("groups_from", ""),
         threshold=promise["threshold"] if promise else None,
         promise=_read_promise(promise) if promise else None,
         calibrated=description["source"]["calibrated"],

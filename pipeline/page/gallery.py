@@ -17,6 +17,8 @@ from pipeline.page.rendering import render
 from pipeline.page.rows import LabelledImage, read_labelled
 from pipeline.page.thumbnails import SIDE_PX, Thumbnail, describe_missing, scale_down
 from pipeline.storage import Storage
+from pipeline.taxonomy.nodes import nodes_of
+from pipeline.taxonomy.stored import stored_classes
 from pipeline.text import fmt
 
 LARGE_PX = 720
@@ -86,12 +88,13 @@ def collect_pictures(
             problems[original.problem or "cannot be decoded"] += 1
     names: Sequence[str] = job["class_names"]
     small = {place: made[0] for place, made in sizes.items() if made}
-    shown = SheetData(names, rows, small)
+    taxonomy = stored_classes(job)
+    shown = SheetData(names, rows, small, nodes=None if taxonomy is None else nodes_of(taxonomy))
     pictures = []
     for row_ref in found.row_refs:
         row = rows[row_ref]
         made = sizes.get((row.unit_id, row.index), ())
-        card = make_card(row, small.get((row.unit_id, row.index)), shown.names, disagreeing=False)
+        card = make_card(row, small.get((row.unit_id, row.index)), shown.names, disagreeing=False, nodes=shown.nodes)
         pictures.append(Picture(card, made[1] if made else None, row.shard, _facts(row), _members(row, names)))
     return tuple(pictures), describe_missing(problems, len(rows))
 

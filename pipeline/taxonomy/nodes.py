@@ -9,6 +9,7 @@ Shapes: K classes, N groups of a tree, V = K + N nodes, B images.
 from __future__ import annotations
 
 import functools
+import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -33,8 +34,8 @@ class Nodes:
 
     Attributes:
         taxonomy: The tree.
-        names: Of the V nodes, each once: a group whose name is another's, too, gets its level, ``fish (family)``; names
-            that are alike then get their number.
+        names: Of the V nodes, each once. Classes keep theirs; the level is added to the name of a group that a class or
+            a group of another level has, too: ``amphibian (order)``.
         levels: Of the V nodes: ``class``, the name of the group's level, or ``wordnet``.
         sizes_V: int64, (V,), classes at or below each node, 1 to K.
         depths_V: int64, (V,), groups around each node.
@@ -43,13 +44,7 @@ class Nodes:
     def __init__(self, taxonomy: Taxonomy) -> None:
         self.taxonomy = taxonomy
         num_classes = taxonomy.num_classes
-        plain = [*taxonomy.class_names, *(group.name for group in taxonomy.groups)]
-        times = Counter(plain)
-        groups = (
-            f"{group.name} ({group.level})" if times[group.name] > 1 and group.level else group.name
-            for group in taxonomy.groups
-        )
-        self.names = distinct_names([*taxonomy.class_names, *groups])
+        self.names = _node_names(taxonomy)
         self.levels = (CLASS_LEVEL,) * num_classes + tuple(group.level or WORDNET for group in taxonomy.groups)
         # where the classes of each node lie in the order of the tree; those in no group lie behind it
         places_K = np.full(num_classes, -1, np.int64)
@@ -147,7 +142,7 @@ class NodeResolver(ClassResolver):
     A name as it is comes first, of a class before that of a group; then what :class:`pipeline.labels.ClassResolver`
     knows of classes; then groups regardless of case, underscores and hyphens. A group of WordNet is known by its name
     (``dog.n.01``), its id, and by ``dog`` where there is only one. What fits several groups names the one that has the
-    others in it; else none.
+    others in it; else none. With its level (``dog (kind)``) the name of a group is known where others have it, too.
 
     Args:
         taxonomy: The tree.
@@ -157,7 +152,8 @@ class NodeResolver(ClassResolver):
         super().__init__(taxonomy.class_names)
         self._exact_classes = frozenset(name.strip() for name in taxonomy.class_names)
         names = [(_plain(group.name), number) for number, group in enumerate(taxonomy.groups)]
-        self._written = _outermost(taxonomy, names)
+        group_names = nodes_of(taxonomy).names[taxonomy.num_classes :]
+        self._written = _outermost(taxonomy, [*zip(group_names, itertools.count()), *names])
         titles = _outermost(taxonomy, [(_fold(group.title), number) for number, group in enumerate(taxonomy.groups)])
         ids: dict[str, int | None] = {}
         if not taxonomy.level_names:
@@ -184,6 +180,16 @@ class NodeResolver(ClassResolver):
     def nearest(self, text: str) -> tuple[str, ...]:
         """The names that a text resembles most."""
         return nearest_names(text, self._suggested)
+
+
+def _node_names(taxonomy: Taxonomy) -> tuple[str, ...]:
+    classes = distinct_names(taxonomy.class_names)
+    times = Counter([*{*classes}, *(group.name for group in taxonomy.groups)])
+    groups = (
+        group.name if times[group.name] == 1 else f"{group.name} ({group.level or WORDNET})"
+        for group in taxonomy.groups
+    )
+    return distinct_names([*classes, *groups])
 
 
 def _plain(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
@@ -87,7 +88,7 @@ def test_columns_of_members_are_counted(pets, tmp_path, shardlabel):
         "member mine: 2 classes of its own for 7 of 1,000 classes",
         "",
     ]
-    assert pipeline.classes("own.csv").members[0].alias == "mine"
+    assert pipeline.classes(Path("own.csv")).members[0].alias == "mine"
 
 
 def test_files_of_classes_are_completed(pets, tmp_path):

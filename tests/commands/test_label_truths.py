@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from small_jobs import options, rows
 from torchvision.models import squeezenet1_1
 
-from pipeline import combine, evaluate, label, report, status, verify
+from pipeline import combine, evaluate, gallery, label, report, status, verify
 
 # the sample data's classes: 0 astronaut, 1 brick, 2 camera, 3 cat, ... 9 hubble_deep_field
 CLS = [b"2", b"3.0\n", b"cat", b"Hubble Deep Field\r\n", b"zorblax", None, "cat".encode("utf-16"), b"77", b"owl", b""]
@@ -133,6 +134,8 @@ def test_a_cls_may_name_a_group_of_own_classes(sample_data, tmp_path):
     assert counted(summary) == (1, ("15",))  # a number is a class
     found = evaluate(tmp_path / "out")
     assert (found.images, found.group_truths, found.levels[0].images) == (2, 2, 4)
+    page = Path(gallery(tmp_path / "out", where="truth >= 14").saved).read_text()
+    assert page.count("truth: animal") == page.count("truth: sky") > 0
     other = evaluate(tmp_path / "out", classes=tmp_path / "other.csv")
     assert (other.group_truths, other.truth.unknown_labels) == (1, 2)  # no `sky` there
     for name, classes, truths in (

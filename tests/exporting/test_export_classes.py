@@ -88,6 +88,8 @@ def test_groups_are_the_classes_of_every_format(labelled, tree, tmp_path, kind):
         "level": "kind",
         "groups_from": "top-k",
     }
+    assert summary.groups_from == "top-k"
+    assert "**among the top-k**" in (tmp_path / "to" / "README.md").read_text()
     assert "`level`" in (tmp_path / "to" / "README.md").read_text()
 
 
@@ -107,7 +109,11 @@ def test_limits_and_the_best_of_a_class_are_about_the_group(labelled, tree, tmp_
     assert {row.label: row.images for row in summary.classes} == {
         NAMES.index(name): min(3, images) for name, images in strong.items()
     }
-    assert summary.rejected["max_per_class"] == strong.total() - summary.exported
+    assert summary.rejected == {
+        "no_group": 250 - len(known),
+        "min_score": len(known) - strong.total(),
+        "max_per_class": strong.total() - summary.exported,
+    }
 
 
 def select(out, classes, truth, target, num_parts=1, **words):
@@ -202,7 +208,8 @@ def test_back_off_counts_coarser_truths_as_wrong_and_refuses_what_cannot_be_prom
     leaf = {at: "abcdefgh"[label] for at, label in enumerate(truth)}
     answers = {at: "p" if name in "abcd" else name for at, name in leaf.items()}
     coarse = write_csv(tmp_path / "c.csv", [(f"{at:05d}", name) for at, name in answers.items()])
-    _, promise, _ = select(out, tree, coarse, 0.9, num_parts=5, back_off=True)
+    _, promise, selection = select(out, tree, coarse, 0.9, num_parts=5, back_off=True)
+    assert selection.certifying_groups == sum(name == "p" for name in answers.values())
     _, of_classes, _ = select(out, tree, None, 0.9, num_parts=5, back_off=True)
     # now only `p` is right for these, and what is finer is wrong
     assert promise.threshold is None or promise.threshold > of_classes.threshold

@@ -85,10 +85,11 @@ def test_how_many_truths_are_missing(changes, says):
         ),
         (
             {"num_certifying": 20, "num_fitted": 80, "missing": 1},
-            {"certifying_none": 2},
-            " with 20 truths (2 of them none, which counts as wrong; 80 more were used to fit the calibration of this "
-            "output): at least 1 more is needed, drawn at random from what the other filters leave: `shardlabel sample "
-            "labels --save t.csv --more 1`; nothing was exported",
+            {"certifying_none": 2, "certifying_groups": 7},
+            " with 20 truths (2 of them none, which counts as wrong; 7 of them groups, which count as wrong where the "
+            "label is finer; 80 more were used to fit the calibration of this output): at least 1 more is needed, "
+            "drawn at random from what the other filters leave: `shardlabel sample labels --save t.csv --more 1`; "
+            "nothing was exported",
         ),
     ],
 )

@@ -32,8 +32,14 @@ def test_classes_come_first_and_every_name_is_one_of_its_own(tree):
     assert sorted(nodes.names[6:]) == ["Chair", "animal", "dogs", "fish (family)", "fish (kind)"]
     assert nodes.levels[:6] == ("class",) * 6
     sizes = dict(zip(nodes.names, nodes.sizes_V.tolist(), strict=True))
-    assert sizes == dict.fromkeys(NAMES, 1) | {"Chair": 1, "animal": 2, "dogs": 1, "fish (family)": 2, "fish (kind)": 2}
+    assert sizes == dict.fromkeys(NAMES, 1) | {"Chair": 1, "animal": 2, "dogs": 1, "fish (kind)": 2, "fish (family)": 2}
     assert nodes.bits[nodes.names.index("animal")] == pytest.approx(np.log2(3))
+
+
+def test_a_class_keeps_its_name_where_a_group_has_it_too():
+    tree = parse_classes("t.csv", b"class,kind\ncat,dog\ndog,dog\n", NAMES)
+    assert nodes_of(tree).names == (*NAMES, "dog (kind)")
+    assert [NodeResolver(tree).resolve(text) for text in ("dog", "dog (kind)", "DOG (KIND)")] == [2, 6, None]
 
 
 def test_what_lies_at_or_below_what(tree):
@@ -43,7 +49,7 @@ def test_what_lies_at_or_below_what(tree):
     inner = np.array([dog, dog, dogs, dogs, animal, cat, dog, NO_CLASS, dog])
     outer = np.array([dog, animal, dog, animal, dogs, dogs, dogs, animal, NO_CLASS])
     assert nodes.is_at_or_below(inner, outer).tolist() == [True, True, False, True, False, False, True, False, False]
-    kind, family = number["fish (kind)"], number["fish (family)"]
+    kind, family = sorted((number["fish (kind)"], number["fish (family)"]), key=lambda node: -nodes.depths_V[node])
     assert nodes.is_at_or_below(np.array([kind, family]), np.array([family, kind])).tolist() == [True, False]
 
 
@@ -69,6 +75,7 @@ def test_the_group_of_a_node_at_each_level(tree):
         ("ANIMAL", "animal"),
         ("chair", "chair"),
         ("Chair", "Chair"),  # as it is written
+        ("fish (kind)", "fish (kind)"),  # `fish` alone is the family around it
         ("none", None),
         ("elephant", ...),
     ],
