@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -141,8 +142,8 @@ def after_export(summary: ExportSummary, out: str, options: Mapping[str, Any]) -
     print_line(f"{summary.to}/README.md says how to load it")
     if summary.promise is None and not options.get("target_precision"):
         return _draw_sample(out)
-    truth = options.get("truth")
-    return [["report", out, *([] if truth is None else ["--truth", str(truth)])]]
+    given = [(f"--{name}", str(options[name])) for name in ("truth", "classes") if options.get(name) is not None]
+    return [["report", out, *itertools.chain.from_iterable(given)]]
 
 
 def after_combine(summary: LabelSummary) -> list[Words]:

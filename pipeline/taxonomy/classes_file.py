@@ -13,7 +13,7 @@ import functools
 import keyword
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.config.members import is_alias
 from pipeline.errors import InputError, StorageError
@@ -126,7 +126,7 @@ def _make_tree(path: str, levels: Sequence[str], rows: Mapping[int, Row], class_
                 groups.append(Group(names[at], names[at], levels[at], number))
                 first[found] = row, names
             elif first[found][1][at:] != names[at:]:
-                raise _not_nested(path, levels, at, (row, names), first[found])
+                raise _not_nested(path, levels, at, (row, names), first[found], rows.values())
             number = found
         parent_of_leaf[leaf] = number
     return make_taxonomy(path, class_names, groups, parent_of_leaf, levels)
@@ -138,6 +138,7 @@ def _not_nested(
     at: int,
     here: tuple[Row, tuple[str, ...]],
     there: tuple[Row, tuple[str, ...]],
+    rows: Iterable[Row],
 ) -> InputError:
     (row, names), (first_row, first_names) = here, there
     other = next(behind for behind in range(at + 1, len(levels)) if names[behind] != first_names[behind])
@@ -145,8 +146,11 @@ def _not_nested(
         f"in {levels[other]} {name!r}" if name else f"in no {levels[other]}"
         for name in (names[other], first_names[other])
     )
+    pairs = {(each.cells[1 + at], each.cells[1 + other]) for each in rows}
+    is_turned = len({outer for _, outer in pairs}) == len(pairs) > 2  # the other way round they are nested
     return InputError(
         f"{path}, {row.where}: {levels[at]} {names[at]!r} is {inside}, but {first_inside} in {first_row.where}"
+        + "; the finest level must come first" * is_turned
     )
 
 

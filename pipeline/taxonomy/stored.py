@@ -52,7 +52,7 @@ def stored_classes(job: Mapping[str, Any]) -> Taxonomy | None:
     names = job["class_names"]
     try:
         about = job[CLASSES]
-        if WORDNET in about["columns"]:
+        if "group_of_class" not in about and WORDNET in about["columns"]:  # a level of a file may be called so, too
             return wordnet_taxonomy(names)
         found = taxonomy_of_levels(str(about["source"]), names, about["columns"], about["group_of_class"])
         if found.groups_hash != stored_groups_hash(job):

@@ -68,6 +68,10 @@ def test_each_command_ends_with_commands_that_run(tmp_path: Path, sample_data: P
     after_evaluate = steps(shardlabel("evaluate", out, "--s3-endpoint", "http://127.0.0.1:1").stdout)
     assert [step[0] for step in after_evaluate] == ["calibrate", "gallery"]
     assert all(step[-2:] == ["--s3-endpoint", "http://127.0.0.1:1"] for step in after_evaluate)
+    (tmp_path / "my.csv").write_text("class,kind\ngrass,ground\ngravel,ground\n")
+    own = ["--classes", "my.csv", "--level", "kind", "--target-precision", 0.2, "--engine", "inline"]
+    exported = shardlabel("export", out, "--to", tmp_path / "d", "--format", "csv", *own, cwd=tmp_path)
+    assert steps(exported.stdout) == [["report", str(out), "--classes", "my.csv"]], exported.stderr
     # each is run, and what it names in its turn
     monkeypatch.setattr("pipeline.annotation_page.server.PageServer.serve", _interrupted)
     waiting, ran = [*after_label, *after_evaluate], []

@@ -132,6 +132,10 @@ def test_what_changes_results_changes_the_hash():
             "class,pet,animal\ntabby,cat,\n1,cat,bird\n",
             ", row 3: pet 'cat' is in animal 'bird', but in no animal in row 2",
         ),
+        (
+            "class,animal,pet\ntabby,mammal,cat\npug,mammal,dog\n1,bird,parrot\n",
+            ", row 3: animal 'mammal' is in pet 'dog', but in pet 'cat' in row 2; the finest level must come first",
+        ),
         ("class,a,b,c\ntabby,cat,,x\n1,cat,,y\npug,dog,d,z\n", ", row 3: a 'cat' is in c 'y', but in c 'x' in row 2"),
         ("name,pet\ntabby,cat\n", ", row 1: the first column must be 'class', not 'name'"),
         ("class\ntabby\n", ", row 1: no levels; it takes a column for each, behind 'class', the finest first"),

@@ -8,6 +8,7 @@ import pytest
 from pipeline.labels import NO_CLASS
 from pipeline.taxonomy.classes_file import parse_classes
 from pipeline.taxonomy.nodes import NOT_TOLD, NodeResolver, nodes_of
+from pipeline.taxonomy.stored import classes_in_job, classes_in_results, stored_classes
 from pipeline.taxonomy.tree import NO_GROUP
 from pipeline.taxonomy.wordnet import imagenet_class_names, wordnet_taxonomy
 
@@ -40,6 +41,12 @@ def test_a_class_keeps_its_name_where_a_group_has_it_too():
     tree = parse_classes("t.csv", b"class,kind\ncat,dog\ndog,dog\n", NAMES)
     assert nodes_of(tree).names == (*NAMES, "dog (kind)")
     assert [NodeResolver(tree).resolve(text) for text in ("dog", "dog (kind)", "DOG (KIND)")] == [2, 6, None]
+
+
+def test_a_level_of_a_file_may_be_called_wordnet():
+    tree = parse_classes("t.csv", b"class,wordnet\ncat,pet\n", NAMES)
+    job = {"class_names": NAMES, "results": classes_in_results(tree), **classes_in_job(tree)}
+    assert stored_classes(job).groups == tree.groups
 
 
 def test_what_lies_at_or_below_what(tree):
