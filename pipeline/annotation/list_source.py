@@ -6,15 +6,14 @@ So the list, its images and this file can be taken to another machine and filled
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.annotation.sampling import Order
 from pipeline.errors import InputError, ObjectMissing, RequestError, StorageError
 from pipeline.storage import Storage
-from pipeline.taxonomy.tree import Taxonomy, taxonomy_of_levels
-from pipeline.taxonomy.wordnet import WORDNET, wordnet_taxonomy
+from pipeline.taxonomy.stored import describe_groups, described_groups
+from pipeline.taxonomy.tree import Taxonomy
 from pipeline.text.safe import json_text
 
 _ENDING = "-classes.json"
@@ -53,7 +52,7 @@ def write_source(place: str, source: ListSource, storage: Storage) -> str:
     """
     content: dict[str, Any] = {"drawn_from": source.out, "order": source.order, "class_names": list(source.class_names)}
     if source.taxonomy is not None:
-        content["classes"] = _describe(source.taxonomy) | {"of_output": source.is_own}
+        content["classes"] = describe_groups(source.taxonomy) | {"of_output": source.is_own}
     try:
         storage.replace(file := source_file(place), json_text(content, indent=1).encode() + b"\n")
     except StorageError as error:
@@ -81,7 +80,7 @@ def read_source(place: str, storage: Storage) -> ListSource | None:
         if isinstance(out, str) and isinstance(names, list) and names and all(isinstance(name, str) for name in names):
             classes = content.get("classes")
             try:
-                taxonomy = _described(classes, names)
+                taxonomy = None if classes is None else described_groups(classes, names)
             except (ValueError, LookupError, TypeError, AttributeError, InputError) as error:
                 raise RequestError(f"{file}: its groups of classes are damaged: {error}; give --classes") from error
             return ListSource(
@@ -92,26 +91,6 @@ def read_source(place: str, storage: Storage) -> ListSource | None:
                 bool(classes and classes.get("of_output")),
             )
     raise RequestError(f"{file}: is not what `sample` writes beside a list; move it away, and name OUT")
-
-
-def _describe(taxonomy: Taxonomy) -> dict[str, Any]:
-    """The groups as data: of each level their names, and the group of each class; the tree of WordNet ships."""
-    levels = {
-        level.name: {"groups": list(level.names), "group_of_class": level.group_of_leaf_K.tolist()}
-        for level in taxonomy.levels
-    }
-    return {"source": taxonomy.source, "levels": levels}
-
-
-def _described(about: Mapping[str, Any] | None, class_names: Sequence[str]) -> Taxonomy | None:
-    if about is None:
-        return None
-    source, levels = str(about["source"]), about["levels"]
-    if source == WORDNET:
-        return wordnet_taxonomy(class_names)
-    groups = {name: level["groups"] for name, level in levels.items()}
-    places = {name: level["group_of_class"] for name, level in levels.items()}
-    return taxonomy_of_levels(source, class_names, groups, places)
 
 
 _ORDERS = ("random", "disagreement", "entropy", "score")

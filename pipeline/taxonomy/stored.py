@@ -1,8 +1,8 @@
-"""Classes of one's own as ``job.json`` holds them, so that an output needs no file to be understood."""
+"""Classes of one's own as ``job.json`` holds them, and lists for annotators, so that neither needs their file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import InputError, OutputError
@@ -10,7 +10,7 @@ from pipeline.labels import ClassResolver
 from pipeline.taxonomy.answers import answers_of
 from pipeline.taxonomy.choosing import group_columns
 from pipeline.taxonomy.tree import Taxonomy, taxonomy_of_levels
-from pipeline.taxonomy.wordnet import WORDNET, wordnet_taxonomy
+from pipeline.taxonomy.wordnet import wordnet_taxonomy
 
 CLASSES = "classes"  # in job.json, and in its results, by which the fingerprint goes
 
@@ -24,18 +24,35 @@ def classes_in_job(taxonomy: Taxonomy | None) -> dict[str, Any]:
     """What ``job.json`` says of them besides: the columns, with their groups, and the group of each class."""
     if taxonomy is None:
         return {}
-    about: dict[str, Any] = {
-        "source": taxonomy.source,
-        "columns": {column.name: list(column.groups) for column in group_columns(taxonomy)},
-    }
-    if taxonomy.levels:  # of WordNet the tree ships
-        about["group_of_class"] = {level.name: level.group_of_leaf_K.tolist() for level in taxonomy.levels}
+    about = describe_groups(taxonomy)
     if taxonomy.member_columns:
         about["groups_sha256"] = taxonomy.groups_hash
         about["members"] = {
             column.alias: {"own": column.num_own, "known": column.num_leaves} for column in taxonomy.member_columns
         }
     return {CLASSES: about}
+
+
+def describe_groups(taxonomy: Taxonomy) -> dict[str, Any]:
+    """Classes of one's own as data: their columns, with the groups of each, and the group of each class."""
+    about: dict[str, Any] = {
+        "source": taxonomy.source,
+        "columns": {column.name: list(column.groups) for column in group_columns(taxonomy)},
+    }
+    if taxonomy.levels:  # of WordNet the tree ships
+        about["group_of_class"] = {level.name: level.group_of_leaf_K.tolist() for level in taxonomy.levels}
+    return about
+
+
+def described_groups(about: Mapping[str, Any], class_names: Sequence[str]) -> Taxonomy:
+    """The inverse of :func:`describe_groups`.
+
+    Raises:
+        ValueError, LookupError, TypeError, InputError: It is damaged, or about other classes.
+    """
+    if "group_of_class" not in about:  # a level of a file may be called `wordnet`, too
+        return wordnet_taxonomy(class_names)
+    return taxonomy_of_levels(str(about["source"]), class_names, about["columns"], about["group_of_class"])
 
 
 def stored_classes(job: Mapping[str, Any]) -> Taxonomy | None:
@@ -51,11 +68,8 @@ def stored_classes(job: Mapping[str, Any]) -> Taxonomy | None:
         return None
     names = job["class_names"]
     try:
-        about = job[CLASSES]
-        if "group_of_class" not in about and WORDNET in about["columns"]:  # a level of a file may be called so, too
-            return wordnet_taxonomy(names)
-        found = taxonomy_of_levels(str(about["source"]), names, about["columns"], about["group_of_class"])
-        if found.groups_hash != stored_groups_hash(job):
+        found = described_groups(job[CLASSES], names)
+        if found.levels and found.groups_hash != stored_groups_hash(job):
             raise ValueError("the groups are not those of the fingerprint")
     except (ValueError, LookupError, TypeError, InputError) as error:
         raise OutputError(f"job.json: its own classes are damaged: {error}") from error

@@ -302,7 +302,7 @@ def test_groups_come_with_the_list(labelled, tmp_path, monkeypatch):
     own.write_text("class,kind\nclock,tool\n")
     assert annotate(place, labelled / "out", classes=own, browser=False, announce=None).truths == 0
     assert told == ["tool", 422]  # of these classes an animal is none
-    (tmp_path / "truth-classes.json").write_text((tmp_path / "truth-classes.json").read_text().replace("levels", ""))
+    (tmp_path / "truth-classes.json").write_text((tmp_path / "truth-classes.json").read_text().replace("columns", ""))
     with pytest.raises(RequestError, match="its groups of classes are damaged"):
         annotate(place, browser=False)
 
