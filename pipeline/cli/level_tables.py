@@ -6,6 +6,7 @@ from rich.table import Table
 
 from pipeline.cli.printing import print_line
 from pipeline.cli.tables import new_table, print_tables, show_interval
+from pipeline.labels import NO_CLASS
 from pipeline.text.safe import printable
 from pipeline.trust.evaluation import Evaluation
 from pipeline.trust.level_accuracy import LevelAccuracy
@@ -27,7 +28,7 @@ def print_levels(found: Evaluation) -> None:
 
 def _level_table(levels: tuple[LevelAccuracy, ...]) -> Table:
     table = new_table(
-        "level", "groups", "images", "right", "95 %", "by label", "named", "of them right", "95 %", "bits"
+        "level", "groups", "images", "right", "95 %", "label folded", "named", "of them right", "95 %", "bits"
     )
     for level in levels:
         table.add_row(
@@ -48,10 +49,14 @@ def _level_table(levels: tuple[LevelAccuracy, ...]) -> Table:
 def _describe(level: LevelAccuracy) -> list[str]:
     lines = []
     if level.outside:
-        lines.append(f"{level.outside:,} in no group of {level.name}: right where none is given")
+        lines.append(f"{level.outside:,} in no group of {level.name}: to give none is right there")
     if level.not_told:
         lines.append(f"{level.not_told:,} more with a truth that is too coarse for {level.name}")
     return lines
+
+
+def _show(number: int, name: str) -> str:
+    return "(no group)" if number == NO_CLASS else printable(name)
 
 
 def _confusion_table(levels: tuple[LevelAccuracy, ...]) -> Table:
@@ -60,6 +65,6 @@ def _confusion_table(levels: tuple[LevelAccuracy, ...]) -> Table:
         column.justify = "left"
     for level in levels:
         for pair in level.confused[:_MAX_CONFUSED]:
-            names = (printable(pair.truth_name), printable(pair.label_name))
+            names = (_show(pair.truth, pair.truth_name), _show(pair.label, pair.label_name))
             table.add_row(f"  {printable(level.name)}", *names, f"{pair.images:,}", f"{pair.share:.1%}")
     return table
