@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.columns import predictions_schema
 from pipeline.output.ledger import to_json
 from pipeline.output.parts import METADATA_KEY, PartName
-from pipeline.records import Cursor, predictions_schema
+from pipeline.records import Cursor
 
 MARK = "ab" * 32
 

@@ -18,15 +18,9 @@ import typer
 import pipeline
 from pipeline import errors
 from pipeline.cli import app
+from pipeline.columns import COLUMN_MEANINGS, QUARANTINE_SCHEMA, predictions_schema
 from pipeline.output.ledger import ATTEMPTS, JOB, RETRY, SUCCESS, UNITS
-from pipeline.records import (
-    COLUMN_MEANINGS,
-    QUARANTINE_SCHEMA,
-    REASON_MEANINGS,
-    Reason,
-    Stage,
-    predictions_schema,
-)
+from pipeline.records import REASON_MEANINGS, Reason, Stage
 
 _HEAD = """\
 # Reference

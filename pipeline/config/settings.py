@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.columns import RESERVED_COLUMNS
 from pipeline.config.members import MemberRequest, parse_members
 from pipeline.config.option_types import (
     AutoBool,
@@ -28,7 +29,7 @@ from pipeline.config.option_types import (
     TextList,
     make_paths,
 )
-from pipeline.records import RESERVED_COLUMNS, Reason
+from pipeline.records import Reason
 
 DEFAULT_MODELS = ("resnet50", "resnext50_32x4d", "efficientnet_v2_s")
 

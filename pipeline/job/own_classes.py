@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.columns import GROUP_SCORE_SUFFIX
 from pipeline.errors import InputError
 from pipeline.output.ledger import Ledger
 from pipeline.output.probabilities import StoredProbs
-from pipeline.records import GROUP_SCORE_SUFFIX
 from pipeline.storage import Storage
 from pipeline.taxonomy.choosing import group_columns
 from pipeline.taxonomy.classes_file import level_names, read_classes

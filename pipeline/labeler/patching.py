@@ -13,12 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.columns import QUARANTINE_SCHEMA
 from pipeline.errors import ObjectMissing
 from pipeline.labels import NO_CLASS
 from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE
 from pipeline.output.parts import METADATA_KEY, PartName
 from pipeline.output.rewriting import constant_text, encode_part
-from pipeline.records import QUARANTINE_SCHEMA, Counted, Unit
+from pipeline.records import Counted, Unit
 from pipeline.stages.write import Part, Writer
 from pipeline.storage import Storage
 

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.columns import QUARANTINE_SCHEMA
 from pipeline.errors import ObjectDamaged, ObjectMissing, RequestError
 from pipeline.output.ledger import JOB, PREDICTIONS, PROBABILITIES, QUARANTINE, Ledger
 from pipeline.output.parts import METADATA_KEY, PARSE_ERRORS, PartName
 from pipeline.output.schemas import WholeJobShape, check_shape
-from pipeline.records import QUARANTINE_SCHEMA, Counted, Cursor, Omitted
+from pipeline.records import Counted, Cursor, Omitted
 
 Array = np.ndarray
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline.columns import GROUP_SCORE_SUFFIX, QUARANTINE_SCHEMA, predictions_schema
 from pipeline.errors import ObjectDamaged, OutputError
-from pipeline.records import GROUP_SCORE_SUFFIX, QUARANTINE_SCHEMA, predictions_schema
 from pipeline.text import fmt
 
 _TYPES = {field.name: field.type for schema in (QUARANTINE_SCHEMA, predictions_schema([])) for field in schema}

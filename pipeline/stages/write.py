@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from pipeline.columns import GROUP_SCORE_SUFFIX, QUARANTINE_SCHEMA, predictions_schema
 from pipeline.errors import ObjectChanged
 from pipeline.labels import NO_CLASS
 from pipeline.models.ensemble import GroupPredictions, MemberPredictions, Predictions
@@ -21,19 +22,7 @@ from pipeline.output.ledger import PREDICTIONS, PROBABILITIES, QUARANTINE, Ledge
 from pipeline.output.parts import METADATA_KEY, PartName, unreadable_name
 from pipeline.output.probabilities import probabilities_table
 from pipeline.output.rewriting import constant_text, encode_part
-from pipeline.records import (
-    GROUP_SCORE_SUFFIX,
-    QUARANTINE_SCHEMA,
-    Counted,
-    Cursor,
-    Omitted,
-    Reason,
-    Sample,
-    ShardEvent,
-    Stage,
-    Unit,
-    predictions_schema,
-)
+from pipeline.records import Counted, Cursor, Omitted, Reason, Sample, ShardEvent, Stage, Unit
 from pipeline.storage import Storage
 from pipeline.taxonomy.choosing import GroupColumn
 from pipeline.taxonomy.tree import NO_GROUP

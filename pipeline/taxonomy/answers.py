@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline.labels import NO_CLASS, NO_CLASS_TEXTS, distinct_names
-from pipeline.taxonomy.nodes import NodeResolver, nodes_of
+from pipeline.labels import NO_CLASS, NO_CLASS_TEXTS, ClassResolver, ClsTruth, distinct_names
+from pipeline.taxonomy.nodes import nodes_of
 from pipeline.taxonomy.tree import NO_GROUP, Taxonomy
+from pipeline.taxonomy.wordnet import wordnet_ids
 from pipeline.text.safe import printable
 
 _MOST_OFFERED = 0.9  # of all classes, in a group of WordNet that is offered
 
 
-class AnswerResolver(NodeResolver):
+class AnswerResolver(ClassResolver):
     """Finds the class or the group that an answer names.
 
-    Besides what :class:`pipeline.taxonomy.nodes.NodeResolver` knows, ``NAME (LEVEL)`` names a group.
+    A name as it is comes first, of a class before that of a group; then what :class:`pipeline.labels.ClassResolver`
+    knows of classes; then groups regardless of case, underscores and hyphens. A group of WordNet is known by its name
+    (``dog.n.01``), its id, and by ``dog`` where there is only one. What fits several groups names the one that has the
+    others in it; else none. ``NAME (LEVEL)`` names a group where others have its name, too.
 
     Args:
         taxonomy: The tree.
@@ -31,8 +35,16 @@ class AnswerResolver(NodeResolver):
     """
 
     def __init__(self, taxonomy: Taxonomy) -> None:
-        super().__init__(taxonomy)
+        super().__init__(taxonomy.class_names)
         self.taxonomy = taxonomy
+        self._exact_classes = frozenset(name.strip() for name in taxonomy.class_names)
+        groups = list(enumerate(taxonomy.groups))
+        self._written = _outermost(taxonomy, ((_plain(group.name), number) for number, group in groups))
+        ids: dict[str, int | None] = {}
+        if not taxonomy.level_names:
+            ids = {known: self._written[name] for known, name in wordnet_ids().items() if name in self._written}
+        titles = _outermost(taxonomy, ((_fold(group.title), number) for number, group in groups))
+        self._alike = titles | _outermost(taxonomy, ((_fold(group.name), number) for number, group in groups)) | ids
         self._spellings = [
             *([name] for name in taxonomy.class_names),
             *([group.title, group.name, *_with_level(group.name, group.level)] for group in taxonomy.groups),
@@ -44,10 +56,20 @@ class AnswerResolver(NodeResolver):
 
     def resolve(self, text: str) -> int | None:
         """The node that a text names, or :data:`pipeline.labels.NO_CLASS`; None where it is not understood."""
-        if (found := super().resolve(text)) is not None:
-            return found
+        written = _plain(text)
+        if written not in self._exact_classes and (number := self._written.get(written)) is not None:
+            return self.num_classes + number
+        if (label := super().resolve(text)) is not None:
+            return label
+        if (number := self._alike.get(_fold(written))) is not None:
+            return self.num_classes + number
         qualified = [node for node in self._by_text.get(_fold(text), ()) if self._is_qualified(node, text)]
         return qualified[0] if len(qualified) == 1 else None
+
+    def resolve_cls(self, data: bytes | None) -> ClsTruth:
+        """The node that the content of a ``.cls`` names; a number is a class, and one from K on is not understood."""
+        found = super().resolve_cls(data)
+        return ClsTruth(None, found.text) if found.text else found
 
     def resolve_path(self, path: Sequence[str]) -> int | None:
         """The node that the last text of a path names. Where it may be several, those before it tell which.
@@ -128,5 +150,19 @@ def _with_level(name: str, level: str) -> Iterator[str]:
         yield f"{name} ({level})"
 
 
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 def _fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _outermost(taxonomy: Taxonomy, names: Iterable[tuple[str, int]]) -> dict[str, int | None]:
+    """Groups by name, given from above; of several the one that has all others in it, or None."""
+    found: dict[str, int | None] = {}
+    for name, number in names:
+        outer = found.setdefault(name, number)
+        if outer is not None and outer not in taxonomy.path_from(number):
+            found[name] = None
+    return found

@@ -15,10 +15,10 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
+from pipeline.columns import GROUP_SCORE_SUFFIX, RESERVED_COLUMNS
 from pipeline.config.members import is_alias
 from pipeline.errors import InputError, StorageError
 from pipeline.labels import ClassResolver, nearest_names
-from pipeline.records import GROUP_SCORE_SUFFIX, RESERVED_COLUMNS
 from pipeline.storage import Storage, absolute_uri
 from pipeline.taxonomy.member_columns import MEMBER_COLUMN, MemberColumn, member_alias
 from pipeline.taxonomy.table import CLASS, Row, Table, parse_table

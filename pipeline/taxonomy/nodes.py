@@ -9,16 +9,14 @@ Shapes: K classes, N groups of a tree, V = K + N nodes, B images.
 from __future__ import annotations
 
 import functools
-import itertools
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.labels import ClassResolver, ClsTruth, distinct_names, nearest_names
+from pipeline.labels import distinct_names
 from pipeline.taxonomy.tree import NO_GROUP, Level, Taxonomy
-from pipeline.taxonomy.wordnet import WORDNET, wordnet_ids
+from pipeline.taxonomy.wordnet import WORDNET
 
 NOT_TOLD = -2  # at a level that is finer than the node
 CLASS_LEVEL = "class"  # of a node that is a class
@@ -136,52 +134,6 @@ def carry_label(label: int | None, num_classes: int, carried: Sequence[int]) -> 
     return None if node == NOT_TOLD else node
 
 
-class NodeResolver(ClassResolver):
-    """Finds the class or the group that a text names.
-
-    A name as it is comes first, of a class before that of a group; then what :class:`pipeline.labels.ClassResolver`
-    knows of classes; then groups regardless of case, underscores and hyphens. A group of WordNet is known by its name
-    (``dog.n.01``), its id, and by ``dog`` where there is only one. What fits several groups names the one that has the
-    others in it; else none. With its level (``dog (kind)``) the name of a group is known where others have it, too.
-
-    Args:
-        taxonomy: The tree.
-    """
-
-    def __init__(self, taxonomy: Taxonomy) -> None:
-        super().__init__(taxonomy.class_names)
-        self._exact_classes = frozenset(name.strip() for name in taxonomy.class_names)
-        names = [(_plain(group.name), number) for number, group in enumerate(taxonomy.groups)]
-        group_names = nodes_of(taxonomy).names[taxonomy.num_classes :]
-        self._written = _outermost(taxonomy, [*zip(group_names, itertools.count()), *names])
-        titles = _outermost(taxonomy, [(_fold(group.title), number) for number, group in enumerate(taxonomy.groups)])
-        ids: dict[str, int | None] = {}
-        if not taxonomy.level_names:
-            by_name = {group.name: number for number, group in enumerate(taxonomy.groups)}
-            ids = {known: by_name[name] for known, name in wordnet_ids().items() if name in by_name}
-        self._alike = titles | _outermost(taxonomy, [(_fold(name), number) for name, number in names]) | ids
-        self._suggested = [*taxonomy.class_names, *dict.fromkeys(group.name for group in taxonomy.groups)]
-
-    def resolve(self, text: str) -> int | None:
-        """The node that a text names, or :data:`pipeline.labels.NO_CLASS`; None where it is not understood."""
-        written = _plain(text)
-        if written not in self._exact_classes and (number := self._written.get(written)) is not None:
-            return self.num_classes + number
-        if (label := super().resolve(text)) is not None:
-            return label
-        number = self._alike.get(_fold(written))
-        return None if number is None else self.num_classes + number
-
-    def resolve_cls(self, data: bytes | None) -> ClsTruth:
-        """The node that the content of a ``.cls`` names; a number is a class, and one from K on is not understood."""
-        found = super().resolve_cls(data)
-        return ClsTruth(None, found.text) if found.text else found
-
-    def nearest(self, text: str) -> tuple[str, ...]:
-        """The names that a text resembles most."""
-        return nearest_names(text, self._suggested)
-
-
 def _node_names(taxonomy: Taxonomy) -> tuple[str, ...]:
     classes = distinct_names(taxonomy.class_names)
     times = Counter([*{*classes}, *(group.name for group in taxonomy.groups)])
@@ -190,21 +142,3 @@ def _node_names(taxonomy: Taxonomy) -> tuple[str, ...]:
         for group in taxonomy.groups
     )
     return distinct_names([*classes, *groups])
-
-
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def _fold(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().replace("_", " ").replace("-", " ").split())
-
-
-def _outermost(taxonomy: Taxonomy, names: Iterable[tuple[str, int]]) -> dict[str, int | None]:
-    """Groups by name, given from above; of several the one that has all others in it, or None."""
-    found: dict[str, int | None] = {}
-    for name, number in names:
-        outer = found.setdefault(name, number)
-        if outer is not None and outer not in taxonomy.path_from(number):
-            found[name] = None
-    return found

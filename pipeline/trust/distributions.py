@@ -22,7 +22,7 @@ from pipeline.storage import Storage
 if TYPE_CHECKING:  # torch takes seconds to load, and the top-k alone does without
     from pipeline.models.consensus import Rule
 
-PROBABILITIES, TOP_K = "probabilities", "top-k"
+TOP_K = "top-k"  # the source where no probabilities are stored
 _BATCH_ROWS = 1_024
 
 Array = np.ndarray

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.columns import GROUP_SCORE_SUFFIX
 from pipeline.output.ledger import Ledger
 from pipeline.output.parts import PartName
-from pipeline.records import GROUP_SCORE_SUFFIX
 from pipeline.storage import Storage
 from pipeline.taxonomy.choosing import GroupColumn, cpu_chooser, group_columns
 from pipeline.taxonomy.stored import stored_groups_hash

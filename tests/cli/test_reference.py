@@ -12,8 +12,9 @@ from conftest import REPOSITORY, make_tar, sample_members
 
 from pipeline.cli import app
 from pipeline.cli.reference import ENVIRONMENT, FILES, reference
+from pipeline.columns import COLUMN_MEANINGS, QUARANTINE_SCHEMA, predictions_schema
 from pipeline.output.parts import unreadable_name
-from pipeline.records import COLUMN_MEANINGS, QUARANTINE_SCHEMA, REASON_MEANINGS, Reason, predictions_schema
+from pipeline.records import REASON_MEANINGS, Reason
 
 PUBLISHED = REPOSITORY / "pipeline" / "REFERENCE.md"
 

@@ -15,11 +15,11 @@ from conftest import jpeg, make_tar
 
 from pipeline import combine, evaluate, label, status, verify
 from pipeline.cli import app
+from pipeline.columns import predictions_schema
 from pipeline.config.settings import fingerprint
 from pipeline.errors import OutputError, RequestError
 from pipeline.labeler.labeler import Labeler
 from pipeline.models.classifier import Classifier
-from pipeline.records import predictions_schema
 
 OLD, NEW = "shufflenet_v2_x0_5", "squeezenet1_1"
 ROWS = 25

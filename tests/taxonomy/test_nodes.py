@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from pipeline.labels import NO_CLASS
+from pipeline.taxonomy.answers import AnswerResolver
 from pipeline.taxonomy.classes_file import parse_classes
-from pipeline.taxonomy.nodes import NOT_TOLD, NodeResolver, nodes_of
+from pipeline.taxonomy.nodes import NOT_TOLD, nodes_of
 from pipeline.taxonomy.stored import classes_in_job, classes_in_results, stored_classes
 from pipeline.taxonomy.tree import NO_GROUP
 from pipeline.taxonomy.wordnet import imagenet_class_names, wordnet_taxonomy
@@ -40,7 +41,7 @@ def test_classes_come_first_and_every_name_is_one_of_its_own(tree):
 def test_a_class_keeps_its_name_where_a_group_has_it_too():
     tree = parse_classes("t.csv", b"class,kind\ncat,dog\ndog,dog\n", NAMES)
     assert nodes_of(tree).names == (*NAMES, "dog (kind)")
-    assert [NodeResolver(tree).resolve(text) for text in ("dog", "dog (kind)", "DOG (KIND)")] == [2, 6, None]
+    assert [AnswerResolver(tree).resolve(text) for text in ("dog", "dog (kind)", "DOG (KIND)")] == [2, 6, 6]
 
 
 def test_a_level_of_a_file_may_be_called_wordnet():
@@ -89,19 +90,19 @@ def test_the_group_of_a_node_at_each_level(tree):
 )
 def test_a_text_names_a_class_or_a_group(tree, text, name):
     nodes = nodes_of(tree)
-    found = NodeResolver(tree).resolve(text)
+    found = AnswerResolver(tree).resolve(text)
     expected = NO_CLASS if name is None else None if name is ... else nodes.names.index(name)
     assert found == expected
 
 
 def test_of_groups_of_one_name_the_one_around_the_others_is_meant(tree):
     nodes = nodes_of(tree)
-    found = NodeResolver(tree).resolve("fish")
+    found = AnswerResolver(tree).resolve("fish")
     assert nodes.levels[found] == "family"
 
 
 def test_groups_of_wordnet_by_name_id_and_title(imagenet):
-    nodes, resolver = nodes_of(imagenet), NodeResolver(imagenet)
+    nodes, resolver = nodes_of(imagenet), AnswerResolver(imagenet)
     dog = nodes.names.index("dog.n.01")
     assert [resolver.resolve(text) for text in ("dog.n.01", "n02084071", "dog", "Dog")] == [dog] * 4
     assert resolver.resolve("beagle") == 162
@@ -112,4 +113,3 @@ def test_groups_of_wordnet_by_name_id_and_title(imagenet):
         True,
         False,
     ]
-    assert resolver.nearest("terier") != ()
